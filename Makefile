@@ -1,0 +1,47 @@
+# Every target makes its own .venv when there is none; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# More arguments for the command behind a target: make test ARGS="-k guard"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test check format bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-11s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## make .venv and install everything, once
+
+# torch comes first, by itself: the other packages then find it there and cannot pull in another build.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "PSAlign needs Python 3.10 or newer. Run: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt torch
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: $(STAMP)  ## users to report on the mini base, offline: outputs/quickstart/report.html
+	$(BIN)/psalign quickstart --out outputs/quickstart $(ARGS)
+
+test: $(STAMP)  ## the tests (offline, CPU)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## lint, format and types, without changing anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## run every benchmarks/*.py, one after the other
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+
+clean:  ## remove .venv and caches (never data, models or outputs)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

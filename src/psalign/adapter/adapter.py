@@ -1,0 +1,92 @@
+"""The PSA adapter: user vectors [B, llm_dim] become user tokens [B, N, R], and those steer the UNet.
+
+Place on the path of data: step 4. One class, two kinds: `prompt` (ours) and `published`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+from ..errors import UsageError
+from .prompt import PromptRewriter
+from .published import UserAttention
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.attention_processor import Attention
+
+KINDS = ("prompt", "published")
+
+
+class PSAAdapter(ModelMixin, ConfigMixin):
+    """Adapter weights and how to run them; knows no UNet.
+
+    kind: "prompt" rewrites the prompt; "published" adds user tokens to every cross-attention.
+    base: row of the BASES table it was trained for. recipe: fingerprint of the user vectors it was trained with.
+    llm_dim: width of user vectors. context_dim: D, width of the UNet's text states. n_tokens: N user tokens.
+    rank, heads, depth, pooled_dim: of kind "prompt" (see PromptRewriter).
+    widths: C of every cross-attention in the UNet's order, of kind "published" (whose tokens have R = D).
+    Raises UsageError for an unknown kind.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        kind: str = "prompt",
+        base: str = "mini",
+        recipe: str = "",
+        llm_dim: int = 64,
+        context_dim: int = 128,
+        n_tokens: int = 8,
+        rank: int = 64,
+        heads: int = 4,
+        depth: int = 1,
+        pooled_dim: int = 0,
+        widths: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise UsageError(f"Unknown adapter kind '{kind}'; choose one of: {', '.join(KINDS)}.")
+        token_dim = rank if kind == "prompt" else context_dim
+        self.user_proj = UserProjection(llm_dim, n_tokens, token_dim)
+        if kind == "prompt":
+            self.rewriter = PromptRewriter(
+                context_dim=context_dim, rank=rank, heads=heads, depth=depth, pooled_dim=pooled_dim
+            )
+        else:
+            self.layers = nn.ModuleList(UserAttention(context_dim, width) for width in widths)
+
+    def user_tokens(self, vectors: torch.Tensor) -> torch.Tensor:
+        """User vectors [B, llm_dim] -> user tokens [B, N, R]."""
+        return self.user_proj(vectors)
+
+
+class UserProjection(nn.Module):
+    """Linear(llm_dim -> N * R), then a LayerNorm over each token, as published."""
+
+    def __init__(self, llm_dim: int, n_tokens: int, token_dim: int) -> None:
+        super().__init__()
+        self.n_tokens = n_tokens
+        self.proj = nn.Linear(llm_dim, n_tokens * token_dim)
+        self.norm = nn.LayerNorm(token_dim)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.proj(vectors).unflatten(-1, (self.n_tokens, -1)))
+
+
+def cross_attention_widths(unet: UNet2DConditionModel) -> tuple[int, ...]:
+    """C of every cross-attention of a UNet, in the order of `unet.attn_processors`."""
+    return tuple(attention.to_out[0].in_features for attention in cross_attentions(unet))
+
+
+def cross_attentions(unet: UNet2DConditionModel) -> list[Attention]:
+    """The cross-attentions (attn2) of a UNet in the order of `unet.attn_processors`."""
+    names = [name.removesuffix(".processor") for name in unet.attn_processors]
+    return [unet.get_submodule(name) for name in names if name.endswith("attn2")]

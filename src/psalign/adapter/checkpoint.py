@@ -1,0 +1,57 @@
+"""Reads and writes adapters: a folder with config.json and safetensors.
+
+Place on the path of data: the seam between training and step 4.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ..errors import CheckpointError
+from ..records import file_fingerprint
+from .adapter import PSAAdapter
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def save_adapter(adapter: PSAAdapter, folder: Path) -> None:
+    """Write an adapter whole or not at all: aside first, then put in place."""
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    adapter.save_pretrained(aside, safe_serialization=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def load_adapter(folder: Path, *, base: str | None = None) -> PSAAdapter:
+    """Read an adapter. base: the row of BASES it must have been trained for, where given.
+
+    Raises CheckpointError where it is missing, broken, has other keys or shapes, or was trained for another base.
+    """
+    hint = "Train one with: psalign train, or name the folder that has config.json."
+    if not (folder / "config.json").is_file() or not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder} is not an adapter: expected config.json and {WEIGHTS}.", hint=hint)
+    try:
+        adapter, info = PSAAdapter.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
+    except (SafetensorError, RuntimeError, ValueError, OSError, json.JSONDecodeError) as err:
+        raise CheckpointError(f"The adapter in {folder} cannot be read: {err}", hint=hint) from err
+    faults = [f"{kind}: {', '.join(info[kind][:3])}" for kind in ("missing_keys", "unexpected_keys") if info[kind]]
+    if faults:
+        raise CheckpointError(
+            f"The adapter in {folder} does not match its config.json: {'; '.join(faults)}.", hint=hint
+        )
+    if base is not None and adapter.config.base != base:
+        raise CheckpointError(
+            f"The adapter in {folder} was trained for '{adapter.config.base}'; this run uses '{base}'.",
+            hint=f"Run with --base {adapter.config.base}, or train an adapter for '{base}'.",
+        )
+    return adapter.eval()
+
+
+def adapter_fingerprint(folder: Path) -> str:
+    """16 hexadecimal digits that name an adapter's weights."""
+    return file_fingerprint(folder / WEIGHTS)

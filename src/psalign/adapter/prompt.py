@@ -1,0 +1,87 @@
+"""Kind `prompt`: prompt tokens read the user's tokens, and a small block rewrites the prompt as this user may see it.
+
+Place on the path of data: step 5, kind `prompt`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class PromptRewriter(nn.Module):
+    """Rewrites text states [B, T, D] for user tokens [B, N, R]; adds exactly nothing until it is trained.
+
+    Works in R dimensions: each of `depth` blocks lets the prompt's tokens attend to the user's tokens, then to each
+    other (a token that is let go of is also let go of where later tokens had taken it up), then thinks about both.
+    pooled_dim: width of a pooled text state that is rewritten too (SDXL), or 0.
+    """
+
+    def __init__(self, *, context_dim: int, rank: int, heads: int, depth: int, pooled_dim: int = 0) -> None:
+        super().__init__()
+        self.norm_in = nn.LayerNorm(context_dim)
+        self.down = nn.Linear(context_dim, rank)
+        self.blocks = nn.ModuleList(PromptBlock(rank, heads) for _ in range(depth))
+        self.norm_out = nn.LayerNorm(rank)
+        self.up = zero_(nn.Linear(rank, context_dim))
+        if pooled_dim:
+            self.pooled_down = nn.Linear(pooled_dim, rank)
+            self.pooled_block = PromptBlock(rank, heads)
+            self.pooled_up = zero_(nn.Linear(rank, pooled_dim))
+
+    def forward(self, states: torch.Tensor, user_tokens: torch.Tensor) -> torch.Tensor:
+        """The change to add to states, [B, T, D]."""
+        hidden = self.down(self.norm_in(states))  # [B, T, R]
+        for block in self.blocks:
+            hidden = block(hidden, user_tokens)
+        return self.up(self.norm_out(hidden))
+
+    def pooled(self, pooled: torch.Tensor, user_tokens: torch.Tensor) -> torch.Tensor:
+        """The change to add to a pooled text state [B, P]."""
+        hidden = self.pooled_down(F.layer_norm(pooled, pooled.shape[-1:]))[:, None]  # [B, 1, R]
+        return self.pooled_up(self.norm_out(self.pooled_block(hidden, user_tokens)))[:, 0]
+
+
+class PromptBlock(nn.Module):
+    """Attention to the user, attention to the prompt, and an MLP over both, each added to what came in."""
+
+    def __init__(self, rank: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(rank) for _ in range(3))
+        self.to_user = Attention(rank, heads)
+        self.to_prompt = Attention(rank, heads)
+        self.mlp = nn.Sequential(nn.Linear(2 * rank, 4 * rank), nn.GELU(), nn.Linear(4 * rank, rank))
+
+    def forward(self, hidden: torch.Tensor, user_tokens: torch.Tensor) -> torch.Tensor:
+        read = self.to_user(self.norms[0](hidden), user_tokens)
+        hidden = hidden + read
+        normed = self.norms[1](hidden)
+        hidden = hidden + self.to_prompt(normed, normed)
+        return hidden + self.mlp(torch.cat([self.norms[2](hidden), read], dim=-1))
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries [B, T, R] to a context [B, N, R]."""
+
+    def __init__(self, rank: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(rank, rank, bias=False)
+        self.to_kv = nn.Linear(rank, 2 * rank, bias=False)
+        self.to_out = nn.Linear(rank, rank)
+
+    def forward(self, queries: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        q, k, v = (self._split(x) for x in (self.to_q(queries), *self.to_kv(context).chunk(2, dim=-1)))
+        attended = F.scaled_dot_product_attention(q, k, v)  # [B, H, T, R/H]
+        return self.to_out(attended.transpose(1, 2).flatten(2))
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, R/H]
+
+
+def zero_(layer: nn.Linear) -> nn.Linear:
+    """Start a layer at zero, so that an untrained adapter is the base model."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,78 @@
+"""Every error PSAlign raises for a user's mistake, in one tree.
+
+PSAlignError
+├── UsageError          a wrong command, flag or preset name (exit status 2)
+├── ProfileError        a users file or a profile field that cannot be read
+├── UnknownUser         a user id that no profile or store has
+├── EmbeddingMissing    a user without a vector
+├── RecipeMismatch      vectors made another way than the adapter was trained with
+├── DatasetError        a broken metadata row, a missing or unreadable picture
+├── CheckpointError     an adapter or training checkpoint that does not fit or cannot be read
+├── GuardError          the adapted UNet was called in a way that could lose the user's limits
+├── OutputError         an output folder of another run, a full disk
+├── EvaluationError     a metric asked over incomplete or unreadable inputs
+├── TrainingError       a training step that cannot be trusted (a loss that is not finite)
+└── ExtraMissing        an optional library that is not installed
+
+Messages say what was wrong and what was expected; `hint` is the next command to type.
+"""
+
+from __future__ import annotations
+
+
+class PSAlignError(Exception):
+    """Base of all errors that a user can mend; the command line prints them without a traceback."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}\n{self.hint}" if self.hint else message
+
+
+class UsageError(PSAlignError):
+    exit_status = 2
+
+
+class ProfileError(PSAlignError): ...
+
+
+class UnknownUser(PSAlignError): ...
+
+
+class EmbeddingMissing(PSAlignError): ...
+
+
+class RecipeMismatch(PSAlignError): ...
+
+
+class DatasetError(PSAlignError): ...
+
+
+class CheckpointError(PSAlignError): ...
+
+
+class GuardError(PSAlignError): ...
+
+
+class OutputError(PSAlignError): ...
+
+
+class EvaluationError(PSAlignError): ...
+
+
+class TrainingError(PSAlignError): ...
+
+
+class ExtraMissing(PSAlignError):
+    """An optional library is missing; `extra` is the pip extra that brings it."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(
+            f"{library} is not installed; it comes with the extra '{extra}'.",
+            hint=f"Run: pip install 'psalign[{extra}]'",
+        )

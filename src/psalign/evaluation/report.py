@@ -1,0 +1,315 @@
+"""One self-contained HTML page that shows what was done, what came out, and how sure that is.
+
+Place on the path of data: step 8, the end of the path: numbers, pictures and curves to a page that people read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from psalign.records import Record, write_text
+
+from .charts import curve_chart, level_chart
+from .sheet import Sheet, SheetRow, sheet_html, write_sheet_png
+from .style import CSS
+from .tables import (
+    ANY_MOTIF,
+    METRICS,
+    NO_CASES,
+    Metric,
+    bar,
+    duration,
+    heat_cell,
+    percent,
+    rate_cell,
+    rate_row,
+    rate_table,
+    show_interval,
+    show_value,
+)
+
+__all__ = ["Sheet", "SheetRow", "write_report", "write_sheet_png"]
+
+Curves = Mapping[str, Sequence[Record]]
+
+TITLE = "Does every picture keep to its user's limits?"
+METHODS = {
+    "base": ("Base model", "knows no user"),
+    "negative_prompt": ("Negative prompt", "names what this user bans"),
+    "published": ("Published adapter", "user tokens in every cross-attention"),
+    "prompt": ("PSAlign", "rewrites the prompt for its user"),
+}
+SUITES = {
+    "scenes": ("Scenes", "unseen subject, colour and background"),
+    "wordings": ("Wordings", "phrases never trained on"),
+    "two_motifs": ("Two motifs", "two at once, each judged by itself"),
+    "motifs": ("Motifs", "concepts the adapter never met"),
+}
+WHO = {
+    "unseen": ("Unseen users", "never in training"),
+    "seen": ("Seen users", "also in training"),
+}
+CURVES = {
+    "loss": ("loss", False),
+    "implicit_accuracy": ("implicit accuracy", True),
+    "accuracy": ("implicit accuracy", True),
+}
+SUMMARY = (
+    "A small adapter was trained on preference pairs so that a frozen text-to-image model keeps to each user's own "
+    "limits. It then made pictures for users it had never met, and a detector looked at every one: is what this user "
+    "bans gone, is what this user allows still there, and are harmless pictures left alone?"
+)
+HOW_TO_READ = (
+    "Each column is one prompt with one seed, from top to bottom. Level 0 bans nothing and must look like the base; "
+    "each further level bans more. In an outlined picture this user bans what the prompt asks for: the motif must be "
+    "gone, and subject, colour and background must stay. In all others it must still be there."
+)
+SIDE_BY_SIDE = (
+    "Same prompts, same seeds, users and scenes that no training run has seen. Below each rate: its 95&nbsp;% "
+    "interval and the number n of cases. The best value of a column is marked; where intervals overlap, the order "
+    "is not sure. A model that ignores its users keeps everything and suppresses little: compare methods by pass."
+)
+
+
+def write_report(
+    path: Path,
+    *,
+    metrics: Record,
+    sheet: Sheet,
+    curves: Curves,
+    method: str = "prompt",
+    summary: str = SUMMARY,
+) -> None:
+    """Write the report as one HTML file that needs nothing else.
+
+    metrics: what `benchmark.evaluate_methods` returns, with "seconds" {part: s}, "config" and "versions" where known.
+    curves: name of a run -> its log records, each {"step", "loss", "implicit_accuracy" or "accuracy", ...}.
+    method: the one in the headline; where it was not run, the one with the highest pass rate.
+    """
+    method = _headline_method(metrics["methods"], method)
+    sections = [
+        _head(metrics, method, summary),
+        _section("Pictures", f'{HOW_TO_READ} <i class="key"></i> banned by this user', sheet_html(sheet)),
+        _section("Methods side by side", SIDE_BY_SIDE, _methods_table(metrics["methods"], method)),
+        _levels(metrics.get("levels", {}), method),
+        _suites(metrics, method),
+        _categories(metrics.get("categories", {}), method),
+        _training(curves),
+        _seconds(metrics.get("seconds", {})),
+        _fine_print(metrics),
+    ]
+    write_text(path, _page("\n".join(section for section in sections if section)))
+
+
+def flatten(metrics: Record) -> Iterator[tuple[str, str, str, Record]]:
+    """Every number with where it belongs: (where, method, metric, {"value", "n", "low", "high"})."""
+    tables = [("headline", metrics["methods"])]
+    tables += [(f"suite {name}", table) for name, table in metrics.get("suites", {}).items()]
+    tables += [(f"{name} users", table) for name, table in metrics.get("users", {}).items()]
+    tables += [(name, table) for name, table in metrics.get("categories", {}).items()]
+    for where, table in tables:
+        for method, rates in table.items():
+            for metric, rate in rates.items():
+                yield where, method, metric, rate
+    for level, rate in metrics.get("levels", {}).items():
+        yield f"level {level}", "", "any_motif", rate
+
+
+def _page(body: str) -> str:
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(TITLE)}</title><style>{CSS}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def _section(title: str, text: str, body: str) -> str:
+    """A section; text and body are HTML already."""
+    paragraph = f"<p>{text}</p>" if text else ""
+    return f"<section><h2>{escape(title)}</h2>{paragraph}{body}</section>"
+
+
+def _head(metrics: Record, method: str, summary: str) -> str:
+    names = [name for name in ("pass", "suppressed", "kept", "harmless_subject") if name in metrics["methods"][method]]
+    base = metrics["methods"].get("base", {}) if method != "base" else {}
+    figures = "".join(_figure(name, metrics["methods"][method][name], base.get(name)) for name in names)
+    return (
+        f'<header><p class="eyebrow">PSAlign report</p><h1>{escape(TITLE)}</h1><p class="lead">{escape(summary)}</p>'
+        f'<dl class="strip" aria-label="{escape(_method_name(method))}, headline figures">{figures}</dl></header>'
+    )
+
+
+def _figure(name: str, rate: Record, base: Record | None) -> str:
+    metric = METRICS[name]
+    shown = "none" if rate["value"] is None else f"{percent(rate['value'])}<small>&nbsp;%</small>"
+    beside = "" if base is None or base["value"] is None else f"<br>Base model {show_value(base, metric)}"
+    return (
+        f'<div><dt>{metric.title}</dt><dd class="figure">{shown}</dd><dd>{bar(rate)}{show_interval(rate, metric)}, '
+        f'n&nbsp;{rate["n"]}{beside}</dd><dd class="meaning">{metric.meaning}</dd></div>'
+    )
+
+
+def _methods_table(methods: Record, ours: str) -> str:
+    winners = {name: _best(methods, name) for name in METRICS}
+    rows = []
+    for method, rates in methods.items():
+        cells = _cells(rates, best={name for name in METRICS if method in winners[name]})
+        rows.append(rate_row(_method_name(method), METHODS.get(method, ("", ""))[1], cells, ours=method == ours))
+    return rate_table("Method", list(METRICS.values()), rows)
+
+
+def _cells(rates: Record, best: Collection[str] = ()) -> str:
+    return "".join(rate_cell(rates.get(name, NO_CASES), metric, best=name in best) for name, metric in METRICS.items())
+
+
+def _best(methods: Record, name: str) -> set[str]:
+    """Methods with the best value; none where all are equal. The base's distance to itself does not compete."""
+    metric = METRICS[name]
+    values = {
+        method: rates[name]["value"]
+        for method, rates in methods.items()
+        if name in rates and rates[name]["value"] is not None and (metric.percent or method != "base")
+    }
+    if len(set(values.values())) < 2:
+        return set()
+    target = max(values.values()) if metric.higher_is_better else min(values.values())
+    return {method for method, value in values.items() if value == target}
+
+
+def _levels(levels: Record, method: str) -> str:
+    if not levels:
+        return ""
+    rows = [
+        f'<tr><th scope="row">{escape(level)}</th><td>{show_value(rate, ANY_MOTIF)}</td>'
+        f"<td>{show_interval(rate, ANY_MOTIF)}</td><td>{rate['n']}</td></tr>"
+        for level, rate in levels.items()
+    ]
+    table = (
+        '<div><table class="flat"><thead><tr><th>Level</th><th>Any motif</th><th>95&nbsp;% interval</th><th>n</th></tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+    text = (
+        f"Share of pictures by {escape(_method_name(method))} with any motif at all, over prompts of all seven "
+        "categories. Level 0 bans nothing, level 5 bans everything. Whiskers are 95&nbsp;% intervals."
+    )
+    return _section("Strictness, level by level", text, f'<div class="two">{level_chart(levels)}{table}</div>')
+
+
+def _suites(metrics: Record, method: str) -> str:
+    groups = [("suites", SUITES), ("users", WHO)]
+    rows = []
+    for group, titles in groups:
+        for name, table in metrics.get(group, {}).items():
+            if method in table and (group, name) != ("users", "unseen"):  # the same pictures as suite scenes
+                title, note = titles.get(name, (name, ""))
+                rows.append(rate_row(title, note, _cells(table[method])))
+    if not rows:
+        return ""
+    text = (
+        f"{escape(_method_name(method))} on prompts that get harder step by step, for users never in training; "
+        "only the row of seen users is for those it was trained on. The other methods' numbers are under All numbers."
+    )
+    return _section("Where it holds", text, rate_table("Prompts", list(METRICS.values()), rows))
+
+
+def _categories(categories: Record, method: str) -> str:
+    tables = {name: table[method] for name, table in categories.items() if method in table}
+    if not tables:
+        return ""
+    sides = {name: METRICS[name] for name in ("pass", "suppressed", "kept")}
+    rows = [
+        rate_row(category, "", "".join(heat_cell(table[name], metric) for name, metric in sides.items()))
+        for category, table in tables.items()
+    ]
+    head = "".join(f'<th scope="col">{metric.title}</th>' for metric in sides.values())
+    body = f"<tbody>{''.join(rows)}</tbody>"
+    table = f'<table class="rates heat"><thead><tr><th scope="col">Category</th>{head}</tr></thead>{body}</table>'
+    text = (
+        f"{escape(_method_name(method))}, by the category of the motif that was asked for. A deeper colour is a higher "
+        "rate, from 50&nbsp;% up."
+    )
+    return _section("Category by category", text, table)
+
+
+def _training(curves: Curves) -> str:
+    charts = []
+    for run, records in curves.items():
+        for key, (label, unit_range) in CURVES.items():
+            points = [(step, value) for step, value in _points(records, key)]
+            if len(points) > 1:
+                title = f"{_method_name(run)}, {label}"
+                chart = curve_chart(points, title=title, unit_range=unit_range)
+                name, what = escape(_method_name(run)), escape(label)
+                charts.append(f"<figure><figcaption>{name} <span>{what}</span></figcaption>{chart}</figure>")
+    if not charts:
+        return ""
+    text = (
+        "Faint: every logged step. Line: its moving average. Neither curve says whether the pictures are right: that "
+        "is what the rates above are for."
+    )
+    return _section("Training", text, f'<div class="charts">{"".join(charts)}</div>')
+
+
+def _points(records: Iterable[Record], key: str) -> Iterator[tuple[float, float]]:
+    for record in records:
+        if record.get(key) not in (None, ""):
+            value = float(record[key])
+            if math.isfinite(value):
+                yield float(record["step"]), value
+
+
+def _seconds(seconds: Mapping[str, float]) -> str:
+    if not seconds:
+        return ""
+    longest = max(seconds.values()) or 1.0
+    parts = "".join(
+        f"<dt>{escape(part.replace('_', ' '))}</dt>"
+        f'<dd><div class="length" style="width:{100 * s / longest:.1f}%"></div></dd><dd>{duration(s)}</dd>'
+        for part, s in seconds.items()
+    )
+    total = duration(sum(seconds.values()))
+    parts += f'<dt class="total">total</dt><dd class="total"></dd><dd class="total">{total}</dd>'
+    return _section("How long each part took", "", f'<dl class="parts">{parts}</dl>')
+
+
+def _fine_print(metrics: Record) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(where)}</td><td>{escape(_method_name(method) if method else '')}</td>"
+        f'<td>{escape(_metric(name).title)}</td><td class="number">{show_value(rate, _metric(name))}</td>'
+        f'<td>{show_interval(rate, _metric(name))}</td><td class="number">{rate["n"]}</td></tr>'
+        for where, method, name, rate in flatten(metrics)
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("Where", "Method", "Metric", "Value", "95&nbsp;% interval", "n"))
+    numbers = (
+        f'<div class="scroll"><table class="flat"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+    kept = [("All numbers", numbers)]
+    for key, title in (("config", "Configuration"), ("versions", "Versions")):
+        if metrics.get(key):
+            text = json.dumps(metrics[key], indent=2, default=str, ensure_ascii=False)
+            kept.append((title, f"<pre>{escape(text)}</pre>"))
+    details = "".join(f"<details><summary>{title}</summary>{body}</details>" for title, body in kept)
+    text = (
+        "Rates carry Wilson's 95&nbsp;% interval; pass combines those of suppressed and kept. Every number is counted "
+        "from generated pictures that a detector looked at, never from the loss. The page holds user ids and banned "
+        "categories, no profiles."
+    )
+    return _section("Fine print", text, details)
+
+
+def _metric(name: str) -> Metric:
+    return ANY_MOTIF if name == "any_motif" else METRICS[name]
+
+
+def _method_name(method: str) -> str:
+    return METHODS.get(method, (method, ""))[0]
+
+
+def _headline_method(methods: Record, wanted: str) -> str:
+    if wanted in methods:
+        return wanted
+    return max(methods, key=lambda name: methods[name]["pass"]["value"] or 0.0)

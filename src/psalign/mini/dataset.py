@@ -1,0 +1,292 @@
+"""Writes the mini world as a SAGE dataset (layout A), with users and with prompts to evaluate on.
+
+Place on the path of data: makes the rows that sage/ reads and the prompts that diffusion/generate.py draws.
+
+No training split has the held-out motifs, wordings, or combinations of subject, colour and background.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ..errors import OutputError, UsageError
+from ..records import CATEGORIES, PromptRow, Record, fingerprint, write_json, write_jsonl
+from ..sage.rows import SageRow, picture_name, unsafe_is_chosen, write_split
+from ..users.levels import level_profiles
+from ..users.policy import banned_categories
+from ..users.population import sample_profiles
+from ..users.profile import UserProfile, save_profiles
+from . import world
+
+TRAIN_MOTIFS = {
+    category: tuple(m for m in motifs if m not in world.HELD_OUT_MOTIFS)
+    for category, motifs in world.CATEGORY_MOTIFS.items()
+}
+# What a negative prompt can say of each category: every motif it has (all seven just fit the tokenizer's length).
+WORDS_TO_AVOID = {category: " ".join(motifs) for category, motifs in world.CATEGORY_MOTIFS.items()}
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Sizes of the mini dataset. *_users: how many per split; concepts: pairs of pictures per user.
+
+    ban_list_share: share of users who give only a list of categories, and nothing of themselves.
+    two_motif_share: share of pairs whose unsafe caption asks for two motifs.
+    Evaluation: prompts per rate in each suite; levels: prompts drawn at each level.
+    """
+
+    seed: int = 11
+    train_users: int = 400
+    val_users: int = 20
+    test_users: int = 50
+    concepts: int = 12
+    ban_list_share: float = 0.25
+    two_motif_share: float = 0.4
+    scenes: int = 210
+    seen: int = 60
+    wordings: int = 60
+    two_motifs: int = 60
+    motifs: int = 70
+    safe: int = 210
+    levels: int = 40
+
+
+def build(root: Path, config: DatasetConfig) -> None:
+    """Write users, splits and prompts. A finished build of the same config is left as it is.
+
+    Raises OutputError where root holds another build.
+    """
+    mark, made_of = root / "dataset.json", {"config": asdict(config), "world": fingerprint(world.definitions())}
+    if mark.exists():
+        if fingerprint(made_of) not in mark.read_text():
+            raise OutputError(f"{root} holds another dataset.", hint="Choose another --out, or remove that folder.")
+        return
+    if min(config.train_users, config.test_users, config.concepts) < 1 or config.test_users > config.train_users:
+        raise UsageError(
+            "train_users, test_users and concepts must be at least 1, and test_users no more than train_users."
+        )
+    users = split_users(config)
+    save_profiles(root / "users.csv", [*users["train"], *users["val"], *users["test_unseen"]])
+    for number, (split, profiles) in enumerate(users.items()):
+        _build_split(root, split, profiles, config, seed=config.seed * 10 + number)
+    write_jsonl(root / "prompts.jsonl", prompts(users, config))
+    write_json(mark, {"fingerprint": fingerprint(made_of), **made_of})
+
+
+def split_users(config: DatasetConfig) -> dict[str, list[UserProfile]]:
+    """Users of each split; those of test_seen are also in train, no other user is in two."""
+    count = config.train_users + config.val_users + config.test_users
+    rng = np.random.default_rng(config.seed)
+    people = sample_profiles(count, seed=config.seed)
+    users = [_ban_list(p.user_id, rng) if rng.random() < config.ban_list_share else p for p in people]
+    train, rest = users[: config.train_users], users[config.train_users :]
+    seen = train[: config.test_users]
+    return {
+        "train": train,
+        "val": rest[: config.val_users],
+        "test_seen": seen,
+        "test_unseen": rest[config.val_users :],
+    }
+
+
+def _ban_list(user_id: str, rng: np.random.Generator) -> UserProfile:
+    banned = [c for c in CATEGORIES if rng.random() < rng.choice((0.2, 0.5, 0.8))]
+    return UserProfile(user_id=user_id, banned=tuple(banned))
+
+
+# --- splits --------------------------------------------------------------------------------------------------------
+
+
+def _build_split(root: Path, split: str, users: Sequence[UserProfile], config: DatasetConfig, *, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows: list[SageRow] = []
+    for user in tqdm(users, desc=f"drawing {split}", unit="user"):
+        for index in range(config.concepts):
+            rows += _pair(root / split, user, config, rng, index=index, held_out=split.startswith("test"))
+    write_split(root, split, rows)
+
+
+def _pair(
+    folder: Path, user: UserProfile, config: DatasetConfig, rng: np.random.Generator, *, index: int, held_out: bool
+) -> Iterator[SageRow]:
+    """Draw the two pictures of one concept and give their two rows: unsafe caption, safe caption."""
+    banned = banned_categories(user)
+    category = CATEGORIES[index % len(CATEGORIES)]
+    motifs = [_pick(rng, TRAIN_MOTIFS[category])]
+    if rng.random() < config.two_motif_share:
+        motifs.append(_other(rng, motifs[0], TRAIN_MOTIFS))
+        rng.shuffle(motifs)
+    unsafe = world.sample_scene(rng, motifs=motifs, held_out=held_out)
+    harmful = [m for m in unsafe.motifs if world.MOTIF_CATEGORY[m] in banned]
+    # A pair is about one category: with one banned motif and one allowed, about the banned one.
+    category = world.MOTIF_CATEGORY[harmful[0]] if harmful else category
+    safe = unsafe.without(harmful or unsafe.motifs)
+    concept = " with ".join(unsafe.motifs)
+    names = [
+        picture_name(user_id=user.user_id, category=category, concept=concept, index=index, unsafe=u)
+        for u in (False, True)
+    ]
+    seed = int(rng.integers(2**31))
+    for name, scene in zip(names, (safe, unsafe), strict=True):
+        _write_jpeg(folder / name, world.draw(scene, seed=seed))
+    wording = world.WORDINGS[rng.integers(len(world.WORDINGS))]
+    kinds = rng.choice(3, size=2, p=(0.5, 0.3, 0.2)).tolist()
+    for kind, scene in (("unsafe", unsafe), ("safe", safe)):
+        chosen = unsafe_is_chosen(caption_kind=kind, category=category, banned=banned)
+        yield SageRow(
+            user_id=user.user_id,
+            category=category,
+            concept=concept,
+            index=f"{index:05d}",
+            caption=world.caption(scene, wording, kinds=kinds),
+            caption_kind=kind,
+            chosen=names[chosen],
+            rejected=names[not chosen],
+            user_data=_user_data(user),
+        )
+
+
+def _user_data(user: UserProfile) -> Record:
+    return {
+        "User_ID": user.user_id,
+        "Age": user.age,
+        "Age_Group": user.age_group,
+        "Gender": user.gender,
+        "Religion": user.religion,
+        "Physical_Condition": user.physical_condition,
+        "Mental_Condition": user.mental_condition,
+    }
+
+
+def _write_jpeg(path: Path, picture: np.ndarray) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="JPEG", quality=97, subsampling=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(stream.getvalue())
+
+
+# --- prompts to evaluate on -----------------------------------------------------------------------------------------
+
+
+def prompts(users: dict[str, list[UserProfile]], config: DatasetConfig) -> list[PromptRow]:
+    """Prompts with what they ask for, on held-out combinations: suites scenes, wordings, two_motifs, motifs, levels.
+
+    In every suite half of the unsafe prompts ask for a category that their user bans, half for one the user allows.
+    """
+    rng = np.random.default_rng(config.seed + 1)
+    unseen, seen = users["test_unseen"], users["test_seen"]
+    rows: list[PromptRow] = []
+    held_out = {category: motifs[-1:] for category, motifs in world.CATEGORY_MOTIFS.items()}
+
+    def add(
+        suite: str,
+        people: Sequence[UserProfile],
+        count: int,
+        motifs: dict[str, tuple[str, ...]],
+        wordings: Sequence[tuple[str, str]],
+    ) -> None:
+        for banning in (True, False):
+            for number in range(count):
+                category = CATEGORIES[number % len(CATEGORIES)]
+                user = _user_who(rng, people, category, banning=banning)
+                rows.append(
+                    _unsafe_prompt(rng, suite, user, category, motifs, wordings, seen=people is seen, number=len(rows))
+                )
+
+    add("scenes", unseen, config.scenes, TRAIN_MOTIFS, world.WORDINGS)
+    add("scenes", seen, config.seen, TRAIN_MOTIFS, world.WORDINGS)
+    add("wordings", unseen, config.wordings, TRAIN_MOTIFS, world.HELD_OUT_WORDINGS)
+    add("two_motifs", unseen, config.two_motifs, TRAIN_MOTIFS, world.WORDINGS)
+    add("motifs", unseen, config.motifs, held_out, world.WORDINGS)
+    for _ in range(config.safe):
+        user = unseen[rng.integers(len(unseen))]
+        rows.append(_safe_prompt(rng, user, number=len(rows)))
+    return rows + _level_prompts(rng, config)
+
+
+def _unsafe_prompt(
+    rng: np.random.Generator,
+    suite: str,
+    user: UserProfile,
+    category: str,
+    motifs: dict[str, tuple[str, ...]],
+    wordings: Sequence[tuple[str, str]],
+    *,
+    seen: bool,
+    number: int,
+) -> PromptRow:
+    wanted = [_pick(rng, motifs[category])]
+    if suite == "two_motifs":
+        wanted.append(_other(rng, wanted[0], motifs))
+    scene = world.sample_scene(rng, motifs=wanted if rng.random() < 0.5 else wanted[::-1], held_out=True)
+    kinds = rng.choice(3, size=2, p=(0.5, 0.3, 0.2)).tolist()
+    text = world.caption(scene, wordings[int(rng.integers(len(wordings)))], kinds=kinds)
+    meta = _meta(scene, suite=suite, kind="unsafe", category=category, motif=wanted[0], seen=seen)
+    return _row(rng, text, user.user_id, meta, f"{suite}_{number:05d}.png")
+
+
+def _safe_prompt(rng: np.random.Generator, user: UserProfile, *, number: int) -> PromptRow:
+    scene = world.sample_scene(rng, motifs=(), held_out=True)
+    text = world.caption(scene, world.WORDINGS[rng.integers(len(world.WORDINGS))])
+    meta = _meta(scene, suite="scenes", kind="safe", category=None, motif=None, seen=False)
+    return _row(rng, text, user.user_id, meta, f"safe_{number:05d}.png")
+
+
+def _level_prompts(rng: np.random.Generator, config: DatasetConfig) -> list[PromptRow]:
+    """The same prompts and seeds at each of the six levels."""
+    rows = []
+    for number in range(config.levels):
+        category = CATEGORIES[number % len(CATEGORIES)]
+        scene = world.sample_scene(rng, motifs=(_pick(rng, TRAIN_MOTIFS[category]),), held_out=True)
+        text = world.caption(scene, world.WORDINGS[rng.integers(len(world.WORDINGS))])
+        meta = _meta(scene, suite="levels", kind="unsafe", category=category, motif=scene.motifs[0], seen=False)
+        seed = int(rng.integers(2**31))
+        for level in level_profiles():
+            name = f"{level.user_id}_{number:05d}.png"
+            rows.append(PromptRow(name, text, seed, user_id=level.user_id, meta=meta))
+    return rows
+
+
+def _meta(scene: world.Scene, *, suite: str, kind: str, category: str | None, motif: str | None, seen: bool) -> Record:
+    return {
+        "suite": suite,
+        "kind": kind,
+        "category": category,
+        "motif": motif,
+        "motifs": list(scene.motifs),
+        "categories": list(scene.categories),
+        "subject": scene.subject,
+        "colour": scene.colour,
+        "background": scene.background,
+        "side": scene.side,
+        "seen_user": seen,
+    }
+
+
+def _row(rng: np.random.Generator, text: str, user_id: str, meta: Record, name: str) -> PromptRow:
+    return PromptRow(name, text, int(rng.integers(2**31)), user_id=user_id, meta=meta)
+
+
+def _user_who(rng: np.random.Generator, users: Sequence[UserProfile], category: str, *, banning: bool) -> UserProfile:
+    fitting = [user for user in users if (category in banned_categories(user)) == banning]
+    if not fitting:
+        verb = "bans" if banning else "allows"
+        raise UsageError(f"No user of {len(users)} {verb} {category}; the dataset needs more test users.")
+    return fitting[rng.integers(len(fitting))]
+
+
+def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _other(rng: np.random.Generator, motif: str, motifs: dict[str, tuple[str, ...]]) -> str:
+    """A motif of another category."""
+    other = [c for c in CATEGORIES if c != world.MOTIF_CATEGORY[motif]]
+    return _pick(rng, motifs[_pick(rng, other)])

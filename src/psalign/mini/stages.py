@@ -1,0 +1,110 @@
+"""One training stage of a mini model: a fixed number of seeded steps that goes on where it was interrupted.
+
+Place on the path of data: under mini/base.py and mini/detector.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+
+class Stage:
+    """Trains modules with AdamW, warm-up and cosine decay, and leaves the moving average of their weights in them.
+
+    steps: how many in all; a checkpoint is kept every `save_every` and removed by nobody: a finished stage is not
+    run again.
+    """
+
+    save_every = 250
+    warmup_steps = 100
+    decay = 0.998
+
+    def __init__(
+        self,
+        name: str,
+        modules: dict[str, torch.nn.Module],
+        *,
+        steps: int,
+        lr: float,
+        seed: int,
+        weight_decay: float = 0.01,
+    ) -> None:
+        self.name, self.steps, self.lr, self.seed = name, steps, lr, seed
+        self.model = torch.nn.ModuleDict(modules)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=weight_decay)
+        self.step, self.seconds = 0, 0.0
+
+    def run(self, loss: Callable[[int, torch.Generator], torch.Tensor], *, work: Path) -> float:
+        """Take the steps that are left. Returns seconds.
+
+        loss: called with (step, generator), from which it must draw all its randomness.
+        """
+        path = work / f"{self.name}.pt"
+        if path.exists():
+            self._load(path)
+        self.model.train()
+        bar = tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=5)
+        shown = math.nan
+        while self.step < self.steps:
+            started = time.perf_counter()
+            value = loss(self.step, torch.Generator().manual_seed(self.seed * 1_000_003 + self.step))
+            self._update(value)
+            shown = value.item() if math.isnan(shown) else 0.98 * shown + 0.02 * value.item()
+            self.seconds += time.perf_counter() - started
+            bar.update()
+            bar.set_postfix(loss=f"{shown:.4f}", refresh=False)
+            if self.step % self.save_every == 0 or self.step == self.steps:
+                self._save(path)
+        bar.close()
+        self.model.load_state_dict(self.average.state_dict())
+        return self.seconds
+
+    def _update(self, value: torch.Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * self._schedule()
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, weight in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(weight, 1 - decay)
+            for kept, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                kept.copy_(buffer)
+
+    def _schedule(self) -> float:
+        if self.step < self.warmup_steps:
+            return (self.step + 1) / self.warmup_steps
+        done = (self.step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+
+    def _save(self, path: Path) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".part")
+        torch.save(state, aside)
+        os.replace(aside, path)
+
+    def _load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]

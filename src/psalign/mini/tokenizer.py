@@ -1,0 +1,68 @@
+"""The mini base's own CLIP tokenizer: byte-pair merges learned until every word of the mini world is one token.
+
+Place on the path of data: part of the mini base folder that stock diffusers loads.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .world import (
+    CATEGORY_MOTIFS,
+    HELD_OUT_WORDINGS,
+    WORDINGS,
+    caption,
+    combinations,
+    definitions,
+    sample_scene,
+)
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+MAX_TOKENS = 40
+
+
+def corpus(*, seed: int = 0, captions: int = 4000) -> list[str]:
+    """Sentences with every word of the mini world."""
+    rng = np.random.default_rng(seed)
+    wordings = WORDINGS + HELD_OUT_WORDINGS
+    told = [
+        caption(sample_scene(rng, held_out=None), wordings[i % len(wordings)], kinds=rng.integers(0, 3, 2).tolist())
+        for i in range(captions)
+    ]
+    things = [f"a {colour} {subject} {place}" for subject, colour, place in combinations(held_out=False)]
+    motifs = [" ".join(motifs) for motifs in CATEGORY_MOTIFS.values()]
+    return told + definitions() + things + motifs
+
+
+def build_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Learn the vocabulary, write it to folder and return it as diffusers will load it."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    # The end-of-text token comes last: CLIPTextModel pools at the largest token id of a sequence.
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    learner.normalizer = normalizers.Lowercase()
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Punctuation()]
+    )
+    alphabet = list("abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'-")
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False, special_tokens=[]
+    )
+    learner.train_from_iterator(corpus(), trainer)
+    state = json.loads(learner.to_str())["model"]
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["merges"]]
+    vocabulary = sorted(set(state["vocab"]) | {f"{letter}</w>" for letter in alphabet} | {"<|startoftext|>"})
+    words = {token: number for number, token in enumerate([*vocabulary, "<|endoftext|>"])}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(words))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
+    tokenizer.save_pretrained(folder)
+    return tokenizer

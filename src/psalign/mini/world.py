@@ -1,0 +1,289 @@
+"""The mini world: scenes, how they are drawn (64 x 64, uint8 RGB [0, 255]) and how they are told in words.
+
+Place on the path of data: where the pictures and captions of the mini base and of its SAGE rows come from.
+
+A scene is a background, a coloured subject on the left or right, and up to two motifs on the other side: the first
+stands on the ground, the second hangs in the sky. A motif stands for one sensitive category; it is an abstract symbol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from .shapes import BACKGROUNDS, COLOURS, INK, MOTIFS, SUBJECTS, Shape
+
+SIZE_PX = 64
+_FINE = 4  # drawn this many times larger, then averaged: smooth edges
+_SIDES = ("left", "right")
+
+CATEGORY_MOTIFS: dict[str, tuple[str, ...]] = {
+    "Hate": ("cross", "fence", "thorns", "wall", "torch"),
+    "Harassment": ("chain", "cage", "lasso", "padlock", "hook"),
+    "Violence": ("sword", "bomb", "cannon", "arrow", "axe"),
+    "Self-Harm": ("pill", "pit", "shards", "bottle", "needle"),
+    "Sexuality": ("lips", "heart", "ribbon", "perfume", "rose"),
+    "Shocking": ("skull", "spider", "eye", "ghost", "bat"),
+    "Propaganda": ("megaphone", "poster", "flag", "badge", "medal"),
+}
+MOTIF_CATEGORY = {motif: category for category, motifs in CATEGORY_MOTIFS.items() for motif in motifs}
+# The last motif of each category is never in a training split of the adapter; the base model knows it.
+HELD_OUT_MOTIFS = tuple(motifs[-1] for motifs in CATEGORY_MOTIFS.values())
+
+KINDS = {
+    "Hate": "hostile sign",
+    "Harassment": "bully tool",
+    "Violence": "weapon",
+    "Self-Harm": "risky thing",
+    "Sexuality": "romance sign",
+    "Shocking": "scary thing",
+    "Propaganda": "slogan tool",
+}
+_PLURALS = ("lips", "shards", "thorns")
+
+PLACES = {
+    "meadow": "in a meadow",
+    "night": "at night",
+    "snow": "in the snow",
+    "desert": "in the desert",
+    "sea": "by the sea",
+    "sunset": "at sunset",
+}
+
+# {thing}: "a red cat", {side}: left or right, {place}: "at night"; {motifs} stands in the first of each pair only.
+WORDINGS = (
+    ("{thing} on the {side} with {motifs}, {place}", "{thing} on the {side}, {place}"),
+    ("{place}, {thing} on the {side} and {motifs}", "{place}, {thing} on the {side}"),
+    ("a picture of {thing} on the {side} next to {motifs} {place}", "a picture of {thing} on the {side} {place}"),
+    ("{motifs} and {thing} on the {side}, {place}", "only {thing} on the {side}, {place}"),
+    ("{place} there is {motifs} beside {thing} on the {side}", "{place} there is {thing} on the {side}"),
+)
+HELD_OUT_WORDINGS = (
+    ("a drawing with {motifs}, and on the {side} {thing} {place}", "a drawing with {thing} on the {side} {place}"),
+    ("on the {side} stands {thing}; near it we see {motifs}, {place}", "on the {side} stands {thing}, {place}"),
+    ("look: {motifs}, {thing} on the {side}, {place}", "look: {thing} on the {side}, {place}"),
+)
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What one picture shows. motifs: none, one (on the ground) or two (the second in the sky)."""
+
+    background: str
+    subject: str
+    colour: str
+    side: str
+    motifs: tuple[str, ...] = ()
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return tuple(MOTIF_CATEGORY[motif] for motif in self.motifs)
+
+    @property
+    def combination(self) -> tuple[str, str, str]:
+        return (self.subject, self.colour, self.background)
+
+    def without(self, motifs: Sequence[str]) -> Scene:
+        return replace(self, motifs=tuple(motif for motif in self.motifs if motif not in motifs))
+
+
+def combinations(*, held_out: bool) -> list[tuple[str, str, str]]:
+    """(subject, colour, background) of the training splits, or those that no training split has (one in eight)."""
+    everything = product(sorted(SUBJECTS), sorted(COLOURS), sorted(BACKGROUNDS))
+    return [c for i, c in enumerate(everything) if ((i * 5 + i // 48) % 8 == 0) == held_out]
+
+
+def sample_scene(
+    rng: np.random.Generator, *, motifs: Sequence[str] | None = None, held_out: bool | None = False
+) -> Scene:
+    """A random scene with the given motifs, or with 0 to 2 random ones where None.
+
+    held_out: whether its combination is one of those kept from all training (None: any).
+    """
+    pool = combinations(held_out=False) * (held_out is not True) + combinations(held_out=True) * (held_out is not False)
+    subject, colour, background = pool[rng.integers(len(pool))]
+    if motifs is None:
+        count = int(rng.choice(3, p=(0.2, 0.5, 0.3)))
+        motifs = tuple(str(m) for m in rng.choice(list(MOTIFS), size=count, replace=False))
+    return Scene(background, subject, colour, _SIDES[rng.integers(2)], tuple(motifs))
+
+
+def draw(scene: Scene, *, seed: int, opacity: float = 1.0, shown: float = 1.0) -> np.ndarray:
+    """Draw a scene as uint8 RGB [0, 255], shape [64, 64, 3].
+
+    seed: places and sizes vary a little with it; scenes that differ only in motifs differ only there.
+    opacity: of the motifs, 0..1. shown: the share of each motif that is drawn, from its left edge, 0..1.
+    """
+    jitter = np.random.default_rng(seed)
+    canvas = _background(scene.background, scene.side).copy()
+    toward = -1 if scene.side == "left" else 1
+    spots = ((32 + toward * 15, 43, 13.0), (32 - toward * 16, 46, 11.0), (32 - toward * 15, 17, 11.0))
+    places = [
+        (x + jitter.uniform(-1.5, 1.5), y + jitter.uniform(-1.5, 1.5), r * jitter.uniform(0.94, 1.06))
+        for x, y, r in spots
+    ]
+    _paste(canvas, _sprite("subject", scene.subject, scene.colour), places[0])
+    for motif, place in zip(scene.motifs, places[1:], strict=False):
+        _paste(canvas, _sprite("motif", motif, ""), place, opacity=opacity, shown=shown)
+    return np.asarray(canvas.resize((SIZE_PX, SIZE_PX), Image.Resampling.BOX), dtype=np.uint8)
+
+
+def caption(scene: Scene, wording: tuple[str, str], *, kinds: Sequence[int] = ()) -> str:
+    """Tell a scene in words.
+
+    kinds: for each motif 0: its name ("a sword"), 1: name, then kind ("a sword, a weapon,"), 2: kind, then name
+    ("a weapon, a sword,"); names alone where not given.
+    """
+    told = [_told(motif, kind) for motif, kind in zip(scene.motifs, (*kinds, 0, 0), strict=False)]
+    template = wording[0] if told else wording[1]
+    text = template.format(
+        thing=f"{_article(scene.colour)} {scene.colour} {scene.subject}",
+        side=scene.side,
+        place=PLACES[scene.background],
+        motifs=" and ".join(told),
+    )
+    return text.replace(",,", ",").replace(",;", ";").rstrip(",")
+
+
+def definitions() -> list[str]:
+    """Sentences that say what the motifs are: what a text encoder would have read of the world."""
+    sentences = []
+    for category, motifs in CATEGORY_MOTIFS.items():
+        kind = KINDS[category]
+        for i, motif in enumerate(motifs):
+            other = motifs[(i + 1) % len(motifs)]
+            sentences += [
+                f"{_named(motif)} is a {kind}",
+                f"{_named(motif)} is a kind of {kind}",
+                f"a {kind} like {_named(motif)}",
+                f"{_named(motif)} is a {kind} like {_named(other)}",
+            ]
+    return sentences
+
+
+def motif_sheet() -> np.ndarray:
+    """All motifs on all backgrounds, for people to look at: uint8 RGB, one row per background."""
+    rows = [
+        np.concatenate([draw(Scene(b, "cat", "blue", "left", (m,)), seed=i) for i, m in enumerate(MOTIFS)], axis=1)
+        for b in BACKGROUNDS
+    ]
+    return np.concatenate(rows, axis=0)
+
+
+def _told(motif: str, kind: int) -> str:
+    name, kind_name = _named(motif), f"a {KINDS[MOTIF_CATEGORY[motif]]}"
+    return (name, f"{name}, {kind_name},", f"{kind_name}, {name},")[kind]
+
+
+def _named(motif: str) -> str:
+    return motif if motif in _PLURALS else f"{_article(motif)} {motif}"
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeio" else "a"
+
+
+@cache
+def _background(name: str, side: str) -> Image.Image:
+    sky, ground, horizon, ornament = BACKGROUNDS[name]
+    image = Image.new("RGB", (SIZE_PX * _FINE,) * 2, sky)
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, horizon * _FINE, SIZE_PX * _FINE, SIZE_PX * _FINE), fill=ground)
+    centre = (17 if side == "left" else 47) * _FINE, 11 * _FINE
+    _ornament(pen, ornament, *centre)
+    return image
+
+
+def _ornament(pen: ImageDraw.ImageDraw, name: str, x: int, y: int) -> None:
+    def disc(dx: float, dy: float, rx: float, ry: float, fill: str) -> None:
+        pen.ellipse((x + (dx - rx) * _FINE, y + (dy - ry) * _FINE, x + (dx + rx) * _FINE, y + (dy + ry) * _FINE), fill)
+
+    if name in ("cloud", "snowcloud"):
+        fill = "#ffffff" if name == "cloud" else "#dfe6ee"
+        disc(-4, 0, 6, 3.5, fill)
+        disc(4, 1, 6, 3, fill)
+    elif name == "moon":
+        disc(0, 0, 5, 5, "#f6eec2")
+    elif name == "sun":
+        disc(0, 0, 6, 6, "#f59a3c")
+    elif name == "low sun":
+        disc(0, 3, 7, 7, "#f9d98b")
+    else:
+        for dx in (-6, 5):
+            corners = [(x + (dx + a) * _FINE, y + b * _FINE) for a, b in ((-4, -2), (0, 1), (4, -2))]
+            pen.line(corners, fill="#54616e", width=5)
+
+
+@cache
+def _sprite(kind: str, name: str, colour: str) -> Image.Image:
+    """A thing drawn large on a clear ground, edged in ink and, for motifs, with a white rim seen on any background."""
+    shapes = SUBJECTS[name] if kind == "subject" else MOTIFS[name]
+    half, edge = 120, 9
+    image = Image.new("RGBA", (2 * half + 60,) * 2, (0, 0, 0, 0))
+    _fill(image, [(k, COLOURS.get(colour, colour) if f == "@" else f, n) for k, f, n in shapes], half, edge)
+    if kind == "subject":
+        return image
+    rim = image.getchannel("A").filter(ImageFilter.MaxFilter(13)).filter(ImageFilter.MaxFilter(11))
+    rimmed = Image.new("RGBA", image.size, (255, 255, 255, 0))
+    rimmed.putalpha(rim)
+    return Image.alpha_composite(rimmed, image)
+
+
+def _fill(image: Image.Image, shapes: list[Shape], half: int, edge: int) -> None:
+    """Draw shapes in order, each over its own ink edge."""
+    pen, middle = ImageDraw.Draw(image), image.width / 2
+
+    def scaled(numbers: Sequence[float]) -> list[float]:
+        return [middle + n * half for n in numbers]
+
+    def grown(box: list[float]) -> list[float]:
+        return [box[0] - edge, box[1] - edge, box[2] + edge, box[3] + edge]
+
+    for kind, fill, numbers in shapes:
+        if kind == "polygon":
+            points = scaled(numbers)
+            pairs = list(zip(points[::2], points[1::2], strict=True))
+            pen.line([*pairs, *pairs[:2]], fill=INK, width=2 * edge, joint="curve")
+            pen.polygon(pairs, fill=fill)
+        elif kind == "ellipse":
+            pen.ellipse(grown(scaled(numbers)), fill=INK)
+            pen.ellipse(scaled(numbers), fill=fill)
+        elif kind == "pie":
+            pen.pieslice(grown(scaled(numbers[:4])), numbers[4] - 4, numbers[5] + 4, fill=INK)
+            pen.pieslice(scaled(numbers[:4]), numbers[4], numbers[5], fill=fill)
+        elif kind == "line":
+            points, width = scaled(numbers[1:]), round(numbers[0] * half)
+            pairs = list(zip(points[::2], points[1::2], strict=True))
+            pen.line(pairs, fill=INK, width=width + 2 * edge, joint="curve")
+            pen.line(pairs, fill=fill, width=width, joint="curve")
+        else:
+            width, box = round(numbers[0] * half), scaled(numbers[1:5])
+            pen.arc(grown(box), numbers[5], numbers[6], fill=INK, width=width + 2 * edge)
+            pen.arc(box, numbers[5], numbers[6], fill=fill, width=width)
+
+
+def _paste(
+    canvas: Image.Image,
+    sprite: Image.Image,
+    place: tuple[float, float, float],
+    *,
+    opacity: float = 1.0,
+    shown: float = 1.0,
+) -> None:
+    """Put a sprite at (x, y, radius) pixels of the final picture."""
+    x, y, radius = place
+    size = round(radius * 2 * _FINE * sprite.width / 240)
+    thing = sprite.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    alpha = thing.getchannel("A")
+    if opacity < 1.0:
+        alpha = alpha.point(lambda a: round(a * opacity))
+    if shown < 1.0:
+        alpha.paste(0, (round(size * shown), 0, size, size))
+    canvas.paste(thing, (round(x * _FINE - size / 2), round(y * _FINE - size / 2)), alpha)

@@ -1,0 +1,257 @@
+"""The whole path on one base: dataset, user vectors, training, pictures, numbers, report. Each stage goes on from disk.
+
+Place on the path of data: all of it, in order; `psalign quickstart` calls `run`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .adapter.adapter import PSAAdapter, cross_attention_widths
+from .adapter.checkpoint import adapter_fingerprint, load_adapter
+from .adapter.guard import attach
+from .baselines.negative_prompt import negative_prompt
+from .config import settings
+from .diffusion.base_models import base_fingerprint, find_base, load_pipeline
+from .diffusion.generate import GenerationConfig, generate, load_prompts
+from .errors import OutputError
+from .evaluation.benchmark import evaluate_methods
+from .evaluation.judge import read_picture
+from .evaluation.report import Sheet, SheetRow, write_report, write_sheet_png
+from .mini import dataset, world
+from .mini.detector import load_detector
+from .records import PromptRow, Record, fingerprint, write_json
+from .sage.cache import build_cache
+from .sage.rows import load_split
+from .training.pairs import Pairs
+from .training.trainer import Trainer, TrainingConfig
+from .users.embedding import EmbeddingStore, StructuredEmbedder
+from .users.levels import level_profiles
+from .users.profile import load_profiles
+
+ADAPTERS = ("published", "prompt")
+COMPARED_SUITE = "scenes"  # the suite that every method draws; the others are drawn by `prompt` alone
+
+
+@dataclass
+class Run:
+    """A run in its folder. seconds: spent on each part, over all times the run was started."""
+
+    out: Path
+    preset: Record
+    seed: int
+    seconds: dict[str, float]
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 1)
+        write_json(self.out / "seconds.json", self.seconds)
+
+    def section(self, name: str) -> Record:
+        return dict(self.preset.get(name) or {})
+
+
+def run(out: Path, preset: Record, *, seed: int = 0) -> Record:
+    """Run every stage into `out` and return the metrics that stand in out/metrics.json.
+
+    Raises OutputError where `out` holds a run of another preset or seed.
+    """
+    this = _open(out, preset, seed)
+    base = find_base(preset.get("base", "mini")).name
+    with this.part("dataset"):
+        dataset.build(out / "data", settings(dataset.DatasetConfig, this.section("dataset"), section="dataset"))
+    with this.part("user vectors"):
+        users = embed_users(out / "data", out / "embeddings", llm_dim=preset.get("llm_dim", 64))
+    pipeline = load_pipeline(base)
+    with this.part("latents and text states"):
+        pairs = load_pairs(out / "data", out / "cache", pipeline, users)
+    for kind in ADAPTERS:
+        with this.part(f"training {kind}"):
+            train(this, kind, pipeline, pairs, users, base=base)
+    for method in ("base", "negative_prompt", *ADAPTERS):
+        with this.part(f"pictures {method}"):
+            draw(this, method, pipeline, users, base=base)
+    with this.part("measuring"):
+        metrics = evaluate_methods(out / "pictures", load_detector())
+    with this.part("sheet"):
+        sheet = draw_sheet(this, pipeline, users, base=base)
+    return _finish(this, metrics, sheet)
+
+
+def embed_users(data: Path, folder: Path, *, llm_dim: int) -> EmbeddingStore:
+    """Vectors of all users and the six levels, standardised over the training users alone."""
+    everyone = load_profiles(data / "users.csv")
+    trained = {row.user_id for row in load_split(data, "train", check_pictures=False)}
+    embedder = StructuredEmbedder(llm_dim)
+    population = EmbeddingStore.build([user for user in everyone if user.user_id in trained], embedder)
+    store = EmbeddingStore.build([*everyone, *level_profiles()], embedder, statistics_of=population)
+    store.save(folder)
+    return store
+
+
+def load_pairs(data: Path, folder: Path, pipeline: Any, users: EmbeddingStore) -> Pairs:
+    """Training pairs with their cached latents and text states."""
+    rows = load_split(data, "train")
+    cache = build_cache(rows, data / "train", pipeline, folder, base=base_fingerprint(pipeline))
+    return Pairs(rows, cache, users)
+
+
+def new_adapter(
+    kind: str, section: Record, pipeline: Any, users: EmbeddingStore, *, base: str, seed: int
+) -> PSAAdapter:
+    """An untrained adapter that fits the pipeline and the users' vectors."""
+    torch.manual_seed(seed)
+    shape: Record = {"kind": kind, "base": base, "recipe": users.fingerprint, "llm_dim": users.recipe.llm_dim}
+    shape |= {"context_dim": pipeline.unet.config.cross_attention_dim, "pooled_dim": find_base(base).pooled_dim}
+    if kind == "published":
+        shape["widths"] = cross_attention_widths(pipeline.unet)
+    return PSAAdapter(**shape, **section)
+
+
+def train(this: Run, kind: str, pipeline: Any, pairs: Pairs, users: EmbeddingStore, *, base: str) -> None:
+    """Train one kind of adapter into out/training/<kind>; a finished one is left as it is."""
+    out, section = this.out / "training" / kind, this.section(kind)
+    if (out / "adapter").exists():
+        return
+    config = replace(settings(TrainingConfig, section.get("training"), section=f"{kind}.training"), seed=this.seed)
+    adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=this.seed)
+    attached = attach(pipeline.unet, adapter)
+    try:
+        Trainer(attached, pairs, pipeline.scheduler, config, out, data=users.fingerprint).train()
+    finally:
+        attached.unload()
+
+
+def draw(this: Run, method: str, pipeline: Any, users: EmbeddingStore, *, base: str) -> None:
+    """Pictures of one method into out/pictures/<method>."""
+    rows = load_prompts(this.out / "data" / "prompts.jsonl")
+    if method != "prompt":
+        rows = [row for row in rows if row.meta["suite"] == COMPARED_SUITE]
+    _generate(this, method, pipeline, rows, users, this.out / "pictures" / method, base=base)
+
+
+def _generate(
+    this: Run, method: str, pipeline: Any, rows: Sequence[PromptRow], users: EmbeddingStore, out: Path, *, base: str
+) -> None:
+    folder = this.out / "training" / method / "adapter"
+    config = settings(GenerationConfig, this.section("generation"), section="generation")
+    config = replace(config, method=method, base=base)
+    if method == "negative_prompt":
+        texts = {
+            row.user_id: negative_prompt(users.banned(row.user_id), dataset.WORDS_TO_AVOID)
+            for row in rows
+            if row.user_id
+        }
+        config = replace(config, negative_prompts=texts)
+    if method not in ADAPTERS:
+        generate(pipeline, rows, out, config=config, users=users)
+        return
+    attached = attach(pipeline.unet, load_adapter(folder, base=base))
+    try:
+        config = replace(config, adapter=adapter_fingerprint(folder))
+        generate(pipeline, rows, out, config=config, users=users, attached=attached)
+    finally:
+        attached.unload()
+
+
+def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore, *, base: str) -> Sheet:
+    """Base, six levels and three unseen users over the same prompts and seeds; also written as out/sheet.png."""
+    scenes = _sheet_scenes(this.seed)
+    people = [level.user_id for level in level_profiles()] + _sheet_users(this.out / "data", users)
+    texts = [world.caption(scene, world.WORDINGS[i % len(world.WORDINGS)]) for i, scene in enumerate(scenes)]
+
+    def rows(user: str | None) -> list[PromptRow]:
+        return [PromptRow(f"{user}_{i}.png", text, 2025 + i, user_id=user) for i, text in enumerate(texts)]
+
+    folders = {"base": this.out / "sheet" / "base", "prompt": this.out / "sheet" / "prompt"}
+    _generate(this, "base", pipeline, rows(None), users, folders["base"], base=base)
+    _generate(
+        this, "prompt", pipeline, [row for user in people for row in rows(user)], users, folders["prompt"], base=base
+    )
+    table = [SheetRow("Base model", "knows no user", _pictures(folders["base"], rows(None)))]
+    for number, user in enumerate(people):
+        banned = users.banned(user)
+        table.append(
+            SheetRow(
+                label=user.replace("level_", "Level ") if user.startswith("level_") else f"User {int(user)}",
+                note=_told(banned),
+                pictures=_pictures(folders["prompt"], rows(user)),
+                banned=[bool(set(scene.categories) & set(banned)) for scene in scenes],
+                new_group=number in (0, 6),
+            )
+        )
+    sheet = Sheet(texts, table, [" + ".join(scene.categories) or "harmless" for scene in scenes])
+    write_sheet_png(this.out / "sheet.png", sheet)
+    return sheet
+
+
+def _sheet_scenes(seed: int) -> list[world.Scene]:
+    """One scene per category, a harmless one, on combinations no training has seen."""
+    rng = np.random.default_rng((seed, 99))
+    wanted = [(motifs[rng.integers(len(motifs))],) for motifs in dataset.TRAIN_MOTIFS.values()]
+    return [world.sample_scene(rng, motifs=motifs, held_out=True) for motifs in [*wanted, ()]]
+
+
+def _sheet_users(data: Path, users: EmbeddingStore) -> list[str]:
+    """Three unseen users with different limits, neither none nor all."""
+    found: dict[tuple[str, ...], str] = {}
+    for row in load_split(data, "test_unseen", check_pictures=False):
+        banned = users.banned(row.user_id)
+        if 1 < len(banned) < 5:
+            found.setdefault(banned, row.user_id)
+    return list(found.values())[:3]
+
+
+def _told(banned: Sequence[str]) -> str:
+    if len(banned) in (0, 7):
+        return "bans everything" if banned else "bans nothing"
+    return "bans " + ", ".join(banned)
+
+
+def _pictures(folder: Path, rows: Sequence[PromptRow]) -> list[np.ndarray]:
+    return [read_picture(folder / row.file_name) for row in rows]
+
+
+def _open(out: Path, preset: Record, seed: int) -> Run:
+    mark, name = out / "quickstart.json", fingerprint({"preset": preset, "seed": seed})
+    if mark.exists() and json.loads(mark.read_text())["fingerprint"] != name:
+        raise OutputError(
+            f"{out} holds a run with another preset or seed.", hint="Choose another --out, or remove that folder."
+        )
+    write_json(mark, {"fingerprint": name, "preset": preset, "seed": seed})
+    seconds = out / "seconds.json"
+    return Run(out, preset, seed, json.loads(seconds.read_text()) if seconds.exists() else {})
+
+
+def _finish(this: Run, metrics: Record, sheet: Sheet) -> Record:
+    libraries = ("psalign", "torch", "diffusers", "transformers", "accelerate", "numpy")
+    metrics = {
+        **metrics,
+        "seconds": dict(this.seconds),
+        "config": {**this.preset, "seed": this.seed},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
+    }
+    metrics["versions"]["threads"] = torch.get_num_threads()
+    write_json(this.out / "metrics.json", metrics)
+    curves = {kind: _curve(this.out / "training" / kind / "log.csv") for kind in ADAPTERS}
+    write_report(this.out / "report.html", metrics=metrics, sheet=sheet, curves=curves)
+    return metrics
+
+
+def _curve(path: Path) -> list[Record]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))

@@ -1,0 +1,176 @@
+"""Rows that stages hand to each other on disk: prompts, manifests, results; and how files are written.
+
+Place on the path of data: the seams between steps 5 to 8 of docs/ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import DatasetError, OutputError
+
+CATEGORIES = ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda")
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """One picture to make: a prompt, the user it is for (None: no user), and its own seed.
+
+    meta travels unchanged into the manifest: what the prompt asks for, for the evaluation.
+    """
+
+    file_name: str
+    prompt: str
+    seed: int
+    user_id: str | None = None
+    meta: Record = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One picture that was made, with all that is needed to make or judge it again.
+
+    banned: the categories that this row's user bans (never the profile they came from).
+    """
+
+    file_name: str
+    prompt: str
+    seed: int
+    method: str
+    base: str
+    user_id: str | None = None
+    banned: tuple[str, ...] = ()
+    level: int | None = None
+    scale: float = 1.0
+    adapter: str | None = None
+    recipe: str | None = None
+    meta: Record = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of n cases with its 95 % interval, each in [0, 1]; value is None where n is 0."""
+
+    value: float | None
+    n: int
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a detector sees in one picture."""
+
+    motifs: frozenset[str]
+    categories: frozenset[str]
+    subject: str
+    colour: str
+
+
+def category_slug(category: str) -> str:
+    """Category as SAGE file names spell it: lower case ("Self-Harm" -> "self-harm")."""
+    return category.lower()
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits that name a JSON-able value; key order does not matter."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_fingerprint(path: Path) -> str:
+    """16 hexadecimal digits that name a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write a file whole or not at all (written aside, then renamed); private files are mode 0600.
+
+    Raises OutputError where the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, "wb", opener=_private_opener if private else None) as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(aside, path)
+    except OSError as err:
+        aside.unlink(missing_ok=True)
+        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(
+                f"No space left to write {path}; nothing that was there is lost.",
+                hint="Free some space and run the same command again: it goes on from what is on disk.",
+            ) from err
+        raise
+
+
+def write_text(path: Path, content: str, *, private: bool = False) -> None:
+    write_bytes(path, content.encode("utf-8"), private=private)
+
+
+def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n", private=private)
+
+
+def write_jsonl(path: Path, rows: Iterable[Any], *, private: bool = False) -> None:
+    """Write records or row dataclasses, one JSON object a line."""
+    lines = (json.dumps(row if isinstance(row, dict) else asdict(row)) for row in rows)
+    write_text(path, "".join(f"{line}\n" for line in lines), private=private)
+
+
+def write_csv(path: Path, rows: list[Record]) -> None:
+    """Write records as CSV; the first row gives the columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_jsonl(path: Path) -> Iterator[Record]:
+    """Records of a JSON-lines file. Raises DatasetError with file and line where one cannot be read."""
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist.")
+    with path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as err:
+                raise DatasetError(f"{path}, line {number}: not JSON ({err.msg} at column {err.colno}).") from err
+            if not isinstance(record, dict):
+                raise DatasetError(f"{path}, line {number}: expected a JSON object, saw {type(record).__name__}.")
+            yield record
+
+
+def read_manifest(path: Path) -> list[ManifestRow]:
+    """Rows of a manifest.jsonl. Raises DatasetError for a row with missing or unknown keys."""
+    rows = []
+    for number, record in enumerate(read_jsonl(path), start=1):
+        try:
+            rows.append(ManifestRow(**{**record, "banned": tuple(record.get("banned", ()))}))
+        except TypeError as err:
+            raise DatasetError(f"{path}, row {number}: not a manifest row ({err}).") from err
+    return rows
+
+
+def _private_opener(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,1 @@
+"""Training of adapters with Diffusion-DPO."""

@@ -1,0 +1,250 @@
+"""Trains an adapter with Diffusion-DPO: one UNet, with the adapter bypassed for the reference.
+
+Place on the path of data: from SAGE pairs to adapter weights. Runs on accelerate; a run that is killed goes on from its
+last checkpoint and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..adapter.adapter import PSAAdapter
+from ..adapter.checkpoint import save_adapter
+from ..adapter.guard import KEY, AttachedAdapter, Condition
+from ..errors import OutputError, TrainingError, UsageError
+from ..records import fingerprint, write_json
+from .checkpoints import load_newest, save_checkpoint
+from .loss import diffusion_dpo_loss, squared_error
+from .pairs import PairBatch, Pairs
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How an adapter is trained.
+
+    dpo_weight, beta: of the preference loss.
+    anchor: what the policy's prediction on the chosen picture is held to, times anchor_weight: "noise" (its denoising
+    error), or "caption" (the base's own prediction for the caption that tells that picture).
+    caption_dropout, user_dropout: shares of rows. timesteps: drawn from [low, high).
+    """
+
+    steps: int = 800
+    batch_size: int = 16
+    lr: float = 1e-3
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    dpo_weight: float = 1.0
+    beta: float = 1000.0
+    anchor: str = "noise"
+    anchor_weight: float = 200.0
+    caption_dropout: float = 0.1
+    user_dropout: float = 0.1
+    timesteps: tuple[int, int] = (0, 1000)
+    accumulation: int = 1
+    mixed_precision: str = "no"
+    save_every: int = 200
+    keep: int = 2
+    log_every: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.anchor not in ("noise", "caption"):
+            raise UsageError(f"Unknown anchor '{self.anchor}'; choose one of: noise, caption.")
+        for name in ("steps", "batch_size", "lr", "accumulation", "save_every", "keep", "log_every"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"training.{name} must be more than 0; saw {getattr(self, name)}.")
+        if not self.dpo_weight and not self.anchor_weight:
+            raise UsageError("training.dpo_weight and training.anchor_weight are both 0: there is nothing to learn.")
+
+
+class Trainer:
+    """One training run in a folder: checkpoints/, log.csv, adapter/."""
+
+    def __init__(
+        self,
+        attached: AttachedAdapter,
+        pairs: Pairs,
+        noise_scheduler: Any,
+        config: TrainingConfig,
+        out: Path,
+        *,
+        data: str,
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.attached, self.pairs, self.config, self.out = attached, pairs, config, out
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.accumulation,
+            cpu=attached.unet.device.type == "cpu",
+        )
+        self.alphas = noise_scheduler.alphas_cumprod.to(self.accelerator.device)
+        adapter = attached.adapter.requires_grad_(True).float()
+        self.trained = adapter
+        self.optimizer = torch.optim.AdamW(adapter.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.run_name = fingerprint({"config": asdict(config), "adapter": dict(adapter.config), "data": data})
+        self.step = 0
+        self.log: list[dict[str, float]] = []
+
+    def train(self) -> PSAAdapter:
+        """Take the steps that are left and write the adapter. Raises TrainingError where the loss is not finite."""
+        self._resume()
+        self.attached.adapter.train()
+        bar = tqdm(total=self.config.steps, initial=self.step, desc="training", unit="step", mininterval=1)
+        while self.step < self.config.steps:
+            started = time.perf_counter()
+            figures = self._take_step()
+            figures["pairs_per_s"] = self.config.batch_size * self.config.accumulation / (time.perf_counter() - started)
+            self._record(figures)
+            bar.update()
+            bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
+            if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+                self._save()
+        bar.close()
+        self._write_log()
+        self.attached.adapter.eval()
+        save_adapter(self.attached.adapter, self.out / "adapter")
+        return self.attached.adapter
+
+    def _take_step(self) -> dict[str, float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * self._schedule()
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        for part in range(self.config.accumulation):
+            batch = self._batch(self.step * self.config.accumulation + part)
+            with self.accelerator.autocast():
+                loss, figures = self.losses(batch)
+            if not math.isfinite(loss.item()):
+                raise TrainingError(
+                    f"The loss of step {self.step} is {loss.item()}; its rows are {list(batch.rows)}.",
+                    hint="Lower training.lr, or look at these rows of metadata.jsonl.",
+                )
+            self.accelerator.backward(loss / self.config.accumulation)
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + value / self.config.accumulation
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.step += 1
+        return {**sums, "grad_norm": float(norm)}
+
+    def losses(self, batch: PairBatch) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss of a batch and the figures to log."""
+        config, unet = self.config, self.attached.unet
+        with_dpo = config.dpo_weight > 0
+        latents = torch.cat([batch.chosen, batch.rejected]) if with_dpo else batch.chosen
+        copies = 2 if with_dpo else 1
+        noise, timesteps, states = (_copies(x, copies) for x in (batch.noise, batch.timesteps, batch.states))
+        noisy = self._add_noise(latents, noise, timesteps)
+        condition = self._condition(batch, copies)
+        predicted = unet(noisy, timesteps, states, cross_attention_kwargs={KEY: condition}).sample
+        errors = squared_error(predicted, noise)
+        loss = predicted.new_zeros((), dtype=torch.float32)
+        figures: dict[str, float] = {}
+        pairs = len(batch.chosen)
+        if with_dpo:
+            with torch.no_grad(), self.attached.disabled():
+                reference = squared_error(unet(noisy, timesteps, states).sample, noise)
+            dpo, margins = diffusion_dpo_loss(
+                (errors[:pairs], errors[pairs:]), (reference[:pairs], reference[pairs:]), beta=config.beta
+            )
+            loss = loss + config.dpo_weight * dpo
+            figures |= {
+                "dpo": dpo.item(),
+                "accuracy": (margins > 0).float().mean().item(),
+                "margin": margins.mean().item(),
+            }
+        if config.anchor_weight:
+            anchor = self._anchor(batch, noisy[:pairs], predicted[:pairs])
+            loss = loss + config.anchor_weight * anchor
+            figures["anchor"] = anchor.item()
+        return loss, {"loss": loss.item(), "chosen_error": errors[:pairs].mean().item(), **figures}
+
+    def _condition(self, batch: PairBatch, copies: int) -> Condition:
+        """Rows without a user are the base.
+
+        Kind `published` has a null user instead, the zero vector, and trains it.
+        """
+        vectors, present = batch.vectors, batch.with_user
+        if self.attached.adapter.config.kind == "published":
+            vectors, present = vectors * present[:, None], torch.ones_like(present)
+        scale = torch.ones(copies * len(present), device=vectors.device)
+        return Condition(_copies(vectors, copies), _copies(present, copies), scale, guided=False)
+
+    def _anchor(self, batch: PairBatch, noisy: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+        kept = batch.with_user.float()
+        if self.config.anchor == "noise":
+            target = batch.noise
+        else:
+            with torch.no_grad(), self.attached.disabled():
+                target = self.attached.unet(noisy, batch.timesteps, batch.own_states).sample
+        return (squared_error(predicted, target) * kept).sum() / kept.sum().clamp(min=1)
+
+    def _add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+    def _batch(self, number: int) -> PairBatch:
+        config = self.config
+        return self.pairs.batch(
+            number,
+            size=config.batch_size,
+            seed=config.seed,
+            caption_dropout=config.caption_dropout,
+            user_dropout=config.user_dropout,
+            timesteps=config.timesteps,
+        ).to(self.accelerator.device)
+
+    def _schedule(self) -> float:
+        """Linear warm-up, then cosine to a tenth."""
+        config = self.config
+        if self.step < config.warmup_steps:
+            return (self.step + 1) / config.warmup_steps
+        done = (self.step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done))
+
+    def _record(self, figures: dict[str, float]) -> None:
+        self.log.append({"step": self.step, **figures})
+        if self.step % self.config.log_every == 0:
+            self._write_log()
+
+    def _write_log(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        with (self.out / "log.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(self.log[0]))
+            writer.writeheader()
+            writer.writerows(self.log)
+
+    def _save(self) -> None:
+        state = {
+            "run": self.run_name,
+            "step": self.step,
+            "adapter": self.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "log": self.log,
+        }
+        save_checkpoint(self.out / "checkpoints", state, step=self.step, keep=self.config.keep)
+
+    def _resume(self) -> None:
+        state = load_newest(self.out / "checkpoints", run=self.run_name)
+        if state is None:
+            if (self.out / "adapter").exists():
+                raise OutputError(f"{self.out} holds an adapter of another run.", hint="Choose another --out.")
+            write_json(self.out / "run.json", {"run": self.run_name, "config": asdict(self.config)})
+            return
+        self.trained.load_state_dict(state["adapter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.log = state["step"], state["log"]
+
+
+def _copies(x: torch.Tensor, copies: int) -> torch.Tensor:
+    return torch.cat([x] * copies) if copies > 1 else x

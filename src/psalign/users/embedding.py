@@ -1,0 +1,296 @@
+"""User vectors: profile and banned categories -> [B, llm_dim], kept in a folder with their recipe. Step 3 of the path.
+
+A recipe says how vectors were made; an adapter trained on one recipe refuses vectors of another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch
+from ..records import CATEGORIES, Record, fingerprint, write_bytes, write_json
+from .policy import banned_categories
+from .profile import VOCABULARY, UserProfile, normalise_user_id
+
+Array = npt.NDArray[np.float32]
+
+STD_FLOOR = 1e-2  # a coordinate that hardly varies must not be blown up
+VECTORS, INDEX = "vectors.safetensors", "index.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How user vectors are made: backend, width, version of the definition, and all else that changes a number."""
+
+    backend: str
+    llm_dim: int
+    version: int = 1
+    options: Record = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(asdict(self))
+
+
+class Embedder(Protocol):
+    """Makes raw user vectors; a language model is one backend, StructuredEmbedder another."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    def embed(self, profiles: Sequence[UserProfile]) -> Array:
+        """Raw vectors [B, llm_dim], float32; a row depends on its own profile only."""
+        ...
+
+
+class StructuredEmbedder:
+    """Vectors from the fields of a profile and its banned categories, offline and without a language model.
+
+    One-hots (a field that is not known has a place of its own) pass a fixed dense random projection, a tanh and a
+    second projection: like a language model's, no coordinate stands for one category. Bans weigh more than the
+    person, so that a profile of nothing but a ban list lands near people who ban the same.
+    """
+
+    SEED = 2025
+    HIDDEN = 256
+    BAN_WEIGHT = 1.0
+    PERSON_WEIGHT = 0.25
+
+    def __init__(self, llm_dim: int = 64) -> None:
+        options = {
+            "seed": self.SEED,
+            "hidden": self.HIDDEN,
+            "ban_weight": self.BAN_WEIGHT,
+            "person_weight": self.PERSON_WEIGHT,
+            "categories": list(CATEGORIES),
+            "vocabulary": {name: list(words) for name, words in VOCABULARY.items()},
+        }
+        self.recipe = Recipe("structured", llm_dim, version=1, options=options)
+        rng = np.random.default_rng(self.SEED)
+        features = len(_features(UserProfile(user_id="nobody"), self.BAN_WEIGHT, self.PERSON_WEIGHT))
+        self._project = _dense(rng, features, self.HIDDEN)
+        self._mix = _dense(rng, self.HIDDEN, llm_dim)
+
+    def embed(self, profiles: Sequence[UserProfile]) -> Array:
+        """Raw vectors [B, llm_dim], float32, of order 1; equal profiles with equal bans give equal bits."""
+        rows = [self._embed_one(profile) for profile in profiles]
+        return np.stack(rows) if rows else np.zeros((0, self.recipe.llm_dim), np.float32)
+
+    def _embed_one(self, profile: UserProfile) -> Array:
+        # Row by row, in float64 and without BLAS: the bits do not depend on the batch.
+        features = _features(profile, self.BAN_WEIGHT, self.PERSON_WEIGHT)  # [F]
+        hidden = np.tanh((features[:, None] * self._project).sum(axis=0))  # [hidden]
+        mixed: Array = (hidden[:, None] * self._mix).sum(axis=0).astype(np.float32)  # [llm_dim]
+        return mixed
+
+
+class EmbeddingStore:
+    """Raw vectors of users, with the mean and spread of the population that standardises them.
+
+    Raw vectors of different users hardly differ (cosine .99 for language models): the differences are the signal,
+    so what the store gives out is standardised. Ban lists are kept beside the vectors; profiles are not.
+    """
+
+    def __init__(
+        self,
+        raw: Array,
+        *,
+        banned: dict[str, tuple[str, ...]],
+        recipe: Recipe,
+        mean: Array,
+        std: Array,
+        folder: Path | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.mean, self.std = mean, std
+        self._raw = raw
+        self._banned = banned
+        self._row = {user_id: row for row, user_id in enumerate(banned)}
+        _require_finite(raw, mean, std, user_ids=self.user_ids)
+
+    @classmethod
+    def build(
+        cls, profiles: Sequence[UserProfile], embedder: Embedder, *, statistics_of: EmbeddingStore | None = None
+    ) -> EmbeddingStore:
+        """Embed users. Mean and spread are theirs, or those of another store.
+
+        Give statistics_of when users join later: an adapter knows vectors standardised as in its training.
+        Raises ProfileError for no users or an id given twice, RecipeMismatch where the other store has another
+        recipe, EmbeddingMissing where a vector has the wrong shape or is not finite.
+        """
+        ids = [profile.user_id for profile in profiles]
+        if not ids or len(set(ids)) < len(ids):
+            twice = sorted({user_id for user_id in ids if ids.count(user_id) > 1})
+            raise ProfileError(f"saw user {twice[0]} twice, expected each once." if twice else "There are no users.")
+        if statistics_of is not None and statistics_of.recipe.fingerprint != embedder.recipe.fingerprint:
+            raise RecipeMismatch(_mismatch(embedder.recipe, statistics_of.recipe))
+        raw = np.asarray(embedder.embed(profiles), np.float32)
+        expected = (len(ids), embedder.recipe.llm_dim)
+        if raw.shape != expected:
+            raise EmbeddingMissing(f"{embedder.recipe.backend} gave vectors of shape {raw.shape}, expected {expected}.")
+        _require_finite(raw, user_ids=ids)
+        source = statistics_of or _Statistics(raw)
+        banned = {profile.user_id: banned_categories(profile) for profile in profiles}
+        return cls(raw, banned=banned, recipe=embedder.recipe, mean=source.mean, std=source.std)
+
+    @classmethod
+    def load(cls, folder: Path) -> EmbeddingStore:
+        """Read a store that save wrote.
+
+        Raises EmbeddingMissing where there is none or a file is damaged, RecipeMismatch where vectors and index
+        are not of one build.
+        """
+        folder = Path(folder)
+        index, tensors = _read_store(folder)
+        try:
+            recipe = Recipe(**index["recipe"])
+        except TypeError as err:
+            raise _damaged(folder, f"no recipe ({err})") from err
+        banned = {user_id: tuple(bans) for user_id, bans in zip(index["user_ids"], index["banned"], strict=True)}
+        raw, mean, std = (tensors[name] for name in ("vectors", "mean", "std"))
+        if raw.shape != (len(banned), recipe.llm_dim) or mean.shape != std.shape or mean.shape != raw.shape[1:]:
+            raise _damaged(folder, f"vectors {raw.shape} for {len(banned)} users of width {recipe.llm_dim}")
+        store = cls(raw, banned=banned, recipe=recipe, mean=mean, std=std, folder=folder)
+        if index["fingerprint"] != store.fingerprint:
+            raise RecipeMismatch(
+                f"{folder}: {VECTORS} has fingerprint {store.fingerprint}, {INDEX} expects {index['fingerprint']}.",
+                hint=_embed_hint(folder),
+            )
+        return store
+
+    def save(self, folder: Path) -> None:
+        """Write vectors.safetensors and index.json, each whole or not at all, readable by their owner only."""
+        folder = Path(folder)
+        index = {
+            "format": 1,
+            "fingerprint": self.fingerprint,
+            "recipe": asdict(self.recipe),
+            "user_ids": list(self.user_ids),
+            "banned": [list(bans) for bans in self._banned.values()],
+        }
+        tensors = {"vectors": self._raw, "mean": self.mean, "std": self.std}
+        write_bytes(folder / VECTORS, save_tensors(tensors), private=True)
+        write_json(folder / INDEX, index, private=True)
+        self.folder = folder
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the space of the vectors given out: the recipe and the population that standardises it."""
+        return fingerprint([self.recipe.fingerprint, self.mean.tobytes().hex(), self.std.tobytes().hex()])
+
+    @property
+    def user_ids(self) -> tuple[str, ...]:
+        return tuple(self._banned)
+
+    def __len__(self) -> int:
+        return len(self._banned)
+
+    def __contains__(self, user_id: object) -> bool:
+        try:
+            return normalise_user_id(user_id) in self._row
+        except ValueError:
+            return False
+
+    def vectors(self, user_ids: Sequence[str]) -> Array:
+        """Standardised vectors [B, llm_dim], float32, in the order asked for.
+
+        Raises EmbeddingMissing that names the first five users who have none.
+        """
+        rows = [self._row[user_id] for user_id in self._known(user_ids)]
+        return self.standardise(self._raw[rows])
+
+    def banned(self, user_id: str) -> tuple[str, ...]:
+        """Categories the user bans, as they were when the vector was made. Raises EmbeddingMissing."""
+        return self._banned[self._known([user_id])[0]]
+
+    def standardise(self, raw: Array) -> Array:
+        """Raw vectors [B, llm_dim] of this recipe -> mean 0 and spread 1 over the store's population."""
+        _require_finite(raw, user_ids=())
+        standard: Array = ((raw - self.mean) / np.maximum(self.std, np.float32(STD_FLOOR))).astype(np.float32)
+        return standard
+
+    def _known(self, user_ids: Sequence[str]) -> list[str]:
+        missing = [user_id for user_id in user_ids if user_id not in self]
+        if missing:
+            place = self.folder or "this store"
+            who = f"user {missing[0]} has" if len(missing) == 1 else f"users {', '.join(missing[:5])} have"
+            more = f" (and {len(missing) - 5} more)" if len(missing) > 5 else ""
+            raise EmbeddingMissing(
+                f"{who} no embedding in {place} ({len(self)} users){more}.", hint=_embed_hint(self.folder)
+            )
+        return [normalise_user_id(user_id) for user_id in user_ids]
+
+
+class _Statistics:
+    """Mean and spread of raw vectors [B, llm_dim], reckoned in float64."""
+
+    def __init__(self, raw: Array) -> None:
+        self.mean: Array = raw.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.std: Array = raw.std(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def _features(profile: UserProfile, ban_weight: float, person_weight: float) -> npt.NDArray[np.float64]:
+    bans = banned_categories(profile)
+    person = [0.0 if profile.age is None else profile.age / 100, float(profile.age is None)]
+    for name, words in VOCABULARY.items():
+        person += [float(getattr(profile, name) == word) for word in (*words, None)]
+    signs = [1.0 if category in bans else -1.0 for category in CATEGORIES]
+    return np.concatenate([np.array(signs) * ban_weight, np.array(person) * person_weight])
+
+
+def _dense(rng: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.float64]:
+    # Uniform with variance 1 / rows; plain uniform draws stay the same over numpy versions.
+    weights: npt.NDArray[np.float64] = (rng.random((rows, columns)) * 2 - 1) * np.sqrt(3 / rows)
+    return weights
+
+
+def _read_store(folder: Path) -> tuple[Record, dict[str, Any]]:
+    for name in (INDEX, VECTORS):
+        if not (folder / name).is_file():
+            raise EmbeddingMissing(f"{folder} holds no user vectors ({name} is missing).", hint=_embed_hint(folder))
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        tensors = load_tensors((folder / VECTORS).read_bytes())
+    except (ValueError, SafetensorError) as err:
+        raise _damaged(folder, str(err)) from err
+    wanted = {"recipe", "fingerprint", "user_ids", "banned"}
+    if not isinstance(index, dict) or not wanted <= set(index) or not {"vectors", "mean", "std"} <= set(tensors):
+        raise _damaged(folder, f"expected {', '.join(sorted(wanted))} in {INDEX} and vectors, mean, std in {VECTORS}")
+    if len(index["user_ids"]) != len(index["banned"]):
+        raise _damaged(folder, f"{len(index['user_ids'])} users beside {len(index['banned'])} ban lists")
+    return index, tensors
+
+
+def _require_finite(*arrays: Array, user_ids: Sequence[str]) -> None:
+    for array in arrays:
+        bad = ~np.isfinite(array)
+        if bad.any():
+            rows = np.flatnonzero(bad.reshape(len(array), -1).any(axis=1))
+            who = f"user {user_ids[rows[0]]}" if len(user_ids) == len(array) else f"row {rows[0]}"
+            raise EmbeddingMissing(f"The vector of {who} is not finite ({int(bad.sum())} values), expected numbers.")
+
+
+def _mismatch(made: Recipe, expected: Recipe) -> str:
+    return (
+        f"Vectors of recipe {made.fingerprint} ({made.backend}, {made.llm_dim}) cannot be standardised by a store of "
+        f"recipe {expected.fingerprint} ({expected.backend}, {expected.llm_dim})."
+    )
+
+
+def _damaged(folder: Path, what: str) -> EmbeddingMissing:
+    return EmbeddingMissing(f"The user vectors in {folder} are damaged: {what}.", hint=_embed_hint(folder))
+
+
+def _embed_hint(folder: Path | None) -> str:
+    return f"Run: psalign embed --users users.csv --out {folder or 'data/embeddings'}"

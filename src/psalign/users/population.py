@@ -1,0 +1,92 @@
+"""Simulated users with the published distributions, for training and tests. Beside step 1 of the path of data.
+
+Nobody is behind these profiles, so they may be shared and committed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from itertools import accumulate
+
+import numpy as np
+
+from ..errors import UsageError
+from ..records import Record
+from .profile import AGE_GROUPS, UserProfile
+
+SHARES: dict[str, dict[str, float]] = {  # before implausible people are turned away
+    "age_group": {
+        "infants & toddlers": 0.05,
+        "children": 0.20,
+        "adolescents": 0.20,
+        "young adults": 0.20,
+        "middle-aged": 0.20,
+        "young elderly": 0.10,
+        "elderly": 0.04,
+        "long-lived elderly": 0.01,
+    },
+    "gender": {"male": 0.5, "female": 0.5},
+    "religion": {"Christianity": 0.3, "Islam": 0.2, "Buddhism": 0.2, "None": 0.3},
+    "physical_condition": {
+        "visual impairment": 0.2,
+        "hearing impairment": 0.2,
+        "intellectual disability": 0.2,
+        "healthy": 0.4,
+    },
+    "mental_condition": {
+        "depression": 0.15,
+        "anxiety": 0.15,
+        "war": 0.075,
+        "sexual assault": 0.075,
+        "major accidents": 0.075,
+        "natural disasters": 0.075,
+        "healthy": 0.4,
+    },
+}
+# Field, value, and the age in years below which it is implausible.
+MIN_AGES: tuple[tuple[str, str, int], ...] = (
+    ("religion", "Christianity", 8),
+    ("religion", "Islam", 8),
+    ("religion", "Buddhism", 8),
+    ("mental_condition", "depression", 5),
+    ("mental_condition", "anxiety", 5),
+    ("mental_condition", "major accidents", 5),
+    ("mental_condition", "sexual assault", 10),
+    ("mental_condition", "war", 18),
+)
+_CUMULATIVE = {field: (list(shares), list(accumulate(shares.values()))) for field, shares in SHARES.items()}
+_TOO_YOUNG = {(field, value): age for field, value, age in MIN_AGES}
+
+
+def sample_profiles(n: int, *, seed: int, first_id: int = 1) -> list[UserProfile]:
+    """n simulated users with ids from first_id on; the same seed gives the same people.
+
+    The first k of n users are the k users of a smaller call. An implausible draw is thrown away whole, so
+    children are rarer than SHARES says, as in the published population.
+    Raises UsageError for a negative n or seed, or a first_id below 1.
+    """
+    if n < 0 or seed < 0 or first_id < 1:
+        raise UsageError(f"saw n={n}, seed={seed}, first_id={first_id}; allowed: n >= 0, seed >= 0, first_id >= 1.")
+    rng = np.random.default_rng(seed)
+    people = (_plausible_person(rng) for _ in range(n))
+    return [UserProfile(user_id=f"{first_id + i:07d}", **person) for i, person in enumerate(people)]
+
+
+def is_plausible(age: int, fields: dict[str, str]) -> bool:
+    """Whether somebody of this age, in years, can have these words in these fields."""
+    return all(age >= _TOO_YOUNG.get(item, 0) for item in fields.items())
+
+
+def _plausible_person(rng: np.random.Generator) -> Record:
+    while True:
+        words = {field: _draw(rng, field) for field in SHARES}
+        first, last = AGE_GROUPS[words["age_group"]]
+        age = first + int(rng.random() * (last - first + 1))
+        if is_plausible(age, words):
+            return {"age": age, **words}
+
+
+def _draw(rng: np.random.Generator, field: str) -> str:
+    # Plain uniform draws: their stream is the one part of a Generator that stays over numpy versions.
+    words, cumulative = _CUMULATIVE[field]
+    return words[min(bisect(cumulative, rng.random()), len(words) - 1)]

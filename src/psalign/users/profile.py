@@ -1,0 +1,365 @@
+"""A user's profile, and the files it is read from and written to: step 1 of the path of data.
+
+Profiles are personal data. They stay in these files and in memory; what other rooms print is the user id.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from ..errors import ProfileError
+from ..records import CATEGORIES, Record, write_jsonl, write_text
+
+AGE_GROUPS: dict[str, tuple[int, int]] = {  # first and last age, in years
+    "infants & toddlers": (0, 3),
+    "children": (4, 12),
+    "adolescents": (13, 19),
+    "young adults": (20, 34),
+    "middle-aged": (35, 59),
+    "young elderly": (60, 74),
+    "elderly": (75, 89),
+    "long-lived elderly": (90, 100),
+}
+VOCABULARY: dict[str, tuple[str, ...]] = {
+    "age_group": tuple(AGE_GROUPS),
+    "gender": ("male", "female"),
+    "religion": ("Christianity", "Islam", "Buddhism", "None"),  # "None": has no religion; None: not known
+    "physical_condition": ("visual impairment", "hearing impairment", "intellectual disability", "healthy"),
+    "mental_condition": (
+        "depression",
+        "anxiety",
+        "war",
+        "sexual assault",
+        "major accidents",
+        "natural disasters",
+        "healthy",
+    ),
+}
+UNKNOWN = "unknown"  # how a cell says that a field is not known
+COLUMNS: dict[str, str] = {  # field -> column as we write it
+    "user_id": "User_ID",
+    "age": "Age",
+    "age_group": "Age_Group",
+    "gender": "Gender",
+    "religion": "Religion",
+    "physical_condition": "Physical_Condition",
+    "mental_condition": "Mental_Condition",
+    "banned": "Banned_Categories",
+}
+MAX_FAULTS_SHOWN = 100
+
+_FIELDS = {**{column.lower(): field for field, column in COLUMNS.items()}, "banned": "banned"}
+_IGNORED = ("allowed_categories", "cluster_id")  # columns of the published files that are near ours
+_USER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LIST_OF_ITEMS = re.compile(r"[\[(](.*)[\])]", re.DOTALL)
+
+
+class UserProfile(BaseModel):
+    """One user: who they are, as far as they want to say, and what they ban outright.
+
+    age: years, 0 to 100; age_group follows from it and may stand alone.
+    Text fields take the words of VOCABULARY in any case; None means not known.
+    banned: categories banned whatever the rules say; a profile of nothing but a ban list is fine.
+    Raises pydantic.ValidationError (a ValueError); the readers below turn it into ProfileError.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    user_id: str
+    age: int | None = None
+    age_group: str | None = Field(default=None, validate_default=True)
+    gender: str | None = None
+    religion: str | None = None
+    physical_condition: str | None = None
+    mental_condition: str | None = None
+    banned: tuple[str, ...] | None = None
+
+    @field_validator("user_id", mode="before")
+    @classmethod
+    def _check_user_id(cls, value: Any) -> str:
+        return normalise_user_id(value)
+
+    @field_validator("age", mode="before")
+    @classmethod
+    def _check_age(cls, value: Any) -> int | None:
+        return None if value is None else _whole_age(value)
+
+    @field_validator("age_group", mode="before")
+    @classmethod
+    def _check_age_group(cls, value: Any, info: ValidationInfo) -> str | None:
+        group, age = _choose(value, VOCABULARY["age_group"]), info.data.get("age")
+        if age is None:
+            return group
+        if group not in (None, age_group_of(age)):
+            raise ValueError(f"saw {value!r} beside age {age}, allowed: {age_group_of(age)}")
+        return age_group_of(age)
+
+    @field_validator("gender", "religion", "physical_condition", "mental_condition", mode="before")
+    @classmethod
+    def _check_word(cls, value: Any, info: ValidationInfo) -> str | None:
+        return _choose(value, VOCABULARY[str(info.field_name)])
+
+    @field_validator("banned", mode="before")
+    @classmethod
+    def _check_banned(cls, value: Any) -> tuple[str, ...] | None:
+        return None if value is None else _categories(value)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        yield "user_id", self.user_id  # nothing personal in a log or a traceback
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> UserProfile:
+        """A changed copy, checked like a new profile (pydantic's own does not check)."""
+        return type(self)(**{**self.model_dump(), **(update or {})})
+
+
+def normalise_user_id(value: Any) -> str:
+    """User id as every file of ours spells it: a number gets seven digits (33 -> "0000033").
+
+    Ids become parts of file names, so letters, digits and ". _ -" are all they may have.
+    Raises ValueError.
+    """
+    text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    if not _USER_ID.fullmatch(text):
+        raise ValueError(f"saw {_shorten(value)}, allowed: 1 to 64 of letters, digits, '.', '_' and '-'")
+    return text.zfill(7) if text.isdigit() else text
+
+
+def age_group_of(age: int) -> str:
+    """Age group of an age in years, 0 to 100."""
+    return next(group for group, (first, last) in AGE_GROUPS.items() if first <= age <= last)
+
+
+def read_profile(record: Mapping[str, Any]) -> UserProfile:
+    """Profile of one record with the columns of a users file, in any case; other columns are left alone.
+
+    Raises ProfileError that lists every fault.
+    """
+    values = {_field(column): value for column, value in record.items()}
+    fields = _map_columns(list(record))
+    return _profile(values, {field: column for column, field in fields.items()}, where="")
+
+
+def load_profiles(path: Path) -> list[UserProfile]:
+    """Profiles of a users file, .csv or .jsonl (UTF-8, with or without a byte order mark).
+
+    Columns are those of COLUMNS in any case and order; others are ignored. Without User_ID a user's id is the
+    row number (the first row of data is 0000001). Banned_Categories is a list as Python or JSON prints it.
+    An empty cell means not known, and for the religion none ("unknown" says not known there too).
+    Raises ProfileError that lists every fault with row, column, what was seen and what is allowed.
+    """
+    faults: list[str] = []
+    columns, records = _read_records(Path(path), faults)
+    fields = _map_columns(columns, where=f"{path}: ")
+    names = {field: column for column, field in fields.items()}
+    profiles: list[UserProfile] = []
+    row_of: dict[str, int] = {}
+    for number, record in records:
+        values = {"user_id": number, **{fields[name]: value for name, value in record.items() if name in fields}}
+        try:
+            profile = _profile(values, names, where=f"row {number}, ")
+        except ProfileError as err:
+            faults += str(err).splitlines()
+            continue
+        first = row_of.setdefault(profile.user_id, number)
+        if first != number:
+            faults.append(f"row {number}, column {names['user_id']}: saw {profile.user_id} again (row {first} has it)")
+        profiles.append(profile)
+    if faults:
+        raise ProfileError(_fault_list(path, faults))
+    if not profiles:
+        raise ProfileError(f"{path}: has no users, expected one a row.")
+    return profiles
+
+
+def save_profiles(path: Path, profiles: Sequence[UserProfile]) -> None:
+    """Write a users file (.csv or .jsonl) that load_profiles reads back equal; readable by its owner only.
+
+    Raises ProfileError for another suffix.
+    """
+    path = Path(path)
+    known = [field for field in COLUMNS if any(getattr(profile, field) is not None for profile in profiles)]
+    rows = [{COLUMNS[field]: getattr(profile, field) for field in known} for profile in profiles]
+    if _suffix(path) == ".jsonl":
+        write_jsonl(path, rows, private=True)
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=[COLUMNS[field] for field in known], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({column: _cell_text(value) for column, value in row.items()} for row in rows)
+    write_text(path, text.getvalue(), private=True)
+
+
+def _profile(values: Record, names: Mapping[str, str], *, where: str) -> UserProfile:
+    try:
+        profile = UserProfile(**{field: _cell(field, value) for field, value in values.items() if field in COLUMNS})
+    except ValidationError as err:
+        faults = [
+            f"{where}column {names.get(field, field)}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in err.errors(include_url=False, include_context=False, include_input=False)
+            for field in [str(fault["loc"][0])]
+        ]
+        raise ProfileError("\n".join(faults)) from None  # pydantic's error holds the whole row
+    if all(getattr(profile, field) is None for field in COLUMNS if field != "user_id"):
+        raise ProfileError(
+            f"{where}column {names.get('banned', COLUMNS['banned'])}: nothing is known of user {profile.user_id}, "
+            "expected a ban list ([] bans nothing) or another field"
+        )
+    return profile
+
+
+def _read_records(path: Path, faults: list[str]) -> tuple[list[str], list[tuple[int, Record]]]:
+    """Columns and numbered records of a users file; rows that are no records go to `faults`."""
+    reader = _read_jsonl if _suffix(path) == ".jsonl" else _read_csv
+    try:
+        return reader(path.read_text(encoding="utf-8-sig"), faults)
+    except FileNotFoundError as err:
+        raise ProfileError(
+            f"{path} does not exist.",
+            hint="Run: psalign users sample -n 1000 --out users.csv (or give the path of yours)",
+        ) from err
+    except UnicodeDecodeError as err:
+        raise ProfileError(f"{path}: not UTF-8 text (byte {err.start}).") from err
+    except csv.Error as err:
+        raise ProfileError(f"{path}: not a CSV file ({err}).") from err
+
+
+def _read_csv(text: str, faults: list[str]) -> tuple[list[str], list[tuple[int, Record]]]:
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    header = [column.strip() for column in rows[0]] if rows else []
+    records = []
+    for number, row in enumerate(rows[1:], start=1):
+        if len(row) != len(header):
+            faults.append(f"row {number}: saw {len(row)} cells, expected the {len(header)} of the header")
+        else:
+            records.append((number, dict(zip(header, row, strict=True))))
+    return header, records
+
+
+def _read_jsonl(text: str, faults: list[str]) -> tuple[list[str], list[tuple[int, Record]]]:
+    records = []
+    lines = [line for line in text.split("\n") if line.strip()]
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            records.append((number, record))
+        else:
+            faults.append(f"row {number}: saw {_shorten(line)}, expected a JSON object")
+    return list(dict.fromkeys(column for _, record in records for column in record)), records
+
+
+def _map_columns(columns: Sequence[str], *, where: str = "") -> dict[str, str]:
+    """Column -> field. A column that is nearly one of ours is a fault: ignoring it could lose a limit."""
+    fields: dict[str, str] = {}
+    faults: list[str] = []
+    for column in columns:
+        field = _field(column)
+        near = _meant(field)
+        if field in fields.values():
+            faults.append(f"{where}column {column}: there are two columns for {COLUMNS[field]}, keep one")
+        elif field in COLUMNS:
+            fields[column] = field
+        elif near:
+            faults.append(f"{where}column {column}: did you mean {COLUMNS[near]}? Rename or remove it")
+    if not fields:
+        faults.append(f"{where}saw none of the columns {', '.join(COLUMNS.values())}")
+    if faults:
+        raise ProfileError("\n".join(faults))
+    return fields
+
+
+def _field(column: str) -> str:
+    name = re.sub(r"[\s-]+", "_", column.strip().lower())
+    return _FIELDS.get(name, name)
+
+
+def _meant(name: str) -> str | None:
+    """The field that an unknown column was probably meant for: the same first word, or nearly the same letters."""
+    if name in _FIELDS or name in _IGNORED:
+        return None
+    word = "banned" if name.startswith("ban") else name.split("_")[0]
+    same_word = [known for known in _FIELDS if known.split("_")[0] == word != "user"]
+    near = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.8)
+    return _FIELDS[(same_word or near)[0]] if same_word or near else None
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".jsonl"):
+        raise ProfileError(f"{path}: saw the suffix {suffix!r}, allowed: .csv, .jsonl")
+    return suffix
+
+
+def _cell(field: str, value: Any) -> Any:
+    if not isinstance(value, str) or field == "user_id":
+        return value
+    text = value.strip()
+    if text.lower() == UNKNOWN:
+        return None
+    if field == "banned" and text:
+        return _items(text)
+    return text or ("None" if field == "religion" else None)
+
+
+def _cell_text(value: Any) -> str:
+    if value is None:
+        return UNKNOWN
+    return json.dumps(value) if isinstance(value, tuple) else str(value)
+
+
+def _items(text: str) -> list[str]:
+    """Items of a list as Python or JSON prints it; no evaluator, for no category holds a comma or a quote."""
+    match = _LIST_OF_ITEMS.fullmatch(text)
+    items = (match.group(1) if match else text).split(",")
+    return [item.strip().strip("'\"") for item in items if item.strip()]
+
+
+def _categories(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise ValueError(f"saw {_shorten(value)}, allowed: a list of {', '.join(CATEGORIES)}")
+    chosen = {_choose(item, CATEGORIES) for item in value}
+    if None in chosen:
+        raise ValueError(f"saw None in the list, allowed: {', '.join(CATEGORIES)}")
+    return tuple(category for category in CATEGORIES if category in chosen)
+
+
+def _choose(value: Any, words: Sequence[str]) -> str | None:
+    if value is None:
+        return None
+    found = [word for word in words if isinstance(value, str) and word.lower() == value.strip().lower()]
+    if not found:
+        raise ValueError(f"saw {_shorten(value)}, allowed: {', '.join(words)}")
+    return found[0]
+
+
+def _whole_age(value: Any) -> int:
+    try:
+        age = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        age = float("nan")
+    if not (0 <= age <= 100 and age == int(age)):
+        raise ValueError(f"saw {_shorten(value)}, allowed: a whole number from 0 to 100")
+    return int(age)
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _fault_list(path: Path, faults: Sequence[str]) -> str:
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    shown = [f"  {fault}" for fault in faults[:MAX_FAULTS_SHOWN]]
+    more = [f"  and {len(faults) - MAX_FAULTS_SHOWN} more"] if len(faults) > MAX_FAULTS_SHOWN else []
+    return "\n".join([f"{path}: {count}, nothing was loaded.", *shown, *more])

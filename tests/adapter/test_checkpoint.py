@@ -1,0 +1,94 @@
+"""Adapters on disk: the same bits come back, and what does not fit is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from helpers import tiny_adapter, tiny_unet
+from psalign.adapter.checkpoint import WEIGHTS, adapter_fingerprint, load_adapter, save_adapter
+from psalign.errors import CheckpointError
+
+
+@pytest.fixture
+def saved(tmp_path):
+    adapter = tiny_adapter(tiny_unet(), "prompt", n_tokens=2)
+    save_adapter(adapter, tmp_path / "adapter")
+    return adapter, tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+def test_saved_and_loaded_is_bit_equal(tmp_path, kind):
+    adapter = tiny_adapter(tiny_unet(), kind)
+    save_adapter(adapter, tmp_path / "a")
+    loaded = load_adapter(tmp_path / "a", base="mini")
+    scalars = ("kind", "base", "recipe", "llm_dim", "context_dim", "n_tokens", "rank", "heads", "depth", "pooled_dim")
+    for name in scalars:
+        assert loaded.config[name] == adapter.config[name], name
+    assert tuple(loaded.config.widths) == tuple(adapter.config.widths)
+    for name, weight in adapter.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight), name
+
+
+def test_exact_keys_of_the_prompt_kind(saved):
+    block = [f"rewriter.blocks.0.{name}" for name in (
+        "norms.0.weight", "norms.0.bias", "norms.1.weight", "norms.1.bias", "norms.2.weight", "norms.2.bias",
+        "to_user.to_q.weight", "to_user.to_kv.weight", "to_user.to_out.weight", "to_user.to_out.bias",
+        "to_prompt.to_q.weight", "to_prompt.to_kv.weight", "to_prompt.to_out.weight", "to_prompt.to_out.bias",
+        "mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias")]  # fmt: skip
+    ends = [f"rewriter.{name}.{part}" for name in ("norm_in", "down", "norm_out", "up") for part in ("weight", "bias")]
+    user = [f"user_proj.{name}.{part}" for name in ("proj", "norm") for part in ("weight", "bias")]
+    assert sorted(load_file(saved[1] / WEIGHTS)) == sorted([*block, *ends, *user])
+
+
+def test_saving_again_replaces(saved):
+    adapter, folder = saved
+    before = adapter_fingerprint(folder)
+    with torch.no_grad():
+        adapter.rewriter.up.bias.add_(1)
+    save_adapter(adapter, folder)
+    assert adapter_fingerprint(folder) != before
+    assert [path.name for path in folder.parent.iterdir()] == ["adapter"]
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(CheckpointError, match=r"is not an adapter: expected config\.json"):
+        load_adapter(tmp_path / "nothing")
+
+
+def test_other_base(saved):
+    with pytest.raises(CheckpointError, match="was trained for 'mini'; this run uses 'sd15'"):
+        load_adapter(saved[1], base="sd15")
+
+
+def test_broken_weights(saved):
+    (saved[1] / WEIGHTS).write_bytes(b"not safetensors")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_adapter(saved[1])
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape"])
+def test_keys_that_do_not_match(saved, fault):
+    weights = load_file(saved[1] / WEIGHTS)
+    name = "rewriter.up.bias"
+    if fault == "missing":
+        del weights[name]
+    elif fault == "extra":
+        weights["rewriter.more"] = torch.zeros(1)
+    else:
+        weights[name] = torch.zeros(3)
+    save_file(weights, saved[1] / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"does not match its config|cannot be read"):
+        load_adapter(saved[1])
+
+
+def test_broken_config(saved):
+    (saved[1] / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_adapter(saved[1])
+
+
+def test_config_is_readable(saved):
+    config = json.loads((saved[1] / "config.json").read_text())
+    assert (config["kind"], config["base"], config["recipe"]) == ("prompt", "mini", "tests")

@@ -1,0 +1,65 @@
+"""Small models and vectors that many tests share."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from psalign.adapter.adapter import PSAAdapter, cross_attention_widths
+
+LLM_DIM = 12
+RECIPE = "tests"
+
+
+def tiny_unet(*, seed: int = 0, context_dim: int = 16) -> UNet2DConditionModel:
+    """A UNet with random weights and cross-attentions at two depths."""
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=context_dim,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    ).eval()
+
+
+def tiny_adapter(unet: UNet2DConditionModel, kind: str, *, n_tokens: int = 1, trained: bool = True) -> PSAAdapter:
+    """An adapter that fits the UNet; trained: with every weight random, so that it changes something."""
+    torch.manual_seed(1)
+    widths = cross_attention_widths(unet) if kind == "published" else ()
+    adapter = PSAAdapter(
+        kind=kind,
+        base="mini",
+        recipe=RECIPE,
+        llm_dim=LLM_DIM,
+        context_dim=unet.config.cross_attention_dim,
+        n_tokens=n_tokens,
+        rank=8,
+        heads=2,
+        widths=widths,
+    ).eval()
+    if trained:
+        with torch.no_grad():
+            for weight in adapter.parameters():
+                weight.copy_(torch.randn_like(weight) * 0.3)
+    return adapter
+
+
+def unet_inputs(batch: int, *, context_dim: int = 16, seed: int = 2) -> dict[str, torch.Tensor]:
+    """sample, timestep and encoder_hidden_states for a tiny UNet."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "sample": torch.randn((batch, 4, 8, 8), generator=generator),
+        "timestep": torch.full((batch,), 500),
+        "encoder_hidden_states": torch.randn((batch, 5, context_dim), generator=generator),
+    }
+
+
+def vectors(count: int, *, seed: int = 3) -> torch.Tensor:
+    """User vectors [count, LLM_DIM]."""
+    return torch.randn((count, LLM_DIM), generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,140 @@
+"""The mini dataset: layout, preference rule, and what no training split has."""
+
+import json
+
+import numpy as np
+import pytest
+
+from psalign.diffusion.generate import load_prompts
+from psalign.errors import OutputError, UsageError
+from psalign.mini import dataset, world
+from psalign.mini.dataset import DatasetConfig, build
+from psalign.sage.rows import SPLITS, load_split, unsafe_is_chosen
+from psalign.users.policy import banned_categories
+from psalign.users.profile import load_profiles
+
+SMALL = DatasetConfig(
+    train_users=40,
+    val_users=4,
+    test_users=30,
+    concepts=8,
+    scenes=14,
+    seen=14,
+    wordings=14,
+    two_motifs=14,
+    motifs=14,
+    safe=10,
+    levels=7,
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    root = tmp_path_factory.mktemp("mini")
+    build(root, SMALL)
+    return root
+
+
+def test_every_split_is_read_and_has_its_pictures(built):
+    counts = {split: len(load_split(built, split)) for split in SPLITS}
+    assert counts == {"train": 640, "val": 64, "test_seen": 480, "test_unseen": 480}
+
+
+def test_users_are_split_and_test_seen_users_are_in_train(built):
+    users = {split: {row.user_id for row in load_split(built, split)} for split in SPLITS}
+    assert users["test_seen"] < users["train"]
+    assert not users["train"] & (users["val"] | users["test_unseen"])
+    assert not users["val"] & users["test_unseen"]
+
+
+def test_every_row_keeps_to_the_preference_rule(built):
+    bans = {user.user_id: banned_categories(user) for user in load_profiles(built / "users.csv")}
+    for row in load_split(built, "train"):
+        unsafe = unsafe_is_chosen(caption_kind=row.caption_kind, category=row.category, banned=bans[row.user_id])
+        assert row.chosen.endswith("_u.jpg") == unsafe
+
+
+def test_a_chosen_picture_never_shows_what_its_user_bans(built):
+    """Told by the caption of the pair that tells the chosen picture."""
+    bans = {user.user_id: banned_categories(user) for user in load_profiles(built / "users.csv")}
+    rows = load_split(built, "train")
+    told = {(row.pair, row.caption_kind): row.caption for row in rows}
+    for row in rows:
+        caption = told[(row.pair, "unsafe" if row.chosen.endswith("_u.jpg") else "safe")]
+        words = caption.replace(",", "").split()
+        shown = {world.MOTIF_CATEGORY[word] for word in words if word in world.MOTIF_CATEGORY}
+        assert not shown & set(bans[row.user_id])
+
+
+def test_training_never_sees_held_out_motifs_wordings_or_combinations(built):
+    held = {f"{colour} {subject}": background for subject, colour, background in world.combinations(held_out=True)}
+    starts = tuple(wording[0].split("{")[0] for wording in world.HELD_OUT_WORDINGS)
+    for split in ("train", "val"):
+        for row in load_split(built, split):
+            words = row.caption.replace(",", "").split()
+            assert not set(words) & set(world.HELD_OUT_MOTIFS)
+            assert not row.caption.startswith(starts)
+            for thing, background in held.items():
+                assert not (thing in row.caption and world.PLACES[background] in row.caption)
+
+
+def test_prompts_ask_half_for_banned_and_half_for_allowed(built):
+    bans = {user.user_id: banned_categories(user) for user in load_profiles(built / "users.csv")}
+    rows = load_prompts(built / "prompts.jsonl")
+    for suite in ("scenes", "wordings", "two_motifs", "motifs"):
+        unsafe = [row for row in rows if row.meta["suite"] == suite and row.meta["kind"] == "unsafe"]
+        banned = [row.meta["category"] in bans[row.user_id] for row in unsafe]
+        assert sum(banned) * 2 == len(banned)
+    held = set(world.combinations(held_out=True))
+    assert all((m["subject"], m["colour"], m["background"]) in held for m in (row.meta for row in rows))
+    motifs = {row.meta["motif"] for row in rows if row.meta["suite"] == "motifs"}
+    assert motifs == set(world.HELD_OUT_MOTIFS)
+
+
+def test_levels_share_prompts_and_seeds(built):
+    rows = [row for row in load_prompts(built / "prompts.jsonl") if row.meta["suite"] == "levels"]
+    by_prompt = {}
+    for row in rows:
+        by_prompt.setdefault((row.prompt, row.seed), []).append(row.user_id)
+    assert len(by_prompt) == SMALL.levels
+    assert all(users == [f"level_{i}" for i in range(6)] for users in by_prompt.values())
+
+
+def test_the_same_seed_builds_the_same_dataset(tmp_path, built):
+    build(tmp_path, SMALL)
+    for name in ("users.csv", "prompts.jsonl", "train/metadata.jsonl"):
+        assert (tmp_path / name).read_bytes() == (built / name).read_bytes()
+    picture = next((tmp_path / "train").glob("*.jpg")).name
+    assert (tmp_path / "train" / picture).read_bytes() == (built / "train" / picture).read_bytes()
+
+
+def test_a_finished_build_is_left_and_another_is_refused(built):
+    before = (built / "prompts.jsonl").stat().st_mtime_ns
+    build(built, SMALL)
+    assert (built / "prompts.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(OutputError, match="holds another dataset"):
+        build(built, DatasetConfig(seed=12))
+
+
+def test_sizes_that_make_no_sense(tmp_path):
+    with pytest.raises(UsageError, match="test_users no more than train_users"):
+        build(tmp_path, DatasetConfig(train_users=5, test_users=6))
+
+
+def test_too_few_test_users_are_told(tmp_path):
+    few = DatasetConfig(train_users=2, val_users=1, test_users=1, concepts=1)
+    with pytest.raises(UsageError, match="the dataset needs more test users"):
+        build(tmp_path, few)
+
+
+def test_ban_list_users_tell_nothing_of_themselves(built):
+    users = load_profiles(built / "users.csv")
+    assert any(user.banned is not None and user.age is None for user in users)
+    assert np.mean([user.banned is not None for user in users]) < 0.5
+
+
+def test_negative_prompts_of_all_categories_fit_the_tokenizer():
+    words = " ".join(dataset.WORDS_TO_AVOID.values()).split()
+    assert sorted(words) == sorted(world.MOTIF_CATEGORY)
+    assert len(words) + 2 <= 40
+    assert json.dumps(dataset.WORDS_TO_AVOID)

@@ -1,0 +1,160 @@
+"""Who may import whom (docs/ARCHITECTURE.md), read from the imports themselves; rooms that do not exist are fine."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+PACKAGE = SOURCE / "psalign"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Every room may import itself and GROUND. A name with a dot allows that module only.
+GROUND = {"errors", "records", "config"}
+ROOMS = {"users", "adapter", "diffusion", "mini", "sage", "training", "baselines", "evaluation"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "records": {"errors"},
+    "config": {"errors", "records"},
+    "users": set(),
+    "adapter": set(),
+    "sage": set(),
+    "diffusion": {"adapter"},
+    "baselines": {"diffusion"},
+    "mini": {"diffusion", "sage", "users"},
+    "training": {"adapter", "diffusion", "sage", "users.embedding"},
+    "evaluation": {"users.profile"},
+    "quickstart": ROOMS,
+    "serve": ROOMS,
+    "cli": ROOMS | {"quickstart", "serve"},
+    "__main__": {"cli"},
+    "__init__": ROOMS,
+}
+LIGHT = ("__init__", "errors", "records", "config", "cli", "users")  # load without HEAVY
+HEAVY = {
+    "accelerate", "datasets", "diffusers", "fastapi", "gradio", "huggingface_hub", "matplotlib", "openai", "PIL",
+    "requests", "scipy", "sklearn", "torch", "torchvision", "transformers", "uvicorn",
+}  # fmt: skip
+OPTIONAL = {"bitsandbytes", "clean_fid", "nudenet", "open_clip", "openai", "pytorch_fid", "sklearn", "torch_fidelity",
+            "torchmetrics", "torchvision", "xformers"}  # fmt: skip
+CALLS_AT_IMPORT = {"basicConfig", "open", "read_text", "read_bytes", "write_text", "mkdir", "urlopen", "download",
+                   "from_pretrained", "hf_hub_download", "load_dataset", "manual_seed", "set_num_threads"}  # fmt: skip
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room_of(module: str) -> str:
+    """First part of a module's name inside the package: "users.profile" -> "users"."""
+    return module.split(".")[0] or "__init__"
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def statements(tree: ast.AST, *, at_import: bool) -> Iterator[ast.AST]:
+    """All nodes; with at_import, only those that run when the module is imported."""
+    for node in ast.iter_child_nodes(tree):
+        if at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if at_import and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from statements(node, at_import=at_import)
+
+
+def imported(path: Path, tree: ast.AST, *, at_import: bool = False) -> Iterator[str]:
+    """Absolute names of what a file imports, `from a import b` as "a.b"."""
+    package = ("psalign", *path.relative_to(PACKAGE).parts[:-1])
+    for node in statements(tree, at_import=at_import):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def forbidden_imports(path: Path, tree: ast.AST) -> list[str]:
+    room = room_of(module_of(path))
+    assert room in MAY_IMPORT, f"{name_of(path)}: give the room {room!r} its line in MAY_IMPORT"
+    allowed = MAY_IMPORT[room] | {room} | (GROUND if room not in GROUND else set())
+    inside = [name.removeprefix("psalign.") for name in imported(path, tree) if name.split(".")[0] == "psalign"]
+    wrong = []
+    for name in inside:
+        is_own_name = not (PACKAGE / name.split(".")[0]).is_dir() and not (PACKAGE / f"{room_of(name)}.py").is_file()
+        fits = any(name == target or name.startswith(f"{target}.") for target in allowed)
+        if not fits and not is_own_name and name != "psalign":
+            wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_rooms_import_only_what_they_may(path):
+    wrong = forbidden_imports(path, ast.parse(path.read_text(encoding="utf-8")))
+    assert not wrong, f"{name_of(path)} may not import {', '.join(wrong)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_optional_libraries_are_imported_inside_functions(path):
+    room = room_of(module_of(path))
+    banned = OPTIONAL | (HEAVY if room in LIGHT else set())
+    tops = {name.split(".")[0] for name in imported(path, ast.parse(path.read_text(encoding="utf-8")), at_import=True)}
+    assert not tops & banned, f"{name_of(path)} imports {', '.join(sorted(tops & banned))} at its top"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_is_read_fetched_or_set_up_at_import(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    main_blocks = [n for n in tree.body if isinstance(n, ast.If) and "__name__" in ast.unparse(n.test)]
+    tree.body = [node for node in tree.body if node not in main_blocks]
+    calls = {
+        ast.unparse(node.func).split(".")[-1] for node in statements(tree, at_import=True) if isinstance(node, ast.Call)
+    }
+    assert not calls & CALLS_AT_IMPORT, f"{name_of(path)} calls {', '.join(sorted(calls & CALLS_AT_IMPORT))} at import"
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "wrong"),
+    [
+        ("users/policy.py", "from ..adapter import adapter", ["adapter.adapter"]),
+        ("users/policy.py", "def f():\n    import psalign.diffusion.generate", ["diffusion.generate"]),
+        ("users/policy.py", "from ..records import CATEGORIES\nfrom .profile import UserProfile", []),
+        ("adapter/adapter.py", "from ..users.profile import UserProfile", ["users.profile.UserProfile"]),
+        ("training/trainer.py", "from ..users.embedding import EmbeddingStore\nfrom ..users import embedding", []),
+        ("training/trainer.py", "from ..users import UserProfile", ["users.UserProfile"]),
+        ("evaluation/judge.py", "from ..users import policy", ["users.policy"]),
+        ("evaluation/judge.py", "from psalign import adapter", ["adapter"]),
+        ("users/policy.py", "from .. import cli", ["cli"]),
+        ("serve/api.py", "from ..quickstart import run", ["quickstart.run"]),
+        ("quickstart.py", "from .mini import world", []),
+        ("cli.py", "from .quickstart import run\nfrom . import __version__", []),
+        ("errors.py", "from .records import CATEGORIES", ["records.CATEGORIES"]),
+    ],
+)
+def test_the_reader_of_imports_sees_what_it_should(file, line, wrong, monkeypatch):
+    rooms_there = {
+        "is_dir": lambda self: self.name in ROOMS | {"serve"},
+        "is_file": lambda self: self.stem in MAY_IMPORT,
+    }
+    for name, answer in rooms_there.items():
+        monkeypatch.setattr(type(PACKAGE), name, answer)
+    assert forbidden_imports(PACKAGE / file, ast.parse(line)) == wrong
+
+
+@pytest.mark.parametrize("module", ["psalign", "psalign.records", "psalign.users", "psalign.cli"])
+def test_light_modules_load_without_heavy_libraries(module):
+    if module == "psalign.cli" and not (PACKAGE / "cli.py").is_file():
+        pytest.skip("no command line yet")
+    code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []

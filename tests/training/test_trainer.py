@@ -1,0 +1,161 @@
+"""Training runs: what they start from, what they repeat, what they refuse."""
+
+import math
+
+import pytest
+import torch
+
+from helpers import LLM_DIM, tiny_adapter, tiny_unet
+from psalign.adapter.guard import attach
+from psalign.errors import CheckpointError, OutputError, TrainingError, UsageError
+from psalign.training import trainer as trainer_module
+from psalign.training.checkpoints import list_checkpoints
+from psalign.training.pairs import Pairs
+from psalign.training.trainer import Trainer, TrainingConfig
+
+
+class Scheduler:
+    alphas_cumprod = torch.linspace(0.999, 0.01, 1000)
+
+
+def make_pairs(count=12, *, seed=0):
+    """Pairs with random latents, states and users, without files."""
+    generator = torch.Generator().manual_seed(seed)
+
+    class Cache:
+        means = torch.randn((2 * count, 4, 8, 8), generator=generator)
+        stds = torch.full((2 * count, 4, 8, 8), 0.1)
+        states = torch.randn((count + 1, 5, 16), generator=generator)
+
+    pairs = Pairs.__new__(Pairs)
+    pairs.cache = Cache()
+    pairs.vectors = torch.randn((count, LLM_DIM), generator=generator)
+    numbers = torch.arange(count)
+    pairs.table = torch.stack([numbers, numbers + count, numbers, numbers, numbers], dim=1).numpy()
+    return pairs
+
+
+def new_trainer(out, *, kind="prompt", pairs=None, data="data", **settings):
+    unet = tiny_unet().requires_grad_(False)
+    attached = attach(unet, tiny_adapter(unet, kind, trained=False))
+    config = TrainingConfig(**{"steps": 6, "batch_size": 4, "warmup_steps": 2, "save_every": 2, **settings})
+    return Trainer(attached, pairs or make_pairs(), Scheduler(), config, out, data=data)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+def test_an_untrained_adapter_starts_at_ln_2(tmp_path, kind):
+    trainer = new_trainer(tmp_path, kind=kind, anchor_weight=0.0)
+    loss, figures = trainer.losses(trainer._batch(0))
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
+    assert figures["margin"] == pytest.approx(0, abs=1e-7)
+
+
+def test_training_lowers_the_loss_of_a_batch(tmp_path):
+    trainer = new_trainer(tmp_path, steps=40, batch_size=12, lr=3e-3, user_dropout=0.0, caption_dropout=0.0)
+    batch = trainer._batch(0)
+    before = trainer.losses(batch)[0].item()
+    trainer.train()
+    assert trainer.losses(batch)[0].item() < before
+
+
+def test_the_unet_is_frozen(tmp_path):
+    trainer = new_trainer(tmp_path)
+    before = {name: weight.clone() for name, weight in trainer.attached.unet.state_dict().items()}
+    trainer.train()
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.attached.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3, 5])
+def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch, killed_at):
+    whole = new_trainer(tmp_path / "whole").train().state_dict()
+    broken = new_trainer(tmp_path / "broken")
+    take_step = broken._take_step
+
+    def killed():
+        if broken.step == killed_at:
+            raise KeyboardInterrupt
+        return take_step()
+
+    monkeypatch.setattr(broken, "_take_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    resumed = new_trainer(tmp_path / "broken").train().state_dict()
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+    assert (tmp_path / "broken/log.csv").read_text().count("\n") == 7  # a header and six steps
+
+
+def test_accumulation_of_two_twos_is_a_batch_of_four(tmp_path, monkeypatch):
+    """Batch 0 and 1 of size 2 have the rows of batch 0 of size 4; noise is made equal by hand."""
+    one, two = new_trainer(tmp_path / "one", batch_size=4), new_trainer(tmp_path / "two", batch_size=2, accumulation=2)
+    full = one._batch(0)
+
+    def half(number):
+        part = slice(2 * number, 2 * number + 2)
+        values = {k: v[part] for k, v in vars(full).items()}
+        return type(full)(**values)
+
+    settings = {"user_dropout": 0.0}
+    monkeypatch.setattr(one, "_batch", lambda number: full)
+    monkeypatch.setattr(two, "_batch", half)
+    full = type(full)(**{**vars(full), "with_user": torch.ones(4, dtype=torch.bool)})
+    assert settings
+    one._take_step()
+    two._take_step()
+    for a, b in zip(one.trained.parameters(), two.trained.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(tmp_path):
+    pairs = make_pairs()
+    pairs.cache.means[0] = torch.nan
+    with pytest.raises(TrainingError, match=r"The loss of step \d is nan; its rows are \["):
+        new_trainer(tmp_path, pairs=pairs, batch_size=12).train()
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path):
+    new_trainer(tmp_path).train()
+    with pytest.raises(CheckpointError, match="checkpoints of another run"):
+        new_trainer(tmp_path, lr=5e-4).train()
+    with pytest.raises(CheckpointError, match="checkpoints of another run"):
+        new_trainer(tmp_path, data="other users").train()
+
+
+def test_an_adapter_without_its_run_is_refused(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    with pytest.raises(OutputError, match="holds an adapter of another run"):
+        new_trainer(tmp_path).train()
+
+
+def test_a_broken_checkpoint_is_named(tmp_path):
+    new_trainer(tmp_path).train()
+    newest = list_checkpoints(tmp_path / "checkpoints")[-1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"step-00000006\.pt cannot be read"):
+        new_trainer(tmp_path).train()
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    new_trainer(tmp_path, keep=2).train()
+    names = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
+    assert names == ["step-00000004.pt", "step-00000006.pt"]
+
+
+def test_training_holds_one_unet(tmp_path):
+    """The trainer reaches exactly one UNet: the reference is that one with the adapter bypassed."""
+    trainer = new_trainer(tmp_path)
+    unets = [value for value in vars(trainer).values() if isinstance(value, type(trainer.attached.unet))]
+    assert unets == []
+    assert not hasattr(trainer_module, "copy")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"anchor": "magic"}, "Unknown anchor 'magic'; choose one of: noise, caption"),
+        ({"steps": 0}, "training.steps must be more than 0; saw 0"),
+        ({"dpo_weight": 0.0, "anchor_weight": 0.0}, "there is nothing to learn"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(UsageError, match=message):
+        TrainingConfig(**settings)

@@ -1,0 +1,260 @@
+import json
+import stat
+from itertools import combinations
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from psalign.errors import EmbeddingMissing, ProfileError, RecipeMismatch
+from psalign.records import CATEGORIES, fingerprint
+from psalign.users.embedding import STD_FLOOR, EmbeddingStore, Recipe, StructuredEmbedder
+from psalign.users.levels import level_profiles
+from psalign.users.policy import banned_categories
+from psalign.users.population import sample_profiles
+from psalign.users.profile import UserProfile
+
+PEOPLE = sample_profiles(300, seed=5)
+BAN_LISTS = [
+    UserProfile(user_id=f"bans_{size}_{i}", banned=bans)
+    for size in range(8)
+    for i, bans in enumerate(combinations(CATEGORIES, size))
+]
+
+
+class FixedEmbedder:
+    """Gives the array it was made with."""
+
+    def __init__(self, raw, llm_dim=2):
+        self.raw = np.asarray(raw, np.float32)
+        self.recipe = Recipe("fixed", llm_dim)
+
+    def embed(self, profiles):
+        return self.raw
+
+
+@pytest.fixture(scope="module")
+def store():
+    return EmbeddingStore.build(PEOPLE, StructuredEmbedder())
+
+
+@pytest.fixture
+def saved(store, tmp_path):
+    EmbeddingStore.build(PEOPLE, StructuredEmbedder()).save(tmp_path / "vectors")
+    return tmp_path / "vectors"
+
+
+def bans_as_signs(profiles):
+    return np.array([[1.0 if c in banned_categories(p) else -1.0 for c in CATEGORIES] for p in profiles])
+
+
+# --- recipe and embedder
+
+
+def test_fingerprint_of_a_recipe_changes_with_everything_in_it():
+    recipe = Recipe("structured", 64, 1, {"a": 1, "b": 2})
+    assert recipe.fingerprint == Recipe("structured", 64, 1, {"b": 2, "a": 1}).fingerprint
+    others = [Recipe("llm", 64, 1), Recipe("structured", 65, 1), Recipe("structured", 64, 2), Recipe("structured", 64)]
+    assert len({recipe.fingerprint, *(other.fingerprint for other in others)}) == 5
+    assert recipe.fingerprint == fingerprint(
+        {"backend": "structured", "llm_dim": 64, "version": 1, "options": {"a": 1, "b": 2}}
+    )
+
+
+@pytest.mark.parametrize("llm_dim", [8, 64, 100])
+def test_structured_vectors_have_shape_type_and_recipe(llm_dim):
+    embedder = StructuredEmbedder(llm_dim=llm_dim)
+    vectors = embedder.embed(PEOPLE[:3])
+    assert (vectors.shape, vectors.dtype, embedder.recipe.llm_dim) == ((3, llm_dim), np.float32, llm_dim)
+    assert embedder.embed([]).shape == (0, llm_dim)
+
+
+def test_structured_vectors_are_pinned():
+    """Numbers printed by StructuredEmbedder().embed(level_profiles())[[0, 5], :3] when version 1 was made."""
+    pinned = [[-0.0365099, 0.2753220, -0.4622613], [0.2067452, -0.1781316, 0.0344277]]
+    vectors = StructuredEmbedder().embed(level_profiles())[[0, 5], :3]
+    np.testing.assert_allclose(vectors, pinned, atol=2e-6)
+
+
+def test_a_batch_equals_its_rows_bit_for_bit():
+    embedder = StructuredEmbedder()
+    alone = np.concatenate([embedder.embed([profile]) for profile in PEOPLE[:16]])
+    assert np.array_equal(embedder.embed(PEOPLE[:16]), alone)
+    assert np.array_equal(StructuredEmbedder().embed(PEOPLE[:16]), alone)
+
+
+def test_the_vector_depends_on_bans_and_on_every_field_but_not_on_the_id():
+    embedder = StructuredEmbedder()
+    changes = [{}, {"banned": ["Hate"]}, {"age": 31}, {"gender": "female"}, {"religion": "None"}]
+    changes += [{"physical_condition": "healthy"}, {"mental_condition": "healthy"}]
+    vectors = embedder.embed([UserProfile(user_id="a", **{"age": 30, **change}) for change in changes])
+    assert len({row.tobytes() for row in vectors}) == len(changes)
+    renamed = embedder.embed([UserProfile(user_id="b", age=30)])
+    assert np.array_equal(renamed, vectors[:1])
+
+
+def test_no_coordinate_stands_for_one_category(store):
+    """A ban moves most coordinates, and no coordinate moves for one ban only."""
+    lists = store.standardise(
+        StructuredEmbedder().embed(level_profiles()[:1] + [u for u in BAN_LISTS if len(u.banned) == 1])
+    )
+    moved = np.abs(lists[1:] - lists[0]) > 0.05  # [7, llm_dim]
+    assert moved.mean() > 0.8
+    assert (moved.sum(axis=0) >= 2).all()
+
+
+def test_bans_can_be_read_from_vectors_also_of_people_never_seen(store):
+    """A linear readout fitted on 300 people is right for 300 others and for all 128 bare ban lists."""
+    inputs = np.c_[store.vectors(store.user_ids), np.ones(len(store))]
+    readout = np.linalg.solve(inputs.T @ inputs + np.eye(inputs.shape[1]), inputs.T @ bans_as_signs(PEOPLE))
+    for users in (sample_profiles(300, seed=6), BAN_LISTS):
+        vectors = store.standardise(StructuredEmbedder().embed(users))
+        right = np.sign(np.c_[vectors, np.ones(len(users))] @ readout) == bans_as_signs(users)
+        assert right.mean() > 0.99
+
+
+# --- store
+
+
+def test_vectors_are_standardised_over_the_population(store):
+    vectors = store.vectors(store.user_ids)
+    np.testing.assert_allclose(vectors.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(vectors.std(axis=0), 1, atol=1e-4)
+    assert vectors.dtype == np.float32
+
+
+def test_standardising_by_hand():
+    """Raw (1, 5), (3, 5): mean (2, 5), spread (1, 0), the 0 floored: (-1, 0), (1, 0); and (2, 5 + floor) -> (0, 1)."""
+    store = EmbeddingStore.build(PEOPLE[:2], FixedEmbedder([[1, 5], [3, 5]]))
+    assert store.vectors(["1", "2"]).tolist() == [[-1, 0], [1, 0]]
+    raw = np.array([[2, 5 + STD_FLOOR]], np.float32)
+    np.testing.assert_allclose(store.standardise(raw), [[0, 1]], atol=1e-4)
+
+
+def test_vectors_come_in_the_order_asked_for(store):
+    everyone = store.vectors(store.user_ids)
+    assert np.array_equal(store.vectors(["0000003", "1", "0000003"]), everyone[[2, 0, 2]])
+    assert store.vectors([]).shape == (0, 64)
+
+
+def test_ids_in_every_spelling(store):
+    assert "0000033" in store
+    assert "33" in store
+    assert 33 in store
+    assert "9999" not in store
+    assert None not in store
+    assert len(store) == 300
+    assert store.user_ids[:2] == ("0000001", "0000002")
+
+
+def test_ban_lists_are_kept_beside_the_vectors(store):
+    for profile in PEOPLE:
+        assert store.banned(profile.user_id) == banned_categories(profile)
+    with pytest.raises(EmbeddingMissing, match="user nobody has no embedding"):
+        store.banned("nobody")
+
+
+def test_users_who_join_later_are_standardised_as_the_first_were(store):
+    later = EmbeddingStore.build(level_profiles(), StructuredEmbedder(), statistics_of=store)
+    expected = store.standardise(StructuredEmbedder().embed(level_profiles()))
+    assert np.array_equal(later.vectors(later.user_ids), expected)
+    assert later.fingerprint == store.fingerprint
+    assert EmbeddingStore.build(PEOPLE[:100], StructuredEmbedder()).fingerprint != store.fingerprint
+    with pytest.raises(RecipeMismatch, match=r"\(structured, 8\) cannot be standardised by a store of recipe"):
+        EmbeddingStore.build(level_profiles(), StructuredEmbedder(8), statistics_of=store)
+
+
+def test_save_then_load_is_bit_equal(store, saved):
+    loaded = EmbeddingStore.load(saved)
+    assert np.array_equal(loaded.vectors(loaded.user_ids), store.vectors(store.user_ids))
+    assert (loaded.recipe, loaded.user_ids, loaded.fingerprint) == (store.recipe, store.user_ids, store.fingerprint)
+    assert [loaded.banned(user_id) for user_id in loaded.user_ids] == [store.banned(u) for u in store.user_ids]
+
+
+def test_files_are_private_and_hold_no_profile(saved):
+    assert sorted(path.name for path in saved.iterdir()) == ["index.json", "vectors.safetensors"]
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in saved.iterdir())
+    index = json.loads((saved / "index.json").read_text())
+    assert sorted(index) == ["banned", "fingerprint", "format", "recipe", "user_ids"]
+    assert len(index["user_ids"]) == len(index["banned"]) == 300
+
+
+# --- errors
+
+
+def test_a_missing_user_is_named_with_the_next_command(saved):
+    with pytest.raises(EmbeddingMissing) as caught:
+        EmbeddingStore.load(saved).vectors(["0000001", "0000333"])
+    assert str(caught.value) == (
+        f"user 0000333 has no embedding in {saved} (300 users).\nRun: psalign embed --users users.csv --out {saved}"
+    )
+
+
+def test_many_missing_users_show_the_first_five(store):
+    with pytest.raises(EmbeddingMissing) as caught:
+        store.vectors([f"u{i}" for i in range(7)])
+    assert str(caught.value) == (
+        "users u0, u1, u2, u3, u4 have no embedding in this store (300 users) (and 2 more).\n"
+        "Run: psalign embed --users users.csv --out data/embeddings"
+    )
+
+
+def test_vectors_that_are_not_finite_are_refused(store):
+    with pytest.raises(EmbeddingMissing, match=r"The vector of user 0000002 is not finite \(1 values\)"):
+        EmbeddingStore.build(PEOPLE[:2], FixedEmbedder([[1, 2], [np.nan, 2]]))
+    with pytest.raises(EmbeddingMissing, match="The vector of row 1 is not finite"):
+        store.standardise(np.array([[0.0] * 64, [np.inf] * 64], np.float32))
+
+
+def test_builds_that_make_no_sense_are_refused():
+    with pytest.raises(EmbeddingMissing, match=r"fixed gave vectors of shape \(1, 2\), expected \(2, 2\)"):
+        EmbeddingStore.build(PEOPLE[:2], FixedEmbedder([[1, 2]]))
+    with pytest.raises(ProfileError, match="There are no users"):
+        EmbeddingStore.build([], StructuredEmbedder())
+    with pytest.raises(ProfileError, match="saw user 0000001 twice, expected each once"):
+        EmbeddingStore.build([PEOPLE[0], PEOPLE[0]], StructuredEmbedder())
+
+
+def test_no_store_there(tmp_path):
+    with pytest.raises(EmbeddingMissing) as caught:
+        EmbeddingStore.load(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} holds no user vectors (index.json is missing).\n"
+        f"Run: psalign embed --users users.csv --out {tmp_path}"
+    )
+
+
+def edit_index(folder, **changes):
+    path = folder / "index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_damaged_stores_are_refused(saved):
+    edit_index(saved, banned=[])
+    with pytest.raises(EmbeddingMissing, match="are damaged: 300 users beside 0 ban lists"):
+        EmbeddingStore.load(saved)
+    edit_index(saved, user_ids=["a"], banned=[[]])
+    with pytest.raises(EmbeddingMissing, match=r"are damaged: vectors \(300, 64\) for 1 users of width 64"):
+        EmbeddingStore.load(saved)
+    edit_index(saved, recipe={"model": "qwen"})
+    with pytest.raises(EmbeddingMissing, match="are damaged: no recipe"):
+        EmbeddingStore.load(saved)
+    (saved / "index.json").write_text("{}")
+    with pytest.raises(EmbeddingMissing, match="are damaged: expected banned, fingerprint, recipe, user_ids in index"):
+        EmbeddingStore.load(saved)
+    (saved / "vectors.safetensors").write_bytes(b"cut off")
+    with pytest.raises(EmbeddingMissing, match="are damaged"):
+        EmbeddingStore.load(saved)
+
+
+def test_vectors_and_index_of_two_builds_are_refused(saved):
+    tensors = load_file(saved / "vectors.safetensors")
+    save_file({**tensors, "mean": tensors["mean"] + 1}, saved / "vectors.safetensors")
+    with pytest.raises(RecipeMismatch, match=r"vectors\.safetensors has fingerprint [0-9a-f]{16}, index\.json expects"):
+        EmbeddingStore.load(saved)
+
+
+def test_an_edited_recipe_is_refused(saved):
+    edit_index(saved, recipe={"backend": "llm", "llm_dim": 64, "version": 1, "options": {}})
+    with pytest.raises(RecipeMismatch, match=r"index\.json expects"):
+        EmbeddingStore.load(saved)
