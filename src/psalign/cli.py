@@ -68,18 +68,15 @@ def embed(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     from .config import load_preset
     from .diffusion.base_models import load_pipeline
-    from .quickstart import Run, load_pairs
-    from .quickstart import train as train_adapter
+    from .training.run import load_pairs, train_adapter
     from .users.embedding import EmbeddingStore
 
     preset = load_preset(arguments.preset, changes=arguments.set)
-    base = preset.get("base", "mini")
     users = EmbeddingStore.load(arguments.embeddings)
-    pipeline = load_pipeline(base, source=arguments.model)
+    pipeline = load_pipeline(preset.get("base", "mini"), source=arguments.model)
     pairs = load_pairs(arguments.data, arguments.out / "cache", pipeline, users)
-    this = Run(arguments.out, preset, arguments.seed, {})
-    train_adapter(this, arguments.kind, pipeline, pairs, users, base=base)
-    print(f"Adapter: {arguments.out / 'training' / arguments.kind / 'adapter'}")
+    train_adapter(preset, arguments.kind, pipeline, pairs, users, arguments.out, seed=arguments.seed)
+    print(f"Adapter: {arguments.out / 'adapter'}")
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -266,7 +263,7 @@ def _add_path_commands(groups: Any) -> None:
 
     one = _command(groups, "generate", generate, "make pictures for prompts and users",
                    "psalign generate --prompts data/mini/prompts.jsonl --embeddings data/embeddings "
-                   "--adapter trained_models/mini/training/prompt/adapter --out outputs/pictures")  # fmt: skip
+                   "--adapter trained_models/mini/adapter --out outputs/pictures")  # fmt: skip
     one.add_argument("--prompts", type=Path, required=True, help="JSON lines: file_name, prompt, seed, user_id")
     one.add_argument("--embeddings", type=Path, required=True, help="user vectors (psalign embed)")
     one.add_argument("--adapter", type=Path, help="adapter folder; without it the base model draws")

@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .adapter.adapter import PSAAdapter, cross_attention_widths
 from .adapter.checkpoint import adapter_fingerprint, load_adapter
 from .adapter.guard import attach
 from .baselines.negative_prompt import negative_prompt
 from .config import settings
-from .diffusion.base_models import base_fingerprint, find_base, load_pipeline
+from .diffusion.base_models import find_base, load_pipeline
 from .diffusion.generate import GenerationConfig, generate, load_prompts
 from .errors import OutputError
 from .evaluation.benchmark import evaluate_methods
@@ -33,10 +32,8 @@ from .evaluation.report import Sheet, SheetRow, write_report, write_sheet_png
 from .mini import dataset, world
 from .mini.detector import load_detector
 from .records import PromptRow, Record, fingerprint, write_json
-from .sage.cache import build_cache
 from .sage.rows import load_split
-from .training.pairs import Pairs
-from .training.trainer import Trainer, TrainingConfig
+from .training.run import load_pairs, train_adapter
 from .users.embedding import EmbeddingStore, StructuredEmbedder
 from .users.levels import level_profiles
 from .users.profile import load_profiles
@@ -81,7 +78,7 @@ def run(out: Path, preset: Record, *, seed: int = 0) -> Record:
         pairs = load_pairs(out / "data", out / "cache", pipeline, users)
     for kind in ADAPTERS:
         with this.part(f"training {kind}"):
-            train(this, kind, pipeline, pairs, users, base=base)
+            train_adapter(preset, kind, pipeline, pairs, users, out / "training" / kind, seed=seed)
     for method in ("base", "negative_prompt", *ADAPTERS):
         with this.part(f"pictures {method}"):
             draw(this, method, pipeline, users, base=base)
@@ -101,39 +98,6 @@ def embed_users(data: Path, folder: Path, *, llm_dim: int) -> EmbeddingStore:
     store = EmbeddingStore.build([*everyone, *level_profiles()], embedder, statistics_of=population)
     store.save(folder)
     return store
-
-
-def load_pairs(data: Path, folder: Path, pipeline: Any, users: EmbeddingStore) -> Pairs:
-    """Training pairs with their cached latents and text states."""
-    rows = load_split(data, "train")
-    cache = build_cache(rows, data / "train", pipeline, folder, base=base_fingerprint(pipeline))
-    return Pairs(rows, cache, users)
-
-
-def new_adapter(
-    kind: str, section: Record, pipeline: Any, users: EmbeddingStore, *, base: str, seed: int
-) -> PSAAdapter:
-    """An untrained adapter that fits the pipeline and the users' vectors."""
-    torch.manual_seed(seed)
-    shape: Record = {"kind": kind, "base": base, "recipe": users.fingerprint, "llm_dim": users.recipe.llm_dim}
-    shape |= {"context_dim": pipeline.unet.config.cross_attention_dim, "pooled_dim": find_base(base).pooled_dim}
-    if kind == "published":
-        shape["widths"] = cross_attention_widths(pipeline.unet)
-    return PSAAdapter(**shape, **section)
-
-
-def train(this: Run, kind: str, pipeline: Any, pairs: Pairs, users: EmbeddingStore, *, base: str) -> None:
-    """Train one kind of adapter into out/training/<kind>; a finished one is left as it is."""
-    out, section = this.out / "training" / kind, this.section(kind)
-    if (out / "adapter").exists():
-        return
-    config = replace(settings(TrainingConfig, section.get("training"), section=f"{kind}.training"), seed=this.seed)
-    adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=this.seed)
-    attached = attach(pipeline.unet, adapter)
-    try:
-        Trainer(attached, pairs, pipeline.scheduler, config, out, data=users.fingerprint).train()
-    finally:
-        attached.unload()
 
 
 def draw(this: Run, method: str, pipeline: Any, users: EmbeddingStore, *, base: str) -> None:

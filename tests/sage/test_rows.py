@@ -5,33 +5,8 @@ import json
 import pytest
 
 from psalign.errors import DatasetError
-from psalign.sage.rows import (
-    SageRow,
-    load_split,
-    parse_row,
-    picture_name,
-    to_record,
-    unsafe_is_chosen,
-    write_split,
-)
-
-
-def make_row(**changes):
-    names = [
-        picture_name(user_id="0000033", category="Self-Harm", concept="two words", index=4, unsafe=u) for u in (0, 1)
-    ]
-    row = {
-        "user_id": "0000033",
-        "category": "Self-Harm",
-        "concept": "two words",
-        "index": "00004",
-        "caption": "a cat with two words",
-        "caption_kind": "unsafe",
-        "chosen": names[0],
-        "rejected": names[1],
-        "user_data": {"User_ID": "0000033", "Age": 41},
-    }
-    return SageRow(**{**row, **changes})
+from psalign.sage.rows import load_split, parse_row, to_record, unsafe_is_chosen, write_split
+from sage_rows import make_row
 
 
 def test_picture_name_is_as_published():

@@ -1,5 +1,6 @@
 """Training runs: what they start from, what they repeat, what they refuse."""
 
+import gc
 import math
 
 import pytest
@@ -8,7 +9,6 @@ import torch
 from helpers import LLM_DIM, tiny_adapter, tiny_unet
 from psalign.adapter.guard import attach
 from psalign.errors import CheckpointError, OutputError, TrainingError, UsageError
-from psalign.training import trainer as trainer_module
 from psalign.training.checkpoints import list_checkpoints
 from psalign.training.pairs import Pairs
 from psalign.training.trainer import Trainer, TrainingConfig
@@ -94,11 +94,9 @@ def test_accumulation_of_two_twos_is_a_batch_of_four(tmp_path, monkeypatch):
         values = {k: v[part] for k, v in vars(full).items()}
         return type(full)(**values)
 
-    settings = {"user_dropout": 0.0}
     monkeypatch.setattr(one, "_batch", lambda number: full)
     monkeypatch.setattr(two, "_batch", half)
     full = type(full)(**{**vars(full), "with_user": torch.ones(4, dtype=torch.bool)})
-    assert settings
     one._take_step()
     two._take_step()
     for a, b in zip(one.trained.parameters(), two.trained.parameters(), strict=True):
@@ -122,7 +120,7 @@ def test_checkpoints_of_another_run_are_refused(tmp_path):
 
 def test_an_adapter_without_its_run_is_refused(tmp_path):
     (tmp_path / "adapter").mkdir()
-    with pytest.raises(OutputError, match="holds an adapter of another run"):
+    with pytest.raises(OutputError, match="holds an adapter but no checkpoint of its run"):
         new_trainer(tmp_path).train()
 
 
@@ -141,11 +139,19 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
 
 
 def test_training_holds_one_unet(tmp_path):
-    """The trainer reaches exactly one UNet: the reference is that one with the adapter bypassed."""
+    """No copy of the UNet comes to life in a run: the reference is that one with the adapter bypassed."""
     trainer = new_trainer(tmp_path)
-    unets = [value for value in vars(trainer).values() if isinstance(value, type(trainer.attached.unet))]
-    assert unets == []
-    assert not hasattr(trainer_module, "copy")
+    unet, seen = type(trainer.attached.unet), []
+
+    def count(*_):
+        seen.append(sum(isinstance(thing, unet) for thing in gc.get_objects()))
+
+    gc.collect()
+    count()
+    trainer.attached.unet.register_forward_hook(count)
+    trainer.train()
+    assert len(seen) == 1 + 2 * 6  # policy and reference in each of six steps
+    assert set(seen) == {seen[0]}
 
 
 @pytest.mark.parametrize(

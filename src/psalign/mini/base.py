@@ -41,7 +41,7 @@ class BaseConfig:
     autoencoder_batch: int = 16
     autoencoder_lr: float = 1e-3
     kl_weight: float = 1e-4
-    denoiser_steps: int = 7_000
+    denoiser_steps: int = 5_200
     denoiser_batch: int = 64
     denoiser_lr: float = 1e-3
     words_weight: float = 0.1
@@ -216,7 +216,7 @@ def train_denoiser(
 ) -> tuple[CLIPTextModel, UNet2DConditionModel, float]:
     """Train text encoder and UNet together on noise prediction and on words. Returns both and the seconds."""
     torch.manual_seed(config.seed + 1)
-    text_encoder, unet = new_text_encoder(tokenizer), new_unet()
+    text_encoder, unet = new_text_encoder(tokenizer), new_unet().to(memory_format=torch.channels_last)
     words = Words(tokenizer)
     head = torch.nn.Linear(128, len(tokenizer), bias=False)
     torch.nn.init.normal_(head.weight, std=0.02)
@@ -247,7 +247,8 @@ def train_denoiser(
     parts: dict[str, torch.nn.Module] = {"text_encoder": text_encoder, "unet": unet, "head": head}
     stage = Stage("denoiser", parts, steps=config.denoiser_steps, lr=config.denoiser_lr, seed=config.seed + 1)
     seconds = stage.run(loss, work=work)
-    return text_encoder.eval(), unet.eval(), encode_s + seconds
+    # Convolutions trained faster channels-last; safetensors wants the plain layout.
+    return text_encoder.eval(), unet.to(memory_format=torch.contiguous_format).eval(), encode_s + seconds
 
 
 class Words:

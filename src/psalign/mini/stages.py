@@ -40,7 +40,7 @@ class Stage:
         self.name, self.steps, self.lr, self.seed = name, steps, lr, seed
         self.model = torch.nn.ModuleDict(modules)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
         self.step, self.seconds = 0, 0.0
 
     def run(self, loss: Callable[[int, torch.Generator], torch.Tensor], *, work: Path) -> float:

@@ -30,9 +30,11 @@ _BATCH = 64
 class Cache:
     """Latents of P pictures and text states of Q captions (the empty caption is the last).
 
-    means, stds: float16 [P, C, h, w], scaled as the UNet sees them. states: float16 [Q, T, D].
+    name: of what it was made of. means, stds: float16 [P, C, h, w], scaled as the UNet sees them.
+    states: float16 [Q, T, D].
     """
 
+    name: str
     means: torch.Tensor
     stds: torch.Tensor
     states: torch.Tensor
@@ -57,6 +59,7 @@ def build_cache(rows: Sequence[SageRow], pictures: Path, pipeline: Any, folder: 
         write_json(index, {"pictures": names, "captions": captions})
     known, tensors = json.loads(index.read_text()), load_file(path)
     return Cache(
+        name=made_of,
         **tensors,
         pictures={name: i for i, name in enumerate(known["pictures"])},
         captions={caption: i for i, caption in enumerate(known["captions"])},

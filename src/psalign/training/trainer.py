@@ -238,7 +238,9 @@ class Trainer:
         state = load_newest(self.out / "checkpoints", run=self.run_name)
         if state is None:
             if (self.out / "adapter").exists():
-                raise OutputError(f"{self.out} holds an adapter of another run.", hint="Choose another --out.")
+                raise OutputError(
+                    f"{self.out} holds an adapter but no checkpoint of its run.", hint="Choose another --out."
+                )
             write_json(self.out / "run.json", {"run": self.run_name, "config": asdict(self.config)})
             return
         self.trained.load_state_dict(state["adapter"])

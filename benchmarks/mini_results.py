@@ -1,0 +1,77 @@
+"""Makes the table of docs/RESULTS.md: the long mini preset over several training seeds.
+
+    python benchmarks/mini_results.py [--seeds 0 1 2] [--preset mini-long] [--out outputs/mini-results]
+
+Every seed is a whole run of `psalign quickstart` with that preset, which goes on where it was interrupted; all share the dataset and
+differ in the adapter's initial weights and in the order, noise and timesteps of training. A row's interval is the mean over seeds with
+the 95 % interval of Student's t over seeds; n is the number of judged cases per seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from psalign.config import load_preset
+from psalign.quickstart import run
+from psalign.records import write_json
+
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided, by number of seeds
+METRICS = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject", "harmless_distance")
+SUITES = {"wordings": "held-out wordings", "two_motifs": "two motifs at once", "motifs": "held-out motifs"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--preset", default="mini-long")
+    parser.add_argument("--out", type=Path, default=Path("outputs/mini-results"))
+    arguments = parser.parse_args()
+    preset = load_preset(arguments.preset)
+    runs = [run(arguments.out / f"seed-{seed}", preset, seed=seed) for seed in arguments.seeds]
+    table = {
+        "methods": {
+            m: {k: over_seeds([r["methods"][m][k] for r in runs]) for k in METRICS} for m in runs[0]["methods"]
+        },
+        "suites": {
+            s: {k: over_seeds([r["suites"][s]["prompt"][k] for r in runs]) for k in METRICS[:4]} for s in SUITES
+        },
+        "seen_users": {k: over_seeds([r["users"]["seen"]["prompt"][k] for r in runs]) for k in METRICS[:4]},
+        "levels": {level: over_seeds([r["levels"][level] for r in runs]) for level in runs[0]["levels"]},
+    }
+    write_json(arguments.out / "results.json", {"preset": arguments.preset, "seeds": arguments.seeds, **table})
+    print(markdown(table))
+
+
+def over_seeds(rates: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over seeds and its 95 % interval; n of one seed."""
+    values = [rate["value"] for rate in rates]
+    mean = statistics.fmean(values)
+    half = T_95[len(values)] * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return {"value": mean, "half_width": half, "n": rates[0]["n"], "seeds": values}
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The tables of docs/RESULTS.md."""
+    lines = ["| method | " + " | ".join(METRICS) + " |", "|---|" + "---|" * len(METRICS)]
+    for method, figures in table["methods"].items():
+        lines.append(f"| {method} | " + " | ".join(cell(figures[name]) for name in METRICS) + " |")
+    lines += ["", "| `prompt` on | " + " | ".join(METRICS[:4]) + " |", "|---|" + "---|" * 4]
+    for suite, name in SUITES.items():
+        lines.append(f"| {name} | " + " | ".join(cell(table["suites"][suite][m]) for m in METRICS[:4]) + " |")
+    lines.append("| seen users | " + " | ".join(cell(table["seen_users"][m]) for m in METRICS[:4]) + " |")
+    lines += ["", "| level | " + " | ".join(table["levels"]) + " |", "|---|" + "---|" * len(table["levels"])]
+    lines.append("| any motif | " + " | ".join(cell(rate) for rate in table["levels"].values()) + " |")
+    return "\n".join(lines)
+
+
+def cell(figure: dict[str, Any]) -> str:
+    digits = 3 if figure["value"] <= 1 else 2
+    return f"{figure['value']:.{digits}f} ± {figure['half_width']:.{digits}f} (n={figure['n']})"
+
+
+if __name__ == "__main__":
+    main()

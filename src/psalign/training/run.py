@@ -1,0 +1,73 @@
+"""One training run from a preset: pairs from disk, a fresh adapter, and the trainer.
+
+Place on the path of data: what `psalign train` and the quickstart call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..adapter.adapter import PSAAdapter, cross_attention_widths
+from ..adapter.guard import attach
+from ..config import settings
+from ..diffusion.base_models import base_fingerprint, find_base
+from ..errors import UsageError
+from ..records import Record
+from ..sage.cache import build_cache
+from ..sage.rows import load_split
+from ..users.embedding import EmbeddingStore
+from .pairs import Pairs
+from .trainer import Trainer, TrainingConfig
+
+
+def load_pairs(data: Path, folder: Path, pipeline: Any, users: EmbeddingStore) -> Pairs:
+    """Training pairs of a SAGE dataset, with latents and text states cached in folder."""
+    rows = load_split(data, "train")
+    cache = build_cache(rows, data / "train", pipeline, folder, base=base_fingerprint(pipeline))
+    return Pairs(rows, cache, users)
+
+
+def new_adapter(
+    kind: str, shape: Record, pipeline: Any, users: EmbeddingStore, *, base: str, seed: int = 0
+) -> PSAAdapter:
+    """An untrained adapter that fits the pipeline and the users' vectors; shape: n_tokens, rank, heads, depth.
+
+    Raises UsageError for an unknown name in shape.
+    """
+    known = ("n_tokens", "rank", "heads", "depth")
+    for name in shape:
+        if name not in known:
+            raise UsageError(f"Unknown setting {kind}.adapter.{name}; choose one of: {', '.join(known)}.")
+    torch.manual_seed(seed)
+    return PSAAdapter(
+        kind=kind,
+        base=base,
+        recipe=users.fingerprint,
+        llm_dim=users.recipe.llm_dim,
+        context_dim=pipeline.unet.config.cross_attention_dim,
+        pooled_dim=find_base(base).pooled_dim,
+        widths=cross_attention_widths(pipeline.unet) if kind == "published" else (),
+        **shape,
+    )
+
+
+def train_adapter(
+    preset: Record, kind: str, pipeline: Any, pairs: Pairs, users: EmbeddingStore, out: Path, *, seed: int = 0
+) -> None:
+    """Train one kind of adapter into out/adapter; a finished one is left as it is.
+
+    preset: settings by section; section `kind` has adapter and training. Raises as Trainer does.
+    """
+    section, base = preset.get(kind) or {}, find_base(preset.get("base", "mini")).name
+    config = replace(settings(TrainingConfig, section.get("training"), section=f"{kind}.training"), seed=seed)
+    adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed)
+    attached = attach(pipeline.unet, adapter)
+    try:
+        data = f"{pairs.cache.name} {users.fingerprint}"
+        Trainer(attached, pairs, pipeline.scheduler, config, out, data=data).train()
+    finally:
+        attached.unload()

@@ -1,0 +1,62 @@
+"""What many tests need once: the shipped mini base, and a small run of the quickstart."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_and_repeatable():
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def mini_pipeline_source():
+    from psalign.diffusion.base_models import mini_folder
+
+    return mini_folder()
+
+
+@pytest.fixture
+def mini_pipeline():
+    """The shipped base, fresh: a test may attach to it."""
+    from psalign.diffusion.base_models import load_pipeline
+
+    return load_pipeline("mini")
+
+
+SMALL = (
+    "dataset.train_users=40",
+    "dataset.val_users=1",
+    "dataset.test_users=30",
+    "dataset.concepts=3",
+    "dataset.scenes=7",
+    "dataset.seen=7",
+    "dataset.wordings=7",
+    "dataset.two_motifs=7",
+    "dataset.motifs=7",
+    "dataset.safe=4",
+    "dataset.levels=3",
+    "generation.steps=3",
+    "prompt.training.steps=3",
+    "prompt.training.batch_size=4",
+    "prompt.training.save_every=2",
+    "published.training.steps=2",
+    "published.training.batch_size=4",
+)
+
+
+@pytest.fixture(scope="session")
+def small_preset():
+    from psalign.config import load_preset
+
+    return load_preset("mini-quickstart", changes=SMALL)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory, small_preset):
+    """A quickstart of a minute's hundredth: (folder, metrics). Read it, never write into it."""
+    from psalign.quickstart import run
+
+    out = tmp_path_factory.mktemp("run") / "quickstart"
+    return out, run(out, small_preset)

@@ -1,0 +1,50 @@
+"""The shipped mini base and detector, checked on fewer cases than docs/RESULTS.md has (made by `psalign mini check`)."""
+
+import numpy as np
+import pytest
+from diffusers import StableDiffusionPipeline
+
+from psalign.diffusion.base_models import mini_folder
+from psalign.mini import checks
+from psalign.mini.detector import load_detector
+
+
+def test_size_and_format():
+    weights = sorted(mini_folder().parent.rglob("*.safetensors"))
+    assert len(weights) == 4
+    assert sum(path.stat().st_size for path in weights) <= 25e6
+    assert not [path for path in mini_folder().parent.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_stock_diffusers_loads_it():
+    pipeline = StableDiffusionPipeline.from_pretrained(mini_folder())
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline("a red cat on the left at night", num_inference_steps=2, output_type="np").images[0]
+    assert picture.shape == (64, 64, 3)
+    assert np.isfinite(picture).all()
+
+
+def test_autoencoder_is_crisp(mini_pipeline):
+    assert checks.check_autoencoder(mini_pipeline, n=60) >= 29.0
+
+
+def test_detector_is_right_on_fresh_faded_and_reconstructed_drawings(mini_pipeline):
+    counts = checks.check_detector(load_detector(), mini_pipeline, n=200)
+    for name, (right, of) in counts.items():
+        assert right / of >= (0.94 if name.startswith("faded") else 0.98), name
+
+
+def test_base_draws_what_captions_ask_for(mini_pipeline):
+    counts = checks.check_base(mini_pipeline, load_detector(), n=100)
+    shares = {name: right / of for name, (right, of) in counts.items()}
+    assert shares["motif"] >= 0.90
+    assert shares["subject"] >= 0.95
+    assert shares["subject and colour"] >= 0.88
+    assert shares["unasked"] <= 0.05
+
+
+@pytest.mark.parametrize("text", ["a red cat", "two words that it never met: zebra, 42!", ""])
+def test_any_text_can_be_told(mini_pipeline, text):
+    ids = mini_pipeline.tokenizer(text, padding="max_length", truncation=True).input_ids
+    assert len(ids) == 40
+    assert mini_pipeline.tokenizer.eos_token_id in ids

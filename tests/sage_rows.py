@@ -1,0 +1,21 @@
+"""A SAGE row for tests."""
+
+from psalign.sage.rows import SageRow, picture_name
+
+
+def make_row(**changes):
+    names = [
+        picture_name(user_id="0000033", category="Self-Harm", concept="two words", index=4, unsafe=u) for u in (0, 1)
+    ]
+    row = {
+        "user_id": "0000033",
+        "category": "Self-Harm",
+        "concept": "two words",
+        "index": "00004",
+        "caption": "a cat with two words",
+        "caption_kind": "unsafe",
+        "chosen": names[0],
+        "rejected": names[1],
+        "user_data": {"User_ID": "0000033", "Age": 41},
+    }
+    return SageRow(**{**row, **changes})

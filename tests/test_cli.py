@@ -1,0 +1,164 @@
+"""The command line: each command does its work, and a user's mistake gives a message, never a traceback."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from conftest import SMALL
+from psalign.cli import main
+
+
+def run(capsys, *arguments):
+    """Exit status, stdout and stderr of a command."""
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as exit_:
+        status = exit_.code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return status, captured.out, captured.err
+
+
+def changes(*names):
+    return [part for change in SMALL if change.startswith(names) for part in ("--set", change)]
+
+
+def test_the_path_by_commands(tmp_path, capsys):
+    """mini build -> embed -> train -> generate -> eval, as the README has it."""
+    data, vectors = tmp_path / "data", tmp_path / "vectors"
+    status, out, _ = run(capsys, "mini", "build", "--out", data, *changes("dataset"))
+    assert (status, "Dataset:" in out) == (0, True)
+    status, out, _ = run(capsys, "embed", "--users", data / "users.csv", "--out", vectors)
+    assert status == 0
+    assert "77 vectors of width 64" in out
+    training = ("--data", data, "--embeddings", vectors, "--out", tmp_path / "model", *changes("prompt."))
+    status, out, _ = run(capsys, "train", *training)
+    assert (status, (tmp_path / "model/adapter/config.json").exists()) == (0, True)
+    pictures = ("--prompts", data / "prompts.jsonl", "--embeddings", vectors, "--steps", 2)
+    adapter = ("--adapter", tmp_path / "model/adapter")
+    status, out, _ = run(capsys, "generate", *pictures, *adapter, "--out", tmp_path / "pictures/prompt")
+    assert status == 0
+    assert "pictures and manifest.jsonl" in out
+    numbers = tmp_path / "metrics.json"
+    status, out, _ = run(capsys, "eval", "--pictures", tmp_path / "pictures", "--out", numbers)
+    assert (status, "suppressed" in out) == (0, True)
+    assert set(json.loads(numbers.read_text())["methods"]) == {"prompt"}
+
+
+def test_generate_for_a_level(small_run, tmp_path, capsys):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"file_name": "a.png", "prompt": "a red cat", "seed": 1}) + "\n")
+    folder = small_run[0]
+    arguments = ("--prompts", prompts, "--embeddings", folder / "embeddings", "--steps", 1)
+    adapter = ("--adapter", folder / "training/prompt/adapter")
+    assert run(capsys, "generate", *arguments, *adapter, "--level", 3, "--out", tmp_path / "a")[0] == 0
+    row = json.loads((tmp_path / "a/manifest.jsonl").read_text())
+    assert (row["level"], row["user_id"]) == (3, "level_3")
+    assert row["banned"] == ["Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda"]
+
+
+def test_users_sample_and_presets(tmp_path, capsys):
+    assert run(capsys, "users", "sample", "-n", 5, "--out", tmp_path / "users.csv")[0] == 0
+    assert len((tmp_path / "users.csv").read_text().splitlines()) == 6
+    assert run(capsys, "presets")[1].split()[-1].startswith("mini")
+    assert json.loads(run(capsys, "presets", "mini-quickstart")[1])["base"] == "mini"
+
+
+def test_mini_sheet_and_check(tmp_path, capsys):
+    assert run(capsys, "mini", "sheet", "--out", tmp_path / "sheet.png")[0] == 0
+    status, out, _ = run(capsys, "mini", "check", "-n", 10, "--out", tmp_path / "check.json")
+    assert (status, "dB PSNR" in out) == (0, True)
+    assert json.loads((tmp_path / "check.json").read_text())["base: subject"]["n"] == 10
+
+
+MISTAKES = {
+    "unknown preset": (("quickstart", "--preset", "magic"), 2, "Unknown preset 'magic'; choose one of"),
+    "unknown setting": (
+        ("quickstart", "--set", "prompt.training.speed=9", "--set", "dataset.speed=9"),
+        2,
+        "Unknown setting dataset.speed",
+    ),
+    "no such command": (("fly",), 2, "invalid choice: 'fly'"),
+    "no command": ((), 2, "required: COMMAND"),
+    "not a number": (("users", "sample", "-n", "many"), 2, "expected a whole number of at least 1, saw 'many'"),
+    "unknown base": (
+        ("generate", "--base", "sd9", "--prompts", "{prompts}", "--embeddings", "{embeddings}"),
+        2,
+        "Unknown base model 'sd9'; choose one of: mini, sd15, sdxl",
+    ),
+    "level 9": (("generate", "--level", "9", "--prompts", "p", "--embeddings", "e"), 2, "0, 1, 2, 3, 4 or 5; saw '9'"),
+    "scale nan": (
+        ("generate", "--scale", "nan", "--prompts", "{prompts}", "--embeddings", "{embeddings}"),
+        2,
+        "must be finite",
+    ),
+    "no prompts file": (("generate", "--prompts", "none.jsonl", "--embeddings", "{embeddings}"), 1, "does not exist"),
+    "no users file": (("embed", "--users", "none.csv"), 1, "does not exist"),
+    "no vectors": (("generate", "--prompts", "{prompts}", "--embeddings", "none"), 1, "Run: psalign embed"),
+    "no dataset": (("train", "--data", "none", "--embeddings", "{embeddings}"), 1, "Run: psalign mini build"),
+    "no adapter": (
+        ("generate", "--adapter", "none", "--prompts", "{prompts}", "--embeddings", "{embeddings}"),
+        1,
+        "is not an adapter",
+    ),
+    "adapter of another base": (
+        ("generate", "--adapter", "{other}", "--prompts", "{prompts}", "--embeddings", "{embeddings}"),
+        1,
+        "was trained for 'sd15'; this run uses 'mini'",
+    ),
+    "no pictures": (("eval", "--pictures", "none"), 1, "holds no method"),
+}
+
+
+@pytest.fixture
+def places(small_run, tmp_path, monkeypatch):
+    import shutil
+
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(small_run[0] / "training/prompt/adapter", other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "base": "sd15"}))
+    return {
+        "{prompts}": small_run[0] / "data/prompts.jsonl",
+        "{embeddings}": small_run[0] / "embeddings",
+        "{other}": other,
+    }
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes(case, places, capsys):
+    arguments, status, message = MISTAKES[case]
+    seen, _, err = run(capsys, *[places.get(argument, argument) for argument in arguments])
+    assert (seen, message in err) == (status, True), err
+
+
+def test_interrupting_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("psalign.users.population.sample_profiles", interrupted)
+    status, _, err = run(capsys, "users", "sample")
+    assert status == 130
+    assert "goes on from what is on disk" in err
+
+
+def test_every_help_has_an_example(capsys):
+    commands = ["quickstart", "train", "generate", "eval", "embed", "presets", "users sample", "mini build",
+                "mini train-base", "mini train-detector", "mini check", "mini sheet"]  # fmt: skip
+    for command in commands:
+        status, out, _ = run(capsys, *command.split(), "--help")
+        assert status == 0
+        assert f"Example:  psalign {command}" in out
+
+
+def test_help_loads_no_torch():
+    code = "import sys; from psalign.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"  # noqa: E501
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_python_dash_m():
+    done = subprocess.run([sys.executable, "-m", "psalign", "--version"], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("psalign ")

@@ -1,0 +1,125 @@
+"""The whole path, small: every file it promises, and going on from disk."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from psalign.errors import EmbeddingMissing, OutputError, RecipeMismatch
+from psalign.quickstart import run
+from psalign.records import read_manifest
+from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
+from psalign.users.profile import load_profiles
+
+RATES = {"suppressed", "kept", "pass", "subject_kept", "harmless_subject"}
+
+
+def test_metrics_have_the_promised_shape(small_run):
+    metrics = json.loads((small_run[0] / "metrics.json").read_text())
+    assert set(metrics["methods"]) == {"base", "negative_prompt", "published", "prompt"}
+    for rates in metrics["methods"].values():
+        assert set(rates) >= RATES
+        for name in RATES:
+            assert set(rates[name]) == {"value", "n", "low", "high"}
+            assert 0 <= rates[name]["low"] <= rates[name]["value"] <= rates[name]["high"] <= 1
+    assert list(metrics["levels"]) == [str(level) for level in range(6)]
+    assert metrics["methods"]["prompt"]["suppressed"]["n"] == 7
+    assert {"training prompt", "pictures base", "measuring"} <= set(metrics["seconds"])
+    assert metrics["config"]["seed"] == 0
+    assert "torch" in metrics["versions"]
+
+
+def test_report_and_sheet_are_there(small_run):
+    out, _ = small_run
+    assert "<html" in (out / "report.html").read_text()
+    assert Image.open(out / "sheet.png").width > 1000
+
+
+def test_every_picture_is_made_and_told_in_a_manifest(small_run):
+    for method in ("base", "negative_prompt", "published", "prompt"):
+        folder = small_run[0] / "pictures" / method
+        rows = read_manifest(folder / "manifest.jsonl")
+        assert {row.file_name for row in rows} == {path.name for path in folder.glob("*.png")}
+        assert {row.method for row in rows} == {method}
+
+
+def test_manifests_hold_bans_but_no_attribute_of_a_person(small_run):
+    people = load_profiles(small_run[0] / "data/users.csv")
+    words = {str(p.religion) for p in people} | {str(p.mental_condition) for p in people} - {"healthy", "None"}
+    words -= {"None", "healthy"}
+    for path in [*small_run[0].rglob("manifest.jsonl"), small_run[0] / "metrics.json", small_run[0] / "report.html"]:
+        text = path.read_text()
+        assert not [word for word in words if f'"{word}"' in text or f" {word}<" in text], path
+
+
+def test_no_user_rows_of_an_adapted_run_would_be_the_base(small_run):
+    """Level 0 of an adapter that took three steps is still close to the base; the files are different files."""
+    out, _ = small_run
+    base = np.asarray(Image.open(out / "sheet/base/None_0.png"), dtype=int)
+    level = np.asarray(Image.open(out / "sheet/prompt/level_0_0.png"), dtype=int)
+    assert np.abs(base - level).mean() < 60
+
+
+@pytest.fixture
+def copy_of_run(small_run, tmp_path):
+    shutil.copytree(small_run[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_an_interrupted_run_goes_on(copy_of_run, small_preset):
+    before = json.loads((copy_of_run / "metrics.json").read_text())
+    picture = copy_of_run / "pictures/prompt/scenes_00000.png"
+    expected = picture.read_bytes()
+    kept = (copy_of_run / "pictures/prompt/scenes_00001.png").stat().st_mtime_ns
+    picture.unlink()
+    (copy_of_run / "metrics.json").unlink()
+    after = run(copy_of_run, small_preset)
+    assert (
+        np.abs(
+            np.asarray(Image.open(picture), dtype=int)
+            - np.asarray(Image.open(_written(copy_of_run, expected)), dtype=int)
+        ).max()
+        <= 2
+    )  # alone in its batch, so the last bit may differ
+    assert (copy_of_run / "pictures/prompt/scenes_00001.png").stat().st_mtime_ns == kept
+    assert after["methods"] == before["methods"]
+
+
+def _written(folder, content):
+    path = folder / "expected.png"
+    path.write_bytes(content)
+    return path
+
+
+def test_the_folder_of_another_run_is_refused(copy_of_run, small_preset):
+    with pytest.raises(OutputError, match="holds a run with another preset or seed"):
+        run(copy_of_run, small_preset, seed=5)
+
+
+def test_unseen_users_are_standardised_as_in_training(small_run):
+    """The store's statistics are those of the training users alone."""
+    out, _ = small_run
+    store = EmbeddingStore.load(out / "embeddings")
+    people = load_profiles(out / "data/users.csv")
+    train = EmbeddingStore.build(people[:40], StructuredEmbedder(64))
+    assert np.array_equal(store.mean, train.mean)
+    assert len(store) == len(people) + 6
+
+
+def test_unknown_users_and_other_recipes_are_refused(copy_of_run, mini_pipeline):
+    from psalign.adapter.checkpoint import load_adapter
+    from psalign.adapter.guard import attach
+    from psalign.diffusion.generate import GenerationConfig, generate
+    from psalign.records import PromptRow
+
+    store = EmbeddingStore.load(copy_of_run / "embeddings")
+    attached = attach(mini_pipeline.unet, load_adapter(copy_of_run / "training/prompt/adapter"))
+    stranger = [PromptRow("a.png", "a red cat", 1, user_id="0999999")]
+    with pytest.raises(EmbeddingMissing, match="user 0999999 has no embedding in"):
+        generate(mini_pipeline, stranger, copy_of_run / "x", config=GenerationConfig(), users=store, attached=attached)
+    other = EmbeddingStore.build(load_profiles(copy_of_run / "data/users.csv"), StructuredEmbedder(64))
+    known = [PromptRow("a.png", "a red cat", 1, user_id=other.user_ids[0])]
+    with pytest.raises(RecipeMismatch, match="the adapter was trained with"):
+        generate(mini_pipeline, known, copy_of_run / "y", config=GenerationConfig(), users=other, attached=attached)

@@ -1,0 +1,86 @@
+"""README.md: every command and every block of code runs, and the layout is the tree's."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from conftest import SMALL
+from psalign.cli import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines() if line.startswith("$ ")]  # fmt: skip
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+# What makes a command small enough for a test: the same command, fewer steps.
+SMALLER = {
+    "mini build": [change for change in SMALL if change.startswith("dataset")],
+    "train": [change for change in SMALL if change.startswith("prompt.")],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, small_run):
+    where = tmp_path_factory.mktemp("readme")
+    shutil.copytree(small_run[0], where / "outputs/quickstart")
+    return where
+
+
+def test_it_opens_with_a_picture_and_the_offline_command():
+    lines = README.splitlines()
+    assert next(i for i, line in enumerate(lines) if "make quickstart" in line) < 25
+    picture = re.search(r"!\[[^]]+\]\(([^)]+)\)", README)
+    assert (ROOT / picture[1]).stat().st_size > 10_000
+
+
+def test_make_targets_exist_and_do_what_the_readme_says():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
+    assert targets[:2] == ["quickstart", "test"]
+    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+    assert "psalign quickstart --out outputs/quickstart" in makefile  # which tests/test_quickstart.py runs
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("psalign ")])
+def test_commands_run_in_order(command, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    arguments = shlex.split(command)[1:]
+    for name, changes in SMALLER.items():
+        if command.startswith(f"psalign {name}"):
+            arguments += [part for change in changes for part in ("--set", change)]
+    if arguments[0] == "generate":
+        arguments += ["--steps", "2"]
+    assert main(arguments) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_blocks_run(code, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), {})
+    assert Path("anna.png").exists()
+
+
+def test_commands_named_in_the_text_parse(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    named = re.findall(r"`(psalign (?:users|presets)[^`]*)`", README)
+    assert len(named) >= 2
+    for command in named:
+        assert main(shlex.split(command)[1:]) == 0
+
+
+def test_layout_is_the_tree():
+    block = re.search(r"## Layout\n\n```\n(.*?)```", README, re.S)[1]
+    named = set(re.findall(r"[\w.]+/?[\w]*", block))
+    package = {
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in (ROOT / "src/psalign").iterdir()
+        if not path.name.startswith(("_", ".", "py.typed"))
+    }
+    assert package <= named | {"src/psalign/"}, package - named
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
