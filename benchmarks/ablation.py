@@ -2,8 +2,9 @@
 
     python benchmarks/ablation.py --variant "both:" --variant "anchor alone:prompt.training.dpo_weight=0" [--seeds 0]
 
-A variant is NAME:SETTING=VALUE,SETTING=VALUE over the preset; a name that starts with "published" trains that kind. Variants share
-dataset, vectors and cached latents in --out; each has a folder of its own there, and one that is finished is only measured again.
+A variant is NAME:SETTING=VALUE,SETTING=VALUE over the preset; a name that starts with "published" trains that kind.
+Variants share dataset, vectors and cached latents in --out; each has a folder of its own there, and one that is
+finished is only measured again.
 """
 
 from __future__ import annotations
@@ -37,10 +38,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/ablation"))
     arguments = parser.parse_args()
     preset = load_preset(arguments.preset)
-    dataset.build(
-        arguments.out / "data",
-        replace(settings(dataset.DatasetConfig, preset["dataset"], section="dataset"), **PROMPTS),
-    )
+    sizes = settings(dataset.DatasetConfig, {**preset["dataset"], **PROMPTS}, section="dataset")
+    dataset.build(arguments.out / "data", sizes)
     users = embed_users(arguments.out / "data", arguments.out / "embeddings", llm_dim=preset["llm_dim"])
     pipeline = load_pipeline("mini")
     pairs = load_pairs(arguments.out / "data", arguments.out / "cache", pipeline, users)
@@ -80,9 +79,8 @@ def line(metrics: dict[str, Any]) -> str:
     names = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject", "harmless_distance")
     cells = [f"{scenes[name]['value']:.3f}" for name in names]
     for suite in ("wordings", "two_motifs", "motifs"):
-        cells.append(
-            "/".join(f"{suites[suite]['prompt'][name]['value']:.2f}" for name in ("pass", "suppressed", "kept"))
-        )
+        figures = suites[suite]["prompt"]
+        cells.append("/".join(f"{figures[name]['value']:.2f}" for name in names[:3]))
     cells.append(" ".join(f"{rate['value']:.2f}" for rate in metrics["levels"].values()))
     return " | ".join(cells)
 

@@ -2,9 +2,9 @@
 
     python benchmarks/mini_results.py [--seeds 0 1 2] [--preset mini-long] [--out outputs/mini-results]
 
-Every seed is a whole run of `psalign quickstart` with that preset, which goes on where it was interrupted; all share the dataset and
-differ in the adapter's initial weights and in the order, noise and timesteps of training. A row's interval is the mean over seeds with
-the 95 % interval of Student's t over seeds; n is the number of judged cases per seed.
+Every seed is a whole run of `psalign quickstart` with that preset, which goes on where it was interrupted; all share
+the dataset and differ in the adapter's initial weights and in the order, noise and timesteps of training. A cell is the
+mean over seeds with the 95 % interval of Student's t over seeds; n is the number of judged cases per seed.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ def main() -> None:
     preset = load_preset(arguments.preset)
     runs = [run(arguments.out / f"seed-{seed}", preset, seed=seed) for seed in arguments.seeds]
     table = {
-        "methods": {
-            m: {k: over_seeds([r["methods"][m][k] for r in runs]) for k in METRICS} for m in runs[0]["methods"]
-        },
-        "suites": {
-            s: {k: over_seeds([r["suites"][s]["prompt"][k] for r in runs]) for k in METRICS[:4]} for s in SUITES
-        },
-        "seen_users": {k: over_seeds([r["users"]["seen"]["prompt"][k] for r in runs]) for k in METRICS[:4]},
-        "levels": {level: over_seeds([r["levels"][level] for r in runs]) for level in runs[0]["levels"]},
+        "methods": {m: over_runs([r["methods"][m] for r in runs], METRICS) for m in runs[0]["methods"]},
+        "suites": {s: over_runs([r["suites"][s]["prompt"] for r in runs], METRICS[:4]) for s in SUITES},
+        "seen_users": over_runs([r["users"]["seen"]["prompt"] for r in runs], METRICS[:4]),
+        "levels": over_runs([r["levels"] for r in runs], tuple(runs[0]["levels"])),
     }
     write_json(arguments.out / "results.json", {"preset": arguments.preset, "seeds": arguments.seeds, **table})
     print(markdown(table))
+
+
+def over_runs(runs: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, Any]:
+    """Each named figure over seeds."""
+    return {name: over_seeds([figures[name] for figures in runs]) for name in names}
 
 
 def over_seeds(rates: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from psalign.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines() if line.startswith("$ ")]  # fmt: skip
+BLOCKS = re.findall(r"```console\n(.*?)```", README, re.S)
+COMMANDS = [line[2:] for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 # What makes a command small enough for a test: the same command, fewer steps.
 SMALLER = {

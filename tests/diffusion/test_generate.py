@@ -1,4 +1,4 @@
-"""Pictures from prompts: independent of their batch, resumable, never of another run, whole or absent on a full disk."""
+"""Pictures from prompts: independent of their batch, resumable, never of another run, whole or absent."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""The shipped mini base and detector, checked on fewer cases than docs/RESULTS.md has (made by `psalign mini check`)."""
+"""The shipped mini base and detector, on fewer cases than docs/RESULTS.md has (`psalign mini check`)."""
 
 import numpy as np
 import pytest
