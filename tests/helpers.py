@@ -29,11 +29,11 @@ def tiny_unet(*, seed: int = 0, context_dim: int = 16) -> UNet2DConditionModel:
 
 
 def tiny_adapter(unet: UNet2DConditionModel, kind: str, *, n_tokens: int = 1, trained: bool = True) -> PSAAdapter:
-    """An adapter that fits the UNet; trained: with every weight random, so that it changes something."""
+    """An adapter that fits the UNet; kind "gated" is a gated "prompt"; trained: with every weight random."""
     torch.manual_seed(1)
     widths = cross_attention_widths(unet) if kind == "published" else ()
     adapter = PSAAdapter(
-        kind=kind,
+        kind="prompt" if kind == "gated" else kind,
         base="mini",
         recipe=RECIPE,
         llm_dim=LLM_DIM,
@@ -41,6 +41,7 @@ def tiny_adapter(unet: UNet2DConditionModel, kind: str, *, n_tokens: int = 1, tr
         n_tokens=n_tokens,
         rank=8,
         heads=2,
+        gated=kind == "gated",
         widths=widths,
     ).eval()
     if trained:

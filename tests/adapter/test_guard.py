@@ -9,7 +9,7 @@ from psalign.adapter.adapter import PSAAdapter, cross_attentions
 from psalign.adapter.guard import attach
 from psalign.errors import CheckpointError, GuardError, RecipeMismatch, UsageError
 
-KINDS = [("prompt", 1), ("prompt", 4), ("published", 1), ("published", 4)]
+KINDS = [("prompt", 1), ("prompt", 4), ("gated", 4), ("published", 1), ("published", 4)]
 
 
 def rows(inputs, *numbers):
@@ -129,7 +129,7 @@ def test_the_rewritten_prompt_is_computed_once_per_call():
 
 def test_gradients_reach_every_weight_that_can_learn():
     """Keys of `published` with one user token never matter (a softmax over one key is 1); all else does."""
-    for kind, n_tokens in (("prompt", 4), ("published", 1)):
+    for kind, n_tokens in (("prompt", 4), ("gated", 4), ("published", 1)):
         unet = tiny_unet().requires_grad_(False)
         psa = attach(unet, tiny_adapter(unet, kind, n_tokens=n_tokens))
         users = psa.condition(vectors(2), recipe=RECIPE)

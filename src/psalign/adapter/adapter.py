@@ -29,7 +29,7 @@ class PSAAdapter(ModelMixin, ConfigMixin):
     kind: "prompt" rewrites the prompt; "published" adds user tokens to every cross-attention.
     base: row of the BASES table it was trained for. recipe: fingerprint of the user vectors it was trained with.
     llm_dim: width of user vectors. context_dim: D, width of the UNet's text states. n_tokens: N user tokens.
-    rank, heads, depth, pooled_dim: of kind "prompt" (see PromptRewriter).
+    rank, heads, depth, gated, pooled_dim: of kind "prompt" (see PromptRewriter).
     widths: C of every cross-attention in the UNet's order, of kind "published" (whose tokens have R = D).
     Raises UsageError for an unknown kind.
     """
@@ -48,6 +48,7 @@ class PSAAdapter(ModelMixin, ConfigMixin):
         rank: int = 64,
         heads: int = 4,
         depth: int = 1,
+        gated: bool = False,
         pooled_dim: int = 0,
         widths: tuple[int, ...] = (),
     ) -> None:
@@ -58,7 +59,7 @@ class PSAAdapter(ModelMixin, ConfigMixin):
         self.user_proj = UserProjection(llm_dim, n_tokens, token_dim)
         if kind == "prompt":
             self.rewriter = PromptRewriter(
-                context_dim=context_dim, rank=rank, heads=heads, depth=depth, pooled_dim=pooled_dim
+                context_dim=context_dim, rank=rank, heads=heads, depth=depth, gated=gated, pooled_dim=pooled_dim
             )
         else:
             self.layers = nn.ModuleList(UserAttention(context_dim, width) for width in widths)

@@ -15,16 +15,24 @@ class PromptRewriter(nn.Module):
 
     Works in R dimensions: each of `depth` blocks lets the prompt's tokens attend to the user's tokens, then to each
     other (a token that is let go of is also let go of where later tokens had taken it up), then thinks about both.
+    gated: a token may also be exchanged for another state, whatever it said (out = state + gate * (other - state)), not
+    only added to: what is taken away need not be known in detail, so words it never met can be let go of too.
     pooled_dim: width of a pooled text state that is rewritten too (SDXL), or 0.
     """
 
-    def __init__(self, *, context_dim: int, rank: int, heads: int, depth: int, pooled_dim: int = 0) -> None:
+    def __init__(
+        self, *, context_dim: int, rank: int, heads: int, depth: int, gated: bool = False, pooled_dim: int = 0
+    ) -> None:
         super().__init__()
+        self.gated = gated
         self.norm_in = nn.LayerNorm(context_dim)
         self.down = nn.Linear(context_dim, rank)
         self.blocks = nn.ModuleList(PromptBlock(rank, heads) for _ in range(depth))
         self.norm_out = nn.LayerNorm(rank)
         self.up = zero_(nn.Linear(rank, context_dim))
+        if gated:
+            self.gate = zero_(nn.Linear(rank, 1))
+            self.other = nn.Linear(rank, context_dim)
         if pooled_dim:
             self.pooled_down = nn.Linear(pooled_dim, rank)
             self.pooled_block = PromptBlock(rank, heads)
@@ -35,7 +43,11 @@ class PromptRewriter(nn.Module):
         hidden = self.down(self.norm_in(states))  # [B, T, R]
         for block in self.blocks:
             hidden = block(hidden, user_tokens)
-        return self.up(self.norm_out(hidden))
+        hidden = self.norm_out(hidden)
+        change = self.up(hidden)
+        if self.gated:
+            change = change + torch.tanh(self.gate(hidden)) * (self.other(hidden) - states)
+        return change
 
     def pooled(self, pooled: torch.Tensor, user_tokens: torch.Tensor) -> torch.Tensor:
         """The change to add to a pooled text state [B, P]."""

@@ -34,11 +34,11 @@ def load_pairs(data: Path, folder: Path, pipeline: Any, users: EmbeddingStore) -
 def new_adapter(
     kind: str, shape: Record, pipeline: Any, users: EmbeddingStore, *, base: str, seed: int = 0
 ) -> PSAAdapter:
-    """An untrained adapter that fits the pipeline and the users' vectors; shape: n_tokens, rank, heads, depth.
+    """An untrained adapter that fits the pipeline and the users' vectors; shape: n_tokens, rank, heads, depth, gated.
 
     Raises UsageError for an unknown name in shape.
     """
-    known = ("n_tokens", "rank", "heads", "depth")
+    known = ("n_tokens", "rank", "heads", "depth", "gated")
     for name in shape:
         if name not in known:
             raise UsageError(f"Unknown setting {kind}.adapter.{name}; choose one of: {', '.join(known)}.")

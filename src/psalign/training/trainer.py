@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..adapter.adapter import PSAAdapter
 from ..adapter.checkpoint import save_adapter
 from ..adapter.guard import KEY, AttachedAdapter, Condition
-from ..errors import OutputError, TrainingError, UsageError
+from ..errors import ExtraMissing, OutputError, TrainingError, UsageError
 from ..records import fingerprint, write_json
 from .checkpoints import load_newest, save_checkpoint
 from .loss import diffusion_dpo_loss, squared_error
@@ -34,6 +34,7 @@ class TrainingConfig:
     anchor: what the policy's prediction on the chosen picture is held to, times anchor_weight: "noise" (its denoising
     error), or "caption" (the base's own prediction for the caption that tells that picture).
     caption_dropout, user_dropout: shares of rows. timesteps: drawn from [low, high).
+    tensorboard: also log to out/tensorboard (needs the extra of that name).
     """
 
     steps: int = 800
@@ -54,6 +55,7 @@ class TrainingConfig:
     save_every: int = 200
     keep: int = 2
     log_every: int = 10
+    tensorboard: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -94,6 +96,7 @@ class Trainer:
         self.run_name = fingerprint({"config": asdict(config), "adapter": dict(adapter.config), "data": data})
         self.step = 0
         self.log: list[dict[str, float]] = []
+        self.writer = _tensorboard(out / "tensorboard") if config.tensorboard else None
 
     def train(self) -> PSAAdapter:
         """Take the steps that are left and write the adapter. Raises TrainingError where the loss is not finite."""
@@ -111,6 +114,8 @@ class Trainer:
                 self._save()
         bar.close()
         self._write_log()
+        if self.writer is not None:
+            self.writer.close()
         self.attached.adapter.eval()
         save_adapter(self.attached.adapter, self.out / "adapter")
         return self.attached.adapter
@@ -214,6 +219,8 @@ class Trainer:
 
     def _record(self, figures: dict[str, float]) -> None:
         self.log.append({"step": self.step, **figures})
+        for name, value in figures.items() if self.writer is not None else ():
+            self.writer.add_scalar(f"training/{name}", value, self.step)
         if self.step % self.config.log_every == 0:
             self._write_log()
 
@@ -246,6 +253,14 @@ class Trainer:
         self.trained.load_state_dict(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.log = state["step"], state["log"]
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ExtraMissing("tensorboard", "tensorboard") from None
+    return SummaryWriter(str(folder))
 
 
 def _copies(x: torch.Tensor, copies: int) -> torch.Tensor:
