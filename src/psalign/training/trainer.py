@@ -159,8 +159,11 @@ class Trainer:
         if with_dpo:
             with torch.no_grad(), self.attached.disabled():
                 reference = squared_error(unet(noisy, timesteps, states).sample, noise)
+            kept = batch.with_user if batch.with_user.any() else torch.ones_like(batch.with_user)
             dpo, margins = diffusion_dpo_loss(
-                (errors[:pairs], errors[pairs:]), (reference[:pairs], reference[pairs:]), beta=config.beta
+                (errors[:pairs][kept], errors[pairs:][kept]),
+                (reference[:pairs][kept], reference[pairs:][kept]),
+                beta=config.beta,
             )
             loss = loss + config.dpo_weight * dpo
             figures |= {
@@ -186,13 +189,16 @@ class Trainer:
         return Condition(_copies(vectors, copies), _copies(present, copies), scale, guided=False)
 
     def _anchor(self, batch: PairBatch, noisy: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-        kept = batch.with_user.float()
-        if self.config.anchor == "noise":
-            target = batch.noise
-        else:
+        """Mean squared error to the anchor over rows with a user; a trained null user is held to the base itself."""
+        kept, target = batch.with_user, batch.noise
+        if self.config.anchor == "caption":
+            states = torch.where(kept[:, None, None], batch.own_states, batch.states)
             with torch.no_grad(), self.attached.disabled():
-                target = self.attached.unet(noisy, batch.timesteps, batch.own_states).sample
-        return (squared_error(predicted, target) * kept).sum() / kept.sum().clamp(min=1)
+                target = self.attached.unet(noisy, batch.timesteps, states).sample
+            if self.attached.adapter.config.kind == "published":
+                kept = torch.ones_like(kept)
+        errors = squared_error(predicted, target)
+        return (errors * kept).sum() / kept.sum().clamp(min=1)
 
     def _add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
@@ -219,8 +225,9 @@ class Trainer:
 
     def _record(self, figures: dict[str, float]) -> None:
         self.log.append({"step": self.step, **figures})
-        for name, value in figures.items() if self.writer is not None else ():
-            self.writer.add_scalar(f"training/{name}", value, self.step)
+        if self.writer is not None:
+            for name, value in figures.items():
+                self.writer.add_scalar(f"training/{name}", value, self.step)
         if self.step % self.config.log_every == 0:
             self._write_log()
 
