@@ -2,10 +2,10 @@
 
 Place on the path of data: makes what diffusion/base_models.py loads as "mini".
 
-Three stages, each resumable and seeded: the autoencoder on drawings; the text encoder and UNet together on
-its latents. The text encoder also learns from words alone (each token predicts the words that follow, in captions and
-in sentences that say what things are), so that things of one kind lie close together, as they do for a text encoder
-that has read the world.
+Two stages, each resumable and seeded: the autoencoder on drawings, then the text encoder and UNet together on its
+latents. The text encoder also learns from words alone (each token predicts the words around it, in captions and in
+sentences that say what things are), so that things of one kind lie close together, as they do for a text encoder that
+has read the world.
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
+# By name: diffusers forgets positional arguments when one scheduler is made from another's config.
+NOISE_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
+
+
 @dataclass(frozen=True)
 class BaseConfig:
     """Budget of the mini base. The defaults made the shipped weights (weights/base/training.json has the times)."""
@@ -41,7 +50,7 @@ class BaseConfig:
     autoencoder_batch: int = 16
     autoencoder_lr: float = 1e-3
     kl_weight: float = 1e-4
-    denoiser_steps: int = 5_200
+    denoiser_steps: int = 4_400
     denoiser_batch: int = 64
     denoiser_lr: float = 1e-3
     words_weight: float = 0.1
@@ -73,7 +82,7 @@ def train_base(folder: Path, config: BaseConfig, *, work: Path) -> StableDiffusi
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=DPMSolverMultistepScheduler.from_config(_noise_schedule().config),
+        scheduler=DPMSolverMultistepScheduler(**NOISE_SCHEDULE, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -183,7 +192,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             vocab_size=len(tokenizer),
             hidden_size=128,
             intermediate_size=512,
-            num_hidden_layers=3,
+            num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=MAX_TOKENS,
             projection_dim=128,
@@ -252,10 +261,13 @@ def train_denoiser(
 
 
 class Words:
-    """What the text encoder learns from words: each token predicts the five that follow; the end of a sentence, and
-    all after it, predicts the kinds of the motifs it spoke of."""
+    """What the text encoder learns from words.
 
-    ahead = 5
+    Each token predicts itself and the words around it; the end of a sentence, and all after it, predicts every word of
+    the sentence and the kinds of the motifs it spoke of.
+    """
+
+    around = 5
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         self.tokenizer = tokenizer
@@ -280,20 +292,19 @@ class Words:
         logp = F.log_softmax(logits, dim=-1)
         end = (ids == self.tokenizer.eos_token_id).int().argmax(1, keepdim=True)  # [B, 1]
         position = torch.arange(ids.shape[1])[None]
+        inside = (position > 0) & (position < end)  # [B, T]
         total, count = logp.new_zeros(()), 0
-        for offset in range(1, self.ahead + 1):
-            picked = logp[:, :-offset].gather(-1, ids[:, offset:, None])[..., 0]  # [B, T - offset]
-            valid = (position[:, offset:] <= end) & (position[:, :-offset] > 0)
-            total, count = total - (picked * valid).sum(), count + int(valid.sum())
-        after = position >= end  # [B, T]
-        targets = torch.zeros(ids.shape[0], logits.shape[-1])
+        for offset in range(-self.around, self.around + 1):
+            target, there = ids.roll(-offset, 1), inside & inside.roll(-offset, 1)
+            total = total - (logp.gather(-1, target[..., None])[..., 0] * there).sum()
+            count += int(there.sum())
+        told = torch.zeros(ids.shape[0], logits.shape[-1]).scatter_add_(1, ids, inside.float()).clamp(max=1)
         for row, categories in enumerate(kinds):
             for category in categories:
-                targets[row, self._kind_ids[category]] = 1.0
-        asked = targets.sum(1, keepdim=True)
-        closing = -torch.einsum("btv,bv->bt", logp, targets / asked.clamp(min=1))
-        weight = after * (asked > 0)
-        return total / count + (closing * weight).sum() / weight.sum().clamp(min=1)
+                told[row, self._kind_ids[category]] = 2.0
+        closing = -torch.einsum("btv,bv->bt", logp, told / told.sum(1, keepdim=True).clamp(min=1))
+        after = (position >= end) & inside.any(1, keepdim=True)
+        return total / count + (closing * after).sum() / after.sum()
 
     def _encode(self, text: str) -> list[int]:
         if text not in self._cache:
@@ -318,4 +329,4 @@ def _caption(scene: world.Scene, rng: np.random.Generator, dropout: float) -> st
 def _noise_schedule() -> Any:
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False)
+    return DDPMScheduler(**NOISE_SCHEDULE, clip_sample=False)
