@@ -1,13 +1,20 @@
 """The command line: each command does its work, and a user's mistake gives a message, never a traceback."""
 
+import errno
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from conftest import SMALL
 from psalign.cli import main
+from psalign.sage.rows import picture_name, write_split
+from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
+from psalign.users.population import sample_profiles
+from psalign.users.profile import save_profiles
+from sage_rows import make_row
 
 
 def run(capsys, *arguments):
@@ -30,7 +37,7 @@ def test_the_path_by_commands(tmp_path, capsys):
     data, vectors = tmp_path / "data", tmp_path / "vectors"
     status, out, _ = run(capsys, "mini", "build", "--out", data, *changes("dataset"))
     assert (status, "Dataset:" in out) == (0, True)
-    status, out, _ = run(capsys, "embed", "--users", data / "users.csv", "--out", vectors)
+    status, out, _ = run(capsys, "embed", "--users", data / "users.csv", "--data", data, "--out", vectors)
     assert status == 0
     assert "77 vectors of width 64" in out
     training = ("--data", data, "--embeddings", vectors, "--out", tmp_path / "model", *changes("prompt."))
@@ -66,6 +73,78 @@ def test_users_sample_and_presets(tmp_path, capsys):
     assert json.loads(run(capsys, "presets", "mini-quickstart")[1])["base"] == "mini"
 
 
+@pytest.fixture
+def people(tmp_path):
+    """users.csv of five users, the first two of them in the dataset `data`."""
+    profiles = sample_profiles(5, seed=1)
+    save_profiles(tmp_path / "users.csv", profiles)
+    write_split(tmp_path / "data", "train", [row_of(profile.user_id) for profile in profiles[:2]])
+    return profiles
+
+
+def row_of(user_id):
+    names = [picture_name(user_id=user_id, category="Hate", concept="c", index=1, unsafe=side) for side in (0, 1)]
+    return make_row(user_id=user_id, chosen=names[0], rejected=names[1], user_data={"User_ID": user_id})
+
+
+def test_embed_standardises_over_the_training_users_of_a_dataset(people, tmp_path, capsys):
+    arguments = ("embed", "--users", tmp_path / "users.csv", "--out", tmp_path / "vectors")
+    status, out, _ = run(capsys, *arguments, "--data", tmp_path / "data")
+    assert (status, "11 vectors of width 64" in out) == (0, True)
+    store = EmbeddingStore.load(tmp_path / "vectors")
+    assert np.array_equal(store.mean, EmbeddingStore.build(people[:2], StructuredEmbedder()).mean)
+    assert run(capsys, *arguments)[0] == 0
+    everyone = EmbeddingStore.load(tmp_path / "vectors")
+    assert np.array_equal(everyone.mean, EmbeddingStore.build(people, StructuredEmbedder()).mean)
+
+
+def test_embed_refuses_two_populations_and_training_users_it_does_not_know(people, tmp_path, capsys):
+    arguments = ("embed", "--users", tmp_path / "users.csv", "--out", tmp_path / "vectors", "--data", tmp_path / "data")
+    status, _, err = run(capsys, *arguments, "--like", tmp_path)
+    assert (status, "--like and --data both say what to standardise by" in err) == (2, True)
+    save_profiles(tmp_path / "users.csv", people[1:])
+    status, _, err = run(capsys, *arguments)
+    assert (status, f"have no profile: {people[0].user_id}." in err) == (1, True)
+    assert "UnknownUser: 1 of 2 training users" in err
+    assert not (tmp_path / "vectors").exists()
+
+
+def test_a_wrong_level_is_a_usage_error(capsys):
+    status, _, err = run(capsys, "generate", "--level", 9, "--prompts", "p", "--embeddings", "e")
+    assert (status, err) == (2, "UsageError: Level must be 0, 1, 2, 3, 4 or 5; saw '9'.\n")
+
+
+def test_paths_that_cannot_be_used_give_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.csv").mkdir()
+    for out, seen, why in (
+        ("file/users.csv", "file", "File exists"),
+        ("file/a/users.csv", "file/a", "Not a directory"),
+        ("folder.csv", "folder.csv", "Is a directory"),
+    ):
+        status, _, err = run(capsys, "users", "sample", "-n", 2, "--out", tmp_path / out)
+        assert (status, err) == (1, f"OutputError: {tmp_path / seen} cannot be used: {why}.\n")
+
+
+def test_a_folder_that_may_not_be_written_gives_one_line(tmp_path, capsys, monkeypatch):
+    def refuse(path, profiles):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path.with_name(f".{path.name}.1.part")))
+
+    monkeypatch.setattr("psalign.users.profile.save_profiles", refuse)
+    status, _, err = run(capsys, "users", "sample", "-n", 2, "--out", tmp_path / "users.csv")
+    assert (status, err) == (1, f"OutputError: {tmp_path / 'users.csv'} cannot be used: Permission denied.\n")
+
+
+@pytest.mark.parametrize("name", ["/elsewhere/weights", None])
+def test_faults_of_the_program_keep_their_traceback(name, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", name)
+
+    monkeypatch.setattr("psalign.users.profile.save_profiles", refuse)
+    with pytest.raises(PermissionError):
+        main(["users", "sample", "-n", "2", "--out", str(tmp_path / "users.csv")])
+
+
 def test_mini_sheet_and_check(tmp_path, capsys):
     assert run(capsys, "mini", "sheet", "--out", tmp_path / "sheet.png")[0] == 0
     status, out, _ = run(capsys, "mini", "check", "-n", 10, "--out", tmp_path / "check.json")
@@ -94,6 +173,12 @@ MISTAKES = {
         2,
         "must be finite",
     ),
+    "scale below zero": (
+        ("generate", "--scale", "-1", "--prompts", "{prompts}", "--embeddings", "{embeddings}"),
+        2,
+        "scale must be at least 0; saw -1.0",
+    ),
+    "unknown section": (("quickstart", "--set", "training.lr=9"), 2, "Unknown setting training; choose one of: base"),
     "no prompts file": (("generate", "--prompts", "none.jsonl", "--embeddings", "{embeddings}"), 1, "does not exist"),
     "no users file": (("embed", "--users", "none.csv"), 1, "does not exist"),
     "no vectors": (("generate", "--prompts", "{prompts}", "--embeddings", "none"), 1, "Run: psalign embed"),

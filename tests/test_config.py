@@ -34,7 +34,7 @@ def test_a_file_is_a_preset_too(tmp_path):
     [
         ("magic", [], "Unknown preset 'magic'; choose one of: .*mini-quickstart"),
         ("none.yaml", [], r"none\.yaml does not exist"),
-        ("mini-quickstart", ["lr"], "expected section.name=value"),
+        ("mini-quickstart", ["lr"], r"expected section\.name=value, for example prompt\.training\.lr=1e-4"),
         ("mini-quickstart", ["base.lr=1"], "'base' is a setting, not a section"),
     ],
 )
@@ -43,9 +43,63 @@ def test_wrong_presets_and_changes(name, changes, message):
         load_preset(name, changes=changes)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "training.lr=9",
+            "Unknown setting training; choose one of: base, llm_dim, dataset, generation, prompt, published",
+        ),
+        ("promt.training.lr=3", r"Unknown setting promt; choose one of: .*prompt, published\."),
+        ("prompt.trainin.lr=3", r"Unknown setting prompt\.trainin; choose one of: prompt\.adapter, prompt\.training\."),
+        ("published.lr=3", r"Unknown setting published\.lr; choose one of: published\.adapter, published\.training\."),
+        ("prompt.training=5", r"prompt\.training must be a section with settings; saw 5"),
+        ("prompt.training.lr=[", r"--set prompt\.training\.lr=\[: the value is not YAML"),
+        ("generation.steps=2020-13-40", "the value is not YAML: month must be in 1..12"),
+        ("prompt.training.seed=3", r"prompt\.training\.seed is no setting of a preset\.\nGive --seed to the command"),
+        ("published.training.seed=3", "Give --seed"),
+        ("generation.method=x", r"generation\.method is no setting of a preset\.\nLeave it out: the run makes it"),
+        ("generation.base=sd15", r"generation\.base is no setting"),
+        ("generation.adapter=x", r"generation\.adapter is no setting"),
+        ("generation.negative_prompts={}", r"generation\.negative_prompts is no setting"),
+    ],
+)
+def test_changes_that_name_no_setting(change, message):
+    with pytest.raises(UsageError, match=message):
+        load_preset("mini-quickstart", changes=[change])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: [mini]", r"base must be str; saw \['mini'\]"),
+        ("llm_dim: wide", "llm_dim must be int; saw 'wide'"),
+        ("prompt: 5", "prompt must be a section with settings; saw 5"),
+        ("dataset: [1]", r"dataset must be a section with settings; saw \[1\]"),
+        ("generation:", "generation must be a section with settings; saw None"),
+        ("5: 6", "Unknown setting 5; choose one of: base"),
+        ("prompt: {training: {seed: 1}}", r"prompt\.training\.seed is no setting"),
+    ],
+)
+def test_files_whose_sections_are_wrong(tmp_path, text, message):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_preset(str(tmp_path / "x.yaml"))
+
+
+def test_shapes_of_adapters_are_left_to_training():
+    changes = [f"prompt.adapter.{name}=2" for name in ("n_tokens", "rank", "heads", "depth", "gated")]
+    shape = load_preset("mini-quickstart", changes=changes)["prompt"]["adapter"]
+    assert shape == {"n_tokens": 2, "rank": 2, "heads": 2, "depth": 2, "gated": 2}
+
+
 def test_files_that_are_no_presets(tmp_path):
-    for text, message in (("a: [", "is not YAML"), ("- a", "expected sections with settings, saw list")):
-        (tmp_path / "x.yaml").write_text(text)
+    for text, message in (
+        (b"a: [", "is not YAML"),
+        (b"base: \xff", "is not YAML"),
+        (b"- a", "expected sections with settings, saw list"),
+    ):
+        (tmp_path / "x.yaml").write_bytes(text)
         with pytest.raises(UsageError, match=message):
             load_preset(str(tmp_path / "x.yaml"))
 

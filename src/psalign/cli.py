@@ -11,18 +11,20 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .errors import PSAlignError, UsageError
+from .errors import OutputError, PSAlignError, UnknownUser, UsageError
+
+if TYPE_CHECKING:
+    from .users.profile import UserProfile
 
 Command = Callable[[argparse.Namespace], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status."""
-    arguments = _parser().parse_args(argv)
     try:
-        arguments.command(arguments)
+        _run(_parser().parse_args(argv))
     except PSAlignError as err:
         print(f"{type(err).__name__}: {err}", file=sys.stderr)
         return err.exit_status
@@ -30,6 +32,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nInterrupted. The same command goes on from what is on disk.", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Run the command. Raises OutputError for a path it was given that cannot be used; other faults as they are."""
+    try:
+        arguments.command(arguments)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as err:
+        path = _given_path(err, arguments)
+        if path is None:
+            raise
+        raise OutputError(f"{path} cannot be used: {err.strerror}.") from err
+
+
+def _given_path(err: OSError, arguments: argparse.Namespace) -> Path | None:
+    """The file an error is about, where it lies on or under a path of the command line, or on the way to it."""
+    given = [value for value in vars(arguments).values() if isinstance(value, Path)]
+    names = [name for name in (err.filename2, err.filename) if isinstance(name, str)]
+    for name in names:
+        for one in given:
+            path, whole = Path(name).absolute(), one.absolute()
+            if path == whole or path in whole.parents or whole in path.parents:
+                return Path(name)
+            if path.parent == whole.parent and path.name.startswith(f".{whole.name}."):  # written aside, then renamed
+                return one
+    return None
 
 
 # --- commands ------------------------------------------------------------------------------------------------------
@@ -58,11 +85,32 @@ def embed(arguments: argparse.Namespace) -> None:
     from .users.levels import level_profiles
     from .users.profile import load_profiles
 
+    if arguments.like and arguments.data:
+        raise UsageError("--like and --data both say what to standardise by; give one of them.")
     embedder, profiles = StructuredEmbedder(arguments.llm_dim), load_profiles(arguments.users)
-    known = EmbeddingStore.load(arguments.like) if arguments.like else EmbeddingStore.build(profiles, embedder)
+    if arguments.like:
+        known = EmbeddingStore.load(arguments.like)
+    else:
+        known = EmbeddingStore.build(_population(profiles, arguments.data), embedder)
     store = EmbeddingStore.build([*profiles, *level_profiles()], embedder, statistics_of=known)
     store.save(arguments.out)
     print(f"{len(store)} vectors of width {store.recipe.llm_dim}, recipe {store.fingerprint}: {arguments.out}")
+
+
+def _population(profiles: list[UserProfile], data: Path | None) -> list[UserProfile]:
+    """The training users of a dataset, or everyone. Raises UnknownUser for training users without a profile."""
+    from .sage.rows import load_split
+
+    if data is None:
+        return profiles
+    trained = {row.user_id for row in load_split(data, "train", check_pictures=False)}
+    unknown = sorted(trained - {profile.user_id for profile in profiles})
+    if unknown:
+        raise UnknownUser(
+            f"{len(unknown)} of {len(trained)} training users of {data} have no profile: {', '.join(unknown[:5])}.",
+            hint="Give the users file of that dataset, or --like with the vectors its adapter was trained with.",
+        )
+    return [profile for profile in profiles if profile.user_id in trained]
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -295,8 +343,9 @@ def _add_user_commands(groups: Any) -> None:
     _add_out(one, "users.csv")
 
     one = _command(groups, "embed", embed, "user vectors from profiles",
-                   "psalign embed --users users.csv --out data/embeddings")  # fmt: skip
+                   "psalign embed --users data/mini/users.csv --data data/mini --out data/embeddings")  # fmt: skip
     one.add_argument("--users", type=Path, required=True, help="users.csv or users.jsonl")
+    one.add_argument("--data", type=Path, help="standardise over the training users of this SAGE dataset alone")
     one.add_argument("--like", type=Path, help="standardise as these vectors (those an adapter was trained with)")
     one.add_argument("--llm-dim", type=_at_least(1), default=64, help="width of a vector (default 64)")
     _add_out(one, "data/embeddings")

@@ -20,6 +20,17 @@ from .records import Record
 
 T = TypeVar("T")
 
+# A type: one value. A mapping: a section with these parts; an empty one: settings that the section's own room checks.
+PARTS: Record = {"adapter": {}, "training": {}}
+SCHEMA: Record = {"base": str, "llm_dim": int, "dataset": {}, "generation": {}, "prompt": PARTS, "published": PARTS}
+NOT_IN_PRESETS = {
+    **dict.fromkeys(("prompt.training.seed", "published.training.seed"), "Give --seed to the command."),
+    **dict.fromkeys(
+        ("generation.method", "generation.base", "generation.adapter", "generation.negative_prompts"),
+        "Leave it out: the run makes it.",
+    ),
+}
+
 
 def list_presets() -> list[str]:
     """Names of the shipped presets."""
@@ -28,27 +39,19 @@ def list_presets() -> list[str]:
 
 
 def load_preset(name: str, *, changes: Sequence[str] = ()) -> Record:
-    """Settings of a shipped preset or a YAML file, by section, with changes like "training.lr=1e-4" made.
+    """Settings of a shipped preset or a YAML file, by section, with changes like "prompt.training.lr=1e-4" made.
 
-    Raises UsageError for an unknown preset, a file that is not YAML, or a change that names no setting.
+    Raises UsageError for an unknown preset, a file that is not YAML, or a section that no preset has.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise UsageError(f"{name} does not exist.")
-        text = path.read_text(encoding="utf-8")
-    elif name in list_presets():
-        text = (resources.files("psalign") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        raise UsageError(f"Unknown preset '{name}'; choose one of: {', '.join(list_presets())}, or name a .yaml file.")
     try:
-        preset = yaml.safe_load(text)
-    except yaml.YAMLError as err:
+        preset = yaml.safe_load(_read(name))
+    except (yaml.YAMLError, ValueError) as err:
         raise UsageError(f"{name} is not YAML: {err}") from err
     if not isinstance(preset, dict):
         raise UsageError(f"{name}: expected sections with settings, saw {type(preset).__name__}.")
     for change in changes:
         _change(preset, change)
+    _check(preset, SCHEMA)
     return preset
 
 
@@ -63,17 +66,54 @@ def settings(kind: type[T], values: Record | None, *, section: str) -> T:
     return kind(**{name: _value(value, hints[name], f"{section}.{name}") for name, value in given.items()})
 
 
+def _read(name: str) -> str:
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise UsageError(f"{name} does not exist.")
+        return Path(name).read_text(encoding="utf-8")
+    if name not in list_presets():
+        raise UsageError(f"Unknown preset '{name}'; choose one of: {', '.join(list_presets())}, or name a .yaml file.")
+    return (resources.files("psalign") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def _change(preset: Record, change: str) -> None:
     path, equals, text = change.partition("=")
     *sections, name = path.split(".")
     if not equals or not sections:
-        raise UsageError(f"--set {change}: expected section.name=value, for example training.lr=1e-4.")
+        raise UsageError(f"--set {change}: expected section.name=value, for example prompt.training.lr=1e-4.")
     place = preset
     for section in sections:
         place = place.setdefault(section, {})
         if not isinstance(place, dict):
             raise UsageError(f"--set {change}: '{section}' is a setting, not a section.")
-    place[name] = yaml.safe_load(text)
+    try:
+        place[name] = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as err:
+        raise UsageError(f"--set {change}: the value is not YAML: {err}") from err
+
+
+def _check(values: Record, schema: Record, *, inside: str = "") -> None:
+    """Raises UsageError for a name that the schema has not, or a section that is no mapping."""
+    for key, value in values.items():
+        name = f"{inside}{key}"
+        if key not in schema:
+            choices = ", ".join(f"{inside}{known}" for known in schema)
+            raise UsageError(f"Unknown setting {name}; choose one of: {choices}.")
+        if isinstance(schema[key], type):
+            _value(value, schema[key], name)
+        elif not isinstance(value, dict):
+            raise UsageError(f"{name} must be a section with settings; saw {value!r}.")
+        elif schema[key]:
+            _check(value, schema[key], inside=f"{name}.")
+        else:
+            _check_open(value, name)
+
+
+def _check_open(values: Record, section: str) -> None:
+    """Raises UsageError for a setting that is not a preset's to give; the section's own room knows all the others."""
+    for name in values:
+        if f"{section}.{name}" in NOT_IN_PRESETS:
+            raise UsageError(f"{section}.{name} is no setting of a preset.", hint=NOT_IN_PRESETS[f"{section}.{name}"])
 
 
 def _value(value: Any, hint: Any, name: str) -> Any:

@@ -54,9 +54,11 @@ class Run:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 1)
-        write_json(self.out / "seconds.json", self.seconds)
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 1)
+            write_json(self.out / "seconds.json", self.seconds)
 
     def section(self, name: str) -> Record:
         return dict(self.preset.get(name) or {})

@@ -98,8 +98,10 @@ def file_fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
+def write_bytes(path: Path, content: bytes, *, private: bool = False, sync: bool = True) -> None:
     """Write a file whole or not at all (written aside, then renamed); private files are mode 0600.
+
+    sync: wait until the content is on the disk itself; pictures, of which there are thousands, need not.
 
     Raises OutputError where the disk is full.
     """
@@ -109,7 +111,8 @@ def write_bytes(path: Path, content: bytes, *, private: bool = False) -> None:
         with open(aside, "wb", opener=_private_opener if private else None) as stream:
             stream.write(content)
             stream.flush()
-            os.fsync(stream.fileno())
+            if sync:
+                os.fsync(stream.fileno())
         os.replace(aside, path)
     except OSError as err:
         aside.unlink(missing_ok=True)

@@ -139,6 +139,21 @@ def test_gradients_reach_every_weight_that_can_learn():
         assert [name for name in silent if "to_k_user" not in name] == []
 
 
+def other_condition():
+    unet = tiny_unet()
+    return attach(unet, tiny_adapter(unet, "prompt")).condition(vectors(1), recipe=RECIPE)
+
+
+@torch.no_grad()
+def test_a_replaced_output_layer_is_noticed():
+    unet = tiny_unet()
+    psa = attach(unet, tiny_adapter(unet, "published"))
+    attention = cross_attentions(unet)[2]
+    attention.to_out[0] = torch.nn.Linear(attention.to_out[0].in_features, attention.to_out[0].out_features)
+    with pytest.raises(GuardError, match="1 of 7 cross-attentions have lost the adapter"):
+        unet(**unet_inputs(2), **psa.condition(vectors(2), recipe=RECIPE))
+
+
 def disable_twice(psa):
     with psa.disabled(), psa.disabled():
         pass
@@ -156,6 +171,15 @@ REFUSED = {
         ),
         "two equal halves",
     ),
+    "two prompts for one user": (
+        lambda psa, unet: unet(**unet_inputs(2), **psa.condition(vectors(1), recipe=RECIPE)),
+        "2 different rows for 1 users: half of them would have no user",
+    ),
+    "users made ready for another adapter": (
+        lambda psa, unet: unet(**unet_inputs(1), **other_condition()),
+        "made ready for another adapter",
+    ),
+    "a scale below zero": (lambda psa, unet: psa.condition(vectors(1), recipe=RECIPE, scale=-1.0), "at least 0"),
     "guidance that was ruled out": (
         lambda psa, unet: unet(**unet_inputs(4), **psa.condition(vectors(2), recipe=RECIPE, guided=False)),
         "4 rows for 2 users",
@@ -167,7 +191,7 @@ REFUSED = {
     ),
     "an infinite scale": (
         lambda psa, unet: psa.condition(vectors(1), recipe=RECIPE, scale=float("inf")),
-        "scale must be finite",
+        "scale must be finite and at least 0",
     ),
     "nobody": (lambda psa, unet: psa.condition([], recipe=RECIPE), "No users"),
     "disabled twice": (lambda psa, unet: disable_twice(psa), "disabled already"),

@@ -3,13 +3,16 @@
 import errno
 import json
 import os
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from psalign.diffusion.generate import GenerationConfig, check_rows, draw_batch, generate, load_prompts
-from psalign.errors import DatasetError, OutputError, UsageError
+from psalign.errors import DatasetError, EmbeddingMissing, GuardError, OutputError, RecipeMismatch, UsageError
 from psalign.records import PromptRow, read_manifest
 
 
@@ -21,6 +24,44 @@ class NoUsers:
 
     def banned(self, user_id):
         return ("Hate",)
+
+
+class Users:
+    """Vectors and bans that a test may change, under one fingerprint."""
+
+    fingerprint = "recipe"
+
+    def __init__(self, **bans):
+        self.bans = {"0000001": ("Hate",), **bans}
+        self.vector = np.zeros(4, np.float32)
+
+    def vectors(self, user_ids):
+        missing = [user_id for user_id in user_ids if user_id not in self.bans]
+        if missing:
+            raise EmbeddingMissing(f"user {missing[0]} has no embedding")
+        return np.stack([self.vector for _ in user_ids])
+
+    def banned(self, user_id):
+        return self.bans.get(user_id, ())
+
+
+class Pipeline:
+    """Grey pictures, at once; components as a base that is made in memory has them."""
+
+    def __init__(self, grey=0.5, weight=1.0):
+        self.grey, self.calls = grey, 0
+        self.components = {"unet": torch.nn.Linear(1, 1, bias=False).requires_grad_(False)}
+        self.components["unet"].weight.fill_(weight)
+
+    def __call__(self, *, prompt, **_):
+        self.calls += 1
+        return SimpleNamespace(images=np.full((len(prompt), 4, 4, 3), self.grey, np.float32))
+
+
+def adapter_of(recipe="recipe"):
+    return SimpleNamespace(
+        adapter=SimpleNamespace(config=SimpleNamespace(recipe=recipe)), condition=lambda vectors, **_: {}
+    )
 
 
 ROWS = [
@@ -67,6 +108,89 @@ def test_pictures_of_nobody_knows_whom_are_refused(tmp_path, mini_pipeline):
         generate(mini_pipeline, ROWS, tmp_path, config=CONFIG, users=NoUsers())
 
 
+def test_a_folder_without_pictures_is_claimed_again(tmp_path):
+    generate(Pipeline(), ROWS[:1], tmp_path, config=CONFIG, users=Users())
+    (tmp_path / "0.png").unlink()
+    with pytest.raises(GuardError):
+        generate(Pipeline(grey=np.nan), ROWS[1:], tmp_path, config=CONFIG, users=Users())
+    assert not (tmp_path / "manifest.jsonl").exists()
+    generate(Pipeline(), ROWS[1:], tmp_path, config=CONFIG, users=Users())
+    assert [row.file_name for row in read_manifest(tmp_path / "manifest.jsonl")] == ["1.png", "2.png"]
+
+
+def test_pictures_in_folders_of_another_run_are_seen(tmp_path):
+    generate(Pipeline(), [replace(ROWS[0], file_name="a/0.png")], tmp_path, config=CONFIG, users=Users())
+    with pytest.raises(OutputError, match="holds pictures of another run"):
+        generate(Pipeline(), ROWS, tmp_path, config=CONFIG, users=Users())
+
+
+def test_other_vectors_or_bans_of_the_same_users_are_another_run(tmp_path):
+    users, adapter = Users(), adapter_of()
+    generate(Pipeline(), ROWS, tmp_path / "psa", config=CONFIG, users=users, attached=adapter)
+    generate(Pipeline(), ROWS, tmp_path / "base", config=CONFIG, users=users)
+    users.vector += 1
+    generate(Pipeline(), ROWS, tmp_path / "base", config=CONFIG, users=users)  # no adapter: vectors do not matter
+    with pytest.raises(OutputError, match="another run"):
+        generate(Pipeline(), ROWS, tmp_path / "psa", config=CONFIG, users=users, attached=adapter)
+    users = Users(**{"0000001": ("Violence",)})
+    for folder, attached in (("psa", adapter), ("base", None)):
+        with pytest.raises(OutputError, match=r"another run \(other prompts, users, adapter, base or settings\)"):
+            generate(Pipeline(), ROWS, tmp_path / folder, config=CONFIG, users=users, attached=attached)
+
+
+def test_users_whom_the_run_does_not_draw_do_not_matter(tmp_path):
+    generate(Pipeline(), ROWS, tmp_path, config=CONFIG, users=Users())
+    generate(Pipeline(), ROWS, tmp_path, config=CONFIG, users=Users(**{"0000002": ("Hate",)}))
+
+
+def test_pictures_of_another_base_are_another_run(tmp_path):
+    generate(Pipeline(), ROWS, tmp_path, config=CONFIG, users=Users())
+    with pytest.raises(OutputError, match="another run"):
+        generate(Pipeline(weight=2.0), ROWS, tmp_path, config=CONFIG, users=Users())
+
+
+NOT_DRAWN = {
+    "rows of nobody": (
+        [ROWS[0], *(PromptRow(f"n{i}.png", "a cat", 1) for i in range(6))],
+        "recipe",
+        UsageError,
+        r"6 of 7 rows have no user, .*: n0\.png, n1\.png, n2\.png, n3\.png, n4\.png\.\n"
+        "Give each row a user_id, or draw for a level",
+    ),
+    "a stranger": ([replace(ROWS[0], user_id="0000009")], "recipe", EmbeddingMissing, "user 0000009 has no embedding"),
+    "another recipe": (ROWS, "other", RecipeMismatch, "made by recipe recipe; the adapter was trained with other"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_DRAWN)
+def test_what_an_adapter_cannot_draw_is_refused_before_the_folder_is_claimed(case, tmp_path):
+    rows, recipe, error, message = NOT_DRAWN[case]
+    pipeline = Pipeline()
+    with pytest.raises(error, match=message):
+        generate(pipeline, rows, tmp_path / "out", config=CONFIG, users=Users(), attached=adapter_of(recipe))
+    assert (pipeline.calls, (tmp_path / "out").exists()) == (0, False)
+
+
+def test_pictures_that_are_not_finite_are_refused(tmp_path):
+    with pytest.raises(GuardError, match=r"2 of 2 pictures are not finite: 0\.png, 1\.png\.\nLower --scale"):
+        generate(Pipeline(grey=np.nan), ROWS, tmp_path, config=CONFIG, users=Users())
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+@torch.no_grad()
+def test_weights_that_are_not_finite_give_no_black_pictures(mini_pipeline):
+    mini_pipeline.unet.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(GuardError, match="not finite"):
+        draw_batch(mini_pipeline, ROWS, config=CONFIG, users=NoUsers())
+
+
+def test_levels_are_told_by_the_whole_user_id(tmp_path):
+    ids = ("level_0", "level_5", "level_6", "level_05", "level_x", "my_level_3", None)
+    rows = [PromptRow(f"{i}.png", "a cat", 1, user_id=user_id) for i, user_id in enumerate(ids)]
+    manifest = generate(Pipeline(), rows, tmp_path, config=CONFIG, users=Users())
+    assert [row.level for row in manifest] == [0, 5, None, None, None, None, None]
+
+
 def test_a_full_disk_leaves_whole_pictures_only_and_says_how_to_go_on(tmp_path, mini_pipeline, monkeypatch):
     replace = os.replace
 
@@ -93,7 +217,11 @@ def test_rows_that_make_no_sense():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"steps": 0}, "at least 1; saw 0"), ({"scale": float("nan")}, "must be finite; saw nan")],
+    [
+        ({"steps": 0}, "at least 1; saw 0"),
+        ({"scale": float("nan")}, "must be finite; saw nan"),
+        ({"scale": -0.5}, r"scale must be at least 0; saw -0\.5"),
+    ],
 )
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(UsageError, match=message):
@@ -109,3 +237,60 @@ def test_prompts_are_read_and_faults_named(tmp_path):
         load_prompts(path)
     with pytest.raises(DatasetError, match="does not exist"):
         load_prompts(tmp_path / "none.jsonl")
+
+
+def load_row(tmp_path, **changes):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"file_name": "a.png", "prompt": "a cat", "seed": 1, **changes}) + "\n")
+    return load_prompts(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("user_id", "expected"),
+    [(33, "0000033"), ("33", "0000033"), ("0000033", "0000033"), ("level_3", "level_3"), (None, None)],
+)
+def test_user_ids_are_spelt_as_everywhere(tmp_path, user_id, expected):
+    assert load_row(tmp_path, user_id=user_id).user_id == expected
+
+
+def test_file_names_are_spelt_one_way(tmp_path):
+    assert load_row(tmp_path, file_name="./a//b.png").file_name == "a/b.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *(
+            ("file_name", value, "a relative path without '..' that ends in .png")
+            for value in (5, "", ".png", "a.jpg", "/a.png", "../a.png", "a/../b.png", "a\\b.png", "a.png/", "a\0.png")
+        ),
+        ("prompt", ["a cat"], "text"),
+        ("prompt", None, "text"),
+        *(("seed", value, "a whole number from 0 to") for value in (-1, True, 1.0, "1", None, 2**63)),
+        *(("user_id", value, "text, a whole number or null") for value in (True, 1.5, -3, "", ["0000001"])),
+        *(("meta", value, "a JSON object") for value in (None, [], "x")),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(tmp_path, name, value, expected):
+    with pytest.raises(DatasetError) as caught:
+        load_row(tmp_path, **{name: value})
+    assert str(caught.value).startswith(f"{tmp_path / 'prompts.jsonl'}, row 1: {name} must be {expected}")
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [{"Age": 41}, {"age_group": "x"}, {"GENDER": "x"}, {"Religion": "x"}, {"Physical_Condition": "x"},
+     {"mental condition": "x"}, {"User_Data": {}}, {"subject": "cat", "person": [{"religion": "x"}]}],
+)  # fmt: skip
+def test_profiles_do_not_travel_with_pictures(tmp_path, meta):
+    with pytest.raises(DatasetError, match=r"prompts\.jsonl, row 1: meta has .*; profiles never travel with pictures"):
+        load_row(tmp_path, meta=meta)
+
+
+def test_the_faulty_row_is_named(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    good = {"file_name": "a.png", "prompt": "a cat", "seed": 1, "meta": {"subject": "cat", "side": "left"}}
+    path.write_text("".join(json.dumps(row) + "\n" for row in (good, {**good, "seed": "x"})))
+    with pytest.raises(DatasetError, match="row 2: seed must be"):
+        load_prompts(path)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from psalign.errors import CheckpointError
 from psalign.mini.base import BaseConfig, Words, psnr_db, train_base
 from psalign.mini.stages import Stage
 from psalign.mini.tokenizer import build_tokenizer
@@ -35,7 +36,7 @@ def test_train_base_writes_a_stock_pipeline_and_its_record(tmp_path):
 def test_a_stage_that_was_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(Stage, "save_every", 2)
 
-    def run(work, kill_at=None):
+    def run(work, kill_at=None, lr=0.1):
         torch.manual_seed(0)
         model = torch.nn.Linear(3, 3)
 
@@ -44,13 +45,15 @@ def test_a_stage_that_was_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch)
                 raise KeyboardInterrupt
             return (model(torch.randn((4, 3), generator=generator)) - 1).square().mean()
 
-        Stage("s", {"model": model}, steps=7, lr=0.1, seed=3).run(loss, work=work)
+        Stage("s", {"model": model}, steps=7, lr=lr, seed=3).run(loss, work=work)
         return model.weight
 
     whole = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", kill_at=5)
     assert torch.equal(run(tmp_path / "broken"), whole)
+    with pytest.raises(CheckpointError, match="is a checkpoint of other settings"):
+        run(tmp_path / "broken", lr=0.2)
 
 
 def test_words_loss_is_the_mean_over_all_words_for_logits_that_know_nothing(words):

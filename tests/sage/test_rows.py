@@ -45,6 +45,7 @@ FAULTS = {
     "two pairs": (lambda r: r.update(rejected=r["rejected"].replace("00004", "00005")), "not the two pictures of one"),
     "user": (lambda r: r["user_data"].update(User_ID="0000034"), "of user '0000034', the pictures are of user 0000033"),
     "user data": (lambda r: r.update(user_data="0000033"), "user_data is of user ''"),
+    "caption type": (lambda r: r.update(caption=None), "caption is None; expected text"),
     "kind": (lambda r: r.update(file_name="x.jpg"), "ends neither in _u.jpg"),
 }
 

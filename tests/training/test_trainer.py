@@ -86,8 +86,9 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch, kille
 
 
 def test_accumulation_of_two_twos_is_a_batch_of_four(tmp_path, monkeypatch):
-    """Batch 0 and 1 of size 2 have the rows of batch 0 of size 4; noise is made equal by hand."""
-    one, two = new_trainer(tmp_path / "one", batch_size=4), new_trainer(tmp_path / "two", batch_size=2, accumulation=2)
+    """Batch 0 and 1 of size 2 have the rows and noise of batch 0 of size 4; nothing is clipped."""
+    one = new_trainer(tmp_path / "one", batch_size=4, clip=1e9)
+    two = new_trainer(tmp_path / "two", batch_size=2, accumulation=2, clip=1e9)
     full = one._batch(0)
 
     def half(number):
@@ -109,6 +110,41 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(tmp_path):
     pairs.cache.means[0] = torch.nan
     with pytest.raises(TrainingError, match=r"The loss of step \d is nan; its rows are \["):
         new_trainer(tmp_path, pairs=pairs, batch_size=12).train()
+
+
+def test_a_gradient_that_is_not_finite_is_never_taken(tmp_path):
+    trainer = new_trainer(tmp_path)
+    trainer.trained.rewriter.up.bias.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(TrainingError, match="gradient of step 0 is not finite"):
+        trainer.train()
+    assert all(weight.isfinite().all() for weight in trainer.trained.parameters())
+
+
+@pytest.mark.parametrize("anchor", ["noise", "caption"])
+def test_the_null_user_of_published_is_held_to_the_base(tmp_path, anchor):
+    """Rows whose user was dropped change the loss of a trained `published`; `prompt` has no null user to train."""
+    changes = {}
+    for kind in ("published", "prompt"):
+        trainer = new_trainer(tmp_path / kind, kind=kind, anchor=anchor, dpo_weight=0.0)
+        with torch.no_grad():
+            for weight in trainer.trained.parameters():
+                weight.add_(0.3 * torch.randn_like(weight))
+        batch = trainer._batch(0)
+        half = torch.tensor([True, True, False, False])
+        other = batch.states.clone()
+        other[2:] += 1
+        losses = []
+        for states in (batch.states, other):
+            changed = type(batch)(**{**vars(batch), "with_user": half, "states": states})
+            losses.append(trainer.losses(changed)[0].item())
+        changes[kind] = abs(losses[0] - losses[1])
+    assert changes["published"] > 1e-6
+    assert changes["prompt"] == 0
+
+
+def test_bf16_compute_keeps_the_adapter_in_fp32(tmp_path):
+    adapter = new_trainer(tmp_path, mixed_precision="bf16").train()
+    assert {weight.dtype for weight in adapter.parameters()} == {torch.float32}
 
 
 def test_checkpoints_of_another_run_are_refused(tmp_path):
@@ -174,7 +210,12 @@ def test_training_holds_one_unet(tmp_path):
     ("settings", "message"),
     [
         ({"anchor": "magic"}, "Unknown anchor 'magic'; choose one of: noise, caption"),
-        ({"steps": 0}, "training.steps must be more than 0; saw 0"),
+        ({"mixed_precision": "fp8"}, "Unknown mixed_precision 'fp8'; choose one of: no, bf16"),
+        ({"beta": -5.0}, "training.beta must be at least 0"),
+        ({"lr": math.inf}, "training.lr must be more than 0 and finite"),
+        ({"user_dropout": 7.0}, "training.user_dropout must be between 0 and 1"),
+        ({"timesteps": (0, 5000)}, "within 0 and 1000"),
+        ({"steps": 0}, "training.steps must be more than 0 and finite; saw 0"),
         ({"dpo_weight": 0.0, "anchor_weight": 0.0}, "there is nothing to learn"),
     ],
 )

@@ -29,12 +29,14 @@ KEY = "psa"  # in cross_attention_kwargs
 class Condition:
     """Who the rows of one call are for. vectors: [B, llm_dim]; present: [B], False for rows with no user; scale: [B].
 
-    guided: True or False where the caller said whether the UNet sees unconditional rows first; None: told by the batch.
+    owner: the attached adapter it was made for. guided: True or False where the caller said whether the UNet sees
+    unconditional rows first; None: told by the batch.
     """
 
     vectors: torch.Tensor
     present: torch.Tensor
     scale: torch.Tensor
+    owner: AttachedAdapter | None = None
     guided: bool | None = None
     _rewritten: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
     _published: tuple[int, Steering] | None = field(default=None, repr=False)
@@ -63,6 +65,7 @@ class AttachedAdapter:
         self.unet, self.adapter = unet, adapter
         self._disabled = False
         self._steering: Steering | None = None
+        self._steered = 0  # cross-attentions that took the user term in this call
         self._queries: list[torch.Tensor | None] = []
         self._handles = [unet.register_forward_pre_hook(self._enter, with_kwargs=True)]
         if adapter.config.kind == "published":
@@ -101,14 +104,14 @@ class AttachedAdapter:
             if not torch.isfinite(row).all():
                 raise GuardError(f"User vector {number} is not finite.", hint="Embed this user again.")
         strength = torch.as_tensor(scale, dtype=torch.float32).expand(len(rows)).clone()
-        if not torch.isfinite(strength).all():
-            raise GuardError(f"scale must be finite; saw {strength.tolist()}.")
+        if not torch.isfinite(strength).all() or (strength < 0).any():
+            raise GuardError(f"scale must be finite and at least 0; saw {strength.tolist()}.")
         if not rows:
             raise GuardError("No users: expected one row per prompt.")
         stacked, present, strength = (
             t.repeat_interleave(images_per_prompt, 0) for t in (torch.stack(filled), present, strength)
         )
-        return {"cross_attention_kwargs": {KEY: Condition(stacked, present, strength, guided=guided)}}
+        return {"cross_attention_kwargs": {KEY: Condition(stacked, present, strength, owner=self, guided=guided)}}
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -134,13 +137,18 @@ class AttachedAdapter:
         given = dict(kwargs.get("cross_attention_kwargs") or {})
         condition = given.pop(KEY, None)
         kwargs = {**kwargs, "cross_attention_kwargs": given or None}
-        self._steering = None
+        self._steering, self._steered = None, 0
         if self._disabled:
             return args, kwargs
         if condition is None:
             raise GuardError(
                 "The adapted UNet was called without users.",
                 hint="Pass **psa.condition(users) to the pipeline, or run inside psa.disabled() for the base model.",
+            )
+        if condition.owner is not self:
+            raise GuardError(
+                "These users were made ready for another adapter.",
+                hint="Call condition() of the adapter that is attached.",
             )
         if len(args) > 2:
             args, kwargs = args[:2], {**kwargs, "encoder_hidden_states": args[2], **_more(args)}
@@ -156,7 +164,7 @@ class AttachedAdapter:
         """The condition for the rows the UNet was called with: unconditional rows first where there is guidance."""
         users, rows = len(condition.present), sample.shape[0]
         if rows == 2 * users and condition.guided is not False:
-            return condition
+            return self._guided(condition, sample)
         if rows != users or condition.guided is True:
             raise GuardError(
                 f"The UNet was called with {rows} rows for {users} users; "
@@ -172,11 +180,23 @@ class AttachedAdapter:
         condition.guided = False if condition.guided is None else condition.guided
         return condition
 
+    def _guided(self, condition: Condition, sample: torch.Tensor) -> Condition:
+        """Two rows per user are guidance only where both halves are the same latents."""
+        if condition.guided is None and not torch.equal(*sample.chunk(2)):
+            raise GuardError(
+                f"{len(sample)} different rows for {len(condition.present)} users: half of them would have no user.",
+                hint="Give one user per prompt, and images_per_prompt= what the pipeline is given.",
+            )
+        condition.guided = True
+        return condition
+
     def _rewrite(self, condition: Condition, kwargs: dict[str, Any]) -> None:
         states = kwargs["encoder_hidden_states"]
         kwargs["encoder_hidden_states"] = self._changed(condition, "states", states, self.adapter.rewriter)
         added = kwargs.get("added_cond_kwargs") or {}
-        if self.adapter.config.pooled_dim and "text_embeds" in added:
+        if self.adapter.config.pooled_dim:
+            if "text_embeds" not in added:
+                raise GuardError("The adapter rewrites the pooled text state too, and the UNet was called without one.")
             pooled = self._changed(condition, "pooled", added["text_embeds"], self.adapter.rewriter.pooled)
             kwargs["added_cond_kwargs"] = {**added, "text_embeds": pooled}
 
@@ -222,6 +242,7 @@ class AttachedAdapter:
     def _hook_attentions(self) -> None:
         attentions = cross_attentions(self.unet)
         self._queries = [None] * len(attentions)
+        self._handles.append(self.unet.register_forward_hook(self._leave))
         for i, attention in enumerate(attentions):
 
             def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], i: int = i) -> None:
@@ -235,11 +256,21 @@ class AttachedAdapter:
                 attention.to_out[0].register_forward_pre_hook(add),
             ]
 
+    def _leave(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        expected = len(self.adapter.layers) if self._steering is not None else 0
+        if self._steered != expected:
+            raise GuardError(
+                f"{expected - self._steered} of {expected} cross-attentions have lost the adapter: something replaced "
+                "their to_out.",
+                hint="Call unload() and attach the adapter again, after what changes the UNet.",
+            )
+
     def _add_user(self, i: int, attention: Attention, attended: torch.Tensor) -> torch.Tensor:
         steering, hidden = self._steering, self._queries[i]
         self._queries[i] = None
         if steering is None or hidden is None:
             return attended
+        self._steered += 1
         if steering.folded is not None:
             user = steering.folded[i]
         else:

@@ -5,6 +5,7 @@ Place on the path of data: what step 6 draws with and what training holds frozen
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -78,8 +79,22 @@ def load_pipeline(base: str, *, source: str | None = None, device: str = "cpu") 
 
 
 def base_fingerprint(pipeline: Any) -> str:
-    """16 hexadecimal digits that name the weights of a pipeline loaded from a folder, or its hub id."""
-    place = Path(pipeline.config._name_or_path)
-    if not place.is_dir():
+    """16 hexadecimal digits that name the weights of a pipeline: its files', its hub id, or those in memory."""
+    place = getattr(getattr(pipeline, "config", None), "_name_or_path", None)
+    if not place:
+        return _weights_fingerprint(pipeline)
+    if not Path(place).is_dir():
         return fingerprint(str(place))
-    return fingerprint([file_fingerprint(path) for path in sorted(place.rglob("*.safetensors"))])
+    return fingerprint([file_fingerprint(path) for path in sorted(Path(place).rglob("*.safetensors"))])
+
+
+def _weights_fingerprint(pipeline: Any) -> str:
+    """For a pipeline that was put together in memory, of components with or without weights."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, part in sorted(getattr(pipeline, "components", {}).items()):
+        for key, weight in part.state_dict().items() if isinstance(part, torch.nn.Module) else ():
+            digest.update(f"{name}.{key} {tuple(weight.shape)} {weight.dtype}".encode())
+            digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

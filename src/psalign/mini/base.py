@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ..records import file_fingerprint, write_json
 from . import world
 from .pixels import to_pictures, to_pixels
-from .stages import Stage
+from .stages import Stage, weights_name
 from .tokenizer import MAX_TOKENS, build_tokenizer
 
 if TYPE_CHECKING:
@@ -149,8 +149,14 @@ def train_autoencoder(drawings: Drawings, config: BaseConfig, *, work: Path) -> 
         kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
         return error.abs().mean() + 2 * error.square().mean() + config.kl_weight * kl
 
+    drawn = drawings.pictures[:64].tobytes().hex()
     stage = Stage(
-        "autoencoder", {"model": model}, steps=config.autoencoder_steps, lr=config.autoencoder_lr, seed=config.seed
+        "autoencoder",
+        {"model": model},
+        steps=config.autoencoder_steps,
+        lr=config.autoencoder_lr,
+        seed=config.seed,
+        made_of=(config.pictures, config.autoencoder_batch, config.kl_weight, drawn),
     )
     seconds = stage.run(loss, work=work)
     means, stds = encode(model, drawings.pictures[:2048])
@@ -254,7 +260,14 @@ def train_denoiser(
         return denoising + config.words_weight * words.loss(ids, head(states), kinds + told_kinds)
 
     parts: dict[str, torch.nn.Module] = {"text_encoder": text_encoder, "unet": unet, "head": head}
-    stage = Stage("denoiser", parts, steps=config.denoiser_steps, lr=config.denoiser_lr, seed=config.seed + 1)
+    stage = Stage(
+        "denoiser",
+        parts,
+        steps=config.denoiser_steps,
+        lr=config.denoiser_lr,
+        seed=config.seed + 1,
+        made_of=(asdict(config), weights_name(autoencoder)),
+    )
     seconds = stage.run(loss, work=work)
     # Convolutions trained faster channels-last; safetensors wants the plain layout.
     return text_encoder.eval(), unet.to(memory_format=torch.contiguous_format).eval(), encode_s + seconds

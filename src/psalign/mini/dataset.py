@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..errors import OutputError, UsageError
-from ..records import CATEGORIES, PromptRow, Record, fingerprint, write_json, write_jsonl
+from ..records import CATEGORIES, PromptRow, Record, fingerprint, write_bytes, write_json, write_jsonl
 from ..sage.rows import SageRow, picture_name, unsafe_is_chosen, write_split
 from ..users.levels import level_profiles
 from ..users.policy import banned_categories
@@ -168,8 +168,7 @@ def _user_data(user: UserProfile) -> Record:
 def _write_jpeg(path: Path, picture: np.ndarray) -> None:
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="JPEG", quality=97, subsampling=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(stream.getvalue())
+    write_bytes(path, stream.getvalue(), sync=False)
 
 
 # --- prompts to evaluate on -----------------------------------------------------------------------------------------

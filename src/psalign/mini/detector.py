@@ -22,7 +22,7 @@ from ..records import Verdict, write_json
 from . import world
 from .pixels import to_pictures, to_pixels
 from .shapes import COLOURS, MOTIFS, SUBJECTS
-from .stages import Stage
+from .stages import Stage, weights_name
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -113,7 +113,14 @@ def train_detector(folder: Path, autoencoder: AutoencoderKL, config: DetectorCon
         seen = F.binary_cross_entropy_with_logits(motifs, examples.motifs[rows]) * 10
         return seen + F.cross_entropy(subject, examples.subject[rows]) + F.cross_entropy(colour, examples.colour[rows])
 
-    stage = Stage("detector", {"model": detector}, steps=config.steps, lr=config.lr, seed=config.seed)
+    stage = Stage(
+        "detector",
+        {"model": detector},
+        steps=config.steps,
+        lr=config.lr,
+        seed=config.seed,
+        made_of=(asdict(config), weights_name(autoencoder)),
+    )
     seconds = stage.run(loss, work=work)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.half().contiguous() for name, value in detector.state_dict().items()}, folder / WEIGHTS)

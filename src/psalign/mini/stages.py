@@ -6,21 +6,25 @@ Place on the path of data: under mini/base.py and mini/detector.py.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
+
+from ..errors import CheckpointError
+from ..records import fingerprint
 
 
 class Stage:
     """Trains modules with AdamW, warm-up and cosine decay, and leaves the moving average of their weights in them.
 
     steps: how many in all; a checkpoint is kept every `save_every` and removed by nobody: a finished stage is not
-    run again.
+    run again. made_of: all else that decides the weights; a checkpoint made of something else is refused.
     """
 
     save_every = 250
@@ -35,8 +39,10 @@ class Stage:
         steps: int,
         lr: float,
         seed: int,
+        made_of: Sequence[object] = (),
         weight_decay: float = 0.01,
     ) -> None:
+        self.run_name = fingerprint([steps, lr, seed, weight_decay, *made_of])
         self.name, self.steps, self.lr, self.seed = name, steps, lr, seed
         self.model = torch.nn.ModuleDict(modules)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -91,6 +97,7 @@ class Stage:
 
     def _save(self, path: Path) -> None:
         state = {
+            "run": self.run_name,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -104,7 +111,20 @@ class Stage:
 
     def _load(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
+        if state.get("run") != self.run_name:
+            raise CheckpointError(
+                f"{path} is a checkpoint of other settings, drawings or weights than this run's.",
+                hint="Choose another --work, or remove that file.",
+            )
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
+
+
+def weights_name(model: torch.nn.Module) -> str:
+    """Hexadecimal digits that name a model's weights."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode() + weight.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

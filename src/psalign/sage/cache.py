@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from tqdm import tqdm
 
 from ..errors import DatasetError
-from ..records import fingerprint, write_bytes, write_json
+from ..records import file_fingerprint, fingerprint, write_bytes, write_json
 from .rows import SageRow
 
 _BATCH = 64
@@ -49,8 +49,8 @@ def build_cache(rows: Sequence[SageRow], pictures: Path, pipeline: Any, folder: 
     """
     names = sorted({name for row in rows for name in (row.chosen, row.rejected)})
     captions = [*sorted({row.caption for row in rows} - {""}), ""]
-    sizes = [[name, (pictures / name).stat().st_size] for name in names]
-    made_of = fingerprint({"base": base, "pictures": sizes, "captions": captions, "format": 1})
+    contents = [[name, file_fingerprint(pictures / name)] for name in names]
+    made_of = fingerprint({"base": base, "pictures": contents, "captions": captions, "format": 1})
     path, index = folder / f"{made_of}.safetensors", folder / f"{made_of}.json"
     if not (path.exists() and index.exists()):
         means, stds = _encode_pictures(pipeline, [pictures / name for name in names])

@@ -77,6 +77,8 @@ def parse_row(record: Record, *, where: str) -> SageRow:
     missing = [key for key in needed if key not in record]
     if missing:
         raise DatasetError(f"{where}: {', '.join(missing)} missing; a row has {', '.join(needed)}.")
+    if not isinstance(record["caption"], str):
+        raise DatasetError(f"{where}: caption is {record['caption']!r}; expected text.")
     chosen, rejected = (_parse_name(record[key], where=where) for key in ("chosen", "rejected"))
     if {**chosen, "side": ""} != {**rejected, "side": ""} or chosen["side"] == rejected["side"]:
         raise DatasetError(
@@ -102,7 +104,7 @@ def parse_row(record: Record, *, where: str) -> SageRow:
 
 def write_split(root: Path, split: str, rows: Iterable[SageRow]) -> None:
     """Write root/split/metadata.jsonl in layout A."""
-    write_jsonl(root / split / METADATA, (to_record(row) for row in rows))
+    write_jsonl(root / split / METADATA, (to_record(row) for row in rows), private=True)
 
 
 def to_record(row: SageRow) -> Record:

@@ -6,6 +6,7 @@ Place on the path of data: under training/trainer.py.
 from __future__ import annotations
 
 import io
+import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -36,11 +37,11 @@ def load_newest(folder: Path, *, run: str) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(paths[-1], weights_only=True)
-    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError) as err:
+    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, pickle.UnpicklingError) as err:
         raise CheckpointError(
             f"{paths[-1]} cannot be read: {err}", hint="Remove that file: the run goes on from the one before it."
         ) from err
-    if state["run"] != run:
+    if state.get("run") != run:
         raise CheckpointError(
             f"{folder} holds checkpoints of another run (other data, base, users or settings).",
             hint="Choose another --out, or remove that folder.",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import DatasetError
+from ..records import fingerprint
 from ..sage.cache import Cache
 from ..sage.rows import SageRow
 from ..users.embedding import EmbeddingStore
@@ -61,6 +62,8 @@ class Pairs:
             for row in rows
         ]
         self.table = np.array(table)
+        # Names every preference and every vector, so that a run never goes on with others.
+        self.name = fingerprint([cache.name, table, self.vectors.numpy().tobytes().hex()])
 
     def __len__(self) -> int:
         return len(self.table)

@@ -67,7 +67,6 @@ def train_adapter(
     adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed)
     attached = attach(pipeline.unet, adapter)
     try:
-        data = f"{pairs.cache.name} {users.fingerprint}"
-        Trainer(attached, pairs, pipeline.scheduler, config, out, data=data).train()
+        Trainer(attached, pairs, pipeline.scheduler, config, out, data=f"{users.fingerprint} {pairs.name}").train()
     finally:
         attached.unload()

@@ -6,7 +6,6 @@ last checkpoint and ends with the same weights.
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from ..adapter.adapter import PSAAdapter
 from ..adapter.checkpoint import save_adapter
 from ..adapter.guard import KEY, AttachedAdapter, Condition
 from ..errors import ExtraMissing, OutputError, TrainingError, UsageError
-from ..records import fingerprint, write_json
+from ..records import fingerprint, write_csv, write_json
 from .checkpoints import load_newest, save_checkpoint
 from .loss import diffusion_dpo_loss, squared_error
 from .pairs import PairBatch, Pairs
@@ -59,11 +58,20 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.anchor not in ("noise", "caption"):
-            raise UsageError(f"Unknown anchor '{self.anchor}'; choose one of: noise, caption.")
+        for name, choices in (("anchor", ("noise", "caption")), ("mixed_precision", ("no", "bf16"))):
+            if getattr(self, name) not in choices:
+                raise UsageError(f"Unknown {name} '{getattr(self, name)}'; choose one of: {', '.join(choices)}.")
         for name in ("steps", "batch_size", "lr", "accumulation", "save_every", "keep", "log_every"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"training.{name} must be more than 0; saw {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"training.{name} must be more than 0 and finite; saw {getattr(self, name)}.")
+        for name in ("beta", "dpo_weight", "anchor_weight", "weight_decay", "clip", "warmup_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"training.{name} must be at least 0 and finite; saw {getattr(self, name)}.")
+        for name in ("caption_dropout", "user_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"training.{name} must be between 0 and 1; saw {getattr(self, name)}.")
+        if len(self.timesteps) != 2 or not 0 <= self.timesteps[0] < self.timesteps[1] <= 1000:
+            raise UsageError(f"training.timesteps must be [low, high) within 0 and 1000; saw {list(self.timesteps)}.")
         if not self.dpo_weight and not self.anchor_weight:
             raise UsageError("training.dpo_weight and training.anchor_weight are both 0: there is nothing to learn.")
 
@@ -84,11 +92,10 @@ class Trainer:
         from accelerate import Accelerator
 
         self.attached, self.pairs, self.config, self.out = attached, pairs, config, out
-        self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
-            gradient_accumulation_steps=config.accumulation,
-            cpu=attached.unet.device.type == "cpu",
-        )
+        # Precision and accumulation are our own: accelerate's are one setting per process, and divide the loss too.
+        self.accelerator = Accelerator(cpu=attached.unet.device.type == "cpu")
+        if self.accelerator.num_processes > 1:
+            raise UsageError(f"Training runs in one process; saw {self.accelerator.num_processes}.")
         self.alphas = noise_scheduler.alphas_cumprod.to(self.accelerator.device)
         adapter = attached.adapter.requires_grad_(True).float()
         self.trained = adapter
@@ -127,7 +134,7 @@ class Trainer:
         sums: dict[str, float] = {}
         for part in range(self.config.accumulation):
             batch = self._batch(self.step * self.config.accumulation + part)
-            with self.accelerator.autocast():
+            with torch.autocast(batch.noise.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
                 loss, figures = self.losses(batch)
             if not math.isfinite(loss.item()):
                 raise TrainingError(
@@ -138,6 +145,11 @@ class Trainer:
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + value / self.config.accumulation
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.clip)
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"The gradient of step {self.step} is not finite; its rows are {list(batch.rows)}.",
+                hint="Lower training.lr, or look at these rows of metadata.jsonl.",
+            )
         self.optimizer.step()
         self.step += 1
         return {**sums, "grad_norm": float(norm)}
@@ -157,8 +169,7 @@ class Trainer:
         figures: dict[str, float] = {}
         pairs = len(batch.chosen)
         if with_dpo:
-            with torch.no_grad(), self.attached.disabled():
-                reference = squared_error(unet(noisy, timesteps, states).sample, noise)
+            reference = squared_error(self._base(noisy, timesteps, states), noise)
             kept = batch.with_user if batch.with_user.any() else torch.ones_like(batch.with_user)
             dpo, margins = diffusion_dpo_loss(
                 (errors[:pairs][kept], errors[pairs:][kept]),
@@ -186,19 +197,26 @@ class Trainer:
         if self.attached.adapter.config.kind == "published":
             vectors, present = vectors * present[:, None], torch.ones_like(present)
         scale = torch.ones(copies * len(present), device=vectors.device)
-        return Condition(_copies(vectors, copies), _copies(present, copies), scale, guided=False)
+        return Condition(_copies(vectors, copies), _copies(present, copies), scale, owner=self.attached, guided=False)
 
     def _anchor(self, batch: PairBatch, noisy: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
         """Mean squared error to the anchor over rows with a user; a trained null user is held to the base itself."""
         kept, target = batch.with_user, batch.noise
-        if self.config.anchor == "caption":
+        null_user = self.attached.adapter.config.kind == "published"
+        if self.config.anchor == "caption" or null_user:
             states = torch.where(kept[:, None, None], batch.own_states, batch.states)
-            with torch.no_grad(), self.attached.disabled():
-                target = self.attached.unet(noisy, batch.timesteps, states).sample
-            if self.attached.adapter.config.kind == "published":
-                kept = torch.ones_like(kept)
-        errors = squared_error(predicted, target)
-        return (errors * kept).sum() / kept.sum().clamp(min=1)
+            base = self._base(noisy, batch.timesteps, states)
+            with_noise = kept[:, None, None, None] & (self.config.anchor == "noise")
+            target = torch.where(with_noise, batch.noise, base)
+        counted = torch.ones_like(kept) if null_user else kept
+        return (squared_error(predicted, target) * counted).sum() / counted.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def _base(self, noisy: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """The noise that the UNet predicts with the adapter bypassed: the reference."""
+        with self.attached.disabled():
+            predicted: torch.Tensor = self.attached.unet(noisy, timesteps, states).sample
+        return predicted
 
     def _add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
@@ -232,11 +250,7 @@ class Trainer:
             self._write_log()
 
     def _write_log(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        with (self.out / "log.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, fieldnames=list(self.log[0]))
-            writer.writeheader()
-            writer.writerows(self.log)
+        write_csv(self.out / "log.csv", self.log)
 
     def _save(self) -> None:
         state = {
