@@ -39,9 +39,8 @@ format: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## run every benchmarks/*.py, one after the other
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
-		echo "== $$script"; $(BIN)/python $$script $(ARGS); done
+bench: $(STAMP)  ## cost of the adapter per UNet call; the long benchmarks are named in benchmarks/README.md
+	$(BIN)/python benchmarks/adapter_cost.py $(ARGS)
 
 clean:  ## remove .venv and caches (never data, models or outputs)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
