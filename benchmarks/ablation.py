@@ -76,7 +76,7 @@ def split_changes(text: str) -> list[str]:
 def line(metrics: dict[str, Any]) -> str:
     """The figures of one variant as cells of a table."""
     scenes, suites = metrics["methods"]["prompt"], metrics["suites"]
-    names = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject", "harmless_distance")
+    names = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject")
     cells = [f"{scenes[name]['value']:.3f}" for name in names]
     for suite in ("wordings", "two_motifs", "motifs"):
         figures = suites[suite]["prompt"]

@@ -70,6 +70,13 @@ def test_a_batch_is_a_function_of_seed_and_step(rows, users):
     assert not torch.equal(one.noise, pairs.batch(5, size=3, **DRAW).noise)
 
 
+def test_the_share_of_rows_with_something_to_take_away(rows, users):
+    """Of the three rows only the first is told by another caption than its chosen picture."""
+    pairs = Pairs(rows, make_cache(rows), users)
+    for step in range(4):
+        assert [n == 0 for n in pairs.batch(step, size=4, **DRAW, rewritten_share=0.5).rows] == [True] * 2 + [False] * 2
+
+
 def test_dropouts(rows, users):
     cache = make_cache(rows)
     batch = Pairs(rows, cache, users).batch(0, size=3, **{**DRAW, "caption_dropout": 1.0, "user_dropout": 1.0})

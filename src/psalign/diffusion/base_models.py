@@ -65,7 +65,7 @@ def load_pipeline(base: str, *, source: str | None = None, device: str = "cpu") 
     row = find_base(base)
     place = source or row.source or str(mini_folder())
     try:
-        pipeline = DiffusionPipeline.from_pretrained(place, torch_dtype=torch.float32, safety_checker=None)
+        pipeline = DiffusionPipeline.from_pretrained(place, safety_checker=None)
     except (OSError, ValueError) as err:
         raise CheckpointError(f"The base model '{base}' cannot be loaded from {place}: {err}") from err
     width = pipeline.unet.config.cross_attention_dim
@@ -75,7 +75,7 @@ def load_pipeline(base: str, *, source: str | None = None, device: str = "cpu") 
         )
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.requires_grad_(False)
-    return pipeline.to(device)
+    return pipeline.to(device, torch.float32)
 
 
 def base_fingerprint(pipeline: Any) -> str:

@@ -55,12 +55,13 @@ def build_cache(rows: Sequence[SageRow], pictures: Path, pipeline: Any, folder: 
     if not (path.exists() and index.exists()):
         means, stds = _encode_pictures(pipeline, [pictures / name for name in names])
         states = _encode_captions(pipeline, captions)
-        write_bytes(path, save({"means": means.half(), "stds": stds.half(), "states": states.half()}))
+        tensors = {"means": means, "stds": stds, "states": states}
+        write_bytes(path, save({name: tensor.half().contiguous() for name, tensor in tensors.items()}))
         write_json(index, {"pictures": names, "captions": captions})
-    known, tensors = json.loads(index.read_text()), load_file(path)
+    known = json.loads(index.read_text())
     return Cache(
         name=made_of,
-        **tensors,
+        **load_file(path),
         pictures={name: i for i, name in enumerate(known["pictures"])},
         captions={caption: i for i, caption in enumerate(known["captions"])},
     )

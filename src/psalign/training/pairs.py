@@ -77,12 +77,14 @@ class Pairs:
         caption_dropout: float,
         user_dropout: float,
         timesteps: tuple[int, int],
+        rewritten_share: float | None = None,
     ) -> PairBatch:
         """The batch of a step: epochs of shuffled rows, then noise, timesteps and dropouts, all from (seed, step).
 
-        timesteps: drawn uniformly from [low, high).
+        timesteps: drawn uniformly from [low, high). rewritten_share: share of the batch whose chosen picture is told by
+        another caption (something is to be taken away); None: as the rows come.
         """
-        numbers = self._rows(step, size, seed)
+        numbers = self._rows(step, size, seed, rewritten_share)
         chosen, rejected, caption, own, user = self.table[numbers].T
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         empty = len(self.cache.states) - 1
@@ -104,14 +106,24 @@ class Pairs:
             rows=tuple(int(n) for n in numbers),
         )
 
-    def _rows(self, step: int, size: int, seed: int) -> np.ndarray:
-        first = step * size
-        epochs = range(first // len(self), (first + size - 1) // len(self) + 1)
-        order = np.concatenate([np.random.default_rng((seed, epoch)).permutation(len(self)) for epoch in epochs])
-        return order[first % len(self) :][:size]
+    def _rows(self, step: int, size: int, seed: int, rewritten_share: float | None) -> np.ndarray:
+        if rewritten_share is None:
+            return _draw(np.arange(len(self)), step, size, seed)
+        rewritten = self.table[:, 2] != self.table[:, 3]
+        count = round(size * rewritten_share)
+        parts = ((np.flatnonzero(rewritten), count, seed), (np.flatnonzero(~rewritten), size - count, seed + 1))
+        return np.concatenate([_draw(numbers, step, n, s) for numbers, n, s in parts if n and len(numbers)])
 
     def _latents(self, numbers: np.ndarray, spread: torch.Tensor) -> torch.Tensor:
         return self.cache.means[numbers].float() + self.cache.stds[numbers].float() * spread
+
+
+def _draw(numbers: np.ndarray, step: int, size: int, seed: int) -> np.ndarray:
+    """The rows of a step: every number once per epoch, epochs one after the other."""
+    first = step * size
+    epochs = range(first // len(numbers), (first + size - 1) // len(numbers) + 1)
+    order = np.concatenate([np.random.default_rng((seed, epoch)).permutation(numbers) for epoch in epochs])
+    return order[first % len(numbers) :][:size]
 
 
 def _own_caption(row: SageRow, told: dict[tuple[tuple[str, str, str, str], str], str]) -> str:

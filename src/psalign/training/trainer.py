@@ -33,6 +33,7 @@ class TrainingConfig:
     anchor: what the policy's prediction on the chosen picture is held to, times anchor_weight: "noise" (its denoising
     error), or "caption" (the base's own prediction for the caption that tells that picture).
     caption_dropout, user_dropout: shares of rows. timesteps: drawn from [low, high).
+    rewritten_share: share of a batch for which something is to be taken away; None: as the dataset has it.
     tensorboard: also log to out/tensorboard (needs the extra of that name).
     """
 
@@ -49,6 +50,7 @@ class TrainingConfig:
     caption_dropout: float = 0.1
     user_dropout: float = 0.1
     timesteps: tuple[int, int] = (0, 1000)
+    rewritten_share: float | None = None
     accumulation: int = 1
     mixed_precision: str = "no"
     save_every: int = 200
@@ -67,8 +69,8 @@ class TrainingConfig:
         for name in ("beta", "dpo_weight", "anchor_weight", "weight_decay", "clip", "warmup_steps"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"training.{name} must be at least 0 and finite; saw {getattr(self, name)}.")
-        for name in ("caption_dropout", "user_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
+        for name in ("caption_dropout", "user_dropout", "rewritten_share"):
+            if not 0 <= (getattr(self, name) or 0.0) <= 1:
                 raise UsageError(f"training.{name} must be between 0 and 1; saw {getattr(self, name)}.")
         if len(self.timesteps) != 2 or not 0 <= self.timesteps[0] < self.timesteps[1] <= 1000:
             raise UsageError(f"training.timesteps must be [low, high) within 0 and 1000; saw {list(self.timesteps)}.")
@@ -231,6 +233,7 @@ class Trainer:
             caption_dropout=config.caption_dropout,
             user_dropout=config.user_dropout,
             timesteps=config.timesteps,
+            rewritten_share=config.rewritten_share,
         ).to(self.accelerator.device)
 
     def _schedule(self) -> float:
