@@ -10,6 +10,7 @@ has read the world.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -88,6 +89,9 @@ def train_base(folder: Path, config: BaseConfig, *, work: Path) -> StableDiffusi
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    # transformers computes in the type the config names, diffusers in float32: say float32 for both.
+    text_config = folder / "text_encoder" / "config.json"
+    write_json(text_config, {**json.loads(text_config.read_text()), "dtype": "float32"})
     weights = sorted(folder.rglob("*.safetensors"))
     seconds = {"autoencoder": round(autoencoder_s), "text encoder and UNet": round(denoiser_s)}
     record = {
