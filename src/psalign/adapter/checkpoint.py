@@ -10,19 +10,22 @@ import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
+from safetensors.torch import save
 
 from ..errors import CheckpointError
-from ..records import file_fingerprint
+from ..records import file_fingerprint, write_bytes
 from .adapter import PSAAdapter
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def save_adapter(adapter: PSAAdapter, folder: Path) -> None:
-    """Write an adapter whole or not at all: aside first, then put in place."""
+    """Write an adapter whole or not at all: aside, then in place. Raises OutputError where the disk is full."""
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
-    adapter.save_pretrained(aside, safe_serialization=True)
+    adapter.save_config(aside)
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in adapter.state_dict().items()}
+    write_bytes(aside / WEIGHTS, save(weights, metadata={"format": "pt"}))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 

@@ -92,7 +92,7 @@ class AttachedAdapter:
         if recipe != trained:
             raise RecipeMismatch(
                 f"These user vectors were made by recipe {recipe}; the adapter was trained with {trained}.",
-                hint="Embed the users with the recipe of the adapter (its config.json names it).",
+                hint="Run: psalign embed --users users.csv --like <the vectors the adapter was trained with>",
             )
         rows = list(vectors)
         present = torch.tensor([row is not None for row in rows], dtype=torch.bool)

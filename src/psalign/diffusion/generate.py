@@ -164,7 +164,7 @@ def check_users(rows: Sequence[PromptRow], users: Users, attached: AttachedAdapt
     if users.fingerprint != trained:
         raise RecipeMismatch(
             f"These user vectors were made by recipe {users.fingerprint}; the adapter was trained with {trained}.",
-            hint="Embed the users with the recipe of the adapter (its config.json names it).",
+            hint="Run: psalign embed --users users.csv --like <the vectors the adapter was trained with>",
         )
     users.vectors(_user_ids(rows))
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional as F
 
-from ..records import Verdict, write_json
+from ..records import Verdict, write_bytes, write_json
 from . import world
 from .pixels import to_pictures, to_pixels
 from .shapes import COLOURS, MOTIFS, SUBJECTS
@@ -122,8 +122,9 @@ def train_detector(folder: Path, autoencoder: AutoencoderKL, config: DetectorCon
         made_of=(asdict(config), weights_name(autoencoder)),
     )
     seconds = stage.run(loss, work=work)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in detector.state_dict().items()}, folder / WEIGHTS)
+    write_bytes(
+        folder / WEIGHTS, save({name: value.half().contiguous() for name, value in detector.state_dict().items()})
+    )
     record = {"command": "psalign mini train-detector", "config": asdict(config), "seconds": round(seconds)}
     write_json(folder / "training.json", record)
     return load_detector(folder)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import CheckpointError
-from ..records import fingerprint
+from ..records import fingerprint, write_bytes
 
 
 class Stage:
@@ -104,10 +104,9 @@ class Stage:
             "step": self.step,
             "seconds": self.seconds,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".part")
-        torch.save(state, aside)
-        os.replace(aside, path)
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        write_bytes(path, stream.getvalue())
 
     def _load(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)

@@ -23,6 +23,8 @@ from ..users.embedding import EmbeddingStore
 from .pairs import Pairs
 from .trainer import Trainer, TrainingConfig
 
+SHAPE = ("n_tokens", "rank", "heads", "depth", "gated")
+
 
 def load_pairs(data: Path, folder: Path, pipeline: Any, users: EmbeddingStore) -> Pairs:
     """Training pairs of a SAGE dataset, with latents and text states cached in folder."""
@@ -36,12 +38,9 @@ def new_adapter(
 ) -> PSAAdapter:
     """An untrained adapter that fits the pipeline and the users' vectors; shape: n_tokens, rank, heads, depth, gated.
 
-    Raises UsageError for an unknown name in shape.
+    Raises UsageError for an unknown name in shape, or a value that makes no sense.
     """
-    known = ("n_tokens", "rank", "heads", "depth", "gated")
-    for name in shape:
-        if name not in known:
-            raise UsageError(f"Unknown setting {kind}.adapter.{name}; choose one of: {', '.join(known)}.")
+    check_shape(kind, shape)
     torch.manual_seed(seed)
     return PSAAdapter(
         kind=kind,
@@ -53,6 +52,20 @@ def new_adapter(
         widths=cross_attention_widths(pipeline.unet) if kind == "published" else (),
         **shape,
     )
+
+
+def check_shape(kind: str, shape: Record) -> None:
+    """Raises UsageError for an unknown name, or a value that makes no sense."""
+    for name, value in shape.items():
+        if name not in SHAPE:
+            raise UsageError(f"Unknown setting {kind}.adapter.{name}; choose one of: {', '.join(SHAPE)}.")
+        if name == "gated" and not isinstance(value, bool):
+            raise UsageError(f"{kind}.adapter.gated must be true or false; saw {value!r}.")
+        if name != "gated" and (type(value) is not int or value < 1):
+            raise UsageError(f"{kind}.adapter.{name} must be a whole number of at least 1; saw {value!r}.")
+    rank, heads = shape.get("rank", 64), shape.get("heads", 4)
+    if rank % heads:
+        raise UsageError(f"{kind}.adapter.rank must be a multiple of heads; saw {rank} and {heads}.")
 
 
 def train_adapter(
