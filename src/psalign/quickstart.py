@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import __version__
 from .adapter.checkpoint import adapter_fingerprint, load_adapter
 from .adapter.guard import attach
 from .baselines.negative_prompt import negative_prompt
@@ -204,12 +205,16 @@ def _open(out: Path, preset: Record, seed: int) -> Run:
 
 
 def _finish(this: Run, metrics: Record, sheet: Sheet) -> Record:
-    libraries = ("psalign", "torch", "diffusers", "transformers", "accelerate", "numpy")
+    libraries = ("torch", "diffusers", "transformers", "accelerate", "numpy")
     metrics = {
         **metrics,
         "seconds": dict(this.seconds),
         "config": {**this.preset, "seed": this.seed},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
+        "versions": {
+            "psalign": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in libraries},
+        },
     }
     metrics["versions"]["threads"] = torch.get_num_threads()
     write_json(this.out / "metrics.json", metrics)

@@ -2,7 +2,10 @@
 
 import gc
 import math
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -222,3 +225,24 @@ def test_training_holds_one_unet(tmp_path):
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(UsageError, match=message):
         TrainingConfig(**settings)
+
+
+def test_a_run_has_the_same_name_in_every_process(tmp_path):
+    """Sets have another order in every process, and diffusers keeps a list made of one in each config."""
+    tests = Path(__file__).parents[1]
+    code = (
+        f"import sys; sys.path[:0] = [{str(tests)!r}, {str(Path(__file__).parent)!r}]\n"
+        "from pathlib import Path; from test_trainer import new_trainer\n"
+        f"print(new_trainer(Path({str(tmp_path)!r})).run_name)"
+    )
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(names) == 1

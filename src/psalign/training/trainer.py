@@ -102,7 +102,9 @@ class Trainer:
         adapter = attached.adapter.requires_grad_(True).float()
         self.trained = adapter
         self.optimizer = torch.optim.AdamW(adapter.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        self.run_name = fingerprint({"config": asdict(config), "adapter": dict(adapter.config), "data": data})
+        # Without diffusers' own entries: one of them is a list in the order of a set, another in every process.
+        shape = {name: value for name, value in adapter.config.items() if not name.startswith("_")}
+        self.run_name = fingerprint({"config": asdict(config), "adapter": shape, "data": data})
         self.step = 0
         self.log: list[dict[str, float]] = []
         self.writer = _tensorboard(out / "tensorboard") if config.tensorboard else None
