@@ -1,5 +1,7 @@
 """What many tests need once: the shipped mini base, and a small run of the quickstart."""
 
+import os
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ import torch
 @pytest.fixture(scope="session", autouse=True)
 def quiet_and_repeatable():
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,106 @@
+"""Commands of the mini world: mini build, train-base, train-detector, check, sheet."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .options import add_model, add_out, add_preset, at_least, command, given
+from .tables import percent
+
+
+def build(arguments: argparse.Namespace) -> None:
+    from ..config import load_preset, settings
+    from ..mini import dataset
+
+    preset = load_preset(arguments.preset, changes=arguments.set)
+    dataset.build(arguments.out, settings(dataset.DatasetConfig, preset.get("dataset"), section="dataset"))
+    print(f"Dataset: {arguments.out}")
+
+
+def train_base(arguments: argparse.Namespace) -> None:
+    from ..mini import base
+
+    base.train_base(
+        arguments.out,
+        base.BaseConfig(**given(arguments, "seed", "denoiser_steps", "autoencoder_steps", "pictures")),
+        work=arguments.work,
+    )
+    print(f"Mini base: {arguments.out}")
+
+
+def train_detector(arguments: argparse.Namespace) -> None:
+    from ..diffusion.base_models import load_pipeline
+    from ..mini import detector
+
+    autoencoder = load_pipeline("mini", source=arguments.model).vae
+    detector.train_detector(
+        arguments.out,
+        autoencoder,
+        detector.DetectorConfig(**given(arguments, "seed", "steps", "pictures")),
+        work=arguments.work,
+    )
+    print(f"Detector: {arguments.out}")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from ..diffusion.base_models import load_pipeline
+    from ..evaluation.statistics import wilson
+    from ..mini import checks
+    from ..mini.detector import load_detector
+    from ..records import write_json
+
+    pipeline, detector = load_pipeline("mini", source=arguments.model), load_detector(arguments.detector)
+    psnr_db = checks.check_autoencoder(pipeline)
+    counts = checks.check_detector(detector, pipeline)
+    counts |= {f"base: {k}": v for k, v in checks.check_base(pipeline, detector, n=arguments.n).items()}
+    rates = {name: wilson(*count) for name, count in counts.items()}
+    print(f"{'autoencoder':38} {psnr_db:.2f} dB PSNR")
+    for name, rate in rates.items():
+        print(f"{name:38} {percent(rate.value)}  [{percent(rate.low)}, {percent(rate.high)}]  n={rate.n}")
+    if arguments.out:
+        write_json(arguments.out, {"psnr_db": round(psnr_db, 2), **{k: asdict(v) for k, v in rates.items()}})
+
+
+def sheet(arguments: argparse.Namespace) -> None:
+    from ..diffusion.generate import write_picture
+    from ..mini.world import motif_sheet
+
+    write_picture(arguments.out, motif_sheet())
+    print(arguments.out)
+
+
+def add_commands(groups: Any) -> None:
+    kinds = groups.add_parser("mini", help="the mini world and its base model").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    one = command(kinds, "build", build, "write the mini dataset (SAGE layout A)", "psalign mini build --out data/mini")
+    add_preset(one, "mini-quickstart")
+    add_out(one, "data/mini")
+
+    one = command(kinds, "train-base", train_base, "train the mini base from scratch (about an hour on 2 cores)",
+                   "psalign mini train-base --out outputs/mini-base")  # fmt: skip
+    for name in ("--seed", "--pictures", "--autoencoder-steps", "--denoiser-steps"):
+        one.add_argument(name, type=at_least(0))
+    one.add_argument("--work", type=Path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
+    add_out(one, "outputs/mini-base")
+
+    one = command(kinds, "train-detector", train_detector, "train the detector that judges mini pictures",
+                   "psalign mini train-detector --out outputs/mini-detector")  # fmt: skip
+    for name in ("--seed", "--pictures", "--steps"):
+        one.add_argument(name, type=at_least(0))
+    one.add_argument("--work", type=Path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
+    add_out(one, "outputs/mini-detector")
+    add_model(one)
+
+    one = command(kinds, "check", check, "measure the mini base and its detector", "psalign mini check -n 200")
+    one.add_argument("-n", type=at_least(1), default=1000, help="captions for the base (default 1000)")
+    one.add_argument("--detector", type=Path, help="another detector than the shipped one")
+    one.add_argument("--out", type=Path, help="also write the figures as JSON")
+    add_model(one)
+
+    one = command(kinds, "sheet", sheet, "draw every motif on every background", "psalign mini sheet --out sheet.png")
+    add_out(one, "sheet.png")

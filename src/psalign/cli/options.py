@@ -1,0 +1,60 @@
+"""Options that commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+
+Command = Callable[[argparse.Namespace], None]
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps examples as they are written."""
+
+
+def command(groups: Any, name: str, run: Command, purpose: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = groups.add_parser(
+        name,
+        help=purpose,
+        description=purpose[0].upper() + purpose[1:] + ".",
+        epilog=f"Example:  {example}",
+        formatter_class=Formatter,
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def add_preset(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--preset", default=default, help=f"shipped preset or .yaml file (default {default})")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="change one setting")
+
+
+def add_out(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--out", type=Path, default=Path(default), help=f"where to write (default {default})")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="another folder or hub id of the base model")
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        if not text.lstrip("-").isdigit() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, saw {text!r}")
+        return int(text)
+
+    return whole_number
+
+
+def level(text: str) -> int:
+    if text not in ("0", "1", "2", "3", "4", "5"):
+        raise UsageError(f"Level must be 0, 1, 2, 3, 4 or 5; saw {text!r}.")
+    return int(text)
+
+
+def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}

@@ -1,0 +1,70 @@
+"""Commands about users: users sample, embed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UnknownUser, UsageError
+from .options import add_out, at_least, command
+
+if TYPE_CHECKING:
+    from ..users.profile import UserProfile
+
+
+def users_sample(arguments: argparse.Namespace) -> None:
+    from ..users.population import sample_profiles
+    from ..users.profile import save_profiles
+
+    save_profiles(arguments.out, sample_profiles(arguments.n, seed=arguments.seed))
+    print(f"{arguments.n} users: {arguments.out}")
+
+
+def embed(arguments: argparse.Namespace) -> None:
+    from ..users.embedding import EmbeddingStore, StructuredEmbedder
+    from ..users.levels import level_profiles
+    from ..users.profile import load_profiles
+
+    if arguments.like and arguments.data:
+        raise UsageError("--like and --data both say what to standardise by; give one of them.")
+    embedder, profiles = StructuredEmbedder(arguments.llm_dim), load_profiles(arguments.users)
+    if arguments.like:
+        known = EmbeddingStore.load(arguments.like)
+    else:
+        known = EmbeddingStore.build(_population(profiles, arguments.data), embedder)
+    store = EmbeddingStore.build([*profiles, *level_profiles()], embedder, statistics_of=known)
+    store.save(arguments.out)
+    print(f"{len(store)} vectors of width {store.recipe.llm_dim}, recipe {store.fingerprint}: {arguments.out}")
+
+
+def _population(profiles: list[UserProfile], data: Path | None) -> list[UserProfile]:
+    """The training users of a dataset, or everyone. Raises UnknownUser for training users without a profile."""
+    from ..sage.rows import load_split
+
+    if data is None:
+        return profiles
+    trained = {row.user_id for row in load_split(data, "train", check_pictures=False)}
+    unknown = sorted(trained - {profile.user_id for profile in profiles})
+    if unknown:
+        raise UnknownUser(
+            f"{len(unknown)} of {len(trained)} training users of {data} have no profile: {', '.join(unknown[:5])}.",
+            hint="Give the users file of that dataset, or --like with the vectors its adapter was trained with.",
+        )
+    return [profile for profile in profiles if profile.user_id in trained]
+
+
+def add_commands(groups: Any) -> None:
+    kinds = groups.add_parser("users", help="profiles of users").add_subparsers(metavar="COMMAND", required=True)
+    one = command(kinds, "sample", users_sample, "draw plausible users", "psalign users sample -n 1000 --out users.csv")
+    one.add_argument("-n", type=at_least(1), default=1000)
+    one.add_argument("--seed", type=at_least(0), default=0)
+    add_out(one, "users.csv")
+
+    one = command(groups, "embed", embed, "user vectors from profiles",
+                   "psalign embed --users data/mini/users.csv --data data/mini --out data/embeddings")  # fmt: skip
+    one.add_argument("--users", type=Path, required=True, help="users.csv or users.jsonl")
+    one.add_argument("--data", type=Path, help="standardise over the training users of this SAGE dataset alone")
+    one.add_argument("--like", type=Path, help="standardise as these vectors (those an adapter was trained with)")
+    one.add_argument("--llm-dim", type=at_least(1), default=64, help="width of a vector (default 64)")
+    add_out(one, "data/embeddings")
