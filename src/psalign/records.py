@@ -20,6 +20,9 @@ from .errors import DatasetError, OutputError
 
 CATEGORIES = ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda")
 
+# Recipe of the published user vectors: raw mean of Qwen2.5-7B-Instruct's last hidden states [3584], not standardised.
+PUBLISHED_RECIPE = "published"
+
 Record = dict[str, Any]
 
 

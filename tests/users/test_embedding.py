@@ -258,3 +258,15 @@ def test_an_edited_recipe_is_refused(saved):
     edit_index(saved, recipe={"backend": "llm", "llm_dim": 64, "version": 1, "options": {}})
     with pytest.raises(RecipeMismatch, match=r"index\.json expects"):
         EmbeddingStore.load(saved)
+
+
+def test_a_batch_keeps_order_and_rows_with_no_user():
+    store = EmbeddingStore.build(sample_profiles(3, seed=1), StructuredEmbedder())
+    first, second = store.user_ids[:2]
+    batch = store.batch([second, None, first])
+    assert batch.recipe == store.fingerprint
+    assert batch.vectors[1] is None
+    assert np.array_equal(np.stack([batch.vectors[0], batch.vectors[2]]), store.vectors([second, first]))
+    assert store.batch([None]).vectors == (None,)
+    with pytest.raises(EmbeddingMissing, match="nobody"):
+        store.batch(["nobody", None])

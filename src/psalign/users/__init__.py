@@ -1,6 +1,6 @@
 """Users: profiles, what they ban, and the vectors that stand for them. Steps 1 to 3 of the path of data; no torch."""
 
-from .embedding import Embedder, EmbeddingStore, Recipe, StructuredEmbedder
+from .embedding import Embedder, EmbeddingStore, Recipe, StructuredEmbedder, UserBatch
 from .levels import choose_levels, level_profiles
 from .policy import RULES, banned_categories, explain
 from .population import sample_profiles
@@ -12,6 +12,7 @@ __all__ = [
     "EmbeddingStore",
     "Recipe",
     "StructuredEmbedder",
+    "UserBatch",
     "UserProfile",
     "banned_categories",
     "choose_levels",

@@ -94,6 +94,17 @@ class StructuredEmbedder:
         return mixed
 
 
+@dataclass(frozen=True)
+class UserBatch:
+    """Users of the rows of one call, as an adapter takes them: None is a row with no user.
+
+    vectors: standardised, [llm_dim] each. recipe: fingerprint of how they were made. Knows nothing else of a person.
+    """
+
+    vectors: tuple[Array | None, ...]
+    recipe: str
+
+
 class EmbeddingStore:
     """Raw vectors of users, with the mean and spread of the population that standardises them.
 
@@ -209,6 +220,15 @@ class EmbeddingStore:
         """
         rows = [self._row[user_id] for user_id in self._known(user_ids)]
         return self.standardise(self._raw[rows])
+
+    def batch(self, user_ids: Sequence[str | None]) -> UserBatch:
+        """Users in the order asked for, ready for an adapter's condition(); None for a row with no user.
+
+        Raises EmbeddingMissing that names the first five users who have no vector.
+        """
+        given = [user_id for user_id in user_ids if user_id is not None]
+        rows = iter(self.vectors(given) if given else ())
+        return UserBatch(tuple(None if user_id is None else next(rows) for user_id in user_ids), self.fingerprint)
 
     def banned(self, user_id: str) -> tuple[str, ...]:
         """Categories the user bans, as they were when the vector was made. Raises EmbeddingMissing."""
