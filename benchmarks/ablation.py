@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter
-from psalign.adapter.guard import attach
 from psalign.config import load_preset, settings
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig, generate, load_prompts

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from psalign.adapter.adapter import PSAAdapter, cross_attention_widths
-from psalign.adapter.guard import attach
+from psalign.adapter.attach import attach
 from psalign.diffusion.base_models import load_pipeline
 from psalign.records import write_json
 

@@ -109,8 +109,8 @@ def test_unseen_users_are_standardised_as_in_training(small_run):
 
 
 def test_unknown_users_and_other_recipes_are_refused(copy_of_run, mini_pipeline):
+    from psalign.adapter.attach import attach
     from psalign.adapter.checkpoint import load_adapter
-    from psalign.adapter.guard import attach
     from psalign.diffusion.generate import GenerationConfig, generate
     from psalign.records import PromptRow
 

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from . import __version__
+from .adapter.attach import attach
 from .adapter.checkpoint import adapter_fingerprint, load_adapter
-from .adapter.guard import attach
 from .baselines.negative_prompt import negative_prompt
 from .config import settings
 from .diffusion.base_models import find_base, load_pipeline

@@ -1,12 +1,14 @@
 """The adapter on a UNet: what it must never change, what it must refuse."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from helpers import LLM_DIM, RECIPE, tiny_adapter, tiny_unet, unet_inputs, vectors
 from psalign.adapter.adapter import PSAAdapter, cross_attentions
-from psalign.adapter.guard import attach
+from psalign.adapter.attach import attach
 from psalign.errors import CheckpointError, GuardError, RecipeMismatch, UsageError
 
 KINDS = [("prompt", 1), ("prompt", 4), ("gated", 4), ("published", 1), ("published", 4)]
@@ -93,7 +95,7 @@ def test_published_is_text_attention_plus_scaled_user_attention(n_tokens):
 
     psa = attach(unet, adapter)
     condition = psa.condition(vectors(2), recipe=RECIPE, scale=0.7)["cross_attention_kwargs"]["psa"]
-    psa._steering = psa._steer(condition, text)
+    psa.steering = psa._steer(condition, text, 0, 1.0)
     torch.testing.assert_close(attention(hidden, encoder_hidden_states=text), by_hand, atol=1e-5, rtol=0)
 
 
@@ -145,11 +147,11 @@ def other_condition():
 
 
 @torch.no_grad()
-def test_a_replaced_output_layer_is_noticed():
+def test_a_replaced_cross_attention_is_noticed():
     unet = tiny_unet()
     psa = attach(unet, tiny_adapter(unet, "published"))
-    attention = cross_attentions(unet)[2]
-    attention.to_out[0] = torch.nn.Linear(attention.to_out[0].in_features, attention.to_out[0].out_features)
+    block = unet.mid_block.attentions[0].transformer_blocks[0]
+    block.attn2 = copy.deepcopy(block.attn2)
     with pytest.raises(GuardError, match="1 of 7 cross-attentions have lost the adapter"):
         unet(**unet_inputs(2), **psa.condition(vectors(2), recipe=RECIPE))
 

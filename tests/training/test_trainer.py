@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers import LLM_DIM, tiny_adapter, tiny_unet
-from psalign.adapter.guard import attach
+from psalign.adapter.attach import attach
 from psalign.errors import CheckpointError, ExtraMissing, OutputError, TrainingError, UsageError
 from psalign.training.checkpoints import list_checkpoints
 from psalign.training.pairs import Pairs

@@ -2,56 +2,53 @@
 
 Place on the path of data: between steps 4 and 5. It fails closed: once attached, the UNet refuses to run without users,
 with a batch that does not match them, or with vectors that are not finite or come from another recipe.
+docs/GUARD.md lists every call that could lose an adapter, and what happens now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ..errors import GuardError, RecipeMismatch
-from .adapter import PSAAdapter, cross_attention_widths, cross_attentions
-from .published import UserAttention, attend, fold
+from ..errors import CheckpointError, GuardError
+from .adapter import PSAAdapter, cross_attention_widths
+from .condition import KEY, Condition, CrossAttentionKwargs, Users, make_condition
+from .controlnet import ControlNetGuard
+from .published import Steering, steer
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import Attention
 
-KEY = "psa"  # in cross_attention_kwargs
+ENTERED = "entered"  # in place of a Condition: the entrance in front of a compiled UNet has done its work
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-@dataclass
-class Condition:
-    """Who the rows of one call are for. vectors: [B, llm_dim]; present: [B], False for rows with no user; scale: [B].
+class HookedAttention:
+    """The hook behind a cross-attention that adds the user's part; a callable object, so that a copy of the UNet has
+    its own."""
 
-    owner: the attached adapter it was made for. guided: True or False where the caller said whether the UNet sees
-    unconditional rows first; None: told by the batch.
-    """
+    def __init__(self, attached: AttachedAdapter, i: int, block: Any) -> None:
+        self.attached, self.i, self.block = attached, i, block
+        self.attention: Attention = block.attn2
+        self.handle = self.attention.register_forward_hook(self, with_kwargs=True)
 
-    vectors: torch.Tensor
-    present: torch.Tensor
-    scale: torch.Tensor
-    owner: AttachedAdapter | None = None
-    guided: bool | None = None
-    _rewritten: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
-    _published: tuple[int, Steering] | None = field(default=None, repr=False)
+    def __call__(
+        self, attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
+    ) -> torch.Tensor:
+        steering = self.attached.steering
+        if steering is None:
+            return output
+        return steering.add(self.i, attention, args[0] if args else kwargs["hidden_states"], output)
 
-
-@dataclass
-class Steering:
-    """What the published hooks add in one call.
-
-    folded: per-layer terms [B, 1, C] where N = 1; else user tokens [B, N, D] are attended to. strength: [B, 1, 1].
-    """
-
-    tokens: torch.Tensor
-    strength: torch.Tensor
-    folded: list[torch.Tensor] | None
+    def is_in_place(self) -> bool:
+        hooks = self.attention._forward_hooks
+        return self.block.attn2 is self.attention and self.handle.id in hooks
 
 
 class AttachedAdapter:
@@ -60,58 +57,53 @@ class AttachedAdapter:
     `condition(...)` makes what the pipeline call needs; `disabled()` gives the base; `unload()` leaves.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, adapter: PSAAdapter, *, controlnets: Sequence[nn.Module] = ()
+    ) -> None:
+        wrapper, unet = unet, getattr(unet, "_orig_mod", unet)  # torch.compile(unet) is a module around it
         check_fit(unet, adapter)
         self.unet, self.adapter = unet, adapter
         self._disabled = False
-        self._steering: Steering | None = None
-        self._steered = 0  # cross-attentions that took the user term in this call
-        self._queries: list[torch.Tensor | None] = []
-        self._handles = [unet.register_forward_pre_hook(self._enter, with_kwargs=True)]
+        self.steering: Steering | None = None
+        self._latest: Condition | None = None
+        self._attentions: list[HookedAttention] = []
+        self._leave: list[Callable[[], None]] = []
+        self._hook(wrapper, unet)
+        self._controlnets = [ControlNetGuard(net, self) for net in controlnets]
         if adapter.config.kind == "published":
             self._hook_attentions()
         unet._psa_attached = self
+        torch.compiler.reset()  # what was compiled before does not know these hooks
 
     def condition(
         self,
-        vectors: torch.Tensor | Sequence[torch.Tensor | None],
+        users: Users | torch.Tensor | Sequence[torch.Tensor | None],
         *,
-        recipe: str,
         scale: float | Sequence[float] | torch.Tensor = 1.0,
         images_per_prompt: int = 1,
         guided: bool | None = None,
+        recipe: str | None = None,
     ) -> dict[str, Any]:
-        """Keyword arguments for the pipeline: one row per prompt, None for a prompt with no user.
+        """Keyword arguments for the pipeline: one user per prompt, None for a prompt with no user.
 
-        recipe: fingerprint of how the vectors were made. scale: one for all or one per row; 0 is the base.
+        users: EmbeddingStore.batch(user_ids); or vectors [B, llm_dim] with the fingerprint of their recipe.
+        scale: one for all or one per user; 0 is the base, 1 as trained. images_per_prompt: as the pipeline is given.
         guided: say True or False where the UNet cannot tell guidance from the batch (see GuardError).
         Raises GuardError for vectors or scales that are not finite or of another width, RecipeMismatch for another
         recipe.
         """
-        trained = self.adapter.config.recipe
-        if recipe != trained:
-            raise RecipeMismatch(
-                f"These user vectors were made by recipe {recipe}; the adapter was trained with {trained}.",
-                hint="Run: psalign embed --users users.csv --like <the vectors the adapter was trained with>",
-            )
-        rows = list(vectors)
-        present = torch.tensor([row is not None for row in rows], dtype=torch.bool)
-        width = self.adapter.config.llm_dim
-        filled = [torch.zeros(width) if row is None else torch.as_tensor(row).detach().cpu().float() for row in rows]
-        for number, row in enumerate(filled):
-            if row.shape != (width,):
-                raise GuardError(f"User vector {number} has shape {tuple(row.shape)}; this adapter takes ({width},).")
-            if not torch.isfinite(row).all():
-                raise GuardError(f"User vector {number} is not finite.", hint="Embed this user again.")
-        strength = torch.as_tensor(scale, dtype=torch.float32).expand(len(rows)).clone()
-        if not torch.isfinite(strength).all() or (strength < 0).any():
-            raise GuardError(f"scale must be finite and at least 0; saw {strength.tolist()}.")
-        if not rows:
-            raise GuardError("No users: expected one row per prompt.")
-        stacked, present, strength = (
-            t.repeat_interleave(images_per_prompt, 0) for t in (torch.stack(filled), present, strength)
+        config = self.adapter.config
+        self._latest = make_condition(
+            users,
+            width=config.llm_dim,
+            trained_recipe=config.recipe,
+            recipe=recipe,
+            scale=scale,
+            images_per_prompt=images_per_prompt,
+            guided=guided,
+            owner=self,
         )
-        return {"cross_attention_kwargs": {KEY: Condition(stacked, present, strength, owner=self, guided=guided)}}
+        return {"cross_attention_kwargs": CrossAttentionKwargs({KEY: self._latest})}
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -125,193 +117,208 @@ class AttachedAdapter:
             self._disabled = False
 
     def unload(self) -> None:
-        """Take every hook away; the UNet is as it was."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        """Take every hook away; the UNet is as it was. Raises GuardError where that was done before."""
+        if getattr(self.unet, "_psa_attached", None) is not self:
+            raise GuardError("The adapter is not on this UNet (any more).")
+        for leave in self._leave:
+            leave()
+        for hooked in self._attentions:
+            hooked.handle.remove()
+        for guard in self._controlnets:
+            guard.remove()
+        self._leave, self._attentions, self._controlnets = [], [], []
         del self.unet._psa_attached
+        torch.compiler.reset()
 
-    def _enter(
-        self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def guard_controlnet(self, controlnet: nn.Module) -> None:
+        """Let a ControlNet see what the users may see; needed where it joins the pipeline after the adapter."""
+        self._controlnets.append(ControlNetGuard(controlnet, self))
+
+    @property
+    def is_disabled(self) -> bool:
+        return self._disabled
+
+    @property
+    def latest(self) -> Condition | None:
+        """What condition() made last: a ControlNet runs before the UNet and is not told whom for."""
+        return self._latest
+
+    # --- entrance ---------------------------------------------------------------------------------------------------
+
+    def _hook(self, wrapper: nn.Module, unet: nn.Module) -> None:
+        self._leave.append(unet.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
+        if wrapper is not unet:  # the entrance stands in front of what is compiled, so that this stays one graph
+            self._leave.append(wrapper.register_forward_pre_hook(self._enter_before, with_kwargs=True).remove)
+        compiled = getattr(unet, "_compiled_call_impl", None)
+        if compiled is not None:  # unet.compile() was called before
+            self._enter_in_front_of(unet, compiled)
+
+    def _enter_in_front_of(self, unet: nn.Module, compiled: Callable[..., Any]) -> None:
+        def enter_and_call(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = self._enter_before(unet, args, kwargs)
+            return compiled(*args, **kwargs)
+
+        def leave() -> None:
+            if unet._compiled_call_impl is enter_and_call:
+                unet._compiled_call_impl = compiled
+
+        unet._compiled_call_impl = enter_and_call
+        self._leave.append(leave)
+
+    def _enter_before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        """Enter, and tell the hook inside that it was done."""
+        args, kwargs = self._entrance(args, kwargs)
+        given = kwargs["cross_attention_kwargs"] or {}
+        return args, {**kwargs, "cross_attention_kwargs": {**given, KEY: ENTERED}}
+
+    def _enter(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        """The hook on the UNet itself; where it is compiled, this much of it becomes part of the graph."""
+        given = kwargs.get("cross_attention_kwargs")
+        if given is not None and given.get(KEY) == ENTERED:
+            rest = {name: value for name, value in given.items() if name != KEY}
+            return args, {**kwargs, "cross_attention_kwargs": rest or None}
+        return self._entrance(args, kwargs)
+
+    @torch.compiler.disable
+    def _entrance(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         given = dict(kwargs.get("cross_attention_kwargs") or {})
         condition = given.pop(KEY, None)
         kwargs = {**kwargs, "cross_attention_kwargs": given or None}
-        self._steering, self._steered = None, 0
+        self.steering = None
         if self._disabled:
             return args, kwargs
+        condition = self._checked(condition)
+        self._check_controlnets(condition, kwargs)
+        if len(args) > 3:
+            raise GuardError("Call the adapted UNet with keyword arguments after encoder_hidden_states.")
+        args, kwargs = args[:2], {**kwargs, **dict(zip(["encoder_hidden_states"], args[2:], strict=False))}
+        sample, states = args[0] if args else kwargs["sample"], kwargs["encoder_hidden_states"]
+        unconditional = condition.unconditional_rows(sample, states)
+        if self.adapter.config.kind == "prompt":
+            return args, self.rewrite(condition, kwargs, unconditional)
+        lora_scale = given.get("scale", 1.0)
+        self.steering = condition.remember(
+            f"steering {lora_scale}", states, lambda: self._steer(condition, states, unconditional, lora_scale)
+        )
+        return args, kwargs
+
+    def _checked(self, condition: Any) -> Condition:
+        """Raises GuardError where there are no users, users of another adapter, or an attention has lost its hook."""
         if condition is None:
             raise GuardError(
                 "The adapted UNet was called without users.",
                 hint="Pass **psa.condition(users) to the pipeline, or run inside psa.disabled() for the base model.",
             )
-        if condition.owner is not self:
+        if not isinstance(condition, Condition) or condition.owner is not self:
             raise GuardError(
                 "These users were made ready for another adapter.",
                 hint="Call condition() of the adapter that is attached.",
             )
-        if len(args) > 2:
-            args, kwargs = args[:2], {**kwargs, "encoder_hidden_states": args[2], **_more(args)}
-        sample = args[0] if args else kwargs["sample"]
-        condition = self._rows(condition, sample)
-        if self.adapter.config.kind == "prompt":
-            self._rewrite(condition, kwargs)
-        else:
-            self._steering = self._steer(condition, kwargs["encoder_hidden_states"])
-        return args, kwargs
-
-    def _rows(self, condition: Condition, sample: torch.Tensor) -> Condition:
-        """The condition for the rows the UNet was called with: unconditional rows first where there is guidance."""
-        users, rows = len(condition.present), sample.shape[0]
-        if rows == 2 * users and condition.guided is not False:
-            return self._guided(condition, sample)
-        if rows != users or condition.guided is True:
+        lost = sum(not hooked.is_in_place() for hooked in self._attentions)
+        if lost:
             raise GuardError(
-                f"The UNet was called with {rows} rows for {users} users; "
-                f"expected {users}, or {2 * users} with guidance.",
-                hint="Give one user per prompt, and images_per_prompt= what the pipeline is given.",
-            )
-        if condition.guided is None and rows % 2 == 0 and torch.equal(*sample.chunk(2)):
-            raise GuardError(
-                f"{rows} users, and the UNet's {rows} rows come in two equal halves: this looks like guidance over "
-                f"{rows // 2} prompts.",
-                hint="Give one user per prompt; if this is a call without guidance, pass guided=False to condition().",
-            )
-        condition.guided = False if condition.guided is None else condition.guided
-        return condition
-
-    def _guided(self, condition: Condition, sample: torch.Tensor) -> Condition:
-        """Two rows per user are guidance only where both halves are the same latents."""
-        if condition.guided is None and not torch.equal(*sample.chunk(2)):
-            raise GuardError(
-                f"{len(sample)} different rows for {len(condition.present)} users: half of them would have no user.",
-                hint="Give one user per prompt, and images_per_prompt= what the pipeline is given.",
-            )
-        condition.guided = True
-        return condition
-
-    def _rewrite(self, condition: Condition, kwargs: dict[str, Any]) -> None:
-        states = kwargs["encoder_hidden_states"]
-        kwargs["encoder_hidden_states"] = self._changed(condition, "states", states, self.adapter.rewriter)
-        added = kwargs.get("added_cond_kwargs") or {}
-        if self.adapter.config.pooled_dim:
-            if "text_embeds" not in added:
-                raise GuardError("The adapter rewrites the pooled text state too, and the UNet was called without one.")
-            pooled = self._changed(condition, "pooled", added["text_embeds"], self.adapter.rewriter.pooled)
-            kwargs["added_cond_kwargs"] = {**added, "text_embeds": pooled}
-
-    def _changed(self, condition: Condition, name: str, states: torch.Tensor, rewrite: Any) -> torch.Tensor:
-        """states as the users may see them; computed once per call where no gradient is asked for."""
-        known = condition._rewritten.get(name)
-        if known is not None and known[0] is states and not torch.is_grad_enabled():
-            return known[1]
-        users = len(condition.present)
-        prompts = states[-users:]
-        place: dict[str, Any] = {"device": states.device, "dtype": self.adapter.dtype}
-        tokens = self.adapter.user_tokens(condition.vectors.to(**place))
-        strength = (condition.scale * condition.present).to(**place).view(-1, *[1] * (states.ndim - 1))
-        change = (strength * rewrite(prompts.to(self.adapter.dtype), tokens)).to(states.dtype)
-        # Rows with no user keep their very bits: x + 0 would turn -0.0 into 0.0.
-        changed = torch.where(strength == 0, prompts, prompts + change)
-        result = torch.cat([states[:-users], changed]) if len(states) > users else changed
-        if not torch.is_grad_enabled():
-            condition._rewritten[name] = (states, result)
-        return result
-
-    def _steer(self, condition: Condition, states: torch.Tensor) -> Steering:
-        """Terms of kind `published` for the UNet's rows.
-
-        Unconditional rows are the projection of a zero vector, as published.
-        """
-        rows = states.shape[0]
-        known = condition._published
-        if known is not None and known[0] == rows and not torch.is_grad_enabled():
-            return known[1]
-        users = len(condition.present)
-        place: dict[str, Any] = {"device": states.device, "dtype": self.adapter.dtype}
-        vectors, strength = condition.vectors, condition.scale * condition.present
-        if rows == 2 * users:
-            vectors, strength = torch.cat([torch.zeros_like(vectors), vectors]), strength.repeat(2)
-        tokens = self.adapter.user_tokens(vectors.to(**place))
-        folded = fold(self.adapter.layers, tokens) if tokens.shape[1] == 1 else None
-        steering = Steering(tokens, strength.to(**place)[:, None, None], folded)
-        if not torch.is_grad_enabled():
-            condition._published = (rows, steering)
-        return steering
-
-    def _hook_attentions(self) -> None:
-        attentions = cross_attentions(self.unet)
-        self._queries = [None] * len(attentions)
-        self._handles.append(self.unet.register_forward_hook(self._leave))
-        for i, attention in enumerate(attentions):
-
-            def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], i: int = i) -> None:
-                self._queries[i] = args[0] if args else kwargs["hidden_states"]
-
-            def add(module: nn.Module, args: tuple[Any, ...], i: int = i, attention: Attention = attention) -> Any:
-                return (self._add_user(i, attention, args[0]), *args[1:])
-
-            self._handles += [
-                attention.register_forward_pre_hook(remember, with_kwargs=True),
-                attention.to_out[0].register_forward_pre_hook(add),
-            ]
-
-    def _leave(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        expected = len(self.adapter.layers) if self._steering is not None else 0
-        if self._steered != expected:
-            raise GuardError(
-                f"{expected - self._steered} of {expected} cross-attentions have lost the adapter: something replaced "
-                "their to_out.",
+                f"{lost} of {len(self._attentions)} cross-attentions have lost the adapter: something replaced them.",
                 hint="Call unload() and attach the adapter again, after what changes the UNet.",
             )
+        return condition
 
-    def _add_user(self, i: int, attention: Attention, attended: torch.Tensor) -> torch.Tensor:
-        steering, hidden = self._steering, self._queries[i]
-        self._queries[i] = None
-        if steering is None or hidden is None:
-            return attended
-        self._steered += 1
-        if steering.folded is not None:
-            user = steering.folded[i]
-        else:
-            layer: UserAttention = self.adapter.layers[i]  # type: ignore[assignment]
-            user = attend(layer, attention, hidden, steering.tokens.to(hidden.dtype))
-        return torch.where(steering.strength == 0, attended, attended + (steering.strength * user).to(attended.dtype))
+    def _check_controlnets(self, condition: Condition, kwargs: dict[str, Any]) -> None:
+        """Raises GuardError where residuals come from a ControlNet that read the prompt as it was."""
+        fed = kwargs.get("down_block_additional_residuals") is not None
+        if fed and not any(guard.took(condition) for guard in self._controlnets):
+            raise GuardError(
+                "A ControlNet fed this UNet that has read the prompt without these users' limits.",
+                hint="Call psa.guard_controlnet(pipe.controlnet), and condition() again right before the pipeline.",
+            )
 
+    # --- kind prompt ------------------------------------------------------------------------------------------------
 
-def attach(unet: UNet2DConditionModel, adapter: PSAAdapter) -> AttachedAdapter:
-    """Join an adapter to a UNet.
+    def rewrite(self, condition: Condition, kwargs: dict[str, Any], unconditional: int) -> dict[str, Any]:
+        """A model's inputs with the prompt as the users may see it; its first rows are unconditional."""
+        states, rewriter = kwargs["encoder_hidden_states"], self.adapter.rewriter
+        kwargs = {
+            **kwargs,
+            "encoder_hidden_states": self._changed(condition, "states", states, rewriter, unconditional),
+        }
+        if not self.adapter.config.pooled_dim:
+            return kwargs
+        added = kwargs.get("added_cond_kwargs") or {}
+        if "text_embeds" not in added:
+            raise GuardError("The adapter rewrites the pooled text state too, and the UNet was called without one.")
+        pooled = self._changed(condition, "pooled", added["text_embeds"], rewriter.pooled, unconditional)
+        return {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
 
-    Raises GuardError where one is attached already, CheckpointError where it does not fit.
-    """
-    if hasattr(unet, "_psa_attached"):
-        raise GuardError("This UNet has an adapter already.", hint="Call unload() on the first one.")
-    adapter.to(device=unet.device)
-    return AttachedAdapter(unet, adapter)
+    def _changed(
+        self, condition: Condition, name: str, states: torch.Tensor, rewrite: Callable[..., Any], unconditional: int
+    ) -> torch.Tensor:
+        """states [rows, ...] as the users may see them; computed once per call where no gradient is asked for."""
+
+        def make() -> torch.Tensor:
+            place: dict[str, Any] = {"device": self.adapter.device, "dtype": self.adapter.dtype}
+            prompts = states[unconditional:]
+            tokens = self.adapter.user_tokens(condition.vectors.to(**place))
+            strength = condition.strength.to(**place).view(-1, *[1] * (states.ndim - 1))
+            change = (strength * rewrite(prompts.to(**place), tokens)).to(states)
+            # Rows with no user keep their very bits: x + 0 would turn -0.0 into 0.0.
+            changed = torch.where((strength == 0).to(states.device), prompts, prompts + change)
+            return torch.cat([states[:unconditional], changed]) if unconditional else changed
+
+        return condition.remember(f"{name} {unconditional}", states, make)
+
+    # --- kind published ---------------------------------------------------------------------------------------------
+
+    def _steer(
+        self, condition: Condition, states: torch.Tensor, unconditional: int, lora_scale: float
+    ) -> Steering | None:
+        """What kind `published` adds; unconditional rows are the projection of a zero vector, as published."""
+        vectors, strength = condition.vectors, condition.strength
+        if not strength.any():
+            return None
+        if unconditional:
+            vectors, strength = torch.cat([torch.zeros_like(vectors), vectors]), strength.repeat(2)
+        tokens = self.adapter.user_tokens(vectors.to(device=self.adapter.device, dtype=self.adapter.dtype))
+        attentions = [hooked.attention for hooked in self._attentions]
+        with _lora_scaled(self.unet, lora_scale):
+            return steer(self.adapter.layers, attentions, tokens, strength, like=states)
+
+    def _hook_attentions(self) -> None:
+        blocks = [self.unet.get_submodule(name) for name in _cross_attention_blocks(self.unet)]
+        self._attentions = [HookedAttention(self, i, block) for i, block in enumerate(blocks)]
 
 
 def check_fit(unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
     """Raises CheckpointError where the adapter's shapes are not the UNet's."""
-    from ..errors import CheckpointError
-
-    config = adapter.config
-    width = unet.config.cross_attention_dim
-    widths = cross_attention_widths(unet)
-    expected = f"trained for '{config.base}'"
+    config, width, widths = adapter.config, unet.config.cross_attention_dim, cross_attention_widths(unet)
+    expected, hint = f"trained for '{config.base}'", "Use the base model the adapter was trained for."
     if config.context_dim != width:
         raise CheckpointError(
             f"The adapter ({expected}) is for text states of width {config.context_dim}; this UNet's are {width}.",
-            hint="Use the base model the adapter was trained for.",
+            hint=hint,
         )
     if config.kind == "published" and tuple(config.widths) != widths:
         raise CheckpointError(
             f"The adapter ({expected}) is for {len(config.widths)} cross-attentions; "
             f"this UNet has {len(widths)} or other widths.",
-            hint="Use the base model the adapter was trained for.",
+            hint=hint,
         )
 
 
-def _more(args: tuple[Any, ...]) -> dict[str, Any]:
-    if len(args) > 3:
-        raise GuardError("Call the adapted UNet with keyword arguments after encoder_hidden_states.")
-    return {}
+def _cross_attention_blocks(unet: UNet2DConditionModel) -> list[str]:
+    """Names of the blocks that hold a cross-attention, in the order of `unet.attn_processors`."""
+    return [name.removesuffix(".attn2.processor") for name in unet.attn_processors if name.endswith(".attn2.processor")]
+
+
+def _lora_scaled(unet: nn.Module, scale: float) -> AbstractContextManager[None]:
+    """LoRA layers at the strength that this call asks for, as diffusers sets it inside the UNet's forward."""
+    return nullcontext() if scale == 1.0 else _scaled(unet, scale)
+
+
+@contextmanager
+def _scaled(unet: nn.Module, scale: float) -> Iterator[None]:
+    from diffusers.utils import scale_lora_layers, unscale_lora_layers
+
+    scale_lora_layers(unet, scale)
+    try:
+        yield
+    finally:
+        unscale_lora_layers(unet, scale)

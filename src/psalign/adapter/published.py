@@ -2,13 +2,14 @@
 
 Place on the path of data: step 5, kind `published`.
 
-Attention output = to_out(Attn(q, text) + scale * Attn(q, user)). The second term is added to the input of `to_out`
-by a hook there, so it does not matter which attention processor (SDPA, sliced, fused, another library's) made the
-first.
+Attention output = to_out(Attn(q, text) + scale * Attn(q, user)). `to_out` is affine, so the user's part of it is a
+term of its own, and a hook behind the whole attention adds it: whatever attention processor (SDPA, sliced, fused, an
+IP-Adapter's, another library's) made the first part, and whatever LoRA changed `to_out`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,19 +31,77 @@ class UserAttention(nn.Module):
         nn.init.zeros_(self.to_v_user.weight)
 
 
-def fold(layers: nn.ModuleList, user_tokens: torch.Tensor) -> list[torch.Tensor]:
-    """The user term of every layer for one token per user: [B, 1, C] each.
+@dataclass
+class Steering:
+    """What the cross-attentions of one UNet call add.
 
-    Exact for N = 1: a softmax over one key is 1, so keys never matter and the term is the value itself.
+    One user token: `terms`, [B, 1, C] for each layer, final. More: keys and values, [B, N, C] for each layer.
+    strength: [B, 1, 1]. absent: [B, 1, 1], True for rows that keep their very bits; None where there are none.
     """
-    if user_tokens.shape[1] != 1:
-        raise ValueError(f"Only one token per user can be folded; saw {user_tokens.shape[1]}.")
-    return [layer.to_v_user(user_tokens) for layer in layers]  # type: ignore[operator]
+
+    strength: torch.Tensor
+    absent: torch.Tensor | None
+    terms: list[torch.Tensor] | None = None
+    keys: list[torch.Tensor] | None = None
+    values: list[torch.Tensor] | None = None
+
+    def add(self, i: int, attention: Attention, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """The output of cross-attention i with the user's part, [B, L, C].
+
+        hidden: what it was called with, [B, L, C]; attended: what it gave.
+        """
+        term = self.terms[i] if self.terms is not None else self._term(i, attention, hidden)
+        steered = attended + term.to(attended.dtype)
+        return steered if self.absent is None else torch.where(self.absent, attended, steered)
+
+    def _term(self, i: int, attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
+        assert self.keys is not None
+        assert self.values is not None
+        user = attend(attention, hidden, self.keys[i].to(hidden.dtype), self.values[i].to(hidden.dtype))
+        return self.strength.to(hidden.dtype) * through_output(attention, user)
 
 
-def attend(layer: UserAttention, attention: Attention, hidden: torch.Tensor, user_tokens: torch.Tensor) -> torch.Tensor:
+def steer(
+    layers: nn.ModuleList,
+    attentions: list[Attention],
+    user_tokens: torch.Tensor,
+    strength: torch.Tensor,
+    *,
+    like: torch.Tensor,
+) -> Steering:
+    """Everything that depends on the users alone, once per call.
+
+    user_tokens: [B, N, D], where the adapter is; strength: [B]; like: any tensor of the UNet's call, for device and
+    dtype. Exact for N = 1: a softmax over one key is 1, so keys never matter, and the user's part is one vector for
+    every pixel.
+    """
+    scale = strength.to(like)[:, None, None]
+    absent = scale == 0 if bool((strength == 0).any()) else None
+    values = [layer.to_v_user(user_tokens).to(like) for layer in layers]  # type: ignore[operator]
+    if user_tokens.shape[1] > 1:
+        keys = [layer.to_k_user(user_tokens).to(like) for layer in layers]  # type: ignore[operator]
+        return Steering(scale, absent, keys=keys, values=values)
+    pairs = zip(attentions, values, strict=True)
+    terms = [scale * through_output(attention, value).to(like) for attention, value in pairs]
+    return Steering(scale, absent, terms=terms)
+
+
+def attend(attention: Attention, hidden: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Attn(q, user) of one layer, [B, L, C]. hidden: what the cross-attention was called with, [B, L, C]."""
-    heads = attention.heads
-    q, k, v = attention.to_q(hidden), layer.to_k_user(user_tokens), layer.to_v_user(user_tokens)
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B, H, L or N, C/H]
+    q, k, v = (
+        x.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for x in (attention.to_q(hidden), keys, values)
+    )  # [B, H, L or N, C/H]
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def through_output(attention: Attention, user: torch.Tensor) -> torch.Tensor:
+    """What `to_out` makes of the user's part [B, L, C] alone, without its bias."""
+    out = attention.to_out[0]
+    place = next(out.parameters()).device
+    if place.type != "meta":  # weights that are offloaded layer by layer fetch their input themselves
+        user = user.to(place)
+    if type(out) is nn.Linear and place.type != "meta":
+        made = F.linear(user, out.weight)
+    else:  # a LoRA, a quantised layer: affine too
+        made = out(user) - out(torch.zeros_like(user[:1, :1]))
+    return made / attention.rescale_output_factor

@@ -38,8 +38,8 @@ def train(arguments: argparse.Namespace) -> None:
 def generate(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
 
+    from ..adapter.attach import attach
     from ..adapter.checkpoint import adapter_fingerprint, load_adapter
-    from ..adapter.guard import attach
     from ..diffusion.base_models import load_pipeline
     from ..diffusion.generate import GenerationConfig, load_prompts
     from ..diffusion.generate import generate as make

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..adapter.adapter import PSAAdapter, cross_attention_widths
-from ..adapter.guard import attach
+from ..adapter.attach import attach
 from ..config import settings
 from ..diffusion.base_models import base_fingerprint, find_base
 from ..errors import UsageError

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from ..adapter.adapter import PSAAdapter
 from ..adapter.checkpoint import save_adapter
-from ..adapter.guard import KEY, AttachedAdapter, Condition
+from ..adapter.condition import KEY, Condition
+from ..adapter.guard import AttachedAdapter
 from ..errors import ExtraMissing, OutputError, TrainingError, UsageError
 from ..records import fingerprint, write_csv, write_json
 from .checkpoints import load_newest, save_checkpoint
