@@ -1,6 +1,6 @@
 """Makes the table of docs/RESULTS.md: the long mini preset over several training seeds.
 
-    python benchmarks/mini_results.py [--seeds 0 1 2] [--preset mini-long] [--out outputs/mini-results]
+    python benchmarks/mini_results.py [--seeds 0 1 2] [--preset mini-long] [--set SECTION.NAME=VALUE] [--out outputs/mini-results]
 
 Every seed is a whole run of `psalign quickstart` with that preset, which goes on where it was interrupted; all share
 the dataset and differ in the adapter's initial weights and in the order, noise and timesteps of training. A cell is the
@@ -28,9 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--preset", default="mini-long")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="change one setting")
     parser.add_argument("--out", type=Path, default=Path("outputs/mini-results"))
     arguments = parser.parse_args()
-    preset = load_preset(arguments.preset)
+    preset = load_preset(arguments.preset, changes=arguments.set)
     runs = [run(arguments.out / f"seed-{seed}", preset, seed=seed) for seed in arguments.seeds]
     table = {
         "methods": {m: over_runs([r["methods"][m] for r in runs], METRICS) for m in runs[0]["methods"]},
@@ -38,7 +39,7 @@ def main() -> None:
         "seen_users": over_runs([r["users"]["seen"]["prompt"] for r in runs], METRICS[:4]),
         "levels": over_runs([r["levels"] for r in runs], tuple(runs[0]["levels"])),
     }
-    write_json(arguments.out / "results.json", {"preset": arguments.preset, "seeds": arguments.seeds, **table})
+    write_json(arguments.out / "results.json", {"preset": preset, "seeds": arguments.seeds, **table})
     print(markdown(table))
 
 
