@@ -28,7 +28,16 @@ from psalign.records import write_json
 from psalign.training.run import load_pairs, train_adapter
 
 # Another dataset than the presets': what is chosen here must not have seen the prompts of docs/RESULTS.md.
-DATASET = {"seed": 11, "scenes": 140, "seen": 7, "wordings": 14, "two_motifs": 42, "motifs": 70, "safe": 60, "levels": 7}
+DATASET = {
+    "seed": 11,
+    "scenes": 140,
+    "seen": 7,
+    "wordings": 14,
+    "two_motifs": 42,
+    "motifs": 70,
+    "safe": 60,
+    "levels": 7,
+}
 
 
 def main() -> None:

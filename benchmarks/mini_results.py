@@ -1,6 +1,6 @@
 """Makes the table of docs/RESULTS.md: the long mini preset over several training seeds.
 
-    python benchmarks/mini_results.py [--seeds 0 1 2] [--preset mini-long] [--set SECTION.NAME=VALUE] [--out outputs/mini-results]
+    python benchmarks/mini_results.py [--seeds 0 1 2] [--preset mini-long] [--set dataset.seed=24] [--out DIR]
 
 Every seed is a whole run of `psalign quickstart` with that preset, which goes on where it was interrupted; all share
 the dataset and differ in the adapter's initial weights and in the order, noise and timesteps of training. A cell is the

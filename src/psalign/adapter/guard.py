@@ -33,18 +33,18 @@ class HookedAttention:
     """The hook behind a cross-attention that adds the user's part; a callable object, so that a copy of the UNet has
     its own."""
 
-    def __init__(self, attached: AttachedAdapter, i: int, block: Any) -> None:
-        self.attached, self.i, self.block = attached, i, block
+    def __init__(self, block: Any) -> None:
+        self.block = block
+        self.steering: Steering | None = None  # of this call; None: nothing to add
         self.attention: Attention = block.attn2
         self.handle = self.attention.register_forward_hook(self, with_kwargs=True)
 
     def __call__(
         self, attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
     ) -> torch.Tensor:
-        steering = self.attached.steering
-        if steering is None:
+        if self.steering is None:
             return output
-        return steering.add(self.i, attention, args[0] if args else kwargs["hidden_states"], output)
+        return self.steering.add(attention, args[0] if args else kwargs["hidden_states"], output)
 
     def is_in_place(self) -> bool:
         hooks = self.attention._forward_hooks
@@ -64,7 +64,6 @@ class AttachedAdapter:
         check_fit(unet, adapter)
         self.unet, self.adapter = unet, adapter
         self._disabled = False
-        self.steering: Steering | None = None
         self._latest: Condition | None = None
         self._attentions: list[HookedAttention] = []
         self._leave: list[Callable[[], None]] = []
@@ -184,7 +183,7 @@ class AttachedAdapter:
         given = dict(kwargs.get("cross_attention_kwargs") or {})
         condition = given.pop(KEY, None)
         kwargs = {**kwargs, "cross_attention_kwargs": given or None}
-        self.steering = None
+        self._steer_by(None)
         if self._disabled:
             return args, kwargs
         condition = self._checked(condition)
@@ -197,8 +196,10 @@ class AttachedAdapter:
         if self.adapter.config.kind == "prompt":
             return args, self.rewrite(condition, kwargs, unconditional)
         lora_scale = given.get("scale", 1.0)
-        self.steering = condition.remember(
-            f"steering {lora_scale}", states, lambda: self._steer(condition, states, unconditional, lora_scale)
+        self._steer_by(
+            condition.remember(
+                f"steering {lora_scale}", states, lambda: self._steer(condition, states, unconditional, lora_scale)
+            )
         )
         return args, kwargs
 
@@ -269,7 +270,7 @@ class AttachedAdapter:
 
     def _steer(
         self, condition: Condition, states: torch.Tensor, unconditional: int, lora_scale: float
-    ) -> Steering | None:
+    ) -> list[Steering] | None:
         """What kind `published` adds; unconditional rows are the projection of a zero vector, as published."""
         vectors, strength = condition.vectors, condition.strength
         if not strength.any():
@@ -281,9 +282,13 @@ class AttachedAdapter:
         with _lora_scaled(self.unet, lora_scale):
             return steer(self.adapter.layers, attentions, tokens, strength, like=states)
 
+    def _steer_by(self, steering: list[Steering] | None) -> None:
+        for i, hooked in enumerate(self._attentions):
+            hooked.steering = None if steering is None else steering[i]
+
     def _hook_attentions(self) -> None:
-        blocks = [self.unet.get_submodule(name) for name in _cross_attention_blocks(self.unet)]
-        self._attentions = [HookedAttention(self, i, block) for i, block in enumerate(blocks)]
+        names = _cross_attention_blocks(self.unet)
+        self._attentions = [HookedAttention(self.unet.get_submodule(name)) for name in names]
 
 
 def check_fit(unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:

@@ -33,32 +33,29 @@ class UserAttention(nn.Module):
 
 @dataclass
 class Steering:
-    """What the cross-attentions of one UNet call add.
+    """What one cross-attention adds in one UNet call.
 
-    One user token: `terms`, [B, 1, C] for each layer, final. More: keys and values, [B, N, C] for each layer.
-    strength: [B, 1, 1]. absent: [B, 1, 1], True for rows that keep their very bits; None where there are none.
+    One user token: `term` [B, 1, C], final. More: `key` and `value`, [B, N, C]. strength: [B, 1, 1].
+    absent: [B, 1, 1], True for rows that keep their very bits; None where there are none.
     """
 
     strength: torch.Tensor
     absent: torch.Tensor | None
-    terms: list[torch.Tensor] | None = None
-    keys: list[torch.Tensor] | None = None
-    values: list[torch.Tensor] | None = None
+    term: torch.Tensor | None
+    key: torch.Tensor
+    value: torch.Tensor
 
-    def add(self, i: int, attention: Attention, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """The output of cross-attention i with the user's part, [B, L, C].
+    def add(self, attention: Attention, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """The output of the cross-attention with the user's part, [B, L, C].
 
         hidden: what it was called with, [B, L, C]; attended: what it gave.
         """
-        term = self.terms[i] if self.terms is not None else self._term(i, attention, hidden)
+        term = self.term
+        if term is None:
+            user = attend(attention, hidden, self.key.to(hidden.dtype), self.value.to(hidden.dtype))
+            term = self.strength.to(hidden.dtype) * through_output(attention, user)
         steered = attended + term.to(attended.dtype)
         return steered if self.absent is None else torch.where(self.absent, attended, steered)
-
-    def _term(self, i: int, attention: Attention, hidden: torch.Tensor) -> torch.Tensor:
-        assert self.keys is not None
-        assert self.values is not None
-        user = attend(attention, hidden, self.keys[i].to(hidden.dtype), self.values[i].to(hidden.dtype))
-        return self.strength.to(hidden.dtype) * through_output(attention, user)
 
 
 def steer(
@@ -68,8 +65,8 @@ def steer(
     strength: torch.Tensor,
     *,
     like: torch.Tensor,
-) -> Steering:
-    """Everything that depends on the users alone, once per call.
+) -> list[Steering]:
+    """Everything that depends on the users alone, for each cross-attention, once per call.
 
     user_tokens: [B, N, D], where the adapter is; strength: [B]; like: any tensor of the UNet's call, for device and
     dtype. Exact for N = 1: a softmax over one key is 1, so keys never matter, and the user's part is one vector for
@@ -77,13 +74,15 @@ def steer(
     """
     scale = strength.to(like)[:, None, None]
     absent = scale == 0 if bool((strength == 0).any()) else None
-    values = [layer.to_v_user(user_tokens).to(like) for layer in layers]  # type: ignore[operator]
-    if user_tokens.shape[1] > 1:
-        keys = [layer.to_k_user(user_tokens).to(like) for layer in layers]  # type: ignore[operator]
-        return Steering(scale, absent, keys=keys, values=values)
-    pairs = zip(attentions, values, strict=True)
-    terms = [scale * through_output(attention, value).to(like) for attention, value in pairs]
-    return Steering(scale, absent, terms=terms)
+    steered = []
+    for layer, attention in zip(layers, attentions, strict=True):
+        value = layer.to_v_user(user_tokens).to(like)  # type: ignore[operator]
+        if user_tokens.shape[1] == 1:
+            term = scale * through_output(attention, value).to(like)
+            steered.append(Steering(scale, absent, term, key=value, value=value))
+        else:
+            steered.append(Steering(scale, absent, None, layer.to_k_user(user_tokens).to(like), value))  # type: ignore[operator]
+    return steered
 
 
 def attend(attention: Attention, hidden: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
