@@ -40,7 +40,7 @@ format: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## cost of the adapter per UNet call; the long benchmarks are named in benchmarks/README.md
-	$(BIN)/python benchmarks/adapter_cost.py $(ARGS)
+	$(BIN)/python benchmarks/inference.py $(ARGS)
 
 clean:  ## remove .venv and caches (never data, models or outputs)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,0 +1,241 @@
+"""What an adapter adds to one UNet call: base and adapters interleaved call by call in one run, as ratios.
+
+    python benchmarks/inference.py --model mini|sd15|sdxl [--users 1] [--device cuda --dtype bf16 --compile]
+
+Full-size UNets with random weights: time and memory do not depend on what weights say. A round is one call of every
+variant on the same inputs, with guidance, so that a busy machine slows all of them alike; a ratio is a variant's call
+over the base's of the same round. What depends on user and prompt alone is made in the first call of a picture and kept
+for its other steps: it is timed apart, as a share of one call of the base.
+
+`plain processor` is the published way written down plainly: attention processors that attend to the user's tokens in
+every cross-attention at every step. Writes benchmarks/results/inference-<model>-<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+from torch.nn import functional as F
+
+from psalign.adapter.adapter import PSAAdapter, cross_attention_widths
+from psalign.adapter.attach import attach
+from psalign.config import load_preset
+from psalign.diffusion.base_models import BASES, load_pipeline
+from psalign.records import write_json
+
+SD15 = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
+SDXL = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+UNETS = {"sd15": SD15, "sdxl": SDXL}
+VARIANTS = ("base", "prompt", "published, N=1", "published, N=4", "plain processor, N=1")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+WARM_UP = 2  # rounds that are not counted
+
+
+def main() -> None:
+    arguments = _arguments()
+    device, dtype = torch.device(arguments.device), DTYPES[arguments.dtype]
+    unet = make_unet(arguments.model).to(device, dtype)
+    if arguments.compile:
+        unet.compile()
+    inputs = make_inputs(unet, arguments)
+    seconds: dict[str, list[float]] = {name: [] for name in arguments.variants}
+    once: dict[str, list[float]] = {name: [] for name in arguments.variants}
+    memory: dict[str, int] = {}
+    ways = {name: Way(name, unet, arguments, device) for name in arguments.variants}
+    for number in range(arguments.rounds + WARM_UP):
+        for name, way in ways.items():
+            first, step, peak = way.time(inputs)
+            if number >= WARM_UP:
+                seconds[name].append(step)
+                once[name].append(first)
+            memory[name] = max(peak, memory.get(name, 0))
+    figures = {name: _figures(name, seconds, once, memory, ways[name].adapter_bytes) for name in ways}
+    for name, figure in figures.items():
+        low, high = figure["p10"], figure["p90"]
+        print(f"{name:22} {figure['ratio']:.3f} x base  [{low:.3f}, {high:.3f}]  once per call {figure['once']:+.3f}")
+    record = {"model": arguments.model, "size_px": arguments.size, "users": arguments.users, "rounds": arguments.rounds}
+    record |= {"dtype": arguments.dtype, "compiled": arguments.compile, "device": _device_name(device)}
+    record |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "variants": figures}
+    name = f"inference-{arguments.model}-{device.type}-{arguments.users}{'-compiled' if arguments.compile else ''}.json"
+    write_json(Path(__file__).parent / "results" / name, record)
+
+
+class Way:
+    """One variant: how it comes onto the UNet, and one timed picture's first calls."""
+
+    def __init__(self, name: str, unet: Any, arguments: argparse.Namespace, device: torch.device) -> None:
+        self.name, self.unet, self.users, self.device = name, unet, arguments.users, device
+        self.llm_dim = 64 if arguments.model == "mini" else 3584
+        self.adapter = None if name == "base" else make_adapter(name, arguments.model, unet, self.llm_dim)
+        self.adapter_bytes = sum(weight.numel() * 2 for weight in self.adapter.parameters()) if self.adapter else 0
+        self.vectors = torch.randn((self.users, self.llm_dim), generator=torch.Generator().manual_seed(1))
+        if self.adapter is not None:
+            self.adapter.to(device)
+
+    @torch.no_grad()
+    def time(self, inputs: dict[str, Any]) -> tuple[float, float, int]:
+        """Seconds that only the first call takes, seconds of a later call, peak bytes on the device."""
+        call, leave = self._on()
+        try:
+            kept = call()
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            first = self._timed(lambda: self.unet(**inputs, **kept))
+            step = self._timed(lambda: self.unet(**inputs, **kept))
+            peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
+        finally:
+            leave()
+        return first - step, step, peak
+
+    def _on(self) -> tuple[Callable[[], dict[str, Any]], Callable[[], None]]:
+        """What a call passes beside its inputs, made anew for a picture; and how to leave the UNet."""
+        if self.adapter is None:
+            return dict, lambda: None
+        if self.name.startswith("plain"):
+            return _plain_processors(self.unet, self.adapter, self.vectors.to(self.device))
+        psa = attach(self.unet, self.adapter)
+        return lambda: psa.condition(self.vectors, recipe="benchmark", guided=True), psa.unload
+
+    def _timed(self, run: Callable[[], Any]) -> float:
+        self._wait()
+        started = time.perf_counter()
+        run()
+        self._wait()
+        return time.perf_counter() - started
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+class PlainProcessor(nn.Module):
+    """The published processor, plainly: text attention plus attention to the user's tokens, at every step."""
+
+    def __init__(self, layer: nn.Module, tokens: torch.Tensor) -> None:
+        super().__init__()
+        self.layer, self.tokens = layer, tokens
+
+    def __call__(
+        self, attn: Any, hidden: torch.Tensor, encoder_hidden_states: torch.Tensor, attention_mask: Any = None
+    ) -> torch.Tensor:
+        query, tokens = attn.to_q(hidden), self.tokens
+        text = _attend(attn, query, attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
+        user = _attend(attn, query, self.layer.to_k_user(tokens), self.layer.to_v_user(tokens))
+        return attn.to_out[1](attn.to_out[0](text + user))
+
+
+def _attend(attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def _plain_processors(
+    unet: Any, adapter: PSAAdapter, vectors: torch.Tensor
+) -> tuple[Callable[[], dict[str, Any]], Callable[[], None]]:
+    before = dict(unet.attn_processors)
+    vectors = torch.cat([torch.zeros_like(vectors), vectors])  # unconditional rows are the null user
+    tokens = adapter.user_tokens(vectors).to(unet.dtype)
+    adapter.layers.to(unet.dtype)
+    layers = iter(adapter.layers)
+    unet.set_attn_processor(
+        {name: PlainProcessor(next(layers), tokens) if "attn2" in name else way for name, way in before.items()}
+    )
+    return dict, lambda: unet.set_attn_processor(before)
+
+
+def make_unet(model: str) -> Any:
+    """The UNet of a base model, full size; random weights except for mini's."""
+    if model == "mini":
+        return load_pipeline("mini").unet
+    torch.manual_seed(0)
+    return UNet2DConditionModel(**UNETS[model]).eval().requires_grad_(False)
+
+
+def make_inputs(unet: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Inputs of one call with guidance, [2 * users, ...]."""
+    generator, rows = torch.Generator().manual_seed(0), 2 * arguments.users
+    side = arguments.size // 8
+    half = torch.randn((arguments.users, unet.config.in_channels, side, side), generator=generator)
+    states = torch.randn((rows, 77, unet.config.cross_attention_dim), generator=generator)
+    inputs: dict[str, Any] = {"sample": torch.cat([half, half]), "encoder_hidden_states": states}
+    if unet.config.addition_embed_type == "text_time":
+        pooled, times = torch.randn((rows, 1280), generator=generator), torch.full((rows, 6), float(arguments.size))
+        inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": times}
+    place = {"device": unet.device, "dtype": unet.dtype}
+    moved = {name: value.to(**place) for name, value in inputs.items() if torch.is_tensor(value)}
+    if "added_cond_kwargs" in inputs:
+        moved["added_cond_kwargs"] = {k: v.to(**place) for k, v in inputs["added_cond_kwargs"].items()}
+    return {**moved, "timestep": torch.tensor(500, device=unet.device)}
+
+
+def make_adapter(name: str, model: str, unet: Any, llm_dim: int) -> PSAAdapter:
+    """An adapter with random weights: of a preset's shape, or as published."""
+    shared = {"recipe": "benchmark", "base": model, "llm_dim": llm_dim, "context_dim": unet.config.cross_attention_dim}
+    if name == "prompt":
+        preset = load_preset("mini-quickstart" if model == "mini" else f"psa-{model}")
+        shape = preset["prompt"]["adapter"] | {"pooled_dim": BASES[model].pooled_dim}
+        adapter = PSAAdapter(kind="prompt", **shared, **shape)
+    else:
+        tokens = int(name.rpartition("=")[2])
+        adapter = PSAAdapter(kind="published", **shared, n_tokens=tokens, widths=cross_attention_widths(unet))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in adapter.parameters():
+            weight.normal_(std=0.02, generator=generator)
+    return adapter.eval().requires_grad_(False)
+
+
+def _figures(
+    name: str, seconds: dict[str, list[float]], once: dict[str, list[float]], memory: dict[str, int], adapter_bytes: int
+) -> dict[str, Any]:
+    base = seconds["base"]
+    ratios = sorted(a / b for a, b in zip(seconds[name], base, strict=True))
+    low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
+    figure = {"ratio": statistics.median(ratios), "p10": low, "p90": high}
+    figure["once"] = statistics.median(a / b for a, b in zip(once[name], base, strict=True))
+    rounded: dict[str, Any] = {key: round(value, 4) for key, value in figure.items()}
+    return {**rounded, "adapter_fp16_bytes": adapter_bytes, "peak_bytes": memory[name] or None}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("mini", *UNETS), default="mini")
+    parser.add_argument("--size", type=int, help="of pictures in pixels (default: the base model's own)")
+    parser.add_argument("--users", type=int, default=1, help="pictures; the UNet sees twice as many rows (guidance)")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the UNet")
+    arguments = parser.parse_args()
+    arguments.size = arguments.size or BASES[arguments.model].size_px
+    arguments.variants = list(dict.fromkeys(["base", *arguments.variants]))
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

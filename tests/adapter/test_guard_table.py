@@ -1,0 +1,149 @@
+"""docs/GUARD.md, row by row: what is done to a pipeline that has an adapter, and what happens then.
+
+KEEPS: the pictures are those that the adapter gave before. REFUSES: the next step raises, and what it says.
+"""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from accelerate.hooks import remove_hook_from_module
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from peft import LoraConfig
+
+from psalign.adapter.attach import attach
+from psalign.errors import GuardError
+from tiny_pipelines import draw, load_ip_adapter, random_adapter, sd15_pipeline, users
+
+GUARD = Path(__file__).parents[2] / "docs/GUARD.md"
+
+
+class AnotherLibrarysProcessor(AttnProcessor):
+    """What xformers and its like put in the place of every processor."""
+
+
+def add_lora(pipe):
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_out.0"], init_lora_weights=True), "one")
+
+
+def reload(pipe, folder):
+    pipe.unet.save_pretrained(folder)
+    pipe.unet = UNet2DConditionModel.from_pretrained(folder)
+
+
+def replace_a_cross_attention(pipe):
+    block = pipe.unet.mid_block.attentions[0].transformer_blocks[0]
+    block.attn2 = copy.deepcopy(block.attn2)
+
+
+def change_scheduler(pipe):
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+
+
+def compile_around(pipe):
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+
+
+def copy_the_unet(pipe):
+    pipe.unet = copy.deepcopy(pipe.unet)
+
+
+def there_and_back(pipe):
+    pipe.to(torch.float64)
+    pipe.to(torch.float32)
+
+
+def offload(pipe):
+    cpu_offload(pipe.unet, torch.device("cpu"))
+    assert pipe.unet.device.type == "meta"
+
+
+def offload_and_back(pipe):
+    offload(pipe)
+    remove_hook_from_module(pipe.unet, recurse=True)
+
+
+# First cell of a row of docs/GUARD.md -> what is done to the pipeline; it may return more arguments of the call.
+KEEPS = {
+    "`enable_attention_slicing()`": lambda pipe: pipe.enable_attention_slicing(1),
+    "`disable_attention_slicing()`": lambda pipe: pipe.disable_attention_slicing(),
+    "`fuse_qkv_projections()`": lambda pipe: pipe.fuse_qkv_projections(vae=False),
+    "`enable_xformers_memory_efficient_attention()`": lambda pipe: pipe.unet.set_attn_processor(
+        AnotherLibrarysProcessor()
+    ),
+    "`unet.set_attn_processor(...)`": lambda pipe: pipe.unet.set_attn_processor(AttnProcessor()),
+    "`unet.set_default_attn_processor()`": lambda pipe: pipe.unet.set_default_attn_processor(),
+    "`load_ip_adapter(...)`": load_ip_adapter,
+    "a LoRA loaded, `fuse_lora()`": add_lora,
+    "`pipe.to(...)`": there_and_back,
+    "another scheduler": change_scheduler,
+    "`enable_sequential_cpu_offload()`": offload,
+    "`remove_all_hooks()`": offload_and_back,
+    "`torch.compile(pipe.unet)`": compile_around,
+    "`unet.compile()`": lambda pipe: pipe.unet.compile(backend="eager"),
+    "`unet.compile_repeated_blocks()`": lambda pipe: pipe.unet.compile_repeated_blocks(backend="eager"),
+}
+REFUSES = {
+    "`copy.deepcopy(pipe.unet)`": (copy_the_unet, "made ready for another adapter"),
+    "the UNet saved and loaded, or another one put in its place": (reload, "reached a UNet that has no adapter"),
+    "`psa.unload()`": (lambda pipe: pipe.unet._psa_attached.unload(), "reached a UNet that has no adapter"),
+    "its forward hooks cleared": (
+        lambda pipe: pipe.unet._forward_pre_hooks.clear(),
+        "reached a UNet that has no adapter",
+    ),
+}
+REFUSES_PUBLISHED = {"a cross-attention replaced": (replace_a_cross_attention, "1 of 16 cross-attentions have lost")}
+ELSEWHERE = {  # rows that tests/adapter/test_pipelines.py shows
+    "`from_pipe(...)`",
+    "a ControlNet that joins later",
+    "guidance cut off part-way",
+}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Pictures of the base and of each kind, before anything is done to the pipeline."""
+    pipe, pictures = sd15_pipeline(), {"base": draw(sd15_pipeline())}
+    for kind in ("prompt", "published"):
+        psa = attach(pipe, random_adapter(pipe, kind))
+        pictures[kind] = draw(pipe, psa.condition(users()))
+        psa.unload()
+    return pictures
+
+
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+@pytest.mark.parametrize("call", KEEPS)
+def test_what_keeps_the_adapter(call, kind, expected):
+    pipe = sd15_pipeline()
+    psa = attach(pipe, random_adapter(pipe, kind))
+    more = KEEPS[call](pipe) or {}
+    drawn = draw(pipe, psa.condition(users()), **more)
+    torch.testing.assert_close(drawn, expected[kind], atol=1e-4, rtol=0)
+    assert (drawn - expected["base"]).abs().max() > 0.01
+    with pytest.raises(GuardError, match="called without users"):
+        draw(pipe, **more)
+
+
+CASES = [(kind, call) for kind in ("prompt", "published") for call in REFUSES]
+CASES += [("published", call) for call in REFUSES_PUBLISHED]
+
+
+@pytest.mark.parametrize(("kind", "call"), CASES)
+def test_what_would_lose_the_adapter_is_refused(kind, call, tmp_path):
+    pipe = sd15_pipeline()
+    psa = attach(pipe, random_adapter(pipe, kind))
+    limits = psa.condition(users())
+    change, message = (REFUSES | REFUSES_PUBLISHED)[call]
+    change(*((pipe, tmp_path) if change is reload else (pipe,)))
+    with pytest.raises(GuardError, match=message):
+        draw(pipe, limits)
+
+
+def test_the_page_has_these_rows():
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", GUARD.read_text(encoding="utf-8"), re.M)
+    named = {row for row in rows if row != "call" and not row.startswith("-")}
+    assert named == set(KEEPS) | set(REFUSES) | set(REFUSES_PUBLISHED) | ELSEWHERE

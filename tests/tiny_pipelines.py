@@ -1,0 +1,200 @@
+"""Pipelines in the real layout of SD1.5 and SDXL: their blocks and context widths, all else tiny, random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from psalign.adapter.adapter import PSAAdapter, cross_attention_widths
+from psalign.diffusion.base_models import mini_folder
+from psalign.users.embedding import UserBatch
+
+LLM_DIM = 12
+RECIPE = "tests"
+SIZE_PX = 32
+
+
+def sd15_pipeline() -> StableDiffusionPipeline:
+    """Stable Diffusion 1.5's layout: 16 cross-attentions, text states of width 768. Pictures of 32 px."""
+    torch.manual_seed(0)
+    tokenizer = _tokenizer()
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 16, 16, 16), cross_attention_dim=768, attention_head_dim=2, **_shape()
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=_autoencoder(),
+        text_encoder=CLIPTextModel(_text_config(tokenizer, 768, heads=2)),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return _quiet(pipeline)
+
+
+def sdxl_pipeline() -> StableDiffusionXLPipeline:
+    """SDXL's layout: 70 cross-attentions, text states of width 2048, pooled of 1280. Pictures of 32 px."""
+    torch.manual_seed(0)
+    tokenizer = _tokenizer()
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 16, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2, 10),
+        attention_head_dim=(1, 2, 2),
+        cross_attention_dim=2048,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=1280 + 6 * 8,
+        **_shape(),
+    )
+    pipeline = StableDiffusionXLPipeline(
+        vae=_autoencoder(),
+        text_encoder=CLIPTextModel(_text_config(tokenizer, 768, heads=2)),
+        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, 1280, heads=2)),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=_scheduler(),
+        add_watermarker=False,
+    )
+    return _quiet(pipeline)
+
+
+PIPELINES = {"sd15": sd15_pipeline, "sdxl": sdxl_pipeline}
+
+
+def save_pipeline(pipeline: Any, folder: Path) -> Path:
+    """Write a pipeline as diffusers does. Returns its folder."""
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def controlnet_of(pipeline: Any) -> ControlNetModel:
+    """A ControlNet for the pipeline's UNet whose outputs are not zero."""
+    torch.manual_seed(4)
+    net = ControlNetModel.from_unet(pipeline.unet, conditioning_channels=3)
+    with torch.no_grad():
+        for block in (*net.controlnet_down_blocks, net.controlnet_mid_block):
+            for weight in block.parameters():
+                weight.normal_(std=0.3)
+    return net.eval()
+
+
+def random_adapter(pipeline: Any, kind: str, *, n_tokens: int = 1) -> PSAAdapter:
+    """An adapter with random weights that fits the pipeline."""
+    torch.manual_seed(1)
+    unet, pooled = pipeline.unet, 1280 if hasattr(pipeline, "text_encoder_2") else 0
+    adapter = PSAAdapter(
+        kind=kind,
+        base="sdxl" if pooled else "sd15",
+        recipe=RECIPE,
+        llm_dim=LLM_DIM,
+        context_dim=unet.config.cross_attention_dim,
+        n_tokens=n_tokens,
+        rank=8,
+        heads=2,
+        gated=kind == "prompt",
+        pooled_dim=pooled if kind == "prompt" else 0,
+        widths=cross_attention_widths(unet) if kind == "published" else (),
+    ).eval()
+    with torch.no_grad():
+        for weight in adapter.parameters():
+            weight.normal_(std=0.3)
+    return adapter
+
+
+def load_ip_adapter(pipe: Any) -> dict[str, Any]:
+    """Load a stock IP-Adapter at scale 0: it changes no picture, but replaces every processor. Returns its picture."""
+    unet, weights = pipe.unet, dict[str, torch.Tensor]()
+    attentions = [module for name, module in unet.named_modules() if name.endswith("attn2")]
+    for i, attention in enumerate(attentions):
+        weights |= {f"{2 * i + 1}.to_{x}_ip.weight": torch.zeros(attention.to_k.out_features, 768) for x in "kv"}
+    projection = {"proj.weight": torch.zeros(4 * 768, 6), "proj.bias": torch.arange(4.0 * 768)}
+    projection |= {"norm.weight": torch.ones(768), "norm.bias": torch.zeros(768)}
+    unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": weights}])
+    pipe.set_ip_adapter_scale(0.0)
+    return {"ip_adapter_image_embeds": [torch.ones(4, 1, 6)]}
+
+
+def users(count: int = 2) -> UserBatch:
+    """User vectors that random_adapter knows."""
+    rows = torch.randn((count, LLM_DIM), generator=torch.Generator().manual_seed(5))
+    return UserBatch(tuple(rows.numpy()), RECIPE)
+
+
+def draw(pipeline: Any, limits: dict[str, Any] | None = None, **more: Any) -> torch.Tensor:
+    """Latents of two prompts, in two steps with guidance, from fixed seeds."""
+    arguments: dict[str, Any] = {
+        "prompt": ["a red cat on the left", "a blue dog in a meadow"],
+        "generator": [torch.Generator().manual_seed(seed) for seed in (7, 8)],
+        "num_inference_steps": 2,
+        "guidance_scale": 4.0,
+        "output_type": "latent",
+        "height": SIZE_PX,
+        "width": SIZE_PX,
+    }
+    latents: torch.Tensor = pipeline(**{**arguments, **(limits or {}), **more}).images
+    return latents
+
+
+def _shape() -> dict[str, Any]:
+    return {"sample_size": SIZE_PX // 8, "layers_per_block": 2, "norm_num_groups": 4}
+
+
+def _autoencoder() -> AutoencoderKL:
+    blocks = 4
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=(4,) * blocks,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=SIZE_PX,
+    ).eval()
+
+
+def _scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    )  # fmt: skip
+
+
+def _tokenizer() -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(mini_folder() / "tokenizer", model_max_length=77)
+
+
+def _text_config(tokenizer: CLIPTokenizer, width: int, *, heads: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=16,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        max_position_embeddings=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _quiet(pipeline: Any) -> Any:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
