@@ -1,19 +1,21 @@
 """Trains variants of an adapter on one mini dataset and measures each on the same prompts: the tables of docs/LOG.md.
 
-    python benchmarks/ablation.py --variant "both:" --variant "anchor alone:prompt.training.dpo_weight=0" [--seeds 0]
+    python benchmarks/ablation.py --variant "both:" --variant "anchor alone:prompt.training.dpo_weight=0" [--seeds 0 1 2]
 
 A variant is NAME:SETTING=VALUE,SETTING=VALUE over the preset; a name that starts with "published" trains that kind.
-Variants share dataset, vectors and cached latents in --out; each has a folder of its own there, and one that is
-finished is only measured again.
+Variants share dataset, vectors and cached latents in --out; each has a folder of its own there for every seed, and what
+is finished is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from seeds import cell, over_seeds
 
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter
@@ -24,20 +26,26 @@ from psalign.evaluation.benchmark import evaluate_methods
 from psalign.mini import dataset
 from psalign.mini.detector import load_detector
 from psalign.quickstart import embed_users
-from psalign.records import write_json
+from psalign.records import Record, write_json
 from psalign.training.run import load_pairs, train_adapter
 
 # Another dataset than the presets': what is chosen here must not have seen the prompts of docs/RESULTS.md.
-DATASET = {
-    "seed": 11,
-    "scenes": 140,
-    "seen": 7,
-    "wordings": 14,
-    "two_motifs": 42,
-    "motifs": 70,
-    "safe": 60,
-    "levels": 7,
-}
+SIZES = {"scenes": 140, "seen": 7, "wordings": 14, "two_motifs": 42, "motifs": 70, "safe": 60, "levels": 7}
+DATASET = {"seed": 11, **SIZES}
+# Columns of the table: (suite, figure).
+COLUMNS = [("scenes", name) for name in ("pass", "suppressed", "kept", "subject_kept", "harmless_distance")]
+COLUMNS += [("wordings", "pass"), ("two_motifs", "pass"), ("motifs", "pass")]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all variants share."""
+
+    out: Path
+    pipeline: Any
+    pairs: Any
+    users: Any
+    rows: Any
 
 
 def main() -> None:
@@ -47,29 +55,43 @@ def main() -> None:
     parser.add_argument("--preset", default="mini-quickstart")
     parser.add_argument("--out", type=Path, default=Path("outputs/ablation"))
     arguments = parser.parse_args()
-    preset = load_preset(arguments.preset)
-    sizes = settings(dataset.DatasetConfig, {**preset["dataset"], **DATASET}, section="dataset")
-    dataset.build(arguments.out / "data", sizes)
-    users = embed_users(arguments.out / "data", arguments.out / "embeddings", llm_dim=preset["llm_dim"])
-    pipeline = load_pipeline("mini")
-    pairs = load_pairs(arguments.out / "data", arguments.out / "cache", pipeline, users)
-    rows = load_prompts(arguments.out / "data" / "prompts.jsonl")
+    bench = open_bench(arguments.out, load_preset(arguments.preset))
+    print("| variant | " + " | ".join(f"{suite}: {name}" for suite, name in COLUMNS) + " |")
+    print("|---|" + "---|" * len(COLUMNS))
     for variant in arguments.variant:
         name, _, text = variant.partition(":")
         changed = load_preset(arguments.preset, changes=split_changes(text))
-        kind = "published" if name.startswith("published") else "prompt"
-        for seed in arguments.seeds:
-            out = arguments.out / f"{name.replace(' ', '-')}-{seed}"
-            started = time.perf_counter()
-            train_adapter(changed, kind, pipeline, pairs, users, out, seed=seed)
-            seconds = time.perf_counter() - started
-            attached = attach(pipeline.unet, load_adapter(out / "adapter", base="mini"))
-            config = replace(settings(GenerationConfig, changed["generation"], section="generation"), method="prompt")
-            generate(pipeline, rows, out / "pictures" / "prompt", config=config, users=users, attached=attached)
-            attached.unload()
-            metrics = evaluate_methods(out / "pictures", load_detector())
-            write_json(out / "metrics.json", metrics)
-            print(f"| {name}, seed {seed} | {line(metrics)} | {seconds:.0f} s |", flush=True)
+        runs = [figures(measure(bench, name, changed, seed)) for seed in arguments.seeds]
+        cells = [cell(over_seeds([run[column] for run in runs])) for column in range(len(COLUMNS))]
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def open_bench(out: Path, preset: Record) -> Bench:
+    """Dataset, user vectors and cached latents, made once."""
+    sizes = settings(dataset.DatasetConfig, {**preset["dataset"], **DATASET}, section="dataset")
+    dataset.build(out / "data", sizes)
+    users = embed_users(out / "data", out / "embeddings", llm_dim=preset["llm_dim"])
+    pipeline = load_pipeline("mini")
+    pairs = load_pairs(out / "data", out / "cache", pipeline, users)
+    return Bench(out, pipeline, pairs, users, load_prompts(out / "data" / "prompts.jsonl"))
+
+
+def measure(bench: Bench, name: str, preset: Record, seed: int) -> Record:
+    """Metrics of one variant and seed, from its folder where it is finished."""
+    out = bench.out / f"{name.replace(' ', '-')}-{seed}"
+    if (out / "metrics.json").exists():
+        metrics: Record = json.loads((out / "metrics.json").read_text())
+        return metrics
+    kind = "published" if name.startswith("published") else "prompt"
+    train_adapter(preset, kind, bench.pipeline, bench.pairs, bench.users, out, seed=seed)
+    attached = attach(bench.pipeline.unet, load_adapter(out / "adapter", base="mini"))
+    config = replace(settings(GenerationConfig, preset["generation"], section="generation"), method="prompt")
+    pictures = out / "pictures" / "prompt"
+    generate(bench.pipeline, bench.rows, pictures, config=config, users=bench.users, attached=attached)
+    attached.unload()
+    metrics = evaluate_methods(out / "pictures", load_detector())
+    write_json(out / "metrics.json", metrics)
+    return metrics
 
 
 def split_changes(text: str) -> list[str]:
@@ -83,16 +105,10 @@ def split_changes(text: str) -> list[str]:
     return parts
 
 
-def line(metrics: dict[str, Any]) -> str:
-    """The figures of one variant as cells of a table."""
+def figures(metrics: Record) -> list[Record]:
+    """The figures of one run, in the order of the columns."""
     scenes, suites = metrics["methods"]["prompt"], metrics["suites"]
-    names = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject")
-    cells = [f"{scenes[name]['value']:.3f}" for name in names]
-    for suite in ("wordings", "two_motifs", "motifs"):
-        figures = suites[suite]["prompt"]
-        cells.append("/".join(f"{figures[name]['value']:.2f}" for name in names[:3]))
-    cells.append(" ".join(f"{rate['value']:.2f}" for rate in metrics["levels"].values()))
-    return " | ".join(cells)
+    return [(scenes if suite == "scenes" else suites[suite]["prompt"])[name] for suite, name in COLUMNS]
 
 
 if __name__ == "__main__":

@@ -10,16 +10,15 @@ mean over seeds with the 95 % interval of Student's t over seeds; n is the numbe
 from __future__ import annotations
 
 import argparse
-import math
-import statistics
 from pathlib import Path
 from typing import Any
+
+from seeds import cell, over_seeds
 
 from psalign.config import load_preset
 from psalign.quickstart import run
 from psalign.records import write_json
 
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided, by number of seeds
 METRICS = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject", "harmless_distance")
 SUITES = {"wordings": "held-out wordings", "two_motifs": "two motifs at once", "motifs": "held-out motifs"}
 
@@ -48,14 +47,6 @@ def over_runs(runs: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, A
     return {name: over_seeds([figures[name] for figures in runs]) for name in names}
 
 
-def over_seeds(rates: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean over seeds and its 95 % interval; n of one seed."""
-    values = [rate["value"] for rate in rates]
-    mean = statistics.fmean(values)
-    half = T_95[len(values)] * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return {"value": mean, "half_width": half, "n": rates[0]["n"], "seeds": values}
-
-
 def markdown(table: dict[str, Any]) -> str:
     """The tables of docs/RESULTS.md."""
     lines = ["| method | " + " | ".join(METRICS) + " |", "|---|" + "---|" * len(METRICS)]
@@ -68,11 +59,6 @@ def markdown(table: dict[str, Any]) -> str:
     lines += ["", "| level | " + " | ".join(table["levels"]) + " |", "|---|" + "---|" * len(table["levels"])]
     lines.append("| any motif | " + " | ".join(cell(rate) for rate in table["levels"].values()) + " |")
     return "\n".join(lines)
-
-
-def cell(figure: dict[str, Any]) -> str:
-    digits = 3 if figure["value"] <= 1 else 2
-    return f"{figure['value']:.{digits}f} ± {figure['half_width']:.{digits}f} (n={figure['n']})"
 
 
 if __name__ == "__main__":
