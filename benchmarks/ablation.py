@@ -1,6 +1,6 @@
 """Trains variants of an adapter on one mini dataset and measures each on the same prompts: the tables of docs/LOG.md.
 
-    python benchmarks/ablation.py --variant "both:" --variant "anchor alone:prompt.training.dpo_weight=0" [--seeds 0 1 2]
+    python benchmarks/ablation.py --variant "anchor alone:prompt.training.dpo_weight=0" [--seeds 0 1 2]
 
 A variant is NAME:SETTING=VALUE,SETTING=VALUE over the preset; a name that starts with "published" trains that kind.
 Variants share dataset, vectors and cached latents in --out; each has a folder of its own there for every seed, and what

@@ -131,7 +131,7 @@ class Way:
 class PlainProcessor(nn.Module):
     """The published processor, plainly: text attention plus attention to the user's tokens, at every step."""
 
-    def __init__(self, layer: nn.Module, tokens: torch.Tensor) -> None:
+    def __init__(self, layer: Any, tokens: torch.Tensor) -> None:
         super().__init__()
         self.layer, self.tokens = layer, tokens
 
@@ -181,11 +181,15 @@ def make_inputs(unet: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     if unet.config.addition_embed_type == "text_time":
         pooled, times = torch.randn((rows, 1280), generator=generator), torch.full((rows, 6), float(arguments.size))
         inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": times}
-    place = {"device": unet.device, "dtype": unet.dtype}
-    moved = {name: value.to(**place) for name, value in inputs.items() if torch.is_tensor(value)}
-    if "added_cond_kwargs" in inputs:
-        moved["added_cond_kwargs"] = {k: v.to(**place) for k, v in inputs["added_cond_kwargs"].items()}
-    return {**moved, "timestep": torch.tensor(500, device=unet.device)}
+    return {**_moved(inputs, unet), "timestep": torch.tensor(500, device=unet.device)}
+
+
+def _moved(inputs: dict[str, Any], unet: Any) -> dict[str, Any]:
+    """Tensors, at any depth, in the device and dtype of the UNet."""
+    return {
+        name: _moved(value, unet) if isinstance(value, dict) else value.to(device=unet.device, dtype=unet.dtype)
+        for name, value in inputs.items()
+    }
 
 
 def make_adapter(name: str, model: str, unet: Any, llm_dim: int) -> PSAAdapter:

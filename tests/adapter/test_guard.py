@@ -95,7 +95,7 @@ def test_published_is_text_attention_plus_scaled_user_attention(n_tokens):
 
     psa = attach(unet, adapter)
     condition = psa.condition(vectors(2), recipe=RECIPE, scale=0.7)["cross_attention_kwargs"]["psa"]
-    psa._steer_by(psa._steer(condition, text, 0, 1.0))
+    psa._steer_by(psa._steering(condition, text, 0, lora_scale=1.0))
     torch.testing.assert_close(attention(hidden, encoder_hidden_states=text), by_hand, atol=1e-5, rtol=0)
 
 

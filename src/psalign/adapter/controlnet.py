@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import GuardError
 from .condition import Condition
+from .prompt import rewrite
 
 if TYPE_CHECKING:
     from .guard import AttachedAdapter
@@ -55,7 +56,7 @@ class ControlNetGuard:
         unconditional = self._unconditional_rows(condition, kwargs["encoder_hidden_states"])
         self._took = condition
         if self._attached.adapter.config.kind == "prompt":
-            return args, self._attached.rewrite(condition, kwargs, unconditional)
+            return args, rewrite(self._attached.adapter, condition, kwargs, unconditional)
         return args, _without_prompt(condition, kwargs, unconditional)
 
     def _unconditional_rows(self, condition: Condition, states: torch.Tensor) -> int:

@@ -18,6 +18,7 @@ from ..errors import CheckpointError, GuardError
 from .adapter import PSAAdapter, cross_attention_widths
 from .condition import KEY, Condition, CrossAttentionKwargs, Users, make_condition
 from .controlnet import ControlNetGuard
+from .prompt import rewrite
 from .published import Steering, steer
 
 if TYPE_CHECKING:
@@ -194,13 +195,8 @@ class AttachedAdapter:
         sample, states = args[0] if args else kwargs["sample"], kwargs["encoder_hidden_states"]
         unconditional = condition.unconditional_rows(sample, states)
         if self.adapter.config.kind == "prompt":
-            return args, self.rewrite(condition, kwargs, unconditional)
-        lora_scale = given.get("scale", 1.0)
-        self._steer_by(
-            condition.remember(
-                f"steering {lora_scale}", states, lambda: self._steer(condition, states, unconditional, lora_scale)
-            )
-        )
+            return args, rewrite(self.adapter, condition, kwargs, unconditional)
+        self._steer_by(self._steering(condition, states, unconditional, lora_scale=given.get("scale", 1.0)))
         return args, kwargs
 
     def _checked(self, condition: Any) -> Condition:
@@ -232,55 +228,17 @@ class AttachedAdapter:
                 hint="Call psa.guard_controlnet(pipe.controlnet), and condition() again right before the pipeline.",
             )
 
-    # --- kind prompt ------------------------------------------------------------------------------------------------
-
-    def rewrite(self, condition: Condition, kwargs: dict[str, Any], unconditional: int) -> dict[str, Any]:
-        """A model's inputs with the prompt as the users may see it; its first rows are unconditional."""
-        states, rewriter = kwargs["encoder_hidden_states"], self.adapter.rewriter
-        kwargs = {
-            **kwargs,
-            "encoder_hidden_states": self._changed(condition, "states", states, rewriter, unconditional),
-        }
-        if not self.adapter.config.pooled_dim:
-            return kwargs
-        added = kwargs.get("added_cond_kwargs") or {}
-        if "text_embeds" not in added:
-            raise GuardError("The adapter rewrites the pooled text state too, and the UNet was called without one.")
-        pooled = self._changed(condition, "pooled", added["text_embeds"], rewriter.pooled, unconditional)
-        return {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
-
-    def _changed(
-        self, condition: Condition, name: str, states: torch.Tensor, rewrite: Callable[..., Any], unconditional: int
-    ) -> torch.Tensor:
-        """states [rows, ...] as the users may see them; computed once per call where no gradient is asked for."""
-
-        def make() -> torch.Tensor:
-            place: dict[str, Any] = {"device": self.adapter.device, "dtype": self.adapter.dtype}
-            prompts = states[unconditional:]
-            tokens = self.adapter.user_tokens(condition.vectors.to(**place))
-            strength = condition.strength.to(**place).view(-1, *[1] * (states.ndim - 1))
-            change = (strength * rewrite(prompts.to(**place), tokens)).to(states)
-            # Rows with no user keep their very bits: x + 0 would turn -0.0 into 0.0.
-            changed = torch.where((strength == 0).to(states.device), prompts, prompts + change)
-            return torch.cat([states[:unconditional], changed]) if unconditional else changed
-
-        return condition.remember(f"{name} {unconditional}", states, make)
-
-    # --- kind published ---------------------------------------------------------------------------------------------
-
-    def _steer(
-        self, condition: Condition, states: torch.Tensor, unconditional: int, lora_scale: float
+    def _steering(
+        self, condition: Condition, states: torch.Tensor, unconditional: int, *, lora_scale: float
     ) -> list[Steering] | None:
-        """What kind `published` adds; unconditional rows are the projection of a zero vector, as published."""
-        vectors, strength = condition.vectors, condition.strength
-        if not strength.any():
-            return None
-        if unconditional:
-            vectors, strength = torch.cat([torch.zeros_like(vectors), vectors]), strength.repeat(2)
-        tokens = self.adapter.user_tokens(vectors.to(device=self.adapter.device, dtype=self.adapter.dtype))
-        attentions = [hooked.attention for hooked in self._attentions]
-        with _lora_scaled(self.unet, lora_scale):
-            return steer(self.adapter.layers, attentions, tokens, strength, like=states)
+        """What kind `published` adds to each cross-attention, computed once per call; None for nothing at all."""
+
+        def make() -> list[Steering] | None:
+            with _lora_scaled(self.unet, lora_scale):
+                attentions = [hooked.attention for hooked in self._attentions]
+                return steer(self.adapter, attentions, condition, unconditional, like=states)
+
+        return condition.remember(f"steering {lora_scale}", states, make) if condition.strength.any() else None
 
     def _steer_by(self, steering: list[Steering] | None) -> None:
         for i, hooked in enumerate(self._attentions):

@@ -5,9 +5,18 @@ Place on the path of data: step 5, kind `prompt`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from ..errors import GuardError
+
+if TYPE_CHECKING:
+    from .adapter import PSAAdapter
+    from .condition import Condition
 
 
 class PromptRewriter(nn.Module):
@@ -97,3 +106,44 @@ def zero_(layer: nn.Linear) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def rewrite(adapter: PSAAdapter, condition: Condition, kwargs: dict[str, Any], unconditional: int) -> dict[str, Any]:
+    """Keyword arguments of a UNet or ControlNet with the prompt as the users may see it.
+
+    unconditional: how many rows come first that are nobody's prompt.
+    Raises GuardError where the pooled state is missing.
+    """
+    states = kwargs["encoder_hidden_states"]
+    changed = _changed(adapter, condition, states, unconditional, rewriting=adapter.rewriter)
+    kwargs = {**kwargs, "encoder_hidden_states": changed}
+    if not adapter.config.pooled_dim:
+        return kwargs
+    added = kwargs.get("added_cond_kwargs") or {}
+    if "text_embeds" not in added:
+        raise GuardError("The adapter rewrites the pooled text state too, and the UNet was called without one.")
+    pooled = _changed(adapter, condition, added["text_embeds"], unconditional, rewriting=adapter.rewriter.pooled)
+    return {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
+
+
+def _changed(
+    adapter: PSAAdapter,
+    condition: Condition,
+    states: torch.Tensor,
+    unconditional: int,
+    *,
+    rewriting: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """states [rows, ...] as the users may see them; computed once per call where no gradient is asked for."""
+
+    def make() -> torch.Tensor:
+        place: dict[str, Any] = {"device": adapter.device, "dtype": adapter.dtype}
+        prompts = states[unconditional:]
+        tokens = adapter.user_tokens(condition.vectors.to(**place))
+        strength = condition.strength.to(**place).view(-1, *[1] * (states.ndim - 1))
+        change = (strength * rewriting(prompts.to(**place), tokens)).to(states)
+        # Rows with no user keep their very bits: x + 0 would turn -0.0 into 0.0.
+        changed = torch.where((strength == 0).to(states.device), prompts, prompts + change)
+        return torch.cat([states[:unconditional], changed]) if unconditional else changed
+
+    return condition.remember(f"rewritten {states.ndim} {unconditional}", states, make)

@@ -10,7 +10,7 @@ IP-Adapter's, another library's) made the first part, and whatever LoRA changed 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
+
+    from .adapter import PSAAdapter
+    from .condition import Condition
 
 
 class UserAttention(nn.Module):
@@ -59,30 +62,31 @@ class Steering:
 
 
 def steer(
-    layers: nn.ModuleList,
-    attentions: list[Attention],
-    user_tokens: torch.Tensor,
-    strength: torch.Tensor,
-    *,
-    like: torch.Tensor,
+    adapter: PSAAdapter, attentions: list[Attention], condition: Condition, unconditional: int, *, like: torch.Tensor
 ) -> list[Steering]:
-    """Everything that depends on the users alone, for each cross-attention, once per call.
+    """Everything that depends on the users alone, for each cross-attention; computed once per call.
 
-    user_tokens: [B, N, D], where the adapter is; strength: [B]; like: any tensor of the UNet's call, for device and
-    dtype. Exact for N = 1: a softmax over one key is 1, so keys never matter, and the user's part is one vector for
-    every pixel.
+    unconditional: how many rows come first that are nobody's prompt: they get the projection of a zero vector, as
+    published. like: any tensor of the UNet's call, for device and dtype. Exact for N = 1: a softmax over one key is 1,
+    so keys never matter, and the user's part is one vector for every pixel.
     """
+    vectors, strength = condition.vectors, condition.strength
+    if unconditional:
+        vectors, strength = torch.cat([torch.zeros_like(vectors), vectors]), strength.repeat(2)
+    tokens = adapter.user_tokens(vectors.to(device=adapter.device, dtype=adapter.dtype))  # [B, N, D]
     scale = strength.to(like)[:, None, None]
     absent = scale == 0 if bool((strength == 0).any()) else None
-    steered = []
+    layers: Any = adapter.layers
+    steering = []
     for layer, attention in zip(layers, attentions, strict=True):
-        value = layer.to_v_user(user_tokens).to(like)  # type: ignore[operator]
-        if user_tokens.shape[1] == 1:
+        key = value = layer.to_v_user(tokens).to(like)
+        term = None
+        if tokens.shape[1] == 1:
             term = scale * through_output(attention, value).to(like)
-            steered.append(Steering(scale, absent, term, key=value, value=value))
         else:
-            steered.append(Steering(scale, absent, None, layer.to_k_user(user_tokens).to(like), value))  # type: ignore[operator]
-    return steered
+            key = layer.to_k_user(tokens).to(like)
+        steering.append(Steering(scale, absent, term, key, value))
+    return steering
 
 
 def attend(attention: Attention, hidden: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
