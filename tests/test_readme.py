@@ -3,18 +3,24 @@
 import re
 import shlex
 import shutil
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
+from diffusers import StableDiffusionXLPipeline
 
 from conftest import SMALL
+from psalign.adapter.checkpoint import save_adapter
 from psalign.cli import main
+from psalign.users import EmbeddingStore, StructuredEmbedder, UserProfile, level_profiles
+from tiny_pipelines import SIZE_PX, random_adapter, sdxl_pipeline
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", README, re.S)
 COMMANDS = [line[2:] for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+OFFLINE = [code for code in PYTHON if not code.startswith("# needs a download")]
 # What makes a command small enough for a test: the same command, fewer steps.
 SMALLER = {
     "mini build": [change for change in SMALL if change.startswith("dataset")],
@@ -56,11 +62,36 @@ def test_commands_run_in_order(command, folder, monkeypatch, capsys):
     assert main(arguments) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("code", PYTHON)
+@pytest.mark.parametrize("code", OFFLINE)
 def test_python_blocks_run(code, folder, monkeypatch):
     monkeypatch.chdir(folder)
     exec(compile(code, "README.md", "exec"), {})
     assert Path("anna.png").exists()
+
+
+def test_three_lines_for_sdxl_run_on_a_tiny_pipeline(folder, monkeypatch):
+    """The block as it stands, with a tiny pipeline of SDXL's layout in the place of the download, on the CPU."""
+    (code,) = [code for code in PYTHON if code not in OFFLINE]
+    assert len(code.splitlines()) <= 15
+    pipe = sdxl_pipeline()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(StableDiffusionXLPipeline, "from_pretrained", lambda *args, **kwargs: pipe)
+    monkeypatch.setattr(StableDiffusionXLPipeline, "enable_model_cpu_offload", lambda self: None)
+    monkeypatch.setattr(
+        StableDiffusionXLPipeline, "__call__", partialmethod(draw_small, StableDiffusionXLPipeline.__call__)
+    )
+    store = EmbeddingStore.build([UserProfile(user_id="33"), *level_profiles()], StructuredEmbedder(12))
+    store.save(Path("data/embeddings"))
+    adapter = random_adapter(pipe, "prompt")
+    adapter.register_to_config(recipe=store.fingerprint)
+    save_adapter(adapter, Path("trained_models/psa-sdxl"))
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert len(names["pictures"]) == 3
+
+
+def draw_small(self, call, prompts, **more):
+    return call(self, prompts, num_inference_steps=1, height=SIZE_PX, width=SIZE_PX, **more)
 
 
 def test_commands_named_in_the_text_parse(folder, monkeypatch, capsys):
