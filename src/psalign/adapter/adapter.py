@@ -29,8 +29,11 @@ class PSAAdapter(ModelMixin, ConfigMixin):
     kind: "prompt" rewrites the prompt; "published" adds user tokens to every cross-attention.
     base: row of the BASES table it was trained for. recipe: fingerprint of the user vectors it was trained with.
     llm_dim: width of user vectors. context_dim: D, width of the UNet's text states. n_tokens: N user tokens.
+    proj_rank: the projection of user vectors goes through so many dimensions; 0: straight.
     rank, heads, depth, gated, pooled_dim: of kind "prompt" (see PromptRewriter).
     widths: C of every cross-attention in the UNet's order, of kind "published" (whose tokens have R = D).
+    with_keys, value_rank, folded: smaller forms of kind "published" (see compress.py): without keys; values through so
+    many dimensions that all layers share; user vectors that are the values themselves.
     Raises UsageError for an unknown kind.
     """
 
@@ -45,41 +48,69 @@ class PSAAdapter(ModelMixin, ConfigMixin):
         llm_dim: int = 64,
         context_dim: int = 128,
         n_tokens: int = 8,
+        proj_rank: int = 0,
         rank: int = 64,
         heads: int = 4,
         depth: int = 1,
         gated: bool = False,
         pooled_dim: int = 0,
         widths: tuple[int, ...] = (),
+        with_keys: bool = True,
+        value_rank: int = 0,
+        folded: bool = False,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
             raise UsageError(f"Unknown adapter kind '{kind}'; choose one of: {', '.join(KINDS)}.")
-        token_dim = rank if kind == "prompt" else context_dim
-        self.user_proj = UserProjection(llm_dim, n_tokens, token_dim)
+        if folded:
+            self.null_user = nn.Parameter(torch.zeros(sum(widths)))
+            return
+        self.user_proj = UserProjection(llm_dim, n_tokens, rank if kind == "prompt" else context_dim, proj_rank)
         if kind == "prompt":
             self.rewriter = PromptRewriter(
                 context_dim=context_dim, rank=rank, heads=heads, depth=depth, gated=gated, pooled_dim=pooled_dim
             )
-        else:
-            self.layers = nn.ModuleList(UserAttention(context_dim, width) for width in widths)
+            return
+        if value_rank:
+            self.to_shared = nn.Linear(context_dim, value_rank, bias=False)
+        self.layers = nn.ModuleList(UserAttention(value_rank or context_dim, width, keys=with_keys) for width in widths)
 
     def user_tokens(self, vectors: torch.Tensor) -> torch.Tensor:
         """User vectors [B, llm_dim] -> user tokens [B, N, R]."""
+        if self.config.folded:
+            return (vectors + self.null_user)[:, None]
         return self.user_proj(vectors)
+
+    def user_values(self, tokens: torch.Tensor) -> list[torch.Tensor]:
+        """Kind "published": user tokens -> values of every cross-attention, [B, N, C] each."""
+        if self.config.folded:
+            return list(tokens.split(tuple(self.config.widths), dim=-1))
+        shared = self.to_shared(tokens) if self.config.value_rank else tokens
+        return [layer.to_v_user(shared) for layer in self._layers()]
+
+    def user_keys(self, tokens: torch.Tensor) -> list[torch.Tensor]:
+        """Kind "published": user tokens -> keys of every cross-attention, [B, N, C] each."""
+        return [layer.to_k_user(tokens) for layer in self._layers()]
+
+    def _layers(self) -> list[UserAttention]:
+        return list(self.layers)  # type: ignore[arg-type]
 
 
 class UserProjection(nn.Module):
-    """Linear(llm_dim -> N * R), then a LayerNorm over each token, as published."""
+    """Linear(llm_dim -> N * R), then a LayerNorm over each token, as published.
 
-    def __init__(self, llm_dim: int, n_tokens: int, token_dim: int) -> None:
+    proj_rank: where it is not 0, the projection goes through so many dimensions.
+    """
+
+    def __init__(self, llm_dim: int, n_tokens: int, token_dim: int, proj_rank: int = 0) -> None:
         super().__init__()
         self.n_tokens = n_tokens
-        self.proj = nn.Linear(llm_dim, n_tokens * token_dim)
+        self.down = nn.Linear(llm_dim, proj_rank, bias=False) if proj_rank else nn.Identity()
+        self.proj = nn.Linear(proj_rank or llm_dim, n_tokens * token_dim)
         self.norm = nn.LayerNorm(token_dim)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.proj(vectors).unflatten(-1, (self.n_tokens, -1)))
+        return self.norm(self.proj(self.down(vectors)).unflatten(-1, (self.n_tokens, -1)))
 
 
 def cross_attention_widths(unet: UNet2DConditionModel) -> tuple[int, ...]:

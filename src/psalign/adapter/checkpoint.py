@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 
 from ..errors import CheckpointError
-from ..records import file_fingerprint, write_bytes
+from ..records import file_fingerprint, write_bytes, write_text
 from .adapter import PSAAdapter
+from .convert import find_published, read_published
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -24,6 +25,7 @@ def save_adapter(adapter: PSAAdapter, folder: Path) -> None:
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     adapter.save_config(aside)
+    write_text(aside / "README.md", model_card(adapter))
     weights = {name: weight.detach().cpu().contiguous() for name, weight in adapter.state_dict().items()}
     write_bytes(aside / WEIGHTS, save(weights, metadata={"format": "pt"}))
     shutil.rmtree(folder, ignore_errors=True)
@@ -31,10 +33,22 @@ def save_adapter(adapter: PSAAdapter, folder: Path) -> None:
 
 
 def load_adapter(folder: Path, *, base: str | None = None) -> PSAAdapter:
-    """Read an adapter. base: the row of BASES it must have been trained for, where given.
+    """Read an adapter: a folder that save_adapter wrote, or a published file or a folder with one.
 
+    base: the row of BASES it must have been trained for, where given.
     Raises CheckpointError where it is missing, broken, has other keys or shapes, or was trained for another base.
     """
+    published = None if (folder / "config.json").is_file() else find_published(folder)
+    adapter = _load_folder(folder) if published is None else read_published(published)
+    if base is not None and adapter.config.base != base:
+        raise CheckpointError(
+            f"The adapter in {folder} was trained for '{adapter.config.base}'; this run uses '{base}'.",
+            hint=f"Run with --base {adapter.config.base}, or train an adapter for '{base}'.",
+        )
+    return adapter.eval()
+
+
+def _load_folder(folder: Path) -> PSAAdapter:
     hint = "Train one with: psalign train, or name the folder that has config.json."
     if not (folder / "config.json").is_file() or not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder} is not an adapter: expected config.json and {WEIGHTS}.", hint=hint)
@@ -47,14 +61,38 @@ def load_adapter(folder: Path, *, base: str | None = None) -> PSAAdapter:
         raise CheckpointError(
             f"The adapter in {folder} does not match its config.json: {'; '.join(faults)}.", hint=hint
         )
-    if base is not None and adapter.config.base != base:
-        raise CheckpointError(
-            f"The adapter in {folder} was trained for '{adapter.config.base}'; this run uses '{base}'.",
-            hint=f"Run with --base {adapter.config.base}, or train an adapter for '{base}'.",
-        )
-    return adapter.eval()
+    return adapter
 
 
 def adapter_fingerprint(folder: Path) -> str:
-    """16 hexadecimal digits that name an adapter's weights."""
-    return file_fingerprint(folder / WEIGHTS)
+    """16 hexadecimal digits that name an adapter's weights; folder: what load_adapter reads."""
+    published = None if (folder / "config.json").is_file() else find_published(folder)
+    return file_fingerprint(published or folder / WEIGHTS)
+
+
+def model_card(adapter: PSAAdapter) -> str:
+    """README.md of an adapter's folder, as the Hugging Face hub shows it."""
+    config = adapter.config
+    size_mb = sum(2 * weight.numel() for weight in adapter.parameters()) / 1e6
+    return f"""---
+library_name: diffusers
+tags: [psalign, personalized-safety, text-to-image]
+---
+
+# PSA adapter, kind `{config.kind}`, for {config.base}
+
+Makes a Stable Diffusion pipeline keep to each user's own limits: what this user bans goes, what they allow stays.
+{sum(weight.numel() for weight in adapter.parameters()):,} parameters, {size_mb:.1f} MB in fp16.
+
+```python
+import psalign
+
+psa = psalign.load_psa_adapter(pipe, "<this repository or folder>")
+pictures = pipe(prompts, **psa.condition(users)).images
+```
+
+User vectors must be of recipe `{config.recipe}` and width {config.llm_dim}; others are refused.
+
+Limits: it lowers the rate of banned content and does not promise its absence.
+Vectors and banned categories are personal data.
+"""

@@ -10,7 +10,7 @@ IP-Adapter's, another library's) made the first part, and whatever LoRA changed 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 
 
 class UserAttention(nn.Module):
-    """Keys and values of the user's tokens for one cross-attention of width C; both start at zero, as published."""
+    """Keys and values of the user's tokens for one cross-attention of width C; both start at zero, as published.
 
-    def __init__(self, context_dim: int, width: int) -> None:
+    keys: False where they were dropped because they never matter (one user token).
+    """
+
+    def __init__(self, token_dim: int, width: int, *, keys: bool = True) -> None:
         super().__init__()
-        self.to_k_user = nn.Linear(context_dim, width, bias=False)
-        self.to_v_user = nn.Linear(context_dim, width, bias=False)
-        nn.init.zeros_(self.to_k_user.weight)
+        if keys:
+            self.to_k_user = nn.Linear(token_dim, width, bias=False)
+            nn.init.zeros_(self.to_k_user.weight)
+        self.to_v_user = nn.Linear(token_dim, width, bias=False)
         nn.init.zeros_(self.to_v_user.weight)
 
 
@@ -76,17 +80,12 @@ def steer(
     tokens = adapter.user_tokens(vectors.to(device=adapter.device, dtype=adapter.dtype))  # [B, N, D]
     scale = strength.to(like)[:, None, None]
     absent = scale == 0 if bool((strength == 0).any()) else None
-    layers: Any = adapter.layers
-    steering = []
-    for layer, attention in zip(layers, attentions, strict=True):
-        key = value = layer.to_v_user(tokens).to(like)
-        term = None
-        if tokens.shape[1] == 1:
-            term = scale * through_output(attention, value).to(like)
-        else:
-            key = layer.to_k_user(tokens).to(like)
-        steering.append(Steering(scale, absent, term, key, value))
-    return steering
+    values = [value.to(like) for value in adapter.user_values(tokens)]
+    if tokens.shape[1] == 1:
+        terms = [scale * through_output(*pair).to(like) for pair in zip(attentions, values, strict=True)]
+        return [Steering(scale, absent, term, value, value) for term, value in zip(terms, values, strict=True)]
+    keys = [key.to(like) for key in adapter.user_keys(tokens)]
+    return [Steering(scale, absent, None, key, value) for key, value in zip(keys, values, strict=True)]
 
 
 def attend(attention: Attention, hidden: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from ..users.embedding import EmbeddingStore
 from .pairs import Pairs
 from .trainer import Trainer, TrainingConfig
 
-SHAPE = ("n_tokens", "rank", "heads", "depth", "gated")
+SHAPE = ("n_tokens", "proj_rank", "rank", "heads", "depth", "gated")
 
 
 def load_pairs(data: Path, folder: Path, pipeline: Any, users: EmbeddingStore) -> Pairs:
@@ -36,7 +36,7 @@ def load_pairs(data: Path, folder: Path, pipeline: Any, users: EmbeddingStore) -
 def new_adapter(
     kind: str, shape: Record, pipeline: Any, users: EmbeddingStore, *, base: str, seed: int = 0
 ) -> PSAAdapter:
-    """An untrained adapter that fits the pipeline and the users' vectors; shape: n_tokens, rank, heads, depth, gated.
+    """An untrained adapter that fits the pipeline and the users' vectors; shape: names of SHAPE.
 
     Raises UsageError for an unknown name in shape, or a value that makes no sense.
     """
@@ -61,8 +61,9 @@ def check_shape(kind: str, shape: Record) -> None:
             raise UsageError(f"Unknown setting {kind}.adapter.{name}; choose one of: {', '.join(SHAPE)}.")
         if name == "gated" and not isinstance(value, bool):
             raise UsageError(f"{kind}.adapter.gated must be true or false; saw {value!r}.")
-        if name != "gated" and (type(value) is not int or value < 1):
-            raise UsageError(f"{kind}.adapter.{name} must be a whole number of at least 1; saw {value!r}.")
+        low = 0 if name == "proj_rank" else 1
+        if name != "gated" and (type(value) is not int or value < low):
+            raise UsageError(f"{kind}.adapter.{name} must be a whole number of at least {low}; saw {value!r}.")
     rank, heads = shape.get("rank", 64), shape.get("heads", 4)
     if rank % heads:
         raise UsageError(f"{kind}.adapter.rank must be a multiple of heads; saw {rank} and {heads}.")

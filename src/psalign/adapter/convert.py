@@ -1,0 +1,144 @@
+"""Reads and writes adapters of the published form, and writes one that stock diffusers loads as an IP-Adapter.
+
+Place on the path of data: beside checkpoint.py. The published form is `psa_adapter.bin`, {"user_proj": {...},
+"psa_adapter": {"<i>.to_k_user.0.weight", ...}}, or a safetensors file with the same names under the prefixes
+`user_proj.` and `psa_adapter.`; i counts the cross-attentions in the order of `unet.attn_processors`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from ..errors import CheckpointError, UsageError
+from ..records import PUBLISHED_RECIPE, write_bytes
+from .adapter import PSAAdapter
+
+PUBLISHED_FILES = ("psa_adapter.safetensors", "psa_adapter.bin")
+# Width D of the text states and number of cross-attentions of each base model's UNet.
+LAYOUTS = {(768, 16): "sd15", (2048, 70): "sdxl", (128, 7): "mini"}
+PROJECTION = ("proj.weight", "proj.bias", "norm.weight", "norm.bias")
+IP_ADAPTER_TOKENS = 4  # diffusers takes no other number
+
+Weights = dict[str, torch.Tensor]
+_BROKEN = (RuntimeError, EOFError, OSError, ValueError)
+_HINT = "Expected psa_adapter.bin or its safetensors form, as the published trainer writes them."
+
+
+def find_published(place: Path) -> Path | None:
+    """The published file that a path means: the file itself, or the one in a folder; None for anything else."""
+    if place.is_file() and place.suffix in (".bin", ".safetensors", ".pt", ".pth"):
+        return place
+    return next((place / name for name in PUBLISHED_FILES if (place / name).is_file()), None)
+
+
+def read_published(path: Path) -> PSAAdapter:
+    """An adapter of kind `published` from a published file; N, widths and base model are read from the tensors.
+
+    Raises CheckpointError for a file that cannot be read, missing or extra keys, or shapes of no known base model.
+    """
+    weights = _check_keys(_read(path), path)
+    token_dim, llm_dim = weights["user_proj.norm.weight"].shape[0], weights["user_proj.proj.weight"].shape[1]
+    layers = sum(name.endswith("to_v_user.weight") for name in weights)
+    base = LAYOUTS.get((token_dim, layers))
+    if base is None or len(weights["user_proj.proj.weight"]) % token_dim:
+        known = ", ".join(f"{name}: {width} and {count}" for (width, count), name in LAYOUTS.items())
+        raise CheckpointError(
+            f"{path} is for no base model known here: tokens of width {token_dim}, {layers} cross-attentions "
+            f"(known: {known}).",
+            hint=_HINT,
+        )
+    adapter = PSAAdapter(
+        kind="published",
+        base=base,
+        recipe=PUBLISHED_RECIPE,
+        llm_dim=llm_dim,
+        context_dim=token_dim,
+        n_tokens=len(weights["user_proj.proj.weight"]) // token_dim,
+        widths=tuple(len(weights[f"layers.{i}.to_v_user.weight"]) for i in range(layers)),
+    )
+    try:
+        adapter.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    except RuntimeError as err:
+        raise CheckpointError(f"{path} does not fit together: {err}", hint=_HINT) from err
+    return adapter.eval()
+
+
+def write_published(adapter: PSAAdapter, path: Path) -> None:
+    """Write the safetensors form of a published adapter. Raises UsageError for an adapter that has no such form."""
+    _require_full(adapter, "The published form")
+    names = {f"layers.{i}.to_{x}_user.weight": f"psa_adapter.{i}.to_{x}_user.0.weight"
+             for i in range(len(adapter.config.widths)) for x in "kv"}  # fmt: skip
+    state = adapter.state_dict()
+    weights = {names.get(name, name): weight.detach().cpu().contiguous() for name, weight in state.items()}
+    write_bytes(path, save(weights, metadata={"format": "pt"}))
+
+
+def write_ip_adapter(adapter: PSAAdapter, path: Path) -> None:
+    """Write an adapter with one user token as an IP-Adapter of diffusers, whose "image embedding" is the user vector.
+
+    diffusers knows four tokens alone: the one is repeated, and attention over equal tokens is the token.
+    Raises UsageError for an adapter that has no such form.
+    """
+    _require_full(adapter, "An IP-Adapter")
+    if adapter.config.n_tokens != 1:
+        raise UsageError(f"An IP-Adapter takes one user token; this adapter has {adapter.config.n_tokens}.")
+    state = adapter.state_dict()
+    weights = {f"image_proj.{name}": state[f"user_proj.{name}"] for name in PROJECTION}
+    for name in ("image_proj.proj.weight", "image_proj.proj.bias"):
+        weights[name] = torch.cat([weights[name]] * IP_ADAPTER_TOKENS)
+    for i in range(len(adapter.config.widths)):
+        for x in "kv":  # diffusers counts self-attentions too: cross-attentions have the odd numbers
+            weights[f"ip_adapter.{2 * i + 1}.to_{x}_ip.weight"] = state[f"layers.{i}.to_{x}_user.weight"]
+    write_bytes(path, save({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}))
+
+
+def _require_full(adapter: PSAAdapter, what: str) -> None:
+    config = adapter.config
+    if config.kind != "published" or config.folded or config.value_rank or config.proj_rank or not config.with_keys:
+        raise UsageError(
+            f"{what} is made of an uncompressed adapter of kind 'published'; this one is of kind '{config.kind}'"
+            f"{', compressed or folded' if config.kind == 'published' else ''}."
+        )
+
+
+def _read(path: Path) -> Weights:
+    """Tensors by flat name, with prefixes. Raises CheckpointError."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, *_BROKEN) as err:
+        raise CheckpointError(f"{path} cannot be read: {err}", hint=_HINT) from err
+    if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
+        raise CheckpointError(f"{path} holds {type(content).__name__}, not two groups of tensors.", hint=_HINT)
+    flat = {f"{group}.{name}": value for group, part in content.items() for name, value in part.items()}
+    wrong = [name for name, value in flat.items() if not isinstance(value, torch.Tensor)]
+    if wrong:
+        raise CheckpointError(f"{path}: {', '.join(wrong[:3])} is no tensor.", hint=_HINT)
+    return flat
+
+
+def _check_keys(flat: Weights, path: Path) -> Weights:
+    """Weights by our names. Raises CheckpointError for missing or extra keys."""
+    layers = {int(match[1]) for name in flat if (match := re.match(r"psa_adapter\.(\d+)\.", name))}
+    expected = {f"user_proj.{name}": f"user_proj.{name}" for name in PROJECTION}
+    for i in range(max(layers, default=-1) + 1):
+        expected |= {f"psa_adapter.{i}.to_{x}_user.0.weight": f"layers.{i}.to_{x}_user.weight" for x in "kv"}
+    missing, extra = sorted(set(expected) - set(flat)), sorted(set(flat) - set(expected))
+    faults: list[Any] = [f"missing {', '.join(missing[:3])}"] if missing else []
+    faults += [f"unknown {', '.join(extra[:3])}"] if extra else []
+    if faults or not layers:
+        raise CheckpointError(
+            f"{path} is not a published adapter: {'; '.join(faults) or 'no layers'} "
+            f"({len(missing)} missing, {len(extra)} unknown).",
+            hint=_HINT,
+        )
+    return {expected[name]: value for name, value in flat.items()}
