@@ -6,16 +6,18 @@ from psalign.config import list_presets, load_preset, settings
 from psalign.diffusion.generate import GenerationConfig
 from psalign.errors import UsageError
 from psalign.mini.dataset import DatasetConfig
+from psalign.training.run import check_shape
 from psalign.training.trainer import TrainingConfig
 
 
 @pytest.mark.parametrize("name", list_presets())
 def test_every_preset_builds_its_settings(name):
     preset = load_preset(name)
-    settings(DatasetConfig, preset["dataset"], section="dataset")
+    settings(DatasetConfig, preset.get("dataset"), section="dataset")
     settings(GenerationConfig, preset["generation"], section="generation")
-    for kind in ("prompt", "published"):
+    for kind in {"prompt", "published"} & set(preset):
         settings(TrainingConfig, preset[kind]["training"], section=f"{kind}.training")
+        check_shape(kind, preset[kind]["adapter"])
 
 
 def test_changes_reach_their_setting():

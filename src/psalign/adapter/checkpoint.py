@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save
@@ -68,6 +69,16 @@ def adapter_fingerprint(folder: Path) -> str:
     """16 hexadecimal digits that name an adapter's weights; folder: what load_adapter reads."""
     published = None if (folder / "config.json").is_file() else find_published(folder)
     return file_fingerprint(published or folder / WEIGHTS)
+
+
+def describe(adapter: PSAAdapter) -> dict[str, Any]:
+    """What an adapter is, and its size: parameters and bytes on disk in fp16."""
+    parameters = sum(weight.numel() for weight in adapter.parameters())
+    names = ("kind", "base", "recipe", "llm_dim", "context_dim", "n_tokens", "proj_rank")
+    of_kind = {"prompt": ["rank", "heads", "depth", "gated", "pooled_dim"]}
+    own = of_kind.get(adapter.config.kind, ["with_keys", "value_rank", "folded"])
+    known = {name: adapter.config[name] for name in (*names, *own)}
+    return {"parameters": parameters, "fp16_bytes": 2 * parameters, **known}
 
 
 def model_card(adapter: PSAAdapter) -> str:

@@ -234,6 +234,16 @@ class EmbeddingStore:
         """Categories the user bans, as they were when the vector was made. Raises EmbeddingMissing."""
         return self._banned[self._known([user_id])[0]]
 
+    def replaced(self, vectors: Array, backend: str, *, options: Record) -> EmbeddingStore:
+        """The same users with other vectors [U, llm_dim], which are given out as they are.
+
+        backend, options: name how they were made.
+        """
+        width = vectors.shape[1]
+        recipe = Recipe(backend, width, options=options)
+        mean, std = np.zeros(width, np.float32), np.ones(width, np.float32)
+        return EmbeddingStore(vectors, banned=dict(self._banned), recipe=recipe, mean=mean, std=std)
+
     def standardise(self, raw: Array) -> Array:
         """Raw vectors [B, llm_dim] of this recipe -> mean 0 and spread 1 over the store's population."""
         _require_finite(raw, user_ids=())
