@@ -270,3 +270,24 @@ def test_a_batch_keeps_order_and_rows_with_no_user():
     assert store.batch([None]).vectors == (None,)
     with pytest.raises(EmbeddingMissing, match="nobody"):
         store.batch(["nobody", None])
+
+
+def test_published_vectors_are_given_out_as_they_are(tmp_path):
+    """Two files as published, [1, 4] each, with numbers that standardising would change."""
+    rows = {"0000033": [[1.0, -75.0, 3.0, 4.0]], "level_3": [[2.0, -75.5, 1.0, 0.0]]}
+    for name, row in rows.items():
+        np.save(tmp_path / f"{name}.npy", np.array(row, np.float32))
+    store = EmbeddingStore.load(tmp_path, profiles=[UserProfile(user_id="33", age=3)])
+    assert store.fingerprint == "published"
+    np.testing.assert_array_equal(store.vectors(["level_3", "33"]), np.concatenate([rows["level_3"], rows["0000033"]]))
+    assert store.banned("33") == ("Hate", "Violence", "Self-Harm", "Sexuality", "Shocking")
+    assert store.banned("level_3") == ()
+    np.save(tmp_path / "0000034.npy", np.zeros(3))
+    with pytest.raises(EmbeddingMissing, match="has 3 numbers|has 4 numbers"):
+        EmbeddingStore.load(tmp_path)
+    (tmp_path / "0000034.npy").write_bytes(b"nothing")
+    with pytest.raises(EmbeddingMissing, match=r"0000034\.npy is no vector"):
+        EmbeddingStore.load(tmp_path)
+    np.save(tmp_path / "0000034.npy", np.full(4, np.nan))
+    with pytest.raises(EmbeddingMissing, match="user 0000034 is not finite"):
+        EmbeddingStore.load(tmp_path)

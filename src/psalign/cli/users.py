@@ -22,13 +22,19 @@ def users_sample(arguments: argparse.Namespace) -> None:
 
 
 def embed(arguments: argparse.Namespace) -> None:
-    from ..users.embedding import EmbeddingStore, StructuredEmbedder
+    from ..users.embedding import Embedder, EmbeddingStore, StructuredEmbedder
+    from ..users.language_model import TransformersEmbedder
     from ..users.levels import level_profiles
     from ..users.profile import load_profiles
 
     if arguments.like and arguments.data:
         raise UsageError("--like and --data both say what to standardise by; give one of them.")
-    embedder, profiles = StructuredEmbedder(arguments.llm_dim), load_profiles(arguments.users)
+    profiles = load_profiles(arguments.users)
+    embedder: Embedder = StructuredEmbedder(arguments.llm_dim)
+    if arguments.backend == "transformers":
+        embedder = TransformersEmbedder(
+            arguments.model, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size
+        )
     if arguments.like:
         known = EmbeddingStore.load(arguments.like)
     else:
@@ -66,5 +72,11 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--users", type=Path, required=True, help="users.csv or users.jsonl")
     one.add_argument("--data", type=Path, help="standardise over the training users of this SAGE dataset alone")
     one.add_argument("--like", type=Path, help="standardise as these vectors (those an adapter was trained with)")
-    one.add_argument("--llm-dim", type=at_least(1), default=64, help="width of a vector (default 64)")
+    one.add_argument("--backend", choices=("structured", "transformers"), default="structured",
+                     help="structured: from the fields (default); transformers: a causal language model")  # fmt: skip
+    one.add_argument("--llm-dim", type=at_least(1), default=64, help="width of a structured vector (default 64)")
+    one.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct", help="language model: hub id or folder")
+    one.add_argument("--batch-size", type=at_least(1), default=16, help="users the language model reads at a time")
+    one.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the language model")
+    one.add_argument("--device", default="cpu", help="of the language model (default cpu)")
     add_out(one, "data/embeddings")

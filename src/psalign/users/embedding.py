@@ -18,7 +18,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch
-from ..records import CATEGORIES, Record, fingerprint, write_bytes, write_json
+from ..records import CATEGORIES, PUBLISHED_RECIPE, Record, fingerprint, write_bytes, write_json
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile, normalise_user_id
 
@@ -156,13 +156,16 @@ class EmbeddingStore:
         return cls(raw, banned=banned, recipe=embedder.recipe, mean=source.mean, std=source.std)
 
     @classmethod
-    def load(cls, folder: Path) -> EmbeddingStore:
-        """Read a store that save wrote.
+    def load(cls, folder: Path, *, profiles: Sequence[UserProfile] = ()) -> EmbeddingStore:
+        """Read a store that save wrote, or a folder of published vectors, <user id>.npy of [1, llm_dim] each.
 
+        profiles: give the ban lists of published vectors, which have none of their own.
         Raises EmbeddingMissing where there is none or a file is damaged, RecipeMismatch where vectors and index
         are not of one build.
         """
         folder = Path(folder)
+        if not (folder / INDEX).is_file() and any(folder.glob("*.npy")):
+            return cls._load_published(folder, profiles)
         index, tensors = _read_store(folder)
         try:
             recipe = Recipe(**index["recipe"])
@@ -179,6 +182,20 @@ class EmbeddingStore:
                 hint=_embed_hint(folder),
             )
         return store
+
+    @classmethod
+    def _load_published(cls, folder: Path, profiles: Sequence[UserProfile]) -> EmbeddingStore:
+        paths = sorted(folder.glob("*.npy"))
+        raw = _read_vectors(paths)
+        bans = {profile.user_id: banned_categories(profile) for profile in profiles}
+        try:
+            ids = [normalise_user_id(path.stem) for path in paths]
+        except ValueError as err:
+            raise _damaged(folder, str(err)) from err
+        width = raw.shape[1]
+        mean, std = np.zeros(width, np.float32), np.ones(width, np.float32)
+        banned = {user_id: bans.get(user_id, ()) for user_id in ids}
+        return cls(raw, banned=banned, recipe=Recipe(PUBLISHED_RECIPE, width), mean=mean, std=std, folder=folder)
 
     def save(self, folder: Path) -> None:
         """Write vectors.safetensors and index.json, each whole or not at all, readable by their owner only."""
@@ -198,6 +215,8 @@ class EmbeddingStore:
     @property
     def fingerprint(self) -> str:
         """Names the space of the vectors given out: the recipe and the population that standardises it."""
+        if self.recipe.backend == PUBLISHED_RECIPE:
+            return PUBLISHED_RECIPE
         return fingerprint([self.recipe.fingerprint, self.mean.tobytes().hex(), self.std.tobytes().hex()])
 
     @property
@@ -300,6 +319,22 @@ def _read_store(folder: Path) -> tuple[Record, dict[str, Any]]:
     if len(index["user_ids"]) != len(index["banned"]):
         raise _damaged(folder, f"{len(index['user_ids'])} users beside {len(index['banned'])} ban lists")
     return index, tensors
+
+
+def _read_vectors(paths: Sequence[Path]) -> Array:
+    """Published vectors, [U, llm_dim]. Raises EmbeddingMissing for a file that holds no vector, or another width."""
+    rows: list[Array] = []
+    for path in paths:
+        try:
+            row = np.load(path, allow_pickle=False).astype(np.float32).reshape(-1)
+        except (OSError, ValueError, EOFError) as err:
+            raise _damaged(path.parent, f"{path.name} is no vector ({err})") from err
+        if rows and row.shape != rows[0].shape:
+            raise _damaged(path.parent, f"{path.name} has {row.size} numbers, {paths[0].name} has {rows[0].size}")
+        rows.append(row)
+    raw = np.stack(rows)
+    _require_finite(raw, user_ids=[path.stem for path in paths])
+    return raw
 
 
 def _require_finite(*arrays: Array, user_ids: Sequence[str]) -> None:

@@ -1,0 +1,147 @@
+"""User vectors by a language model: the profile as text, the last layer's hidden states, their mean over the tokens.
+
+Place on the path of data: step 3, behind the same interface as StructuredEmbedder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import CheckpointError
+from ..records import CATEGORIES, fingerprint
+from .embedding import Array, Embedder, Recipe, StructuredEmbedder
+from .policy import banned_categories
+from .profile import VOCABULARY, UserProfile
+
+DEFAULT_MODEL = "Qwen/Qwen2.5-7B-Instruct"
+SAMPLED_BYTES = 1 << 20  # of each end of a weights file, to name a local model by
+
+
+class TransformersEmbedder:
+    """Vectors of any causal language model: masked mean of the last hidden states of the profile's text.
+
+    model: hub id or folder. dtype: of its weights, fp32, fp16 or bf16. batch_size changes no number, only time.
+    The text goes through the model's chat template where it has one. (The published live path sums over tokens instead
+    of averaging; one definition here, which the recipe names.)
+    Raises CheckpointError where the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        *,
+        revision: str | None = None,
+        dtype: str = "fp32",
+        device: str = "cpu",
+        batch_size: int = 16,
+    ) -> None:
+        self.batch_size, self.device = batch_size, device
+        self.tokenizer, self.model = _load(model, revision, dtype)
+        self.model.to(device).eval()
+        template = _template()
+        options = {
+            "model": _model_name(model, self.model),
+            "pooling": "masked mean of the last hidden state",
+            "template": fingerprint([template, self.tokenizer.chat_template]),
+            "dtype": dtype,
+        }
+        self.recipe = Recipe("transformers", int(self.model.config.hidden_size), options=options)
+
+    def embed(self, profiles: Sequence[UserProfile]) -> Array:
+        """Raw vectors [B, llm_dim], float32, in the order given."""
+        texts = [self._chat(profile_text(profile)) for profile in profiles]
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding: like lengths together
+        vectors = np.zeros((len(texts), self.recipe.llm_dim), np.float32)
+        starts = range(0, len(order), self.batch_size)
+        for start in tqdm(starts, desc="embedding users", unit="batch", disable=len(starts) < 2):
+            rows = order[start : start + self.batch_size]
+            vectors[rows] = self._encode([texts[i] for i in rows])
+        return vectors
+
+    def _chat(self, text: str) -> str:
+        if not self.tokenizer.chat_template:
+            return text
+        chat: str = self.tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False)
+        return chat
+
+    def _encode(self, texts: list[str]) -> Array:
+        import torch
+
+        special = not self.tokenizer.chat_template  # a chat template writes its own
+        batch = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=special).to(self.device)
+        with torch.no_grad():
+            hidden = self.model(**batch).last_hidden_state.float()  # [B, T, llm_dim]
+        mask = batch["attention_mask"][..., None].float()
+        mean: Array = ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
+        return mean
+
+
+def profile_text(profile: UserProfile) -> str:
+    """What a language model reads of a profile: words of closed vocabularies alone, never the user id."""
+    banned = banned_categories(profile)
+    allowed = [category for category in CATEGORIES if category not in banned]
+    fields = {name: getattr(profile, name) or "not known" for name in VOCABULARY}
+    age = "not known" if profile.age is None else str(profile.age)
+    return _template().format(
+        age=age, **fields, banned=", ".join(banned) or "none", allowed=", ".join(allowed) or "none"
+    )
+
+
+def embedder_for(recipe: Recipe, *, model: str | None = None, **options: Any) -> Embedder:
+    """The embedder that a store was made with, so that users may join it later.
+
+    model: hub id or folder of the language model, for the backend that needs one; options: of TransformersEmbedder.
+    Raises CheckpointError where that model cannot be loaded or the backend makes no vectors here.
+    """
+    if recipe.backend == "structured":
+        return StructuredEmbedder(recipe.llm_dim)
+    if recipe.backend == "transformers":
+        return TransformersEmbedder(model or DEFAULT_MODEL, dtype=str(recipe.options.get("dtype", "fp32")), **options)
+    raise CheckpointError(
+        f"Vectors of backend '{recipe.backend}' are not made from profiles here, so nobody can join them.",
+        hint="Embed these users again: psalign embed --users users.csv",
+    )
+
+
+def _template() -> str:
+    return (resources.files("psalign") / "templates" / "profile.txt").read_text(encoding="utf-8")
+
+
+def _load(model: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        network = AutoModel.from_pretrained(model, revision=revision, dtype=kinds[dtype])
+    except (OSError, ValueError) as err:
+        raise CheckpointError(
+            f"The language model '{model}' cannot be loaded: {err}",
+            hint="Give the id of a causal language model on the Hugging Face hub, or the folder of one.",
+        ) from err
+    tokenizer.padding_side = "right"  # a causal model then gives every token the state it has alone
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer, network
+
+
+def _model_name(model: str, network: Any) -> str:
+    """Names the weights: hub id and commit; for a folder its configuration and samples of its weights files."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return f"{model}@{getattr(network.config, '_commit_hash', None)}"
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            digest.update(stream.read(SAMPLED_BYTES))
+            stream.seek(max(0, path.stat().st_size - SAMPLED_BYTES))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,98 @@
+"""User vectors by a language model, with a tiny random Qwen2 of the real layout and a real chat template."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from psalign.errors import CheckpointError
+from psalign.records import CATEGORIES
+from psalign.users.embedding import EmbeddingStore, Recipe, StructuredEmbedder
+from psalign.users.language_model import TransformersEmbedder, embedder_for, profile_text
+from psalign.users.population import sample_profiles
+from psalign.users.profile import UserProfile
+
+CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+PEOPLE = [*sample_profiles(11, seed=3), UserProfile(user_id="anna", banned=("Violence",))]
+
+
+def save_language_model(folder, *, chat=True, seed=0):
+    """A Qwen2 of two layers and width 32 that reads bytes."""
+    special = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+    words = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", additional_special_tokens=special, padding_side="left"
+    )
+    fast.chat_template = CHAT if chat else None
+    fast.save_pretrained(folder)
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=len(fast), num_key_value_heads=2, **shape)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_language_model(tmp_path_factory.mktemp("llm"))
+
+
+def test_a_vector_is_the_mean_of_the_last_hidden_states(model):
+    """By hand: chat template, tokens, last hidden state [T, 32], mean over T."""
+    tokenizer, network = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model).eval()
+    text = f"<|im_start|>user\n{profile_text(PEOPLE[0])}<|im_end|>\n"
+    with torch.no_grad():
+        hidden = network(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+    vector = TransformersEmbedder(model).embed(PEOPLE[:1])[0]
+    np.testing.assert_allclose(vector, hidden.mean(0).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_batch_changes_nothing(chat, tmp_path):
+    """Texts of unequal length, read one by one and all at once (a wrong padding side would show)."""
+    folder = save_language_model(tmp_path / "llm", chat=chat)
+    one, many = (TransformersEmbedder(folder, batch_size=size).embed(PEOPLE) for size in (1, 32))
+    np.testing.assert_allclose(one, many, atol=1e-5)
+    assert len({len(profile_text(profile)) for profile in PEOPLE}) > 3
+    assert np.linalg.norm(one[0] - one[1]) > 1e-3
+
+
+def test_the_text_holds_closed_words_and_no_id():
+    text = profile_text(UserProfile(user_id="ignore-all-rules", age=9, religion="Islam"))
+    assert "ignore" not in text
+    assert "Age: 9" in text
+    assert "Religion: Islam" in text
+    assert "Gender: not known" in text
+    assert "Banned content categories: Hate, Violence, Self-Harm, Sexuality, Shocking, Propaganda" in text
+    assert "Allowed content categories: Harassment" in text
+    everything = profile_text(UserProfile(user_id="a", banned=CATEGORIES))
+    assert "Allowed content categories: none" in everything
+
+
+def test_recipes_name_what_changes_a_number(model, tmp_path):
+    recipe = TransformersEmbedder(model).recipe
+    assert (recipe.backend, recipe.llm_dim) == ("transformers", 32)
+    assert str(model) not in str(recipe)  # a path is no name
+    assert TransformersEmbedder(model, batch_size=3).recipe == recipe
+    assert TransformersEmbedder(model, dtype="bf16").recipe.fingerprint != recipe.fingerprint
+    for other in ({"seed": 1}, {"chat": False}):
+        folder = save_language_model(tmp_path / str(other), **other)
+        assert TransformersEmbedder(folder).recipe.fingerprint != recipe.fingerprint
+
+
+def test_users_may_join_a_store_later(model):
+    store = EmbeddingStore.build(PEOPLE[:10], TransformersEmbedder(model))
+    joined = EmbeddingStore.build(PEOPLE[9:], embedder_for(store.recipe, model=model), statistics_of=store)
+    assert joined.fingerprint == store.fingerprint
+    same = PEOPLE[9].user_id
+    np.testing.assert_allclose(joined.vectors([same]), store.vectors([same]), atol=1e-4)
+    assert isinstance(embedder_for(Recipe("structured", 64)), StructuredEmbedder)
+    with pytest.raises(CheckpointError, match="backend 'folded' are not made from profiles here"):
+        embedder_for(Recipe("folded", 3))
+
+
+def test_no_such_model(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        TransformersEmbedder(str(tmp_path / "nothing"))
