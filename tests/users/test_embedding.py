@@ -283,7 +283,7 @@ def test_published_vectors_are_given_out_as_they_are(tmp_path):
     assert store.banned("33") == ("Hate", "Violence", "Self-Harm", "Sexuality", "Shocking")
     assert store.banned("level_3") == ()
     np.save(tmp_path / "0000034.npy", np.zeros(3))
-    with pytest.raises(EmbeddingMissing, match="has 3 numbers|has 4 numbers"):
+    with pytest.raises(EmbeddingMissing, match=r"has 3 numbers|has 4 numbers"):
         EmbeddingStore.load(tmp_path)
     (tmp_path / "0000034.npy").write_bytes(b"nothing")
     with pytest.raises(EmbeddingMissing, match=r"0000034\.npy is no vector"):
