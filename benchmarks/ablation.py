@@ -21,7 +21,8 @@ from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter
 from psalign.config import load_preset, settings
 from psalign.diffusion.base_models import load_pipeline
-from psalign.diffusion.generate import GenerationConfig, generate, load_prompts
+from psalign.diffusion.generate import GenerationConfig, generate
+from psalign.diffusion.prompts import load_prompts
 from psalign.evaluation.benchmark import evaluate_methods
 from psalign.mini import dataset
 from psalign.mini.detector import load_detector

@@ -9,6 +9,7 @@ PSAlignError
 ├── DatasetError        a broken metadata row, a missing or unreadable picture
 ├── CheckpointError     an adapter or training checkpoint that does not fit or cannot be read
 ├── GuardError          the adapted UNet was called in a way that could lose the user's limits
+├── GenerationError     pictures that could not be made
 ├── OutputError         an output folder of another run, a full disk
 ├── EvaluationError     a metric asked over incomplete or unreadable inputs
 ├── TrainingError       a training step that cannot be trusted (a loss that is not finite)
@@ -57,6 +58,9 @@ class CheckpointError(PSAlignError): ...
 
 
 class GuardError(PSAlignError): ...
+
+
+class GenerationError(PSAlignError): ...
 
 
 class OutputError(PSAlignError): ...

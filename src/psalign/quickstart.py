@@ -25,7 +25,8 @@ from .adapter.checkpoint import adapter_fingerprint, load_adapter
 from .baselines.negative_prompt import negative_prompt
 from .config import settings
 from .diffusion.base_models import find_base, load_pipeline
-from .diffusion.generate import GenerationConfig, generate, load_prompts
+from .diffusion.generate import GenerationConfig, generate
+from .diffusion.prompts import load_prompts
 from .errors import OutputError
 from .evaluation.benchmark import evaluate_methods
 from .evaluation.judge import read_picture

@@ -1,7 +1,6 @@
 """Pictures from prompts: independent of their batch, resumable, never of another run, whole or absent."""
 
 import errno
-import json
 import os
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from psalign.diffusion.generate import GenerationConfig, check_rows, draw_batch, generate, load_prompts
-from psalign.errors import DatasetError, EmbeddingMissing, GuardError, OutputError, RecipeMismatch, UsageError
+from psalign.diffusion.generate import GenerationConfig, check_rows, cut_prompts, draw_batch, generate
+from psalign.errors import EmbeddingMissing, GenerationError, OutputError, RecipeMismatch, UsageError
 from psalign.records import PromptRow, read_manifest
 
 
@@ -111,7 +110,7 @@ def test_pictures_of_nobody_knows_whom_are_refused(tmp_path, mini_pipeline):
 def test_a_folder_without_pictures_is_claimed_again(tmp_path):
     generate(Pipeline(), ROWS[:1], tmp_path, config=CONFIG, users=Users())
     (tmp_path / "0.png").unlink()
-    with pytest.raises(GuardError):
+    with pytest.raises(GenerationError):
         generate(Pipeline(grey=np.nan), ROWS[1:], tmp_path, config=CONFIG, users=Users())
     assert not (tmp_path / "manifest.jsonl").exists()
     generate(Pipeline(), ROWS[1:], tmp_path, config=CONFIG, users=Users())
@@ -172,15 +171,42 @@ def test_what_an_adapter_cannot_draw_is_refused_before_the_folder_is_claimed(cas
 
 
 def test_pictures_that_are_not_finite_are_refused(tmp_path):
-    with pytest.raises(GuardError, match=r"2 of 2 pictures are not finite: 0\.png, 1\.png\.\nLower --scale"):
+    message = r"3 of 3 pictures could not be made.*\n  0\.png: 1 of 1 pictures are not finite: 0\.png"
+    with pytest.raises(GenerationError, match=message):
         generate(Pipeline(grey=np.nan), ROWS, tmp_path, config=CONFIG, users=Users())
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+class OneBadRow(Pipeline):
+    """Fails whenever it is asked for a blue cat."""
+
+    def __call__(self, *, prompt, **more):
+        if any("blue" in text for text in prompt):
+            raise RuntimeError("out of memory\nwith details")
+        return super().__call__(prompt=prompt, **more)
+
+
+def test_a_row_that_fails_is_told_at_the_end_and_the_others_are_kept(tmp_path):
+    with pytest.raises(GenerationError, match=r"1 of 3 pictures could not be made; .*\n  1\.png: out of memory\nRun"):
+        generate(OneBadRow(), ROWS, tmp_path, config=CONFIG, users=Users())
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["0.png", "2.png"]
+    assert not (tmp_path / "manifest.jsonl").exists()
+    generate(Pipeline(), ROWS, tmp_path, config=CONFIG, users=Users())
+    assert len(read_manifest(tmp_path / "manifest.jsonl")) == 3
+
+
+def test_long_prompts_are_told_with_what_is_cut(tmp_path, mini_pipeline, capsys):
+    length = mini_pipeline.tokenizer.model_max_length
+    row = PromptRow("long.png", "cat " * (length - 3) + "red dog at night", 1)
+    assert cut_prompts(mini_pipeline, [row, ROWS[0]]) == {row.prompt: "dog at night"}
+    generate(mini_pipeline, [row], tmp_path, config=CONFIG, users=NoUsers())
+    assert "too long for the text encoder; not read: 'dog at night'" in capsys.readouterr().err
 
 
 @torch.no_grad()
 def test_weights_that_are_not_finite_give_no_black_pictures(mini_pipeline):
     mini_pipeline.unet.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(GuardError, match="not finite"):
+    with pytest.raises(GenerationError, match="not finite"):
         draw_batch(mini_pipeline, ROWS, config=CONFIG, users=NoUsers())
 
 
@@ -226,71 +252,3 @@ def test_rows_that_make_no_sense():
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(UsageError, match=message):
         GenerationConfig(**settings)
-
-
-def test_prompts_are_read_and_faults_named(tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text(json.dumps({"file_name": "a.png", "prompt": "a cat", "seed": 1}) + "\n")
-    assert load_prompts(path) == [PromptRow("a.png", "a cat", 1)]
-    path.write_text('{"file_name": "a.png"}\n')
-    with pytest.raises(DatasetError, match=r"prompts\.jsonl, row 1: not a prompt row"):
-        load_prompts(path)
-    with pytest.raises(DatasetError, match="does not exist"):
-        load_prompts(tmp_path / "none.jsonl")
-
-
-def load_row(tmp_path, **changes):
-    path = tmp_path / "prompts.jsonl"
-    path.write_text(json.dumps({"file_name": "a.png", "prompt": "a cat", "seed": 1, **changes}) + "\n")
-    return load_prompts(path)[0]
-
-
-@pytest.mark.parametrize(
-    ("user_id", "expected"),
-    [(33, "0000033"), ("33", "0000033"), ("0000033", "0000033"), ("level_3", "level_3"), (None, None)],
-)
-def test_user_ids_are_spelt_as_everywhere(tmp_path, user_id, expected):
-    assert load_row(tmp_path, user_id=user_id).user_id == expected
-
-
-def test_file_names_are_spelt_one_way(tmp_path):
-    assert load_row(tmp_path, file_name="./a//b.png").file_name == "a/b.png"
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        *(
-            ("file_name", value, "a relative path without '..' that ends in .png")
-            for value in (5, "", ".png", "a.jpg", "/a.png", "../a.png", "a/../b.png", "a\\b.png", "a.png/", "a\0.png")
-        ),
-        ("prompt", ["a cat"], "text"),
-        ("prompt", None, "text"),
-        *(("seed", value, "a whole number from 0 to") for value in (-1, True, 1.0, "1", None, 2**63)),
-        *(("user_id", value, "text, a whole number or null") for value in (True, 1.5, -3, "", ["0000001"])),
-        *(("meta", value, "a JSON object") for value in (None, [], "x")),
-    ],
-)
-def test_values_of_the_wrong_kind_are_refused(tmp_path, name, value, expected):
-    with pytest.raises(DatasetError) as caught:
-        load_row(tmp_path, **{name: value})
-    assert str(caught.value).startswith(f"{tmp_path / 'prompts.jsonl'}, row 1: {name} must be {expected}")
-    assert repr(value) in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "meta",
-    [{"Age": 41}, {"age_group": "x"}, {"GENDER": "x"}, {"Religion": "x"}, {"Physical_Condition": "x"},
-     {"mental condition": "x"}, {"User_Data": {}}, {"subject": "cat", "person": [{"religion": "x"}]}],
-)  # fmt: skip
-def test_profiles_do_not_travel_with_pictures(tmp_path, meta):
-    with pytest.raises(DatasetError, match=r"prompts\.jsonl, row 1: meta has .*; profiles never travel with pictures"):
-        load_row(tmp_path, meta=meta)
-
-
-def test_the_faulty_row_is_named(tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    good = {"file_name": "a.png", "prompt": "a cat", "seed": 1, "meta": {"subject": "cat", "side": "left"}}
-    path.write_text("".join(json.dumps(row) + "\n" for row in (good, {**good, "seed": "x"})))
-    with pytest.raises(DatasetError, match="row 2: seed must be"):
-        load_prompts(path)

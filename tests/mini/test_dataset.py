@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from psalign.diffusion.generate import load_prompts
+from psalign.diffusion.prompts import load_prompts
 from psalign.errors import OutputError, UsageError
 from psalign.mini import dataset, world
 from psalign.mini.dataset import DatasetConfig, build

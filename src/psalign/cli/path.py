@@ -1,4 +1,4 @@
-"""Commands of the path of data: quickstart, train, generate, eval, presets."""
+"""Commands of the path of data: quickstart, train, eval, presets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .options import add_model, add_out, add_preset, at_least, command, level
+from .options import add_model, add_out, add_preset, at_least, command
 from .tables import summary
 
 
@@ -33,36 +33,6 @@ def train(arguments: argparse.Namespace) -> None:
     pairs = load_pairs(arguments.data, arguments.out / "cache", pipeline, users)
     train_adapter(preset, arguments.kind, pipeline, pairs, users, arguments.out, seed=arguments.seed)
     print(f"Adapter: {arguments.out / 'adapter'}")
-
-
-def generate(arguments: argparse.Namespace) -> None:
-    from dataclasses import replace
-
-    from ..adapter.attach import attach
-    from ..adapter.checkpoint import adapter_fingerprint, load_adapter
-    from ..diffusion.base_models import load_pipeline
-    from ..diffusion.generate import GenerationConfig, load_prompts
-    from ..diffusion.generate import generate as make
-    from ..users.embedding import EmbeddingStore
-
-    rows, users = load_prompts(arguments.prompts), EmbeddingStore.load(arguments.embeddings)
-    if arguments.level is not None:
-        rows = [replace(row, user_id=f"level_{arguments.level}") for row in rows]
-    pipeline = load_pipeline(arguments.base, source=arguments.model)
-    config = GenerationConfig(
-        base=arguments.base,
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        scale=arguments.scale,
-        batch_size=arguments.batch_size,
-    )
-    attached = None
-    if arguments.adapter is not None:
-        adapter = load_adapter(arguments.adapter, base=arguments.base)
-        attached = attach(pipeline.unet, adapter)
-        config = replace(config, method=adapter.config.kind, adapter=adapter_fingerprint(arguments.adapter))
-    manifest = make(pipeline, rows, arguments.out, config=config, users=users, attached=attached)
-    print(f"{len(manifest)} pictures and manifest.jsonl: {arguments.out}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -100,21 +70,6 @@ def add_commands(groups: Any) -> None:
     add_out(one, "trained_models/mini")
     add_model(one)
     one.add_argument("--seed", type=at_least(0), default=0)
-
-    one = command(groups, "generate", generate, "make pictures for prompts and users",
-                   "psalign generate --prompts data/mini/prompts.jsonl --embeddings data/embeddings "
-                   "--adapter trained_models/mini/adapter --out outputs/pictures")  # fmt: skip
-    one.add_argument("--prompts", type=Path, required=True, help="JSON lines: file_name, prompt, seed, user_id")
-    one.add_argument("--embeddings", type=Path, required=True, help="user vectors (psalign embed)")
-    one.add_argument("--adapter", type=Path, help="adapter folder; without it the base model draws")
-    one.add_argument("--base", default="mini", help="mini, sd15 or sdxl (default mini)")
-    one.add_argument("--level", type=level, help="draw every row for this level, 0..5, instead of its user")
-    one.add_argument("--steps", type=at_least(1), default=15)
-    one.add_argument("--guidance", type=float, default=4.0, help="classifier-free guidance scale (default 4)")
-    one.add_argument("--scale", type=float, default=1.0, help="strength of the adapter (default 1)")
-    one.add_argument("--batch-size", type=at_least(1), default=64)
-    add_out(one, "outputs/pictures")
-    add_model(one)
 
     one = command(groups, "eval", evaluate, "measure mini pictures: was each user's limit kept?",
                    "psalign eval --pictures outputs/quickstart/pictures --out outputs/metrics.json")  # fmt: skip

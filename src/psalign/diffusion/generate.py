@@ -1,7 +1,8 @@
 """Makes pictures: prompts and users in, PNG files and manifest.jsonl out.
 
 Place on the path of data: step 6. A picture depends on its own row and seed, not on its batch; a run that was
-interrupted goes on from the pictures on disk.
+interrupted goes on from the pictures on disk. Batches are cut from the whole list of rows, so that any number of
+processes, and a run that was interrupted, compute the very same ones and write the same files.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,13 +22,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..adapter.guard import AttachedAdapter
-from ..errors import DatasetError, GuardError, OutputError, RecipeMismatch, UsageError
-from ..records import ManifestRow, PromptRow, Record, fingerprint, read_jsonl, write_bytes, write_json, write_jsonl
+from ..errors import GenerationError, OutputError, RecipeMismatch, UsageError
+from ..records import ManifestRow, PromptRow, fingerprint, write_bytes, write_json, write_jsonl
 from .base_models import base_fingerprint
-
-PERSONAL = frozenset(
-    {"age", "age_group", "gender", "religion", "physical_condition", "mental_condition", "user_data"}
-)  # columns of a profile, which no prompt row may carry into a manifest
 
 
 class Users(Protocol):
@@ -44,7 +42,8 @@ class Users(Protocol):
 class GenerationConfig:
     """How pictures are made. guidance: classifier-free guidance scale. scale: strength of the adapter, 0 is the base.
 
-    negative_prompts: by user id, for the baseline of that name.
+    negative_prompt: for every row; negative_prompts: by user id, for the baseline of that name, instead of it.
+    scheduler, dtype: how the pipeline was loaded, where that is not its own way; part of what names a run.
     """
 
     method: str = "base"
@@ -54,7 +53,10 @@ class GenerationConfig:
     scale: float = 1.0
     batch_size: int = 64
     adapter: str | None = None
+    negative_prompt: str = ""
     negative_prompts: Mapping[str, str] | None = None
+    scheduler: str | None = None
+    dtype: str = "fp32"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
@@ -76,9 +78,11 @@ def generate(
 ) -> list[ManifestRow]:
     """Make every picture that is not on disk yet, then write the manifest. Returns its rows.
 
-    attached: the adapter on the pipeline's UNet, or None for a method without one.
+    attached: the adapter on the pipeline's UNet, or None for a method without one. Under `accelerate launch` each
+    process draws its share and the first writes the manifest.
     Raises, before anything is written, OutputError where `out` holds another run, EmbeddingMissing for a user without
     a vector; with an adapter UsageError for rows of no user, RecipeMismatch for vectors it was not trained with.
+    Raises GenerationError at the end where a picture could not be made; the others are kept.
     """
     check_rows(rows)
     if attached is not None:
@@ -94,16 +98,84 @@ def generate(
             "drawn_users": _users_fingerprint(rows, users, with_vectors=attached is not None),
         },
     )
-    missing = [row for row in rows if not (out / row.file_name).exists()]
-    missing.sort(key=lambda row: len(row.prompt))
-    for start in tqdm(range(0, len(missing), config.batch_size), desc=config.method, unit="batch", disable=not missing):
-        batch = missing[start : start + config.batch_size]
-        for row, picture in zip(
-            batch, draw_batch(pipeline, batch, config=config, users=users, attached=attached), strict=True
-        ):
-            write_picture(out / row.file_name, picture)
-    write_jsonl(out / "manifest.jsonl", manifest)
+    shard = Shard()
+    if shard.is_first:
+        _tell_cut_prompts(pipeline, rows)
+    drawing = Drawing(pipeline, config, users, attached)
+    failed = shard.gather(_draw_share(drawing, rows, out, shard))
+    if failed:
+        shown = "\n".join(f"  {name}: {why}" for name, why in failed[:5])
+        raise GenerationError(
+            f"{len(failed)} of {len(rows)} pictures could not be made; the others are in {out}.\n{shown}",
+            hint="Run the same command again for those that are missing; a smaller --batch-size needs less memory.",
+        )
+    if shard.is_first:
+        write_jsonl(out / "manifest.jsonl", manifest)
     return manifest
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What every batch of a run is drawn with."""
+
+    pipeline: Any
+    config: GenerationConfig
+    users: Users
+    attached: AttachedAdapter | None = None
+
+    def batch(self, rows: Sequence[PromptRow]) -> np.ndarray:
+        return draw_batch(self.pipeline, rows, config=self.config, users=self.users, attached=self.attached)
+
+
+class Shard:
+    """This process among those that `accelerate launch` started; alone otherwise."""
+
+    def __init__(self) -> None:
+        from accelerate import PartialState
+
+        self._state = PartialState()
+        self.index, self.count = self._state.process_index, self._state.num_processes
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+    def gather(self, failed: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Failures of all processes, once every one has drawn its share."""
+        if self.count == 1:
+            return failed
+        from accelerate.utils import gather_object
+
+        return list(gather_object(failed))
+
+
+def _draw_share(drawing: Drawing, rows: Sequence[PromptRow], out: Path, shard: Shard) -> list[tuple[str, str]]:
+    """Draw the batches of this process that are not whole on disk. Returns (file name, why) of pictures that failed."""
+    ordered = sorted(rows, key=lambda row: len(row.prompt))
+    size = drawing.config.batch_size
+    batches = [ordered[start : start + size] for start in range(0, len(ordered), size)][shard.index :: shard.count]
+    batches = [batch for batch in batches if any(not (out / row.file_name).exists() for row in batch)]
+    failed: list[tuple[str, str]] = []
+    quiet = not batches or not shard.is_first
+    for batch in tqdm(batches, desc=drawing.config.method, unit="batch", disable=quiet):
+        for row, picture in _draw_or_tell(drawing, batch, failed):
+            if not (out / row.file_name).exists():
+                write_picture(out / row.file_name, picture)
+    return failed
+
+
+def _draw_or_tell(
+    drawing: Drawing, batch: Sequence[PromptRow], failed: list[tuple[str, str]]
+) -> Iterator[tuple[PromptRow, np.ndarray]]:
+    """A batch's pictures. Where it fails, its rows one by one; those that fail alone are told, not drawn."""
+    try:
+        yield from zip(batch, drawing.batch(batch), strict=True)
+    except (RuntimeError, ValueError, GenerationError) as err:
+        if len(batch) == 1:
+            failed.append((batch[0].file_name, str(err).splitlines()[0]))
+            return
+        for row in batch:
+            yield from _draw_or_tell(drawing, [row], failed)
 
 
 def draw_batch(
@@ -116,30 +188,52 @@ def draw_batch(
 ) -> np.ndarray:
     """Pictures of a batch of rows, uint8 RGB [B, H, W, 3]; each from its own CPU generator.
 
-    Raises GuardError for pictures that are not finite.
+    Raises GenerationError for pictures that are not finite.
     """
     negatives = config.negative_prompts or {}
     arguments: dict[str, Any] = {
         "prompt": [row.prompt for row in rows],
-        "negative_prompt": [negatives.get(row.user_id or "", "") for row in rows],
+        "negative_prompt": [negatives.get(row.user_id or "", config.negative_prompt) for row in rows],
         "generator": [torch.Generator().manual_seed(row.seed) for row in rows],
         "num_inference_steps": config.steps,
         "guidance_scale": config.guidance,
         "output_type": "np",
     }
     if attached is not None:
-        vectors = [None if row.user_id is None else torch.from_numpy(users.vectors([row.user_id])[0]) for row in rows]
+        vectors = [None if row.user_id is None else users.vectors([row.user_id])[0] for row in rows]
         arguments |= attached.condition(
             vectors, recipe=users.fingerprint, scale=config.scale, guided=config.guidance > 1
         )
     pictures = pipeline(**arguments).images
     broken = [row.file_name for row, picture in zip(rows, pictures, strict=True) if not np.isfinite(picture).all()]
     if broken:
-        raise GuardError(
+        raise GenerationError(
             f"{len(broken)} of {len(rows)} pictures are not finite: {', '.join(broken[:5])}.",
             hint="Lower --scale or --guidance; if that does not help, the weights are broken.",
         )
     return (pictures * 255).round().astype(np.uint8)
+
+
+def cut_prompts(pipeline: Any, rows: Sequence[PromptRow]) -> dict[str, str]:
+    """What the text encoder will not read of prompts that are too long for it, by prompt."""
+    cut: dict[str, str] = {}
+    if not hasattr(pipeline, "tokenizer"):
+        return cut
+    tokenizer = pipeline.tokenizer
+    for prompt in dict.fromkeys(row.prompt for row in rows):
+        tokens = tokenizer(prompt, truncation=False, verbose=False).input_ids[1:-1]
+        rest = tokens[tokenizer.model_max_length - 2 :]
+        if rest:
+            cut[prompt] = tokenizer.decode(rest)
+    return cut
+
+
+def _tell_cut_prompts(pipeline: Any, rows: Sequence[PromptRow]) -> None:
+    cut = cut_prompts(pipeline, rows)
+    for prompt, rest in list(cut.items())[:5]:
+        print(f"Warning: a prompt is too long for the text encoder; not read: '{rest}' of '{prompt}'.", file=sys.stderr)
+    if len(cut) > 5:
+        print(f"Warning: {len(cut)} prompts in all are too long for the text encoder.", file=sys.stderr)
 
 
 def check_rows(rows: Sequence[PromptRow]) -> None:
@@ -193,71 +287,6 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="PNG")
     write_bytes(path, stream.getvalue())
-
-
-def load_prompts(path: Path) -> list[PromptRow]:
-    """Prompt rows of a JSON-lines file; a user id that is a number gets seven digits.
-
-    Raises DatasetError that names file and row for a row that is none, or that carries columns of a profile.
-    """
-    return [_prompt_row(record, f"{path}, row {number}") for number, record in enumerate(read_jsonl(path), start=1)]
-
-
-def _prompt_row(record: Record, where: str) -> PromptRow:
-    try:
-        row = PromptRow(**record)
-    except TypeError as err:
-        raise DatasetError(f"{where}: not a prompt row ({err}).") from err
-    checks = {
-        "file_name": (_is_picture_name(row.file_name), "a relative path without '..' that ends in .png"),
-        "prompt": (isinstance(row.prompt, str), "text"),
-        "seed": (_is_whole(row.seed) and row.seed < 2**63, "a whole number from 0 to 2**63 - 1"),
-        "user_id": (row.user_id is None or _is_user_id(row.user_id), "text, a whole number or null"),
-        "meta": (isinstance(row.meta, dict), "a JSON object"),
-    }
-    for name, (fine, expected) in checks.items():
-        if not fine:
-            raise DatasetError(f"{where}: {name} must be {expected}; saw {getattr(row, name)!r}.")
-    personal = sorted({key for key in _keys(row.meta) if _column(key) in PERSONAL})
-    if personal:
-        raise DatasetError(
-            f"{where}: meta has {', '.join(personal)}; profiles never travel with pictures.",
-            hint="Keep profiles in the users file; a row names its user by user_id alone.",
-        )
-    name, user_id = str(PurePosixPath(row.file_name)), row.user_id
-    return replace(row, file_name=name, user_id=None if user_id is None else _seven_digits(str(user_id)))
-
-
-def _is_picture_name(name: Any) -> bool:
-    if not isinstance(name, str) or not name.isprintable() or "\\" in name:
-        return False
-    path = PurePosixPath(name)
-    return path.suffix == ".png" and not name.endswith("/") and not path.is_absolute() and ".." not in path.parts
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_user_id(value: Any) -> bool:
-    return bool(value) if isinstance(value, str) else _is_whole(value)
-
-
-def _seven_digits(user_id: str) -> str:
-    """A number as every file of ours spells it: 33 -> "0000033"."""
-    return user_id.zfill(7) if user_id.isdecimal() else user_id
-
-
-def _keys(value: Any) -> Iterator[str]:
-    """Every key of a JSON value, at any depth."""
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    yield from value if isinstance(value, dict) else ()
-    for part in inside:
-        yield from _keys(part)
-
-
-def _column(key: str) -> str:
-    return re.sub(r"[\s-]+", "_", key.strip().lower())
 
 
 def _user_ids(rows: Sequence[PromptRow]) -> list[str]:

@@ -1,0 +1,166 @@
+"""The command `generate`: pictures for prompts and users."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..records import PromptRow, Record
+from .options import add_model, add_out, at_least, command, level
+
+if TYPE_CHECKING:
+    from ..diffusion.prompts import MetaRow
+    from ..users.embedding import EmbeddingStore
+    from ..users.profile import UserProfile
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    from ..adapter.attach import attach
+    from ..adapter.checkpoint import adapter_fingerprint, load_adapter
+    from ..diffusion.base_models import find_base, load_pipeline
+    from ..diffusion.generate import GenerationConfig
+    from ..diffusion.generate import generate as make
+    from ..diffusion.prompts import load_meta_file, repeat
+
+    base = find_base(arguments.base)
+    adapter = None if arguments.adapter is None else load_adapter(arguments.adapter, base=base.name)
+    rows, users = _rows_and_users(load_meta_file(arguments.prompts, seed=arguments.seed), arguments)
+    config = GenerationConfig(
+        method="base" if adapter is None else adapter.config.kind,
+        base=base.name,
+        steps=arguments.steps or base.steps,
+        guidance=base.guidance if arguments.guidance is None else arguments.guidance,
+        scale=arguments.scale,
+        batch_size=arguments.batch_size,
+        adapter=None if adapter is None else adapter_fingerprint(arguments.adapter),
+        negative_prompt=arguments.negative_prompt,
+        scheduler=arguments.scheduler,
+        dtype=arguments.dtype,
+    )
+    pipeline = load_pipeline(
+        base.name,
+        source=arguments.model,
+        device=arguments.device or _device(),
+        dtype=arguments.dtype,
+        scheduler=arguments.scheduler,
+        offload=arguments.offload,
+    )
+    attached = None if adapter is None else attach(pipeline, adapter)
+    rows = repeat(rows, arguments.images_per_prompt)
+    manifest = make(pipeline, rows, arguments.out, config=config, users=users, attached=attached)
+    print(f"{len(manifest)} pictures and manifest.jsonl: {arguments.out}")
+
+
+def _rows_and_users(meta: Sequence[MetaRow], arguments: argparse.Namespace) -> tuple[list[PromptRow], Any]:
+    """Rows with their users, and the vectors and bans of those; nobody's where no adapter is to draw for them."""
+    from ..users.embedding import EmbeddingStore
+    from ..users.levels import level_user
+    from ..users.profile import load_profiles
+
+    rows = [row.prompt for row in meta]
+    if arguments.embeddings is None:
+        if arguments.adapter is not None or arguments.level is not None or arguments.profiles:
+            raise UsageError(
+                "An adapter, --level and --profiles need user vectors.",
+                hint="Give --embeddings: psalign embed --users users.csv --out data/embeddings",
+            )
+        return [replace(row, user_id=None) for row in rows], Nobody()
+    people = load_profiles(arguments.users) if arguments.users else []
+    store = EmbeddingStore.load(arguments.embeddings, profiles=people)
+    if arguments.level is not None:
+        return [replace(row, user_id=level_user(arguments.level, store)) for row in rows], store
+    return (rows, store) if not arguments.profiles else _embed_profiles(meta, store, arguments)
+
+
+def _embed_profiles(
+    meta: Sequence[MetaRow], store: EmbeddingStore, arguments: argparse.Namespace
+) -> tuple[list[PromptRow], EmbeddingStore]:
+    """Users made of the profile columns of the rows, in the space of the stored vectors."""
+    from ..users.embedding import EmbeddingStore
+    from ..users.language_model import embedder_for
+
+    profiles: dict[str, UserProfile] = {}
+    rows = []
+    for number, row in enumerate(meta, start=1):
+        where = f"{arguments.prompts}, row {number}"
+        profile = _profile(row, number, where)
+        if profiles.setdefault(profile.user_id, profile) != profile:
+            raise UsageError(f"{where}: user {profile.user_id} has another profile than in a row before.")
+        rows.append(replace(row.prompt, user_id=profile.user_id))
+    embedder = embedder_for(store.recipe, model=arguments.llm, device=arguments.device or _device())
+    return rows, EmbeddingStore.build(list(profiles.values()), embedder, statistics_of=store)
+
+
+def _profile(row: MetaRow, number: int, where: str) -> UserProfile:
+    from ..errors import ProfileError
+    from ..users.profile import read_profile
+
+    if row.profile is None:
+        raise ProfileError(
+            f"{where}: --profiles needs the columns of a profile, and this row has none.",
+            hint="Give age, gender, religion, ... or Banned_Categories; or leave --profiles out for stored vectors.",
+        )
+    known: Record = {name: value for name, value in row.profile.items() if value not in (None, "")}
+    try:
+        return read_profile({"user_id": row.prompt.user_id or f"row_{number:06d}", **known})
+    except ProfileError as err:
+        raise ProfileError(f"{where}: {err}") from None
+
+
+class Nobody:
+    """No users: the base model draws."""
+
+    fingerprint = "nobody"
+
+    def vectors(self, user_ids: Sequence[str]) -> Any:
+        raise UsageError(f"There are no user vectors; saw {', '.join(user_ids[:5])}.")
+
+    def banned(self, user_id: str) -> tuple[str, ...]:
+        return ()
+
+
+def _device() -> str:
+    """What this process of `accelerate launch` draws on: its GPU where there is one."""
+    from accelerate import PartialState
+
+    return str(PartialState().device)
+
+
+def add_commands(groups: Any) -> None:
+    one = command(groups, "generate", generate, "make pictures for prompts and users",
+                  "psalign generate --prompts data/mini/prompts.jsonl --embeddings data/embeddings "
+                  "--adapter trained_models/mini/adapter --out outputs/pictures")  # fmt: skip
+    one.add_argument("--prompts", "--meta-file", type=Path, required=True, metavar="META_FILE",
+                     help=".csv (prompt, user_id, age, ...) or .jsonl (prompt rows or SAGE rows)")  # fmt: skip
+    one.add_argument("--adapter", type=Path, help="adapter folder or published file; without it the base model draws")
+    _add_users(one)
+    one.add_argument("--base", default="mini", help="mini, sd15 or sdxl (default mini)")
+    add_model(one)
+    _add_sampling(one)
+    add_out(one, "outputs/pictures")
+
+
+def _add_users(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--embeddings", type=Path, help="user vectors (psalign embed, or a folder of published .npy)")
+    one.add_argument("--users", type=Path, help="users file that gives the ban lists of published vectors")
+    one.add_argument("--level", type=level, help="draw every row for this level, 0..5, instead of its user")
+    one.add_argument("--profiles", action="store_true", help="make vectors from the profile columns of the META_FILE")
+    one.add_argument("--llm", help="language model for --profiles, where the vectors were made by one")
+
+
+def _add_sampling(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--steps", type=at_least(1), help="denoising steps (default: the base model's own)")
+    one.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the base model's own)")
+    one.add_argument("--negative-prompt", default="", help="for every picture")
+    one.add_argument("--scheduler", help="ddim, dpm, euler, euler-a, heun, pndm, unipc (default: the base model's own)")
+    one.add_argument("--scale", type=float, default=1.0, help="strength of the adapter (default 1)")
+    one.add_argument("--seed", type=at_least(0), default=2025, help="for rows without a seed (default 2025)")
+    one.add_argument("--images-per-prompt", type=at_least(1), default=1)
+    one.add_argument("--batch-size", type=at_least(1), default=64)
+    one.add_argument("--dtype", default="fp32", help="fp32, fp16 or bf16 (default fp32)")
+    one.add_argument("--offload", default="none", help="none, model or sequential (default none)")
+    one.add_argument("--device", help="default: this process's GPU, or the CPU")

@@ -1,0 +1,196 @@
+"""Prompt files: what to draw, with which seed, and for whom. Step 6 of the path of data.
+
+Our own JSON lines, a META_FILE as CSV (`prompt,user_id,age,gender,...`), or SAGE's metadata.jsonl. Profiles may stand
+in a META_FILE; they are handed over beside the rows and never travel with them.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import DatasetError
+from ..records import PromptRow, Record, read_jsonl
+
+PERSONAL = frozenset(
+    {"age", "age_group", "gender", "religion", "physical_condition", "mental_condition", "user_data"}
+)  # columns of a profile, which no prompt row may carry into a manifest
+PROFILE = PERSONAL - {"user_data"} | {"banned_categories"}
+OF_USERS = PROFILE | {"cluster_id", "allowed_categories"}  # taken out of a row
+PROMPT = ("prompt", "caption")  # names of the column that says what to draw
+OF_PAIRS = ("chosen", "rejected")  # columns of SAGE rows that say nothing of a picture to draw
+
+
+@dataclass(frozen=True)
+class MetaRow:
+    """A row to draw, and the profile columns that stood beside it (None: none, or all empty)."""
+
+    prompt: PromptRow
+    profile: Record | None = None
+
+
+def load_prompts(path: Path) -> list[PromptRow]:
+    """Prompt rows of a JSON-lines file; a user id that is a number gets seven digits.
+
+    Raises DatasetError that names file and row for a row that is none, or that carries columns of a profile.
+    """
+    return [_prompt_row(record, f"{path}, row {number}") for number, record in enumerate(read_jsonl(path), start=1)]
+
+
+def load_meta_file(path: Path, *, seed: int = 0) -> list[MetaRow]:
+    """Rows of a META_FILE: .csv, or .jsonl with prompt rows or SAGE rows; column names in any letter case.
+
+    Needed is `prompt` (or `caption`). A row without file_name is numbered; one without a seed gets its own from `seed`
+    and its number, whoever draws it. Columns that are none of ours are kept in meta.
+    Raises DatasetError that names file and row: no rows, no prompt column, a value that makes no sense.
+    """
+    reader = read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
+    rows = [_meta_row(record, number, seed, f"{path}, row {number}") for number, record in enumerate(reader, start=1)]
+    if not rows:
+        raise DatasetError(f"{path} has no rows.", hint="Expected a header line with prompt, and a row for a picture.")
+    return rows
+
+
+def derive_seed(*parts: int) -> int:
+    """A seed of 32 bits from numbers: the same everywhere, unrelated for other numbers."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
+
+
+def repeat(rows: list[PromptRow], times: int) -> list[PromptRow]:
+    """Every row so many times, with file names and seeds of their own; the first is the row itself."""
+    return [row if i == 0 else _variant(row, i) for row in rows for i in range(times)]
+
+
+def _variant(row: PromptRow, i: int) -> PromptRow:
+    path = PurePosixPath(row.file_name)
+    return replace(row, file_name=str(path.with_stem(f"{path.stem}_{i}")), seed=derive_seed(row.seed, i))
+
+
+def _meta_row(record: Record, number: int, seed: int, where: str) -> MetaRow:
+    columns = {_column(key): value for key, value in record.items()}
+    told = columns.pop("user_data", None) or {}
+    if not isinstance(told, dict):
+        raise DatasetError(f"{where}: user_data must be a JSON object; saw {told!r}.")
+    columns |= {_column(key): value for key, value in told.items()}
+    prompt = next((columns.pop(name) for name in PROMPT if name in columns), None)
+    if prompt is None:
+        raise DatasetError(
+            f"{where}: there is no column prompt (or caption); saw {', '.join(map(str, record))}.",
+            hint="A META_FILE has a column prompt; user_id, file_name, seed and the columns of a profile are optional.",
+        )
+    told_of_user = {name: columns.pop(name) for name in sorted(OF_USERS & set(columns))}
+    profile = {name: value for name, value in told_of_user.items() if name in PROFILE}
+    user_id, meta = columns.pop("user_id", None), columns.pop("meta", {})
+    row = {
+        "file_name": _picture_name(columns.pop("file_name", None), number),
+        "prompt": prompt,
+        "seed": _seed(columns.pop("seed", None), seed, number, where),
+        "user_id": None if user_id in (None, "") else user_id,
+        "meta": meta if not isinstance(meta, dict) else {**_rest(columns), **meta},
+    }
+    known = any(value not in (None, "") for value in profile.values())
+    return MetaRow(_prompt_row(row, where), profile if known else None)
+
+
+def _picture_name(given: Any, number: int) -> Any:
+    """File name of the picture: .png whatever the row says, as SAGE's `..._u.jpg_u.jpg` says .jpg."""
+    if given in (None, ""):
+        return f"{number - 1:06d}.png"
+    return re.sub(r"\.(jpe?g|png|webp)$", "", given, flags=re.IGNORECASE) + ".png" if isinstance(given, str) else given
+
+
+def _seed(given: Any, seed: int, number: int, where: str) -> Any:
+    if given in (None, ""):
+        return derive_seed(seed, number - 1)
+    if isinstance(given, str):
+        if not given.strip().isdigit():
+            raise DatasetError(f"{where}: seed must be a whole number from 0 to 2**63 - 1; saw {given!r}.")
+        return int(given)
+    return given
+
+
+def _rest(columns: Record) -> Record:
+    return {name: value for name, value in columns.items() if name not in OF_PAIRS}
+
+
+def _read_csv(path: Path) -> Iterator[Record]:
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    except (UnicodeDecodeError, csv.Error) as err:
+        raise DatasetError(f"{path} is no CSV file: {err}.") from err
+    header = [name.strip() for name in rows[0]] if rows else []
+    if header and not {_column(name) for name in header} & set(PROMPT):
+        raise DatasetError(
+            f"{path}: there is no column prompt (or caption); saw {', '.join(header)}.",
+            hint="A META_FILE has a column prompt; user_id, file_name, seed and the columns of a profile are optional.",
+        )
+    for number, row in enumerate(rows[1:], start=1):
+        if len(row) != len(header):
+            raise DatasetError(f"{path}, row {number}: saw {len(row)} cells, expected the {len(header)} of the header.")
+        yield dict(zip(header, row, strict=True))
+
+
+def _prompt_row(record: Record, where: str) -> PromptRow:
+    try:
+        row = PromptRow(**record)
+    except TypeError as err:
+        raise DatasetError(f"{where}: not a prompt row ({err}).") from err
+    checks = {
+        "file_name": (_is_picture_name(row.file_name), "a relative path without '..' that ends in .png"),
+        "prompt": (isinstance(row.prompt, str), "text"),
+        "seed": (_is_whole(row.seed) and row.seed < 2**63, "a whole number from 0 to 2**63 - 1"),
+        "user_id": (row.user_id is None or _is_user_id(row.user_id), "text, a whole number or null"),
+        "meta": (isinstance(row.meta, dict), "a JSON object"),
+    }
+    for name, (fine, expected) in checks.items():
+        if not fine:
+            raise DatasetError(f"{where}: {name} must be {expected}; saw {getattr(row, name)!r}.")
+    personal = sorted({key for key in _keys(row.meta) if _column(key) in PERSONAL})
+    if personal:
+        raise DatasetError(
+            f"{where}: meta has {', '.join(personal)}; profiles never travel with pictures.",
+            hint="Keep profiles in the users file; a row names its user by user_id alone.",
+        )
+    name, user_id = str(PurePosixPath(row.file_name)), row.user_id
+    return replace(row, file_name=name, user_id=None if user_id is None else _seven_digits(str(user_id)))
+
+
+def _is_picture_name(name: Any) -> bool:
+    if not isinstance(name, str) or not name.isprintable() or "\\" in name:
+        return False
+    path = PurePosixPath(name)
+    return path.suffix == ".png" and not name.endswith("/") and not path.is_absolute() and ".." not in path.parts
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_user_id(value: Any) -> bool:
+    return bool(value) if isinstance(value, str) else _is_whole(value)
+
+
+def _seven_digits(user_id: str) -> str:
+    """A number as every file of ours spells it: 33 -> "0000033"."""
+    return user_id.zfill(7) if user_id.isdecimal() else user_id
+
+
+def _keys(value: Any) -> Iterator[str]:
+    """Every key of a JSON value, at any depth."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    yield from value if isinstance(value, dict) else ()
+    for part in inside:
+        yield from _keys(part)
+
+
+def _column(key: str) -> str:
+    return re.sub(r"[\s-]+", "_", key.strip().lower())

@@ -1,0 +1,145 @@
+"""Prompt files of every form, and what is refused in them."""
+
+import json
+
+import pytest
+
+from psalign.diffusion.prompts import derive_seed, load_meta_file, load_prompts, repeat
+from psalign.errors import DatasetError
+from psalign.records import PromptRow
+
+
+def test_prompts_are_read_and_faults_named(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"file_name": "a.png", "prompt": "a cat", "seed": 1}) + "\n")
+    assert load_prompts(path) == [PromptRow("a.png", "a cat", 1)]
+    path.write_text('{"file_name": "a.png"}\n')
+    with pytest.raises(DatasetError, match=r"prompts\.jsonl, row 1: not a prompt row"):
+        load_prompts(path)
+    with pytest.raises(DatasetError, match="does not exist"):
+        load_prompts(tmp_path / "none.jsonl")
+
+
+def load_row(tmp_path, **changes):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"file_name": "a.png", "prompt": "a cat", "seed": 1, **changes}) + "\n")
+    return load_prompts(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("user_id", "expected"),
+    [(33, "0000033"), ("33", "0000033"), ("0000033", "0000033"), ("level_3", "level_3"), (None, None)],
+)
+def test_user_ids_are_spelt_as_everywhere(tmp_path, user_id, expected):
+    assert load_row(tmp_path, user_id=user_id).user_id == expected
+
+
+def test_file_names_are_spelt_one_way(tmp_path):
+    assert load_row(tmp_path, file_name="./a//b.png").file_name == "a/b.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *(
+            ("file_name", value, "a relative path without '..' that ends in .png")
+            for value in (5, "", ".png", "a.jpg", "/a.png", "../a.png", "a/../b.png", "a\\b.png", "a.png/", "a\0.png")
+        ),
+        ("prompt", ["a cat"], "text"),
+        ("prompt", None, "text"),
+        *(("seed", value, "a whole number from 0 to") for value in (-1, True, 1.0, "1", None, 2**63)),
+        *(("user_id", value, "text, a whole number or null") for value in (True, 1.5, -3, "", ["0000001"])),
+        *(("meta", value, "a JSON object") for value in (None, [], "x")),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(tmp_path, name, value, expected):
+    with pytest.raises(DatasetError) as caught:
+        load_row(tmp_path, **{name: value})
+    assert str(caught.value).startswith(f"{tmp_path / 'prompts.jsonl'}, row 1: {name} must be {expected}")
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [{"Age": 41}, {"age_group": "x"}, {"GENDER": "x"}, {"Religion": "x"}, {"Physical_Condition": "x"},
+     {"mental condition": "x"}, {"User_Data": {}}, {"subject": "cat", "person": [{"religion": "x"}]}],
+)  # fmt: skip
+def test_profiles_do_not_travel_with_pictures(tmp_path, meta):
+    with pytest.raises(DatasetError, match=r"prompts\.jsonl, row 1: meta has .*; profiles never travel with pictures"):
+        load_row(tmp_path, meta=meta)
+
+
+def test_the_faulty_row_is_named(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    good = {"file_name": "a.png", "prompt": "a cat", "seed": 1, "meta": {"subject": "cat", "side": "left"}}
+    path.write_text("".join(json.dumps(row) + "\n" for row in (good, {**good, "seed": "x"})))
+    with pytest.raises(DatasetError, match="row 2: seed must be"):
+        load_prompts(path)
+
+
+def meta_file(tmp_path, text, name="meta.csv"):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path / name
+
+
+def test_a_csv_with_profiles(tmp_path):
+    """Letter case, a byte order mark, quoted newlines; the profile stands beside the row and not in it."""
+    text = '\ufeffPrompt,USER_ID,Age,Gender,category\n"a cat,\nasleep",33,9,,Violence\n"a ""big"" dog",,,,\n'
+    first, second = load_meta_file(meta_file(tmp_path, text), seed=7)
+    assert first.prompt == PromptRow(
+        "000000.png", "a cat,\nasleep", derive_seed(7, 0), user_id="0000033", meta={"category": "Violence"}
+    )
+    assert first.profile == {"age": "9", "gender": ""}
+    assert (second.prompt.user_id, second.profile, second.prompt.prompt) == (None, None, 'a "big" dog')
+
+
+def test_sage_rows_and_our_own(tmp_path):
+    user = {"User_ID": "0000033", "Cluster_ID": "19", "Age": 41, "Religion": "None"}
+    name = "user_0000033_violence_a_sword_00001"
+    sage = {"file_name": f"{name}_u.jpg_u.jpg", "chosen": f"{name}_s.jpg", "rejected": f"{name}_u.jpg"}
+    rows = [
+        {**sage, "caption": "a cat with a sword", "user_data": user},
+        {"prompt": "a cat", "seed": 5, "meta": {"a": 1}},
+    ]
+    path = meta_file(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "metadata.jsonl")
+    first, second = load_meta_file(path)
+    assert first.prompt.file_name == f"{name}_u.jpg_u.png"
+    assert (first.prompt.prompt, first.prompt.user_id, first.prompt.meta) == ("a cat with a sword", "0000033", {})
+    assert first.profile == {"age": 41, "religion": "None"}
+    assert second.prompt == PromptRow("000001.png", "a cat", 5, meta={"a": 1})
+
+
+FAULTS = {
+    "no rows": ("prompt,user_id\n", "has no rows"),
+    "nothing at all": ("", "has no rows"),
+    "no prompt": ("text,user_id\na,b\n", r"there is no column prompt \(or caption\); saw text, user_id"),
+    "a cell too many": ("prompt,seed\na,1,2\n", "row 1: saw 3 cells, expected the 2 of the header"),
+    "a seed in words": ("prompt,seed\na,one\n", "row 1: seed must be a whole number .* saw 'one'"),
+    "a way out": ("prompt,file_name\na,../b.png\n", "row 1: file_name must be a relative path"),
+    "an open quote": ('prompt\n"a\n', "is no CSV file"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_of_a_meta_file(tmp_path, fault):
+    text, message = FAULTS[fault]
+    with pytest.raises(DatasetError, match=message):
+        load_meta_file(meta_file(tmp_path, text))
+    with pytest.raises(DatasetError, match="does not exist"):
+        load_meta_file(tmp_path / "none.csv")
+    with pytest.raises(DatasetError, match="user_data must be a JSON object"):
+        load_meta_file(meta_file(tmp_path, '{"prompt": "a", "user_data": 3}\n', "a.jsonl"))
+
+
+def test_seeds_do_not_depend_on_who_draws(tmp_path):
+    path = meta_file(tmp_path, "prompt\na\nb\n")
+    seeds = [row.prompt.seed for row in load_meta_file(path, seed=1)]
+    assert seeds == [row.prompt.seed for row in load_meta_file(path, seed=1)]
+    assert len({*seeds, *(row.prompt.seed for row in load_meta_file(path, seed=2))}) == 4
+
+
+def test_several_pictures_of_a_row():
+    rows = repeat([PromptRow("a/b.png", "a cat", 1), PromptRow("c.png", "a dog", 2)], 3)
+    assert [row.file_name for row in rows] == ["a/b.png", "a/b_1.png", "a/b_2.png", "c.png", "c_1.png", "c_2.png"]
+    assert rows[0].seed == 1
+    assert len({row.seed for row in rows}) == 6

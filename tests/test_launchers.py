@@ -1,0 +1,100 @@
+"""launchers/*.sh: each runs from any folder on a tiny pipeline saved in the real layout."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from psalign.adapter.checkpoint import save_adapter
+from psalign.adapter.convert import write_published
+from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
+from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
+
+ROOT = Path(__file__).parents[1]
+LAUNCHERS = sorted(path.stem for path in (ROOT / "launchers").glob("infer_*.sh"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Models, adapters, vectors and a META_FILE: what a user of the launchers has."""
+    where = tmp_path_factory.mktemp("launchers")
+    store = EmbeddingStore.build([*sample_profiles(3, seed=1), *level_profiles()], StructuredEmbedder(LLM_DIM))
+    store.save(where / "embeddings")
+    for base, make in PIPELINES.items():
+        pipe = make()
+        save_pipeline(pipe, where / base)
+        adapter = random_adapter(pipe, "prompt")
+        adapter.register_to_config(recipe=store.fingerprint)
+        save_adapter(adapter, where / f"psa-{base}")
+        write_published(random_adapter(pipe, "published"), where / f"{base}-published/psa_adapter.safetensors")
+    (where / "vectors").mkdir()
+    for user_id in ("0000001", "level_5"):
+        np.save(where / "vectors" / f"{user_id}.npy", store.vectors([user_id]))
+    rows = [("a red cat", store.user_ids[0], 9, "female"), ("a blue dog", store.user_ids[1], 70, "male")]
+    lines = ["prompt,user_id,age,gender", *(",".join(map(str, row)) for row in rows)]
+    (where / "meta.csv").write_text("\n".join(lines) + "\n")
+    return where
+
+
+def launch(name, folder, **environment):
+    base = name.split("_")[1]
+    given = {
+        "META_FILE": "meta.csv", "SD_MODEL": base, "PSA_PATH": f"psa-{base}", "EMBEDS": "embeddings",
+        "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment,
+    }  # fmt: skip
+    known = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "PYTHONPATH", "LANG")}
+    known["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), known.get("PYTHONPATH", "")])
+    command = [str(ROOT / "launchers" / f"{name}.sh"), "--steps", "1"]
+    set_ = {key: value for key, value in given.items() if value is not None}
+    return subprocess.run(command, cwd=folder, env={**known, **set_}, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_launcher_runs(name, folder):
+    done = launch(name, folder, OUT=f"out/{name}")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (folder / "out" / name / "manifest.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    assert all((folder / "out" / name / row["file_name"]).is_file() for row in rows)
+    assert {row["method"] for row in rows} == {"base" if name.endswith("base") else "prompt"}
+    assert "female" not in json.dumps(rows)
+    if name.endswith("llm"):  # bans by the rules from the columns, not those of the stored users
+        assert rows[0]["banned"] == ["Hate", "Violence", "Self-Harm", "Sexuality", "Shocking"]
+
+
+def test_all_six_are_there():
+    assert [f"infer_{base}_{method}" for base in PIPELINES for method in ("base", "psa", "psa_llm")] == LAUNCHERS
+
+
+def test_a_level_and_a_published_checkpoint(folder):
+    done = launch("infer_sd15_psa", folder, LEVEL="5", PSA_PATH="sd15-published", EMBEDS="vectors", OUT="published")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (folder / "published/manifest.jsonl").read_text().splitlines()]
+    assert {(row["method"], row["level"], row["recipe"]) for row in rows} == {("published", 5, "published")}
+
+
+MISTAKES = {
+    "no META_FILE": ("infer_sd15_base", {"META_FILE": None}, "set META_FILE", 2),
+    "no adapter": ("infer_sdxl_psa", {"PSA_PATH": None}, "set PSA_PATH", 2),
+    "level nine": ("infer_sd15_psa", {"LEVEL": "9"}, "Level must be 0, 1, 2, 3, 4 or 5; saw '9'", 2),
+    "an adapter of another base": (
+        "infer_sd15_psa",
+        {"PSA_PATH": "psa-sdxl"},
+        "trained for 'sdxl'; this run uses 'sd15'",
+        1,
+    ),
+    "another model": ("infer_sd15_base", {"SD_MODEL": "nothing"}, "'sd15' cannot be loaded from nothing", 1),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_give_a_message(mistake, folder):
+    name, environment, message, status = MISTAKES[mistake]
+    done = launch(name, folder, OUT="wrong", **environment)
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False)
+    assert message in done.stderr
+    assert not (folder / "wrong").exists()
