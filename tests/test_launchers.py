@@ -12,6 +12,8 @@ import pytest
 from psalign.adapter.checkpoint import save_adapter
 from psalign.adapter.convert import write_published
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
+from psalign.users.language_model import TransformersEmbedder
+from tiny_language_model import save_language_model
 from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +77,19 @@ def test_a_level_and_a_published_checkpoint(folder):
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "published/manifest.jsonl").read_text().splitlines()]
     assert {(row["method"], row["level"], row["recipe"]) for row in rows} == {("published", 5, "published")}
+
+
+def test_profiles_read_by_a_language_model(folder):
+    llm = save_language_model(folder / "llm")
+    store = EmbeddingStore.build([*sample_profiles(20, seed=1), *level_profiles()], TransformersEmbedder(llm))
+    store.save(folder / "llm-embeddings")
+    adapter = random_adapter(PIPELINES["sd15"](), "prompt", llm_dim=store.recipe.llm_dim)
+    adapter.register_to_config(recipe=store.fingerprint)
+    save_adapter(adapter, folder / "llm-adapter")
+    given = {"PSA_PATH": "llm-adapter", "EMBEDS": "llm-embeddings", "LLM": llm, "OUT": "by-llm"}
+    done = launch("infer_sd15_psa_llm", folder, **given)
+    assert done.returncode == 0, done.stderr
+    assert len((folder / "by-llm/manifest.jsonl").read_text().splitlines()) == 2
 
 
 MISTAKES = {

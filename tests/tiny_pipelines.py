@@ -95,7 +95,7 @@ def controlnet_of(pipeline: Any) -> ControlNetModel:
     return net.eval()
 
 
-def random_adapter(pipeline: Any, kind: str, *, n_tokens: int = 1) -> PSAAdapter:
+def random_adapter(pipeline: Any, kind: str, *, n_tokens: int = 1, llm_dim: int = LLM_DIM) -> PSAAdapter:
     """An adapter with random weights that fits the pipeline."""
     torch.manual_seed(1)
     unet, pooled = pipeline.unet, 1280 if hasattr(pipeline, "text_encoder_2") else 0
@@ -103,7 +103,7 @@ def random_adapter(pipeline: Any, kind: str, *, n_tokens: int = 1) -> PSAAdapter
         kind=kind,
         base="sdxl" if pooled else "sd15",
         recipe=RECIPE,
-        llm_dim=LLM_DIM,
+        llm_dim=llm_dim,
         context_dim=unet.config.cross_attention_dim,
         n_tokens=n_tokens,
         rank=8,

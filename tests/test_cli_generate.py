@@ -1,0 +1,156 @@
+"""psalign generate, by command: who is drawn, shards, interruptions, and every mistake with its message."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from psalign.records import read_manifest
+from psalign.users import EmbeddingStore
+from test_cli import run
+
+ROOT = Path(__file__).parents[1]
+PROMPTS = [
+    f"a {colour} {subject} on the left at night" for colour in ("red", "blue", "green") for subject in ("cat", "dog")
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, small_run):
+    """A META_FILE of six rows for users of the small run, with its vectors and adapter."""
+    where = tmp_path_factory.mktemp("generate")
+    for name in ("embeddings", "training"):
+        (where / name).symlink_to(small_run[0] / name)
+    ids = EmbeddingStore.load(where / "embeddings").user_ids
+    lines = ["prompt,user_id,age,religion"] + [f"{p},{ids[i % 3]},{20 + i % 3},Islam" for i, p in enumerate(PROMPTS)]
+    (where / "meta.csv").write_text("\n".join(lines) + "\n")
+    return where
+
+
+def flags(folder, **changes):
+    given = {"prompts": "meta.csv", "embeddings": "embeddings", "adapter": "training/prompt/adapter", "out": "out"}
+    given |= {"steps": 2, "batch_size": 2, **changes}
+    paths = {"prompts", "embeddings", "adapter", "out"}
+    parts = []
+    for name, value in given.items():
+        if value is not None:
+            shown = [] if value is True else [str(folder / value) if name in paths else str(value)]
+            parts += [f"--{name.replace('_', '-')}", *shown]
+    return parts
+
+
+def pictures(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """The run that others are compared with: one process, never interrupted."""
+    command = [sys.executable, str(ROOT / "infer.py"), *flags(folder, out="whole")]
+    subprocess.run(command, check=True, env=environment(), capture_output=True)
+    return folder / "whole"
+
+
+def test_two_processes_write_the_files_of_one(folder, whole):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [*launch, "--main_process_port", "0", str(ROOT / "infer.py"), *flags(folder, out="two")]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert pictures(folder / "two") == pictures(whole)
+    assert (folder / "two/manifest.jsonl").read_text() == (whole / "manifest.jsonl").read_text()
+
+
+def test_killed_and_started_again_is_never_killed(folder, whole):
+    command = [sys.executable, str(ROOT / "infer.py"), *flags(folder, out="killed")]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(pictures(folder / "killed")) < 2:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(pictures(folder / "killed")) >= 2
+    subprocess.run(command, check=True, env=environment(), capture_output=True)
+    assert pictures(folder / "killed") == pictures(whole)
+    assert (folder / "killed/manifest.jsonl").read_text() == (whole / "manifest.jsonl").read_text()
+
+
+def test_profiles_make_other_vectors_and_stay_out_of_the_manifest(folder, capsys):
+    assert run(capsys, "generate", *flags(folder, out="profiles", profiles=True))[0] == 0
+    text = (folder / "profiles/manifest.jsonl").read_text()
+    assert "Islam" not in text
+    assert "age" not in json.loads(text.splitlines()[0])["meta"]
+    assert {row.banned for row in read_manifest(folder / "profiles/manifest.jsonl")} == {("Sexuality", "Propaganda")}
+
+
+def test_levels_several_pictures_and_sampling(folder, capsys):
+    more = {"level": 2, "images_per_prompt": 2, "scheduler": "ddim", "guidance": 1.0, "scale": 0.5, "seed": 3}
+    assert run(capsys, "generate", *flags(folder, out="more", negative_prompt="a fox", **more))[0] == 0
+    rows = read_manifest(folder / "more/manifest.jsonl")
+    assert len(rows) == len(pictures(folder / "more")) == 2 * len(PROMPTS)
+    assert {(row.level, row.scale) for row in rows} == {(2, 0.5)}
+    assert len({row.seed for row in rows}) == len(rows)
+
+
+def test_the_base_needs_no_users(folder, capsys):
+    assert run(capsys, "generate", *flags(folder, out="base", adapter=None, embeddings=None))[0] == 0
+    rows = read_manifest(folder / "base/manifest.jsonl")
+    assert {(row.method, row.user_id) for row in rows} == {("base", None)}
+    assert Image.open(folder / "base" / rows[0].file_name).size == (64, 64)
+
+
+def meta(folder, name, text):
+    (folder / name).write_text(text)
+    return name
+
+
+MISTAKES = {
+    "unknown user": ({"prompts": "prompt,user_id\na cat,nobody\n"}, 1, "user nobody has no embedding"),
+    "empty META_FILE": ({"prompts": "prompt,user_id\n"}, 1, "has no rows"),
+    "missing column": ({"prompts": "text,user_id\na cat,1\n"}, 1, "there is no column prompt"),
+    "duplicate file_name": (
+        {"prompts": "prompt,file_name,user_id\na,x.png,level_1\nb,x.png,level_1\n"},
+        2,
+        "Two rows write one file: x.png",
+    ),
+    "a row of nobody": ({"prompts": "prompt\na cat\n"}, 2, "1 of 1 rows have no user"),
+    "no profile": ({"prompts": "prompt\na cat\n", "profiles": True}, 1, "row 1: --profiles needs the columns"),
+    "a wrong profile": ({"prompts": "prompt,age\na cat,900\n", "profiles": True}, 1, "row 1: column age"),
+    "two profiles of one user": (
+        {"prompts": "prompt,user_id,age\na,7,9\nb,7,10\n", "profiles": True},
+        2,
+        "row 2: user 0000007 has another profile",
+    ),
+    "unreadable adapter": ({"adapter": "meta.csv"}, 1, "is not an adapter"),
+    "adapter for another base": ({"base": "sd15"}, 1, "was trained for 'mini'; this run uses 'sd15'"),
+    "level 9": ({"level": 9}, 2, "Level must be 0, 1, 2, 3, 4 or 5; saw '9'"),
+    "scale nan": ({"scale": "nan"}, 2, "must be finite; saw nan"),
+    "no vectors": ({"embeddings": None}, 2, "need user vectors"),
+    "unknown scheduler": ({"scheduler": "magic"}, 2, "Unknown scheduler 'magic'; choose one of: ddim, dpm"),
+    "unknown dtype": ({"dtype": "int8"}, 2, "Unknown dtype 'int8'; choose one of: fp32, fp16, bf16"),
+    "unknown offload": ({"offload": "some"}, 2, "Unknown offload 'some'; choose one of: none, model, sequential"),
+    "nothing to offload from": ({"offload": "model", "device": "cpu"}, 2, "needs a device to offload from"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_give_a_message_and_leave_no_folder(mistake, folder, capsys):
+    changes, status, message = MISTAKES[mistake]
+    if "prompts" in changes:
+        changes = {**changes, "prompts": meta(folder, "wrong.csv", changes["prompts"])}
+    found, _, err = run(capsys, "generate", *flags(folder, out="wrong", **changes))
+    assert (found, message in err) == (status, True), err
+    assert not (folder / "wrong").exists()
+
+
+def test_another_run_in_the_folder(folder, whole, capsys):
+    status, _, err = run(capsys, "generate", *flags(folder, out="whole", scale=0.3))
+    assert (status, "holds pictures of another run" in err) == (1, True)
