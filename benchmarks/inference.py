@@ -46,7 +46,7 @@ SDXL = {
     "projection_class_embeddings_input_dim": 2816,
 }
 UNETS = {"sd15": SD15, "sdxl": SDXL}
-VARIANTS = ("base", "prompt", "published, N=1", "published, N=4", "plain processor, N=1")
+VARIANTS = ("base", "prompt", "prompt, one user for all", "published, N=1", "published, N=4", "plain processor, N=1")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WARM_UP = 2  # rounds that are not counted
 
@@ -89,6 +89,8 @@ class Way:
         self.adapter = None if name == "base" else make_adapter(name, arguments.model, unet, self.llm_dim)
         self.adapter_bytes = sum(weight.numel() * 2 for weight in self.adapter.parameters()) if self.adapter else 0
         self.vectors = torch.randn((self.users, self.llm_dim), generator=torch.Generator().manual_seed(1))
+        if name.endswith("one user for all"):
+            self.vectors = self.vectors[:1].expand(self.users, -1)
         if self.adapter is not None:
             self.adapter.to(device)
 
@@ -195,7 +197,7 @@ def _moved(inputs: dict[str, Any], unet: Any) -> dict[str, Any]:
 def make_adapter(name: str, model: str, unet: Any, llm_dim: int) -> PSAAdapter:
     """An adapter with random weights: of a preset's shape, or as published."""
     shared = {"recipe": "benchmark", "base": model, "llm_dim": llm_dim, "context_dim": unet.config.cross_attention_dim}
-    if name == "prompt":
+    if name.startswith("prompt"):
         preset = load_preset("mini-quickstart" if model == "mini" else f"psa-{model}")
         shape = preset["prompt"]["adapter"] | {"pooled_dim": BASES[model].pooled_dim}
         adapter = PSAAdapter(kind="prompt", **shared, **shape)

@@ -7,7 +7,9 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 
 from helpers import tiny_unet
-from psalign.diffusion.base_models import base_fingerprint
+from psalign.diffusion.base_models import SCHEDULERS, base_fingerprint, find_base, load_pipeline
+from psalign.errors import CheckpointError, UsageError
+from tiny_pipelines import PIPELINES, draw, save_pipeline
 
 
 @pytest.fixture
@@ -38,3 +40,41 @@ def test_other_pipelines_have_a_name_too():
     ]
     assert len({*names, base_fingerprint(object())}) == 3
     assert names[2] == base_fingerprint(object())
+
+
+@pytest.fixture(scope="module", params=list(PIPELINES))
+def saved(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / request.param
+    return request.param, save_pipeline(PIPELINES[request.param](), folder)
+
+
+def test_the_real_layouts_load(saved):
+    base, folder = saved
+    pipeline = load_pipeline(base, source=str(folder), dtype="bf16", scheduler="euler")
+    assert type(pipeline).__name__ == find_base(base).pipeline
+    assert {weight.dtype for weight in pipeline.unet.parameters()} == {torch.bfloat16}
+    assert not any(weight.requires_grad for weight in pipeline.unet.parameters())
+    assert type(pipeline.scheduler).__name__ == "EulerDiscreteScheduler"
+    assert pipeline.scheduler.config.beta_schedule == "scaled_linear"  # its own, not the library's default
+
+
+def test_every_scheduler_draws(saved):
+    base, folder = saved
+    if base == "sd15":
+        for name in SCHEDULERS:
+            latents = draw(load_pipeline(base, source=str(folder), scheduler=name))
+            assert torch.isfinite(latents).all(), name
+
+
+def test_what_is_no_base_model(saved, tmp_path):
+    base, folder = saved
+    other = {"sd15": "sdxl", "sdxl": "sd15"}[base]
+    with pytest.raises(CheckpointError, match=f"(is not a '{other}' model|'{other}' cannot be loaded)"):
+        load_pipeline(other, source=str(folder))
+    with pytest.raises(CheckpointError, match=r"cannot be loaded from .*nothing"):
+        load_pipeline(base, source=str(tmp_path / "nothing"))
+    (tmp_path / "one.safetensors").write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"cannot be loaded from .*one\.safetensors"):
+        load_pipeline(base, source=str(tmp_path / "one.safetensors"))
+    with pytest.raises(UsageError, match="Unknown base model 'sd3'; choose one of: mini, sd15, sdxl"):
+        load_pipeline("sd3")

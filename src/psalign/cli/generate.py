@@ -156,7 +156,7 @@ def _add_sampling(one: argparse.ArgumentParser) -> None:
     one.add_argument("--steps", type=at_least(1), help="denoising steps (default: the base model's own)")
     one.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the base model's own)")
     one.add_argument("--negative-prompt", default="", help="for every picture")
-    one.add_argument("--scheduler", help="ddim, dpm, euler, euler-a, heun, pndm, unipc (default: the base model's own)")
+    one.add_argument("--scheduler", help="ddim, dpm, euler, euler-a, heun, unipc (default: the base model's own)")
     one.add_argument("--scale", type=float, default=1.0, help="strength of the adapter (default 1)")
     one.add_argument("--seed", type=at_least(0), default=2025, help="for rows without a seed (default 2025)")
     one.add_argument("--images-per-prompt", type=at_least(1), default=1)

@@ -61,7 +61,6 @@ SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "euler-a": "EulerAncestralDiscreteScheduler",
     "heun": "HeunDiscreteScheduler",
-    "pndm": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
 
