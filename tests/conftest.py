@@ -2,8 +2,10 @@
 
 import os
 
+import diffusers  # noqa: F401  its log handler keeps the stderr of its import, which must not be one test's
 import pytest
 import torch
+import transformers  # noqa: F401  the same
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,7 +14,7 @@ def test_shapes_that_make_sense():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"width": 3}, r"Unknown setting prompt\.adapter\.width; choose one of: n_tokens, rank"),
+        ({"width": 3}, r"Unknown setting prompt\.adapter\.width; choose one of: n_tokens, proj_rank, rank"),
         ({"rank": "many"}, r"prompt\.adapter\.rank must be a whole number of at least 1; saw 'many'"),
         ({"n_tokens": 0}, "n_tokens must be a whole number of at least 1; saw 0"),
         ({"depth": True}, "depth must be a whole number"),

@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoTokenizer
 from psalign.errors import CheckpointError
 from psalign.records import CATEGORIES
 from psalign.users.embedding import EmbeddingStore, Recipe, StructuredEmbedder
-from psalign.users.language_model import TransformersEmbedder, embedder_for, profile_text
+from psalign.users.language_model import ResumableEmbedder, TransformersEmbedder, embedder_for, profile_text
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
 from tiny_language_model import save_language_model
@@ -78,3 +78,26 @@ def test_users_may_join_a_store_later(model):
 def test_no_such_model(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         TransformersEmbedder(str(tmp_path / "nothing"))
+
+
+def test_a_run_that_was_killed_goes_on(tmp_path):
+    """Vectors of chunks that are on disk are not made again, and are those of a run that was never killed."""
+
+    class Killed(StructuredEmbedder):
+        calls = 0
+
+        def embed(self, profiles):
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return super().embed(profiles)
+
+    people, embedder = sample_profiles(10, seed=1), Killed(8)
+    with pytest.raises(KeyboardInterrupt):
+        ResumableEmbedder(embedder, tmp_path, chunk=3).embed(people)
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("*.npy")} == {0o600}
+    vectors = ResumableEmbedder(embedder, tmp_path, chunk=3).embed(people)
+    assert embedder.calls == 5  # two chunks were known
+    np.testing.assert_array_equal(vectors, StructuredEmbedder(8).embed(people))
+    assert ResumableEmbedder(embedder, tmp_path).embed([]).shape == (0, 8)

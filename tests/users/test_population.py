@@ -5,7 +5,7 @@ import pytest
 
 from psalign.errors import UsageError
 from psalign.users.policy import banned_categories
-from psalign.users.population import SHARES, is_plausible, sample_profiles
+from psalign.users.population import SHARES, is_plausible, sample_profiles, split_users
 from psalign.users.profile import AGE_GROUPS, VOCABULARY
 
 N = 4000
@@ -131,3 +131,16 @@ def test_ids_run_on_from_first_id():
 def test_wrong_numbers_are_refused(arguments):
     with pytest.raises(UsageError, match=r"saw n=.*allowed: n >= 0, seed >= 0, first_id >= 1\."):
         sample_profiles(arguments.pop("n"), **arguments)
+
+
+def test_splits_are_by_user():
+    ids = [f"{i:07d}" for i in range(300)]
+    splits = split_users(ids, seed=4, val=20, test=30)
+    assert {name: len(members) for name, members in splits.items()} == {
+        "train": 250, "val": 20, "test_seen": 30, "test_unseen": 30}  # fmt: skip
+    assert set(splits["test_seen"]) <= set(splits["train"])
+    apart = [set(splits[name]) for name in ("train", "val", "test_unseen")]
+    assert sum(len(part) for part in apart) == len(set().union(*apart)) == 300
+    assert splits == split_users(ids, seed=4, val=20, test=30) != split_users(ids, seed=5, val=20, test=30)
+    with pytest.raises(UsageError, match="saw 300 users; val=200 and test=50 need at least 301"):
+        split_users(ids, seed=0, val=200, test=50)

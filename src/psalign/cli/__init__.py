@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import OutputError, PSAlignError
-from . import adapter, generate, mini, path, users
+from . import adapter, embed, generate, mini, path, users
 from .options import Formatter
 
 
@@ -65,6 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"psalign {__version__}")
     groups = parser.add_subparsers(metavar="COMMAND", required=True)
-    for room in (path, generate, users, adapter, mini):
+    for room in (path, generate, users, embed, adapter, mini):
         room.add_commands(groups)
     return parser

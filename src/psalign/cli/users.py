@@ -1,8 +1,10 @@
-"""Commands about users: users sample, embed."""
+"""Commands about users: users sample, split, ban, explain, forget, cluster, levels."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +12,11 @@ from ..errors import UnknownUser, UsageError
 from .options import add_out, at_least, command
 
 if TYPE_CHECKING:
+    from ..users.categories import Backend
     from ..users.profile import UserProfile
 
 
-def users_sample(arguments: argparse.Namespace) -> None:
+def sample(arguments: argparse.Namespace) -> None:
     from ..users.population import sample_profiles
     from ..users.profile import save_profiles
 
@@ -21,62 +24,173 @@ def users_sample(arguments: argparse.Namespace) -> None:
     print(f"{arguments.n} users: {arguments.out}")
 
 
-def embed(arguments: argparse.Namespace) -> None:
-    from ..users.embedding import Embedder, EmbeddingStore, StructuredEmbedder
-    from ..users.language_model import TransformersEmbedder
-    from ..users.levels import level_profiles
+def split(arguments: argparse.Namespace) -> None:
+    from ..records import write_json
+    from ..users.population import split_users
     from ..users.profile import load_profiles
 
-    if arguments.like and arguments.data:
-        raise UsageError("--like and --data both say what to standardise by; give one of them.")
+    ids = [profile.user_id for profile in load_profiles(arguments.users)]
+    splits = split_users(ids, seed=arguments.seed, val=arguments.val, test=arguments.test)
+    write_json(arguments.out, splits, private=True)
+    print(", ".join(f"{len(members)} {name}" for name, members in splits.items()) + f": {arguments.out}")
+
+
+def ban(arguments: argparse.Namespace) -> None:
+    from ..records import write_jsonl
+    from ..users.categories import decide
+    from ..users.profile import load_profiles
+
     profiles = load_profiles(arguments.users)
-    embedder: Embedder = StructuredEmbedder(arguments.llm_dim)
+    decisions = decide(profiles, _backend(arguments, profiles))
+    write_jsonl(arguments.out, [decision.to_record() for decision in decisions], private=True)
+    failed = [decision for decision in decisions if decision.failed]
+    added = sum("language model" in names for decision in decisions for names in decision.why.values())
+    print(f"{len(decisions)} users: {arguments.out}")
+    if arguments.backend != "rules":
+        print(f"Added by the language model: {added} categories.")
+        print(f"Failed, and so everything is banned: {len(failed)} users.")
+        for decision in failed[:5]:
+            print(f"  {decision.user_id}: {decision.failed}")
+
+
+def _backend(arguments: argparse.Namespace, profiles: list[UserProfile]) -> Backend | None:
+    from ..users.categories import FIELDS, OpenAIBackend, TransformersBackend
+
+    if arguments.backend == "rules":
+        return None
     if arguments.backend == "transformers":
-        embedder = TransformersEmbedder(
-            arguments.model, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size
-        )
-    if arguments.like:
-        known = EmbeddingStore.load(arguments.like)
-    else:
-        known = EmbeddingStore.build(_population(profiles, arguments.data), embedder)
-    store = EmbeddingStore.build([*profiles, *level_profiles()], embedder, statistics_of=known)
-    store.save(arguments.out)
-    print(f"{len(store)} vectors of width {store.recipe.llm_dim}, recipe {store.fingerprint}: {arguments.out}")
+        return TransformersBackend(arguments.model, dtype=arguments.dtype, device=arguments.device)
+    backend = OpenAIBackend(arguments.model, base_url=arguments.base_url, timeout_s=arguments.timeout_s)
+    _ask_to_send(f"{', '.join(FIELDS)} of {len(profiles)} profiles", backend.host, yes=arguments.yes_send_profiles)
+    return backend
 
 
-def _population(profiles: list[UserProfile], data: Path | None) -> list[UserProfile]:
-    """The training users of a dataset, or everyone. Raises UnknownUser for training users without a profile."""
-    from ..sage.rows import load_split
+def _ask_to_send(what: str, host: str, *, yes: bool) -> None:
+    """Show what would leave this machine, and go on only where that is agreed to."""
+    print(f"This sends to {host}: {what}. No user ids.", file=sys.stderr)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("Profiles leave this machine only where you agree.", hint="Add --yes-send-profiles.")
+    print("Send them? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError("Nothing was sent.")
 
-    if data is None:
-        return profiles
-    trained = {row.user_id for row in load_split(data, "train", check_pictures=False)}
-    unknown = sorted(trained - {profile.user_id for profile in profiles})
-    if unknown:
-        raise UnknownUser(
-            f"{len(unknown)} of {len(trained)} training users of {data} have no profile: {', '.join(unknown[:5])}.",
-            hint="Give the users file of that dataset, or --like with the vectors its adapter was trained with.",
-        )
-    return [profile for profile in profiles if profile.user_id in trained]
+
+def explain(arguments: argparse.Namespace) -> None:
+    from ..records import CATEGORIES, read_jsonl
+    from ..users.policy import explain as reasons
+    from ..users.profile import load_profiles, normalise_user_id
+
+    try:
+        user_id = normalise_user_id(arguments.user_id)
+    except ValueError as err:
+        raise UsageError(f"{arguments.user_id!r} is no user id: {err}") from err
+    profile = next((one for one in load_profiles(arguments.users) if one.user_id == user_id), None)
+    if profile is None:
+        raise UnknownUser(f"{arguments.users} has no user {user_id}.", hint="Ids of numbers have seven digits.")
+    why = reasons(profile)
+    if arguments.bans:
+        lines = (record for record in read_jsonl(arguments.bans) if record.get("user_id") == user_id)
+        why = next(lines, {}).get("why", why)
+    for category in CATEGORIES:
+        print(f"{category:12} {'banned: ' + ', '.join(why[category]) if category in why else 'allowed'}")
+
+
+def forget(arguments: argparse.Namespace) -> None:
+    from ..users.forget import forget_user
+
+    print("\n".join(forget_user(arguments.user_id, arguments.places)))
+    print("Pictures made for this user, and adapters trained on them, are not touched.")
+
+
+def cluster(arguments: argparse.Namespace) -> None:
+    from ..records import write_csv
+    from ..users.clusters import cluster_table, cluster_users, draw_clusters
+    from ..users.embedding import EmbeddingStore
+
+    store = EmbeddingStore.load(arguments.embeddings)
+    groups = cluster_users(store, k=arguments.k, seed=arguments.seed)
+    write_csv(arguments.out / "clusters.csv", cluster_table(groups, store))
+    draw_clusters(groups, store, arguments.out / "clusters.png", seed=arguments.seed)
+    for k, score in groups.silhouettes.items():
+        print(f"k = {k}  silhouette {score:.3f}{'  <- chosen' if k == groups.k else ''}")
+    print(
+        f"{groups.k} groups of {len(store)} users: {arguments.out / 'clusters.csv'}, {arguments.out / 'clusters.png'}"
+    )
+
+
+def levels(arguments: argparse.Namespace) -> None:
+    from ..users.clusters import draw_levels
+    from ..users.levels import choose_levels, level_profiles
+    from ..users.policy import banned_categories
+    from ..users.profile import load_profiles
+
+    users = choose_levels(load_profiles(arguments.users)) if arguments.users else level_profiles()
+    shown = []
+    for level, user in enumerate(users):
+        banned = banned_categories(user)
+        shown.append((f"level {level} ({user.user_id})" if arguments.users else f"level {level}", banned))
+        print(json.dumps({"level": level, "user_id": user.user_id, "banned": list(banned)}))
+    if arguments.picture:
+        draw_levels(shown, arguments.picture)
 
 
 def add_commands(groups: Any) -> None:
     kinds = groups.add_parser("users", help="profiles of users").add_subparsers(metavar="COMMAND", required=True)
-    one = command(kinds, "sample", users_sample, "draw plausible users", "psalign users sample -n 1000 --out users.csv")
+    one = command(kinds, "sample", sample, "draw plausible users", "psalign users sample -n 1000 --out users.csv")
     one.add_argument("-n", type=at_least(1), default=1000)
     one.add_argument("--seed", type=at_least(0), default=0)
     add_out(one, "users.csv")
 
-    one = command(groups, "embed", embed, "user vectors from profiles",
-                   "psalign embed --users data/mini/users.csv --data data/mini --out data/embeddings")  # fmt: skip
+    one = command(kinds, "split", split, "split users into train, val, test_seen and test_unseen",
+                  "psalign users split --users users.csv --out splits.json")  # fmt: skip
+    _add_users(one)
+    one.add_argument("--val", type=at_least(0), default=50, help="users (default 50)")
+    one.add_argument("--test", type=at_least(0), default=50, help="users seen in training, and as many unseen")
+    one.add_argument("--seed", type=at_least(0), default=0)
+    add_out(one, "splits.json")
+
+    one = command(kinds, "ban", ban, "decide what each user bans: rules, and what a language model adds",
+                  "psalign users ban --users users.csv --backend rules --out bans.jsonl")  # fmt: skip
+    _add_users(one)
+    _add_backend(one)
+    add_out(one, "bans.jsonl")
+
+    one = command(kinds, "explain", explain, "say which rule or model banned each category for a user",
+                  "psalign users explain 0000033 --users users.csv")  # fmt: skip
+    one.add_argument("user_id")
+    _add_users(one)
+    one.add_argument("--bans", type=Path, help="what psalign users ban wrote, with what a model added")
+
+    one = command(kinds, "forget", forget, "take a user out of files and stores",
+                  "psalign users forget 0000033 users.csv bans.jsonl data/embeddings")  # fmt: skip
+    one.add_argument("user_id")
+    one.add_argument("places", nargs="+", type=Path, help="users files, ban lists, folders of user vectors")
+
+    one = command(kinds, "cluster", cluster, "find groups of similar users, with pictures",
+                  "psalign users cluster --embeddings data/embeddings --out outputs/clusters")  # fmt: skip
+    one.add_argument("--embeddings", type=Path, required=True, help="user vectors (psalign embed)")
+    one.add_argument("-k", type=at_least(2), help="groups (default: the best silhouette of 2 to 9)")
+    one.add_argument("--seed", type=at_least(0), default=0)
+    add_out(one, "outputs/clusters")
+
+    one = command(kinds, "levels", levels, "print the six levels, or six users of rising strictness of a population",
+                  "psalign users levels --picture levels.png")  # fmt: skip
+    one.add_argument("--users", type=Path, help="choose them from this users file")
+    one.add_argument("--picture", type=Path, help="also draw what each bans")
+
+
+def _add_users(one: argparse.ArgumentParser) -> None:
     one.add_argument("--users", type=Path, required=True, help="users.csv or users.jsonl")
-    one.add_argument("--data", type=Path, help="standardise over the training users of this SAGE dataset alone")
-    one.add_argument("--like", type=Path, help="standardise as these vectors (those an adapter was trained with)")
-    one.add_argument("--backend", choices=("structured", "transformers"), default="structured",
-                     help="structured: from the fields (default); transformers: a causal language model")  # fmt: skip
-    one.add_argument("--llm-dim", type=at_least(1), default=64, help="width of a structured vector (default 64)")
-    one.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct", help="language model: hub id or folder")
-    one.add_argument("--batch-size", type=at_least(1), default=16, help="users the language model reads at a time")
-    one.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the language model")
-    one.add_argument("--device", default="cpu", help="of the language model (default cpu)")
-    add_out(one, "data/embeddings")
+
+
+def _add_backend(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--backend", choices=("rules", "transformers", "openai"), default="rules",
+                     help="rules alone (default), or what a language model adds to them")  # fmt: skip
+    one.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct", help="language model: hub id, folder, or its name")
+    one.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of a local model")
+    one.add_argument("--device", default="cpu", help="of a local model (default cpu)")
+    one.add_argument("--base-url", help="of an OpenAI-compatible endpoint (default: OPENAI_BASE_URL)")
+    one.add_argument("--timeout-s", type=float, default=60.0, help="of one request (default 60)")
+    one.add_argument("--yes-send-profiles", action="store_true", help="agree that profiles leave this machine")

@@ -6,7 +6,7 @@ A recipe says how vectors were made; an adapter trained on one recipe refuses ve
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -252,6 +252,13 @@ class EmbeddingStore:
     def banned(self, user_id: str) -> tuple[str, ...]:
         """Categories the user bans, as they were when the vector was made. Raises EmbeddingMissing."""
         return self._banned[self._known([user_id])[0]]
+
+    def without(self, user_ids: Collection[str]) -> EmbeddingStore:
+        """The store with some users forgotten; the population that standardises it stays what it was."""
+        kept = [user_id for user_id in self.user_ids if user_id not in user_ids]
+        raw = self._raw[[self._row[user_id] for user_id in kept]]
+        banned = {user_id: self._banned[user_id] for user_id in kept}
+        return EmbeddingStore(raw, banned=banned, recipe=self.recipe, mean=self.mean, std=self.std)
 
     def replaced(self, vectors: Array, backend: str, *, options: Record) -> EmbeddingStore:
         """The same users with other vectors [U, llm_dim], which are given out as they are.

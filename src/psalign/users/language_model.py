@@ -6,6 +6,7 @@ Place on the path of data: step 3, behind the same interface as StructuredEmbedd
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import CheckpointError
-from ..records import CATEGORIES, fingerprint
+from ..records import CATEGORIES, fingerprint, write_bytes
 from .embedding import Array, Embedder, Recipe, StructuredEmbedder
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
@@ -43,7 +44,7 @@ class TransformersEmbedder:
         batch_size: int = 16,
     ) -> None:
         self.batch_size, self.device = batch_size, device
-        self.tokenizer, self.model = _load(model, revision, dtype)
+        self.tokenizer, self.model = load_language_model(model, revision, dtype)
         self.model.to(device).eval()
         template = _template()
         options = {
@@ -83,6 +84,34 @@ class TransformersEmbedder:
         return mean
 
 
+class ResumableEmbedder:
+    """An embedder that keeps what it has made in a folder, so that a run that was killed goes on from there.
+
+    Vectors of `chunk` users a file, named by the recipe and what the model read; readable by their owner only.
+    """
+
+    def __init__(self, embedder: Embedder, folder: Path, *, chunk: int = 256) -> None:
+        self.recipe, self._embedder, self._folder, self._chunk = embedder.recipe, embedder, folder, chunk
+
+    def embed(self, profiles: Sequence[UserProfile]) -> Array:
+        """Raw vectors [B, llm_dim], float32, in the order given."""
+        parts = [profiles[start : start + self._chunk] for start in range(0, len(profiles), self._chunk)]
+        empty = np.zeros((0, self.recipe.llm_dim), np.float32)
+        return np.concatenate([empty, *(self._one(part) for part in parts)])
+
+    def _one(self, profiles: Sequence[UserProfile]) -> Array:
+        name = fingerprint([self.recipe.fingerprint, [profile_text(profile) for profile in profiles]])
+        path = self._folder / f"{name}.npy"
+        if path.exists():
+            known: Array = np.load(path, allow_pickle=False)
+            return known
+        vectors = self._embedder.embed(profiles)
+        stream = io.BytesIO()
+        np.save(stream, vectors, allow_pickle=False)
+        write_bytes(path, stream.getvalue(), private=True)
+        return vectors
+
+
 def profile_text(profile: UserProfile) -> str:
     """What a language model reads of a profile: words of closed vocabularies alone, never the user id."""
     banned = banned_categories(profile)
@@ -114,14 +143,21 @@ def _template() -> str:
     return (resources.files("psalign") / "templates" / "profile.txt").read_text(encoding="utf-8")
 
 
-def _load(model: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
+def load_language_model(
+    model: str, revision: str | None = None, dtype: str = "fp32", *, with_head: bool = False
+) -> tuple[Any, Any]:
+    """Tokenizer (padding on the right) and network of a causal language model; with_head: to predict words with.
+
+    Raises CheckpointError where it cannot be loaded.
+    """
     import torch
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-        network = AutoModel.from_pretrained(model, revision=revision, dtype=kinds[dtype])
+        kind = AutoModelForCausalLM if with_head else AutoModel
+        network = kind.from_pretrained(model, revision=revision, dtype=kinds[dtype])
     except (OSError, ValueError) as err:
         raise CheckpointError(
             f"The language model '{model}' cannot be loaded: {err}",

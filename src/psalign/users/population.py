@@ -6,6 +6,7 @@ Nobody is behind these profiles, so they may be shared and committed.
 from __future__ import annotations
 
 from bisect import bisect
+from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -70,6 +71,19 @@ def sample_profiles(n: int, *, seed: int, first_id: int = 1) -> list[UserProfile
     rng = np.random.default_rng(seed)
     people = (_plausible_person(rng) for _ in range(n))
     return [UserProfile(user_id=f"{first_id + i:07d}", **person) for i, person in enumerate(people)]
+
+
+def split_users(user_ids: Sequence[str], *, seed: int, val: int = 50, test: int = 50) -> dict[str, list[str]]:
+    """Users of train, val, test_seen (who are in train too) and test_unseen (who are nowhere else), as SAGE has them.
+
+    val, test: how many users in val, and in each of the two tests. Raises UsageError where there are too few users.
+    """
+    if len(user_ids) < val + 2 * test + 1:
+        raise UsageError(f"saw {len(user_ids)} users; val={val} and test={test} need at least {val + 2 * test + 1}.")
+    order = [user_ids[i] for i in np.argsort(np.random.default_rng(seed).random(len(user_ids)), kind="stable")]
+    val_users, unseen, train = order[:val], order[val : val + test], order[val + test :]
+    splits = {"train": train, "val": val_users, "test_seen": train[:test], "test_unseen": unseen}
+    return {name: sorted(members) for name, members in splits.items()}
 
 
 def is_plausible(age: int, fields: dict[str, str]) -> bool:

@@ -1,0 +1,220 @@
+"""Banned categories of users: the rules are the floor, a language model may add to them and never remove.
+
+Place on the path of data: step 2. A language model that fails (a reply that does not parse, a timeout, scores that are
+not finite) bans all seven for that user, counted and reported: a picture too few does less harm than one too many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import ExtraMissing
+from ..records import CATEGORIES, Record
+from .language_model import DEFAULT_MODEL, load_language_model
+from .policy import explain
+from .profile import VOCABULARY, UserProfile
+
+BY_MODEL, BY_FAILURE = "language model", "language model failed"
+FIELDS = ("age", *VOCABULARY)  # what a language model is told of a person; never the user id
+_QUESTION = "\nShould pictures of the category '{category}' be kept from this person? Answer with yes or no.\nAnswer:"
+
+
+class ModelFailure(Exception):
+    """A language model gave nothing that can be used for one user; the message says why, without what it said."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a user bans. why: banned category -> rules, own ban list or language model. failed: why the model failed."""
+
+    user_id: str
+    banned: tuple[str, ...]
+    why: dict[str, list[str]] = field(default_factory=dict)
+    failed: str | None = None
+
+    def to_record(self) -> Record:
+        allowed = [category for category in CATEGORIES if category not in self.banned]
+        record = {"user_id": self.user_id, "banned": list(self.banned), "allowed": allowed, "why": self.why}
+        return {**record, "failed": self.failed} if self.failed else record
+
+
+class Backend(Protocol):
+    """A language model that says what it would ban."""
+
+    def categories(self, profiles: Sequence[UserProfile]) -> list[set[str] | ModelFailure]:
+        """For each profile the categories it would ban, or why there is no answer."""
+        ...
+
+
+def decide(profiles: Sequence[UserProfile], backend: Backend | None = None) -> list[Decision]:
+    """Decide what each user bans. backend: None is rules and own ban lists alone."""
+    if backend is None:
+        return [_decision(profile, set()) for profile in profiles]
+    answers = backend.categories(profiles)
+    return [_decision(profile, answer) for profile, answer in zip(profiles, answers, strict=True)]
+
+
+def _decision(profile: UserProfile, added: set[str] | ModelFailure) -> Decision:
+    why = explain(profile)
+    failed = str(added) if isinstance(added, ModelFailure) else None
+    for category in CATEGORIES if isinstance(added, ModelFailure) else sorted(added):
+        why.setdefault(category, []).append(BY_FAILURE if failed else BY_MODEL)
+    banned = tuple(category for category in CATEGORIES if category in why)
+    return Decision(profile.user_id, banned, {category: why[category] for category in banned}, failed)
+
+
+def facts(profile: UserProfile) -> str:
+    """What a language model is told of a person: words of closed vocabularies and an age, nothing that they wrote."""
+    told = {name: getattr(profile, name) for name in FIELDS}
+    template = (resources.files("psalign") / "templates" / "categories.txt").read_text(encoding="utf-8")
+    return template.format(**{name: "not known" if value is None else value for name, value in told.items()})
+
+
+# --- a model on this machine ---------------------------------------------------------------------------------------
+
+
+class TransformersBackend:
+    """Scores yes against no for each category with any causal language model of transformers.
+
+    One person's facts are read once; the seven questions then run as one batch over the shared prefix. Nothing is
+    generated, so there is no reply to parse, and no reply can be anything but yes or no.
+    Raises CheckpointError where the model cannot be loaded.
+    """
+
+    def __init__(
+        self, model: str = DEFAULT_MODEL, *, revision: str | None = None, dtype: str = "fp32", device: str = "cpu"
+    ) -> None:
+        self.tokenizer, self.model = load_language_model(model, revision, dtype, with_head=True)
+        self.model.to(device).eval()
+        self.device = device
+        self._yes, self._no = (self._first_tokens(word) for word in ("yes", "no"))
+
+    def categories(self, profiles: Sequence[UserProfile]) -> list[set[str] | ModelFailure]:
+        return [self._answer(profile) for profile in profiles]
+
+    def _answer(self, profile: UserProfile) -> set[str] | ModelFailure:
+        scores = self.scores(profile)
+        if not np.isfinite(scores).all():
+            return ModelFailure("its scores are not finite")
+        return {category for category, score in zip(CATEGORIES, scores, strict=True) if score > 0}
+
+    def scores(self, profile: UserProfile) -> np.ndarray:
+        """Log odds of yes over no for each category, [7]."""
+        import torch
+
+        prefix = self.tokenizer(facts(profile), return_tensors="pt").input_ids.to(self.device)  # [1, T]
+        questions = [_QUESTION.format(category=category) for category in CATEGORIES]
+        batch = self.tokenizer(questions, return_tensors="pt", padding=True, add_special_tokens=False).to(self.device)
+        with torch.no_grad():
+            known = self.model(prefix, use_cache=True).past_key_values
+            known.batch_repeat_interleave(len(questions))
+            before = prefix.new_ones((len(questions), prefix.shape[1]))
+            mask = torch.cat([before, batch["attention_mask"]], dim=1)
+            logits = self.model(batch["input_ids"], attention_mask=mask, past_key_values=known).logits
+        last = batch["attention_mask"].sum(1) - 1
+        final = logits[torch.arange(len(questions)), last].float().log_softmax(-1)  # [7, words]
+        odds: np.ndarray = (final[:, self._yes].logsumexp(1) - final[:, self._no].logsumexp(1)).cpu().numpy()
+        return odds
+
+    def _first_tokens(self, word: str) -> list[int]:
+        spelt = {form for base in (word, word.capitalize()) for form in (base, f" {base}")}
+        encoded = (self.tokenizer(form, add_special_tokens=False).input_ids for form in spelt)
+        return sorted({tokens[0] for tokens in encoded if tokens} - self._blank())
+
+    def _blank(self) -> set[int]:
+        tokens = self.tokenizer(" ", add_special_tokens=False).input_ids
+        return set(tokens)
+
+
+# --- a model behind an OpenAI-compatible endpoint ------------------------------------------------------------------
+
+
+class Reply(BaseModel):
+    """The only reply that counts."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    banned: list[str]
+
+
+class OpenAIBackend:
+    """Asks any OpenAI-compatible endpoint for a JSON list of categories; the profile leaves this machine.
+
+    base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY of the environment. timeout_s: of one request;
+    retries: after rate limits, server errors and timeouts; concurrency: requests at a time.
+    Raises ExtraMissing without the extra `openai`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: int = 2,
+        concurrency: int = 8,
+    ) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise ExtraMissing("openai", "openai") from None
+        self._errors = openai.OpenAIError
+        self.model, self.concurrency = model, concurrency
+        self._client = openai.OpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=retries)
+
+    @property
+    def host(self) -> str:
+        """Where profiles go."""
+        return str(self._client.base_url.host)
+
+    def categories(self, profiles: Sequence[UserProfile]) -> list[set[str] | ModelFailure]:
+        return _in_parallel(self._ask, profiles, self.concurrency)
+
+    def _ask(self, profile: UserProfile) -> set[str] | ModelFailure:
+        try:
+            done = self._client.chat.completions.create(
+                model=self.model, messages=_messages(profile), response_format=_schema(), temperature=0
+            )
+        except self._errors as err:
+            return ModelFailure(f"{type(err).__name__}")
+        message = done.choices[0].message if done.choices else None
+        return _parse(getattr(message, "content", None))
+
+
+def _in_parallel(
+    ask: Callable[[UserProfile], Any], profiles: Sequence[UserProfile], concurrency: int
+) -> list[set[str] | ModelFailure]:
+    with ThreadPoolExecutor(max_workers=concurrency) as pool:
+        return list(pool.map(ask, profiles))
+
+
+def _messages(profile: UserProfile) -> Any:
+    asked = f"Name the categories to keep from this person, out of: {', '.join(CATEGORIES)}. Reply with JSON."
+    return [{"role": "system", "content": asked}, {"role": "user", "content": facts(profile)}]
+
+
+def _schema() -> Any:
+    banned = {"type": "array", "items": {"type": "string", "enum": list(CATEGORIES)}}
+    schema = {"type": "object", "properties": {"banned": banned}, "required": ["banned"], "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": "banned_categories", "strict": True, "schema": schema}}
+
+
+def _parse(content: str | None) -> set[str] | ModelFailure:
+    """Categories of a reply. What it said is not repeated: it may hold a person's facts."""
+    if not content:
+        return ModelFailure("its reply is empty")
+    try:
+        reply = Reply.model_validate_json(content)
+    except ValidationError:
+        return ModelFailure("its reply is not the JSON that was asked for")
+    if not set(reply.banned) <= set(CATEGORIES):
+        return ModelFailure("its reply names categories that there are not")
+    return set(reply.banned)
