@@ -97,6 +97,33 @@ def test_forget_everywhere(folder, capsys):
     assert (status, "is in none of: users.csv" in err) == (1, True)
 
 
+def test_pseudonyms(folder, capsys):
+    command = "users pseudonymise --users users.csv --key users.key --out"
+    assert run(capsys, *command.split(), "a.csv")[0] == run(capsys, *command.split(), "b.csv")[0] == 0
+    first, again, before = (load_profiles(folder / name) for name in ("a.csv", "b.csv", "users.csv"))
+    assert first == again
+    assert not {user.user_id for user in first} & {user.user_id for user in before}
+    assert [user.age for user in first] == [user.age for user in before]
+    assert stat.S_IMODE((folder / "users.key").stat().st_mode) == 0o600
+    (folder / "users.key").unlink()
+    assert run(capsys, *command.split(), "c.csv")[0] == 0
+    assert load_profiles(folder / "c.csv") != first
+    for text, message in (("words", "holds no key"), ("abcd", "holds 2 bytes")):
+        (folder / "users.key").write_text(text)
+        status, _, err = run(capsys, *command.split(), "d.csv")
+        assert (status, message in err) == (2, True)
+
+
+def test_published_levels_and_vectors(folder, capsys):
+    lines = [json.loads(line) for line in run(capsys, "users", "levels", "--published")[1].splitlines()]
+    assert [line["user_id"] for line in lines] == ["0001001", "0000797", "0000697", "0000002", "0000742", "0000501"]
+    assert [len(line["banned"]) for line in lines] == [0, 2, 4, 4, 5, 7]
+    assert run(capsys, "embed", "--users", "users.csv", "--out", "vectors", "--npy", "npy")[0] == 0
+    raw, store = EmbeddingStore.load(folder / "npy"), EmbeddingStore.load(folder / "vectors")
+    assert set(raw.user_ids) == set(store.user_ids)
+    np.testing.assert_array_equal(store.standardise(raw.vectors(["7"])), store.vectors(["7"]))
+
+
 def test_splits(folder, capsys):
     status, out, _ = run(capsys, "users", "split", "--users", "users.csv", "--val", 10, "--test", 20)
     assert (status, "90 train, 10 val, 20 test_seen, 20 test_unseen" in out) == (0, True)

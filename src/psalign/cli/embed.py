@@ -38,6 +38,8 @@ def embed(arguments: argparse.Namespace) -> None:
         known = EmbeddingStore.build(_population(profiles, arguments.data), embedder)
     store = EmbeddingStore.build([*profiles, *level_profiles()], embedder, statistics_of=known)
     store.save(arguments.out)
+    if arguments.npy:
+        store.save_npy(arguments.npy)
     shutil.rmtree(arguments.out / "unfinished", ignore_errors=True)
     print(f"{len(store)} vectors of width {store.recipe.llm_dim}, recipe {store.fingerprint}: {arguments.out}")
 
@@ -64,6 +66,7 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--users", type=Path, required=True, help="users.csv or users.jsonl")
     one.add_argument("--bans", type=Path, help="ban lists of psalign users ban, which may hold more than the rules")
     one.add_argument("--data", type=Path, help="standardise over the training users of this SAGE dataset alone")
+    one.add_argument("--npy", type=Path, help="also write raw vectors here in the published form, <user id>.npy")
     one.add_argument("--like", type=Path, help="standardise as these vectors (those an adapter was trained with)")
     one.add_argument("--backend", choices=("structured", "transformers"), default="structured",
                      help="structured: from the fields (default); transformers: a causal language model")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Commands about users: users sample, split, ban, explain, forget, cluster, levels."""
+"""Commands about users: users sample, split, ban, pseudonymise, explain, forget, cluster, levels."""
 
 from __future__ import annotations
 
@@ -77,6 +77,15 @@ def _ask_to_send(what: str, host: str, *, yes: bool) -> None:
         raise UsageError("Nothing was sent.")
 
 
+def pseudonymise(arguments: argparse.Namespace) -> None:
+    from ..users.profile import load_profiles, save_profiles
+    from ..users.pseudonym import pseudonymise as rename
+    from ..users.pseudonym import read_key
+
+    save_profiles(arguments.out, rename(load_profiles(arguments.users), read_key(arguments.key)))
+    print(f"Users: {arguments.out}\nKey:   {arguments.key} (without it nobody can tell who is who; keep it apart)")
+
+
 def explain(arguments: argparse.Namespace) -> None:
     from ..records import CATEGORIES, read_jsonl
     from ..users.policy import explain as reasons
@@ -122,11 +131,15 @@ def cluster(arguments: argparse.Namespace) -> None:
 
 def levels(arguments: argparse.Namespace) -> None:
     from ..users.clusters import draw_levels
-    from ..users.levels import choose_levels, level_profiles
+    from ..users.levels import PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, choose_levels, level_profiles
     from ..users.policy import banned_categories
-    from ..users.profile import load_profiles
+    from ..users.profile import UserProfile, load_profiles
 
-    users = choose_levels(load_profiles(arguments.users)) if arguments.users else level_profiles()
+    if arguments.published:
+        bans = dict(zip(PUBLISHED_LEVELS, PUBLISHED_LEVEL_BANS, strict=True))
+        users = [UserProfile(user_id=user_id, banned=banned) for user_id, banned in bans.items()]
+    else:
+        users = choose_levels(load_profiles(arguments.users)) if arguments.users else level_profiles()
     shown = []
     for level, user in enumerate(users):
         banned = banned_categories(user)
@@ -157,6 +170,12 @@ def add_commands(groups: Any) -> None:
     _add_backend(one)
     add_out(one, "bans.jsonl")
 
+    one = command(kinds, "pseudonymise", pseudonymise, "give users ids that lead back to nobody without a key",
+                  "psalign users pseudonymise --users users.csv --key users.key --out pseudonyms.csv")  # fmt: skip
+    _add_users(one)
+    one.add_argument("--key", type=Path, default=Path("users.key"), help="made where there is none (default users.key)")
+    add_out(one, "pseudonyms.csv")
+
     one = command(kinds, "explain", explain, "say which rule or model banned each category for a user",
                   "psalign users explain 0000033 --users users.csv")  # fmt: skip
     one.add_argument("user_id")
@@ -178,6 +197,7 @@ def add_commands(groups: Any) -> None:
     one = command(kinds, "levels", levels, "print the six levels, or six users of rising strictness of a population",
                   "psalign users levels --picture levels.png")  # fmt: skip
     one.add_argument("--users", type=Path, help="choose them from this users file")
+    one.add_argument("--published", action="store_true", help="the six users of the published evaluation instead")
     one.add_argument("--picture", type=Path, help="also draw what each bans")
 
 

@@ -87,7 +87,7 @@ def draw_levels(bans: Sequence[tuple[str, Sequence[str]]], path: Path) -> None:
     table = np.array([[category in banned for category in CATEGORIES] for _, banned in bans], float)
     ax.imshow(table, cmap="Reds", vmin=0, vmax=1.4, aspect="auto")
     for row, column in np.argwhere(table > 0):
-        ax.text(column, row, "banned", ha="center", va="center", fontsize=8)
+        ax.text(column, row, "banned", ha="center", va="center", fontsize=8, color="white")
     ax.set_xticks(range(len(CATEGORIES)), CATEGORIES, rotation=30, ha="right")
     ax.set_yticks(range(len(bans)), [label for label, _ in bans])
     ax.set_title("What each level bans")

@@ -5,6 +5,7 @@ A recipe says how vectors were made; an adapter trained on one recipe refuses ve
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
@@ -211,6 +212,13 @@ class EmbeddingStore:
         write_bytes(folder / VECTORS, save_tensors(tensors), private=True)
         write_json(folder / INDEX, index, private=True)
         self.folder = folder
+
+    def save_npy(self, folder: Path) -> None:
+        """Write the raw vectors in the published form, <user id>.npy of [1, llm_dim] each, readable by their owner only."""
+        for user_id, row in zip(self.user_ids, self._raw, strict=True):
+            stream = io.BytesIO()
+            np.save(stream, row[None], allow_pickle=False)
+            write_bytes(Path(folder) / f"{user_id}.npy", stream.getvalue(), private=True)
 
     @property
     def fingerprint(self) -> str:

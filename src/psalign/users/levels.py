@@ -26,6 +26,14 @@ LEVEL_BANS: tuple[tuple[str, ...], ...] = (
 
 # The six users that the published evaluation calls level_0 to level_5.
 PUBLISHED_LEVELS = ("0001001", "0000797", "0000697", "0000002", "0000742", "0000501")
+PUBLISHED_LEVEL_BANS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("Violence", "Shocking"),
+    ("Violence", "Sexuality", "Shocking", "Propaganda"),
+    ("Self-Harm", "Sexuality", "Shocking", "Propaganda"),
+    ("Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda"),
+    CATEGORIES,
+)
 
 Bans = frozenset[str]
 
