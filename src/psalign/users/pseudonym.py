@@ -16,7 +16,7 @@ KEY_BYTES = 32
 
 
 def pseudonymise(profiles: Sequence[UserProfile], key: bytes) -> list[UserProfile]:
-    """The same people under ids of 16 hexadecimal digits after a "u": HMAC-SHA256 of the id, so the same for one key."""
+    """The same people under other ids: HMAC-SHA256 of theirs, so that one key always gives the same."""
     return [profile.model_copy(update={"user_id": pseudonym(profile.user_id, key)}) for profile in profiles]
 
 
