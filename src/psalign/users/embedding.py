@@ -214,7 +214,7 @@ class EmbeddingStore:
         self.folder = folder
 
     def save_npy(self, folder: Path) -> None:
-        """Write raw vectors in the published form, <user id>.npy of [1, llm_dim] each; only their owner can read them."""
+        """Write raw vectors in the published form, <user id>.npy of [1, llm_dim] each; private files."""
         for user_id, row in zip(self.user_ids, self._raw, strict=True):
             stream = io.BytesIO()
             np.save(stream, row[None], allow_pickle=False)
