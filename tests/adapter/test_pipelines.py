@@ -184,6 +184,18 @@ def test_a_controlnet_that_joins_later_is_refused_until_it_is_guarded(kind):
         draw(joined, first, image=IMAGE)
 
 
+def test_a_guarded_controlnet_does_not_vouch_for_another():
+    pipe, psa = attached("sd15", "prompt")
+    first, second = (
+        StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=controlnet_of(pipe)) for _ in range(2)
+    )
+    psa.guard_controlnet(first.controlnet)
+    limits = psa.condition(users())
+    draw(first, limits, image=IMAGE)
+    with pytest.raises(GuardError, match="has read the prompt without these users' limits"):
+        draw(second, limits, image=IMAGE)
+
+
 @pytest.mark.parametrize(("base", "kind"), BOTH)
 def test_guidance_cut_off_part_way(base, kind):
     """As diffusers documents it: a callback halves the prompts and sets the guidance scale to 0."""

@@ -32,8 +32,9 @@ class ControlNetGuard:
         self._handles = [net.register_forward_pre_hook(self._enter, with_kwargs=True) for net in nets]
 
     def took(self, condition: Condition) -> bool:
-        """Whether the last call of this ControlNet was for these users."""
-        return self._took is condition
+        """Whether this ControlNet was called for these users since it was last asked."""
+        took, self._took = self._took, None
+        return took is condition
 
     def remove(self) -> None:
         for handle in self._handles:

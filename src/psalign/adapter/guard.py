@@ -222,7 +222,8 @@ class AttachedAdapter:
     def _check_controlnets(self, condition: Condition, kwargs: dict[str, Any]) -> None:
         """Raises GuardError where residuals come from a ControlNet that read the prompt as it was."""
         fed = kwargs.get("down_block_additional_residuals") is not None
-        if fed and not any(guard.took(condition) for guard in self._controlnets):
+        took = [guard.took(condition) for guard in self._controlnets]  # all are asked: the answer counts once
+        if fed and not any(took):
             raise GuardError(
                 "A ControlNet fed this UNet that has read the prompt without these users' limits.",
                 hint="Call psa.guard_controlnet(pipe.controlnet), and condition() again right before the pipeline.",
@@ -273,7 +274,8 @@ def _cross_attention_blocks(unet: UNet2DConditionModel) -> list[str]:
 
 def _lora_scaled(unet: nn.Module, scale: float) -> AbstractContextManager[None]:
     """LoRA layers at the strength that this call asks for, as diffusers sets it inside the UNet's forward."""
-    return nullcontext() if scale == 1.0 else _scaled(unet, scale)
+    has_lora = getattr(unet, "_hf_peft_config_loaded", False)
+    return _scaled(unet, scale) if has_lora and scale != 1.0 else nullcontext()
 
 
 @contextmanager
