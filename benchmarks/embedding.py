@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from psalign.records import write_json
@@ -86,16 +86,17 @@ def published(people: list[UserProfile], backend: TransformersBackend, embedder:
 
 
 def make_model(folder: Path) -> str:
-    """A Qwen2 of random weights that reads bytes in pairs or more, saved in the real layout."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(
-        models.BPE(vocab={token: i for i, token in enumerate(["<|endoftext|>", *alphabet])}, merges=[])
-    )
+    """A Qwen2 of random weights, saved in the real layout; its tokens are words or parts of words, as a real one's."""
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    texts = [text for profile in sample_profiles(200, seed=1) for text in (facts(profile), profile_text(profile))]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=1000, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([*texts, *(" yes no Yes No" for _ in range(50))], trainer)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
     torch.manual_seed(0)
     shape = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8}
-    config = Qwen2Config(vocab_size=len(alphabet) + 1, num_key_value_heads=2, eos_token_id=None, **shape)
+    config = Qwen2Config(vocab_size=tokenizer.get_vocab_size(), num_key_value_heads=2, eos_token_id=None, **shape)
     Qwen2ForCausalLM(config).save_pretrained(folder)
     return str(folder)
 

@@ -101,3 +101,18 @@ def test_a_run_that_was_killed_goes_on(tmp_path):
     assert embedder.calls == 5  # two chunks were known
     np.testing.assert_array_equal(vectors, StructuredEmbedder(8).embed(people))
     assert ResumableEmbedder(embedder, tmp_path).embed([]).shape == (0, 8)
+
+
+def test_memory_does_not_grow_with_the_users(model):
+    """The model never sees more rows, and no more tokens a row, whether there are 12 users or 300."""
+    embedder, seen = TransformersEmbedder(model, batch_size=4), []
+    embedder.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    largest = []
+    for count in (12, 300):
+        seen.clear()
+        embedder.embed(sample_profiles(count, seed=3))
+        assert {rows for rows, _ in seen} == {4}
+        largest.append(max(tokens for _, tokens in seen))
+    assert largest[1] < 1.2 * largest[0]
