@@ -48,7 +48,7 @@ SDXL = {
 UNETS = {"sd15": SD15, "sdxl": SDXL}
 VARIANTS = ("base", "prompt", "prompt, one user for all", "published, N=1", "published, N=4", "plain processor, N=1")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-WARM_UP = 2  # rounds that are not counted
+WARM_UP = 1  # rounds that are not counted
 
 
 def main() -> None:

@@ -12,32 +12,35 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import OutputError, PSAlignError
-from . import adapter, embed, generate, mini, path, users
+from . import adapter, embed, generate, mini, path, sage, users
 from .options import Formatter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status."""
     try:
-        _run(_parser().parse_args(argv))
+        return _run(_parser().parse_args(argv)) or 0
     except PSAlignError as err:
         print(f"{type(err).__name__}: {err}", file=sys.stderr)
         return err.exit_status
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from what is on disk.", file=sys.stderr)
         return 130
-    return 0
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    """Run the command. Raises OutputError for a path it was given that cannot be used; other faults as they are."""
+def _run(arguments: argparse.Namespace) -> int | None:
+    """Run the command, which may say an exit status.
+
+    Raises OutputError for a path it was given that cannot be used; other faults as they are.
+    """
     try:
-        arguments.command(arguments)
+        status: int | None = arguments.command(arguments)
     except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as err:
         path = _given_path(err, arguments)
         if path is None:
             raise
         raise OutputError(f"{path} cannot be used: {err.strerror}.") from err
+    return status
 
 
 def _given_path(err: OSError, arguments: argparse.Namespace) -> Path | None:
@@ -65,6 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"psalign {__version__}")
     groups = parser.add_subparsers(metavar="COMMAND", required=True)
-    for room in (path, generate, users, embed, adapter, mini):
+    for room in (path, generate, users, embed, adapter, sage, mini):
         room.add_commands(groups)
     return parser

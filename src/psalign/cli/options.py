@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UsageError
 
-Command = Callable[[argparse.Namespace], None]
+Command = Callable[[argparse.Namespace], int | None]
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):

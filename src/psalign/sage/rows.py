@@ -5,8 +5,9 @@ Place on the path of data: where training joins at step 4. Layout A: {split}/met
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,19 @@ def parse_row(record: Record, *, where: str) -> SageRow:
         rejected=record["rejected"],
         user_data=user_data,
     )
+
+
+def read_records(path: Path) -> Iterator[tuple[int, Record | DatasetError]]:
+    """Numbered records of a metadata file; a line that is none is handed over as the fault it is."""
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            record = None
+        where = f"{path.parent.name}, row {number}"
+        yield number, record if isinstance(record, dict) else DatasetError(f"{where}: not a JSON object.")
 
 
 def write_split(root: Path, split: str, rows: Iterable[SageRow]) -> None:

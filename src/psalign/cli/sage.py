@@ -1,0 +1,62 @@
+"""Commands about SAGE datasets: sage validate, stats."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from .options import command
+
+
+def validate(arguments: argparse.Namespace) -> int:
+    from ..sage.validate import FAULTS
+    from ..sage.validate import validate as check
+    from ..users.policy import banned_categories
+    from ..users.profile import load_profiles
+
+    users = arguments.users or arguments.data / "users.csv"
+    bans = None
+    if arguments.users or users.is_file():
+        bans = {profile.user_id: banned_categories(profile) for profile in load_profiles(users)}
+    found = check(arguments.data, bans=bans, check_pictures=not arguments.metadata_only)
+    if arguments.json:
+        print(json.dumps({**found.to_record(), "users": None if bans is None else str(users)}, indent=2))
+        return int(not found.is_fine)
+    print("  ".join(f"{split}: {count} rows" for split, count in found.rows.items()))
+    print(f"Bans from {users}." if bans is not None else "No users file: rows are held against each other (--users).")
+    for kind, cases in found.cases.items():
+        print(f"{kind:30} {len(cases):7}  {FAULTS[kind] if not cases else ''}")
+        for case in cases[:5]:
+            print(f"    {case}")
+    print("Fit for training." if found.is_fine else "Training on this would be wrong.")
+    return int(not found.is_fine)
+
+
+def stats(arguments: argparse.Namespace) -> None:
+    from ..sage.rows import METADATA, SPLITS, load_split
+    from ..sage.validate import count_rows
+
+    splits = [split for split in SPLITS if (arguments.data / split / METADATA).is_file()]
+    counts = {split: count_rows(load_split(arguments.data, split, check_pictures=False)) for split in splits or SPLITS}
+    print(json.dumps(counts, indent=2))
+    if arguments.picture:
+        from ..sage.draw import draw_counts
+
+        draw_counts(counts, arguments.picture)
+
+
+def add_commands(groups: Any) -> None:
+    kinds = groups.add_parser("sage", help="SAGE datasets").add_subparsers(metavar="COMMAND", required=True)
+    one = command(kinds, "validate", validate, "look at every row and picture; fails if training would be wrong",
+                  "psalign sage validate data/mini")  # fmt: skip
+    one.add_argument("data", type=Path, help="SAGE dataset, layout A")
+    one.add_argument("--users", type=Path, help="users file with the bans (default: users.csv of the dataset)")
+    one.add_argument("--metadata-only", action="store_true", help="pictures are elsewhere: do not look at them")
+    one.add_argument("--json", action="store_true", help="for machines")
+
+    one = command(kinds, "stats", stats, "count rows, users, concepts and categories of every split",
+                  "psalign sage stats data/mini --picture stats.png")  # fmt: skip
+    one.add_argument("data", type=Path, help="SAGE dataset, layout A")
+    one.add_argument("--picture", type=Path, help="also draw the counts")
