@@ -83,7 +83,8 @@ def test_every_fault_is_found(kind, data, capsys):
     assert found["faults"][kind]["first"]
     if kind not in ("split leakage", "missing picture", "broken row"):
         others = {name for name, cases in found["faults"].items() if cases["count"]} - {kind}
-        assert others <= {"split leakage"}, others  # a stranger in train leaves test_seen
+        # A stranger's pictures have other names, and whose place they took is in test_seen alone.
+        assert others <= {"split leakage", "missing picture"} if kind == "user without profile" else not others
 
 
 def test_without_a_users_file_rows_are_held_against_each_other(data, capsys):
