@@ -1,4 +1,4 @@
-"""Commands about SAGE datasets: sage validate, stats."""
+"""Commands about SAGE datasets: sage validate, stats, download."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .options import command
+from .options import add_out, command
 
 
 def validate(arguments: argparse.Namespace) -> int:
@@ -47,6 +47,18 @@ def stats(arguments: argparse.Namespace) -> None:
         draw_counts(counts, arguments.picture)
 
 
+def download(arguments: argparse.Namespace) -> None:
+    from ..sage.download import PROMPT_SETS, fetch, find_prompt_set, unpack
+
+    if arguments.url:
+        archive = fetch(arguments.url, arguments.out / Path(arguments.url).name, sha256=arguments.sha256)
+        print(f"{unpack(archive, arguments.out)} files: {arguments.out}")
+        return
+    for name in arguments.names or PROMPT_SETS:
+        one = find_prompt_set(name)
+        print(f"{one.rows} prompts: {fetch(one.url, arguments.out / f'{name}.csv', sha256=one.sha256)}")
+
+
 def add_commands(groups: Any) -> None:
     kinds = groups.add_parser("sage", help="SAGE datasets").add_subparsers(metavar="COMMAND", required=True)
     one = command(kinds, "validate", validate, "look at every row and picture; fails if training would be wrong",
@@ -60,3 +72,10 @@ def add_commands(groups: Any) -> None:
                   "psalign sage stats data/mini --picture stats.png")  # fmt: skip
     one.add_argument("data", type=Path, help="SAGE dataset, layout A")
     one.add_argument("--picture", type=Path, help="also draw the counts")
+
+    one = command(kinds, "download", download, "fetch the public prompt sets, or a dataset archive from its URL",
+                  "psalign sage download debug sage_unseen --out data/prompts")  # fmt: skip
+    one.add_argument("names", nargs="*", help="prompt sets (default: all)")
+    one.add_argument("--url", help="of a .zip or .tar archive of the dataset instead; it is unpacked into --out")
+    one.add_argument("--sha256", help="of that archive")
+    add_out(one, "data/prompts")
