@@ -54,8 +54,8 @@ def check(arguments: argparse.Namespace) -> None:
     from ..records import write_json
 
     pipeline, detector = load_pipeline("mini", source=arguments.model), load_detector(arguments.detector)
-    psnr_db = checks.check_autoencoder(pipeline)
-    counts = checks.check_detector(detector, pipeline)
+    psnr_db = checks.check_autoencoder(pipeline, n=min(500, arguments.n))
+    counts = checks.check_detector(detector, pipeline, n=arguments.n)
     counts |= {f"base: {k}": v for k, v in checks.check_base(pipeline, detector, n=arguments.n).items()}
     rates = {name: wilson(*count) for name, count in counts.items()}
     print(f"{'autoencoder':38} {psnr_db:.2f} dB PSNR")
@@ -97,7 +97,9 @@ def add_commands(groups: Any) -> None:
     add_model(one)
 
     one = command(kinds, "check", check, "measure the mini base and its detector", "psalign mini check -n 200")
-    one.add_argument("-n", type=at_least(1), default=1000, help="captions for the base (default 1000)")
+    one.add_argument(
+        "-n", type=at_least(1), default=1000, help="captions for the base, and drawings for the detector (default 1000)"
+    )
     one.add_argument("--detector", type=Path, help="another detector than the shipped one")
     one.add_argument("--out", type=Path, help="also write the figures as JSON")
     add_model(one)
