@@ -1,13 +1,15 @@
 """The name of a base: of its files, its hub id, or the weights in memory."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
+from safetensors.torch import save
 
 from helpers import tiny_unet
-from psalign.diffusion.base_models import SCHEDULERS, base_fingerprint, find_base, load_pipeline
+from psalign.diffusion.base_models import BASES, SCHEDULERS, base_fingerprint, find_base, load_pipeline
 from psalign.errors import CheckpointError, UsageError
 from tiny_pipelines import PIPELINES, draw, save_pipeline
 
@@ -34,6 +36,15 @@ def test_a_pipeline_of_a_folder_is_named_by_its_files(pipeline, tmp_path):
     assert base_fingerprint(first) != base_fingerprint(second)
 
 
+def test_a_folder_of_bin_files_is_named_by_its_files(tmp_path):
+    for seed in (0, 5):
+        DDPMPipeline(tiny_unet(seed=seed), DDPMScheduler()).save_pretrained(
+            tmp_path / str(seed), safe_serialization=False
+        )
+    names = {base_fingerprint(DDPMPipeline.from_pretrained(tmp_path / seed, use_safetensors=False)) for seed in "05"}
+    assert len(names) == 2
+
+
 def test_other_pipelines_have_a_name_too():
     names = [
         base_fingerprint(SimpleNamespace(config=SimpleNamespace(_name_or_path=place))) for place in ("a/b", "a/c", None)
@@ -56,6 +67,23 @@ def test_the_real_layouts_load(saved):
     assert not any(weight.requires_grad for weight in pipeline.unet.parameters())
     assert type(pipeline.scheduler).__name__ == "EulerDiscreteScheduler"
     assert pipeline.scheduler.config.beta_schedule == "scaled_linear"  # its own, not the library's default
+
+
+def test_it_loads_without_a_word_and_reads_a_variant(saved, tmp_path, caplog):
+    base, folder = saved
+    load_pipeline(base, source=str(folder), dtype="bf16").save_pretrained(tmp_path / base, variant="fp16")
+    load_pipeline(base, source=str(tmp_path / base), dtype="bf16", variant="fp16", local_files_only=True)
+    with pytest.raises(CheckpointError, match=f"The base model '{base}' cannot be loaded from"):
+        load_pipeline(base, source=str(tmp_path / base), variant="none")
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_nothing_is_fetched_where_that_is_forbidden(tmp_path, monkeypatch):
+    monkeypatch.setitem(BASES, "sd15", replace(BASES["sd15"], source="nobody/nothing"))
+    (tmp_path / "one.safetensors").write_bytes(save({"a": torch.zeros(1)}))
+    for source in (None, str(tmp_path / "one.safetensors")):
+        with pytest.raises(CheckpointError, match=r"'sd15' cannot be loaded from .*(cache|local)"):
+            load_pipeline("sd15", source=source, local_files_only=True)
 
 
 def test_every_scheduler_draws(saved):

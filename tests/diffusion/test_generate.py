@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from psalign.diffusion.generate import GenerationConfig, check_rows, cut_prompts, draw_batch, generate
+from psalign.diffusion.base_models import load_pipeline
+from psalign.diffusion.generate import GenerationConfig, check_rows, cut_texts, draw_batch, generate
 from psalign.errors import EmbeddingMissing, GenerationError, OutputError, RecipeMismatch, UsageError
 from psalign.records import PromptRow, read_manifest
+from tiny_pipelines import PIPELINES
 
 
 class NoUsers:
@@ -198,9 +200,37 @@ def test_a_row_that_fails_is_told_at_the_end_and_the_others_are_kept(tmp_path):
 def test_long_prompts_are_told_with_what_is_cut(tmp_path, mini_pipeline, capsys):
     length = mini_pipeline.tokenizer.model_max_length
     row = PromptRow("long.png", "cat " * (length - 3) + "red dog at night", 1)
-    assert cut_prompts(mini_pipeline, [row, ROWS[0]]) == {row.prompt: "dog at night"}
-    generate(mini_pipeline, [row], tmp_path, config=CONFIG, users=NoUsers())
-    assert "too long for the text encoder; not read: 'dog at night'" in capsys.readouterr().err
+    assert cut_texts(mini_pipeline, [row.prompt, ROWS[0].prompt]) == {row.prompt: "dog at night"}
+    config = replace(CONFIG, negative_prompt="cat " * (length - 2) + "dog")
+    generate(mini_pipeline, [row, replace(row, file_name="too.png")], tmp_path, config=config, users=NoUsers())
+    expected = (
+        f"Warning: 3 texts are longer than the {length} tokens that are read. Cut:\n"
+        "  long.png: 'dog at night'\n  too.png: 'dog at night'\n  negative prompt: 'dog'\n"
+    )
+    assert expected in capsys.readouterr().err
+
+
+def test_of_many_long_prompts_ten_are_shown(tmp_path, capsys):
+    pipeline = Pipeline()
+    pipeline.tokenizer = load_pipeline("mini").tokenizer
+    rows = [PromptRow(f"{i:02d}.png", "cat " * 60, 1) for i in range(12)]
+    generate(pipeline, rows, tmp_path, config=CONFIG, users=Users())
+    told = capsys.readouterr().err
+    assert "12 texts are longer" in told
+    assert ("09.png" in told, "10.png" in told, "and 2 more" in told) == (True, False, True)
+
+
+@pytest.mark.parametrize("base", PIPELINES)
+def test_without_an_adapter_pictures_are_those_of_stock_diffusers(base):
+    """SDXL has no unconditional text where there is no negative prompt: an empty one would give another picture."""
+    pipeline, row = PIPELINES[base](), PromptRow("a.png", "a red cat", 5)
+    config = GenerationConfig(base=base, steps=2, guidance=7.5)
+    generator = torch.Generator().manual_seed(row.seed)
+    stock = pipeline(row.prompt, generator=generator, num_inference_steps=2, guidance_scale=7.5, output_type="np")
+    drawn = draw_batch(pipeline, [row], config=config, users=NoUsers())
+    assert np.array_equal(drawn, (stock.images * 255).round().astype(np.uint8))
+    denied = draw_batch(pipeline, [row], config=replace(config, negative_prompt="a dog"), users=NoUsers())
+    assert not np.array_equal(drawn, denied)
 
 
 @torch.no_grad()

@@ -115,6 +115,12 @@ FAULTS = {
     "no prompt": ("text,user_id\na,b\n", r"there is no column prompt \(or caption\); saw text, user_id"),
     "a cell too many": ("prompt,seed\na,1,2\n", "row 1: saw 3 cells, expected the 2 of the header"),
     "a seed in words": ("prompt,seed\na,one\n", "row 1: seed must be a whole number .* saw 'one'"),
+    "two seeds": ("prompt,seed,seed\na,1,2\n", "there are two columns seed; keep one"),
+    "two users": ("prompt,user_id,User_ID\na,1,2\n", "row 1: there are two columns user_id; keep one"),
+    "nearly a religion": ("prompt,religon\na,Islam\n", r"column religon: did you mean religion\? Rename or remove it"),
+    "nearly a ban list": ("prompt,Banned words\na,Hate\n", r"column Banned words: did you mean banned_categories\?"),
+    "nearly a user": ("prompt,user\na,7\n", r"column user: did you mean user_id\?"),
+    "half a condition": ("prompt,mental\na,war\n", r"column mental: did you mean mental_condition\?"),
     "a way out": ("prompt,file_name\na,../b.png\n", "row 1: file_name must be a relative path"),
     "an open quote": ('prompt\n"a\n', "is no CSV file"),
 }
@@ -127,8 +133,32 @@ def test_faults_of_a_meta_file(tmp_path, fault):
         load_meta_file(meta_file(tmp_path, text))
     with pytest.raises(DatasetError, match="does not exist"):
         load_meta_file(tmp_path / "none.csv")
-    with pytest.raises(DatasetError, match="user_data must be a JSON object"):
-        load_meta_file(meta_file(tmp_path, '{"prompt": "a", "user_data": 3}\n', "a.jsonl"))
+
+
+def test_a_profile_that_is_no_object_is_not_shown(tmp_path):
+    path = meta_file(tmp_path, "prompt,user_data\na,\"{'Religion': 'Islam'}\"\n")
+    with pytest.raises(DatasetError, match="row 1: user_data must be a JSON object; saw str") as caught:
+        load_meta_file(path)
+    assert "Islam" not in str(caught.value)
+
+
+def test_a_user_is_said_once_or_the_same_twice(tmp_path):
+    row = {"prompt": "a", "user_id": "0000033", "user_data": {"User_ID": 33, "Age": 41}}
+    assert load_meta_file(meta_file(tmp_path, json.dumps(row), "a.jsonl"))[0].prompt.user_id == "0000033"
+    row["user_id"] = "34"
+    with pytest.raises(DatasetError, match="row 1: user_id is not the one of user_data; give it once"):
+        load_meta_file(meta_file(tmp_path, json.dumps(row), "a.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.json", "a"])
+def test_a_file_of_another_name_is_told_by_its_first_letter(tmp_path, name):
+    assert load_meta_file(meta_file(tmp_path, '\ufeff\n {"prompt": "a cat"}\n', name))[0].prompt.prompt == "a cat"
+    assert load_meta_file(meta_file(tmp_path, "prompt\na dog\n", name))[0].prompt.prompt == "a dog"
+
+
+def test_a_ban_list_is_part_of_the_profile(tmp_path):
+    row = load_meta_file(meta_file(tmp_path, 'prompt,banned\na,"[""Hate""]"\n'))[0]
+    assert (row.profile, row.prompt.meta) == ({"banned": '["Hate"]'}, {})
 
 
 def test_seeds_do_not_depend_on_who_draws(tmp_path):

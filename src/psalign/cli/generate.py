@@ -25,17 +25,20 @@ def generate(arguments: argparse.Namespace) -> None:
     from ..diffusion.generate import GenerationConfig
     from ..diffusion.generate import generate as make
     from ..diffusion.prompts import load_meta_file, repeat
+    from ..diffusion.shards import Shard
 
     base = find_base(arguments.base)
     adapter = None if arguments.adapter is None else load_adapter(arguments.adapter, base=base.name)
-    rows, users = _rows_and_users(load_meta_file(arguments.prompts, seed=arguments.seed), arguments)
+    shard = Shard(arguments.device)
+    meta = load_meta_file(arguments.prompts, seed=arguments.seed)
+    rows, users = _rows_and_users(meta, arguments, device=str(shard.device))
     config = GenerationConfig(
         method="base" if adapter is None else adapter.config.kind,
         base=base.name,
         steps=arguments.steps or base.steps,
         guidance=base.guidance if arguments.guidance is None else arguments.guidance,
         scale=arguments.scale,
-        batch_size=arguments.batch_size,
+        batch_size=arguments.batch_size or base.batch_size,
         adapter=None if adapter is None else adapter_fingerprint(arguments.adapter),
         negative_prompt=arguments.negative_prompt,
         scheduler=arguments.scheduler,
@@ -44,18 +47,23 @@ def generate(arguments: argparse.Namespace) -> None:
     pipeline = load_pipeline(
         base.name,
         source=arguments.model,
-        device=arguments.device or _device(),
+        device=str(shard.device),
         dtype=arguments.dtype,
         scheduler=arguments.scheduler,
         offload=arguments.offload,
+        variant=arguments.variant,
+        local_files_only=arguments.local_files_only,
     )
     attached = None if adapter is None else attach(pipeline, adapter)
     rows = repeat(rows, arguments.images_per_prompt)
     manifest = make(pipeline, rows, arguments.out, config=config, users=users, attached=attached)
-    print(f"{len(manifest)} pictures and manifest.jsonl: {arguments.out}")
+    if shard.is_first:
+        print(f"{len(manifest)} pictures and manifest.jsonl: {arguments.out}")
 
 
-def _rows_and_users(meta: Sequence[MetaRow], arguments: argparse.Namespace) -> tuple[list[PromptRow], Any]:
+def _rows_and_users(
+    meta: Sequence[MetaRow], arguments: argparse.Namespace, *, device: str
+) -> tuple[list[PromptRow], Any]:
     """Rows with their users, and the vectors and bans of those; nobody's where no adapter is to draw for them."""
     from ..users.embedding import EmbeddingStore
     from ..users.levels import level_user
@@ -73,11 +81,11 @@ def _rows_and_users(meta: Sequence[MetaRow], arguments: argparse.Namespace) -> t
     store = EmbeddingStore.load(arguments.embeddings, profiles=people)
     if arguments.level is not None:
         return [replace(row, user_id=level_user(arguments.level, store)) for row in rows], store
-    return (rows, store) if not arguments.profiles else _embed_profiles(meta, store, arguments)
+    return (rows, store) if not arguments.profiles else _embed_profiles(meta, store, arguments, device=device)
 
 
 def _embed_profiles(
-    meta: Sequence[MetaRow], store: EmbeddingStore, arguments: argparse.Namespace
+    meta: Sequence[MetaRow], store: EmbeddingStore, arguments: argparse.Namespace, *, device: str
 ) -> tuple[list[PromptRow], EmbeddingStore]:
     """Users made of the profile columns of the rows, in the space of the stored vectors."""
     from ..users.embedding import EmbeddingStore
@@ -91,7 +99,7 @@ def _embed_profiles(
         if profiles.setdefault(profile.user_id, profile) != profile:
             raise UsageError(f"{where}: user {profile.user_id} has another profile than in a row before.")
         rows.append(replace(row.prompt, user_id=profile.user_id))
-    embedder = embedder_for(store.recipe, model=arguments.llm, device=arguments.device or _device())
+    embedder = embedder_for(store.recipe, model=arguments.llm, device=device)
     return rows, EmbeddingStore.build(list(profiles.values()), embedder, statistics_of=store)
 
 
@@ -123,13 +131,6 @@ class Nobody:
         return ()
 
 
-def _device() -> str:
-    """What this process of `accelerate launch` draws on: its GPU where there is one."""
-    from accelerate import PartialState
-
-    return str(PartialState().device)
-
-
 def add_commands(groups: Any) -> None:
     one = command(groups, "generate", generate, "make pictures for prompts and users",
                   "psalign generate --prompts data/mini/prompts.jsonl --embeddings data/embeddings "
@@ -140,6 +141,8 @@ def add_commands(groups: Any) -> None:
     _add_users(one)
     one.add_argument("--base", default="mini", help="mini, sd15 or sdxl (default mini)")
     add_model(one)
+    one.add_argument("--variant", help="of the base model's files, as fp16: half the download")
+    one.add_argument("--local-files-only", action="store_true", help="download nothing")
     _add_sampling(one)
     add_out(one, "outputs/pictures")
 
@@ -160,7 +163,7 @@ def _add_sampling(one: argparse.ArgumentParser) -> None:
     one.add_argument("--scale", type=float, default=1.0, help="strength of the adapter (default 1)")
     one.add_argument("--seed", type=at_least(0), default=2025, help="for rows without a seed (default 2025)")
     one.add_argument("--images-per-prompt", type=at_least(1), default=1)
-    one.add_argument("--batch-size", type=at_least(1), default=64)
+    one.add_argument("--batch-size", type=at_least(1), help="default: the base model's own")
     one.add_argument("--dtype", default="fp32", help="fp32, fp16 or bf16 (default fp32)")
     one.add_argument("--offload", default="none", help="none, model or sequential (default none)")
     one.add_argument("--device", help="default: this process's GPU, or the CPU")

@@ -20,8 +20,8 @@ class BaseModel:
     """A base model. source: hub id or folder; None is shipped inside the package.
 
     size_px: of pictures. context_dim, pooled_dim: widths D and P of the text states.
-    cross_attentions: how many in the UNet. steps, guidance: of sampling, unless something else is asked for.
-    pipeline: class of diffusers.
+    cross_attentions: how many in the UNet. steps, guidance, batch_size: of sampling, unless something else is
+    asked for. pipeline: class of diffusers.
     """
 
     name: str
@@ -32,13 +32,24 @@ class BaseModel:
     cross_attentions: int
     steps: int = 50
     guidance: float = 7.5
+    batch_size: int = 8
     pipeline: str = "StableDiffusionPipeline"
 
 
 BASES = {
     base.name: base
     for base in (
-        BaseModel("mini", None, size_px=64, context_dim=128, pooled_dim=0, cross_attentions=7, steps=15, guidance=4.0),
+        BaseModel(
+            "mini",
+            None,
+            size_px=64,
+            context_dim=128,
+            pooled_dim=0,
+            cross_attentions=7,
+            steps=15,
+            guidance=4.0,
+            batch_size=64,
+        ),
         BaseModel("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", 512, 768, 0, 16),
         BaseModel(
             "sdxl",
@@ -47,6 +58,7 @@ BASES = {
             2048,
             1280,
             70,
+            batch_size=2,
             pipeline="StableDiffusionXLPipeline",
         ),
     )
@@ -77,76 +89,106 @@ def mini_folder() -> Path:
     return Path(str(resources.files("psalign") / "mini" / "weights" / "base"))
 
 
-def load_pipeline(
-    base: str,
-    *,
-    source: str | None = None,
-    device: str = "cpu",
-    dtype: str = "fp32",
-    scheduler: str | None = None,
-    offload: str = "none",
-) -> Any:
-    """The stock diffusers pipeline of a base model, with progress bars off and its UNet frozen.
+@dataclass(frozen=True)
+class Loading:
+    """How a base model is read and where it runs.
 
-    source: another folder, hub id, or single file (.safetensors, .ckpt) of the same architecture. dtype: fp32, fp16 or
-    bf16. scheduler: a name of SCHEDULERS instead of the model's own. offload: "none"; "model" keeps one model at a time
-    on the device (SDXL in 8 GB, SD1.5 in 4 GB, with fp16); "sequential" one layer at a time, slowly.
+    source: another folder, hub id, or single file (.safetensors, .ckpt) of the same architecture; None: the base's own.
+    dtype: fp32, fp16 or bf16. scheduler: a name of SCHEDULERS instead of the model's own.
+    offload: "none"; "model" keeps one model at a time on the device (SDXL in 8 GB, SD1.5 in 4 GB, with fp16);
+    "sequential" one layer at a time, slowly.
+    variant: of the weights' files on the hub ("fp16": half the download). local_files_only: fetch nothing.
+    """
+
+    source: str | None = None
+    device: str = "cpu"
+    dtype: str = "fp32"
+    scheduler: str | None = None
+    offload: str = "none"
+    variant: str | None = None
+    local_files_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for an unknown name, and for offloading from no device."""
+        _choose("dtype", self.dtype, DTYPES)
+        _choose("offload", self.offload, OFFLOADS)
+        if self.scheduler is not None:
+            _choose("scheduler", self.scheduler, SCHEDULERS)
+        if self.offload != "none" and self.device.startswith("cpu"):
+            raise UsageError(f"Offloading ('{self.offload}') needs a device to offload from; saw device 'cpu'.")
+
+
+def load_pipeline(base: str, **how: Any) -> Any:
+    """The stock diffusers pipeline of a base model, with progress bars off and its UNet frozen. how: see Loading.
+
     Raises CheckpointError where it cannot be loaded or is another architecture, UsageError for an unknown name.
     """
-    row = find_base(base)
-    place = source or row.source or str(mini_folder())
-    pipeline = _load(row, place, _choose("dtype", dtype, DTYPES))
+    row, loading = find_base(base), Loading(**how)
+    place = loading.source or row.source or str(mini_folder())
+    pipeline = _load(row, place, loading)
     width = pipeline.unet.config.cross_attention_dim
     if width != row.context_dim:
         raise CheckpointError(
             f"{place} is not a '{base}' model: its text states have width {width}, expected {row.context_dim}."
         )
-    if scheduler is not None:
-        pipeline.scheduler = _scheduler(scheduler, pipeline.scheduler)
+    if loading.scheduler is not None:
+        pipeline.scheduler = _scheduler(loading.scheduler, pipeline.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.requires_grad_(False)
-    return _place(pipeline, device, _choose("offload", offload, OFFLOADS))
+    return _place(pipeline, loading)
 
 
-def _load(row: BaseModel, place: str, dtype: str) -> Any:
+def _load(row: BaseModel, place: str, loading: Loading) -> Any:
     import diffusers
     import torch
 
-    kind = getattr(diffusers, row.pipeline)
+    kind, dtype = getattr(diffusers, row.pipeline), getattr(torch, DTYPES[loading.dtype])
+    more: dict[str, Any] = {"dtype": dtype, "local_files_only": loading.local_files_only}
+    if row.pipeline == "StableDiffusionPipeline":
+        more |= {"safety_checker": None, "requires_safety_checker": False}
     single = Path(place).suffix in (".safetensors", ".ckpt")
-    more = {} if single or row.pipeline != "StableDiffusionPipeline" else {"safety_checker": None}
-    read = kind.from_single_file if single else kind.from_pretrained
     try:
-        pipeline = read(place, dtype=getattr(torch, dtype), **more)
+        if single:
+            pipeline = kind.from_single_file(place, config=_configuration(row, loading), **more)
+        else:
+            pipeline = kind.from_pretrained(place, variant=loading.variant, **more)
     except (OSError, ValueError, TypeError) as err:
         raise CheckpointError(
             f"The base model '{row.name}' cannot be loaded from {place}: {str(err).splitlines()[0]}",
             hint="Give --model a folder that diffusers wrote, a hub id, or a single .safetensors file.",
         ) from err
-    # A pipeline that was loaded in one dtype may hold parts in another (the text encoders of some checkpoints).
-    return pipeline.to(dtype=getattr(torch, dtype))
+    for part in pipeline.components.values():  # some checkpoints hold parts in another dtype
+        if isinstance(part, torch.nn.Module) and part.dtype != dtype:
+            part.to(dtype)
+    return pipeline
+
+
+def _configuration(row: BaseModel, loading: Loading) -> str | None:
+    """Where diffusers finds the configuration of a single file: left to itself it fetches one, whatever it is told."""
+    if not loading.local_files_only:
+        return None
+    from huggingface_hub import snapshot_download
+
+    return str(snapshot_download(str(row.source), allow_patterns=["*.json", "*.txt"], local_files_only=True))
 
 
 def _scheduler(name: str, own: Any) -> Any:
     import diffusers
 
-    return getattr(diffusers, _choose("scheduler", name, SCHEDULERS)).from_config(own.config)
+    return getattr(diffusers, SCHEDULERS[name]).from_config(own.config)
 
 
-def _place(pipeline: Any, device: str, offload: str) -> Any:
-    if offload == "none":
-        return pipeline.to(device)
-    if device == "cpu":
-        raise UsageError(f"Offloading ('{offload}') needs a device to offload from; saw device 'cpu'.")
+def _place(pipeline: Any, loading: Loading) -> Any:
+    if loading.offload == "none":
+        return pipeline.to(loading.device)
     pipeline.vae.enable_slicing()
-    getattr(pipeline, offload)(device=device)
+    getattr(pipeline, OFFLOADS[loading.offload])(device=loading.device)
     return pipeline
 
 
-def _choose(what: str, name: str, table: dict[str, str]) -> str:
+def _choose(what: str, name: str, table: dict[str, str]) -> None:
     if name not in table:
         raise UsageError(f"Unknown {what} '{name}'; choose one of: {', '.join(table)}.")
-    return table[name]
 
 
 def base_fingerprint(pipeline: Any) -> str:
@@ -156,7 +198,8 @@ def base_fingerprint(pipeline: Any) -> str:
         return _weights_fingerprint(pipeline)
     if not Path(place).is_dir():
         return fingerprint(str(place))
-    return fingerprint([file_fingerprint(path) for path in sorted(Path(place).rglob("*.safetensors"))])
+    files = sorted(path for path in Path(place).rglob("*") if path.suffix in (".safetensors", ".bin"))
+    return fingerprint([file_fingerprint(path) for path in files])
 
 
 def _weights_fingerprint(pipeline: Any) -> str:

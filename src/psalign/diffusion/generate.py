@@ -11,7 +11,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,11 @@ from ..adapter.guard import AttachedAdapter
 from ..errors import GenerationError, OutputError, RecipeMismatch, UsageError
 from ..records import ManifestRow, PromptRow, fingerprint, write_bytes, write_json, write_jsonl
 from .base_models import base_fingerprint
+from .shards import Shard
+
+MAX_FAILURES_SHOWN = 100
+MAX_CUT_SHOWN = 10
+NO_LIMIT = 1 << 20  # tokens: to see what would be cut
 
 
 class Users(Protocol):
@@ -66,6 +71,13 @@ class GenerationConfig:
         if self.scale < 0:
             raise UsageError(f"scale must be at least 0; saw {self.scale}.")
 
+    def negatives(self, rows: Sequence[PromptRow]) -> list[str] | None:
+        """Negative prompts of rows; None where the run has none (for SDXL that is no text at all, not an empty one)."""
+        if not self.negative_prompt and not self.negative_prompts:
+            return None
+        by_user = self.negative_prompts or {}
+        return [by_user.get(row.user_id or "", self.negative_prompt) for row in rows]
+
 
 def generate(
     pipeline: Any,
@@ -88,26 +100,30 @@ def generate(
     if attached is not None:
         check_users(rows, users, attached)
     manifest = [_manifest_row(row, config, users) for row in rows]
-    open_run(
-        out,
-        {
-            "config": asdict(config),
-            "base": base_fingerprint(pipeline),
-            "rows": fingerprint([asdict(row) for row in rows]),
-            "users": users.fingerprint,
-            "drawn_users": _users_fingerprint(rows, users, with_vectors=attached is not None),
-        },
-    )
     shard = Shard()
     if shard.is_first:
-        _tell_cut_prompts(pipeline, rows)
+        open_run(
+            out,
+            {
+                "config": asdict(config),
+                "base": base_fingerprint(pipeline),
+                "rows": fingerprint([asdict(row) for row in rows]),
+                "users": users.fingerprint,
+                "drawn_users": _users_fingerprint(rows, users, with_vectors=attached is not None),
+            },
+        )
+    shard.wait()  # a folder of another run is refused before anything is drawn
+    if shard.is_first:
+        _tell_cut_prompts(pipeline, rows, config)
     drawing = Drawing(pipeline, config, users, attached)
     failed = shard.gather(_draw_share(drawing, rows, out, shard))
     if failed:
-        shown = "\n".join(f"  {name}: {why}" for name, why in failed[:5])
+        shown = [f"  {name}: {why}" for name, why in sorted(failed)[:MAX_FAILURES_SHOWN]]
+        more = [f"  and {len(failed) - len(shown)} more"] if len(failed) > len(shown) else []
         raise GenerationError(
-            f"{len(failed)} of {len(rows)} pictures could not be made; the others are in {out}.\n{shown}",
-            hint="Run the same command again for those that are missing; a smaller --batch-size needs less memory.",
+            f"{len(failed)} of {len(rows)} pictures could not be made; the others are in {out}.\n"
+            + "\n".join(shown + more),
+            hint="Run the same command again: it draws those that are missing, and then writes manifest.jsonl.",
         )
     if shard.is_first:
         write_jsonl(out / "manifest.jsonl", manifest)
@@ -127,33 +143,12 @@ class Drawing:
         return draw_batch(self.pipeline, rows, config=self.config, users=self.users, attached=self.attached)
 
 
-class Shard:
-    """This process among those that `accelerate launch` started; alone otherwise."""
-
-    def __init__(self) -> None:
-        from accelerate import PartialState
-
-        self._state = PartialState()
-        self.index, self.count = self._state.process_index, self._state.num_processes
-
-    @property
-    def is_first(self) -> bool:
-        return self.index == 0
-
-    def gather(self, failed: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Failures of all processes, once every one has drawn its share."""
-        if self.count == 1:
-            return failed
-        from accelerate.utils import gather_object
-
-        return list(gather_object(failed))
-
-
 def _draw_share(drawing: Drawing, rows: Sequence[PromptRow], out: Path, shard: Shard) -> list[tuple[str, str]]:
     """Draw the batches of this process that are not whole on disk. Returns (file name, why) of pictures that failed."""
     ordered = sorted(rows, key=lambda row: len(row.prompt))
     size = drawing.config.batch_size
-    batches = [ordered[start : start + size] for start in range(0, len(ordered), size)][shard.index :: shard.count]
+    # Shared out before looking at the disk, which other processes are writing to meanwhile.
+    batches = shard.share([ordered[start : start + size] for start in range(0, len(ordered), size)])
     batches = [batch for batch in batches if any(not (out / row.file_name).exists() for row in batch)]
     failed: list[tuple[str, str]] = []
     quiet = not batches or not shard.is_first
@@ -190,10 +185,9 @@ def draw_batch(
 
     Raises GenerationError for pictures that are not finite.
     """
-    negatives = config.negative_prompts or {}
     arguments: dict[str, Any] = {
         "prompt": [row.prompt for row in rows],
-        "negative_prompt": [negatives.get(row.user_id or "", config.negative_prompt) for row in rows],
+        "negative_prompt": config.negatives(rows),
         "generator": [torch.Generator().manual_seed(row.seed) for row in rows],
         "num_inference_steps": config.steps,
         "guidance_scale": config.guidance,
@@ -214,26 +208,30 @@ def draw_batch(
     return (pictures * 255).round().astype(np.uint8)
 
 
-def cut_prompts(pipeline: Any, rows: Sequence[PromptRow]) -> dict[str, str]:
-    """What the text encoder will not read of prompts that are too long for it, by prompt."""
+def cut_texts(pipeline: Any, texts: Iterable[str]) -> dict[str, str]:
+    """What the text encoder will not read of texts that are too long for it, by text."""
     cut: dict[str, str] = {}
     if not hasattr(pipeline, "tokenizer"):
         return cut
     tokenizer = pipeline.tokenizer
-    for prompt in dict.fromkeys(row.prompt for row in rows):
-        tokens = tokenizer(prompt, truncation=False, verbose=False).input_ids[1:-1]
+    for text in dict.fromkeys(texts):
+        tokens = tokenizer(text, truncation=True, max_length=NO_LIMIT).input_ids[1:-1]
         rest = tokens[tokenizer.model_max_length - 2 :]
         if rest:
-            cut[prompt] = tokenizer.decode(rest)
+            cut[text] = tokenizer.decode(rest)
     return cut
 
 
-def _tell_cut_prompts(pipeline: Any, rows: Sequence[PromptRow]) -> None:
-    cut = cut_prompts(pipeline, rows)
-    for prompt, rest in list(cut.items())[:5]:
-        print(f"Warning: a prompt is too long for the text encoder; not read: '{rest}' of '{prompt}'.", file=sys.stderr)
-    if len(cut) > 5:
-        print(f"Warning: {len(cut)} prompts in all are too long for the text encoder.", file=sys.stderr)
+def _tell_cut_prompts(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig) -> None:
+    negatives = config.negatives(rows) or []
+    cut = cut_texts(pipeline, [row.prompt for row in rows] + negatives)
+    told = [f"  {row.file_name}: '{cut[row.prompt]}'" for row in rows if row.prompt in cut]
+    told += [f"  negative prompt: '{cut[text]}'" for text in dict.fromkeys(negatives) if text in cut]
+    if told:
+        reads = pipeline.tokenizer.model_max_length
+        print(f"Warning: {len(told)} texts are longer than the {reads} tokens that are read. Cut:", file=sys.stderr)
+        more = [f"  and {len(told) - MAX_CUT_SHOWN} more"] if len(told) > MAX_CUT_SHOWN else []
+        print("\n".join(told[:MAX_CUT_SHOWN] + more), file=sys.stderr)
 
 
 def check_rows(rows: Sequence[PromptRow]) -> None:

@@ -12,6 +12,8 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,9 +23,14 @@ from ..records import PromptRow, Record, read_jsonl
 PERSONAL = frozenset(
     {"age", "age_group", "gender", "religion", "physical_condition", "mental_condition", "user_data"}
 )  # columns of a profile, which no prompt row may carry into a manifest
-PROFILE = PERSONAL - {"user_data"} | {"banned_categories"}
+PROFILE = PERSONAL - {"user_data"} | {"banned_categories", "banned"}
 OF_USERS = PROFILE | {"cluster_id", "allowed_categories"}  # taken out of a row
 PROMPT = ("prompt", "caption")  # names of the column that says what to draw
+FIRST_WORDS = {
+    **{name.split("_")[0]: name for name in sorted(PROFILE - {"age_group", "banned"})},
+    "user": "user_id",
+}  # of the columns that a limit hangs on
+OURS = OF_USERS | {*PROMPT, "user_id", "user_data", "file_name", "seed", "meta"}
 OF_PAIRS = ("chosen", "rejected")  # columns of SAGE rows that say nothing of a picture to draw
 
 
@@ -44,13 +51,14 @@ def load_prompts(path: Path) -> list[PromptRow]:
 
 
 def load_meta_file(path: Path, *, seed: int = 0) -> list[MetaRow]:
-    """Rows of a META_FILE: .csv, or .jsonl with prompt rows or SAGE rows; column names in any letter case.
+    """Rows of a META_FILE: CSV, or JSON lines of prompt rows or SAGE rows; column names in any letter case.
 
     Needed is `prompt` (or `caption`). A row without file_name is numbered; one without a seed gets its own from `seed`
     and its number, whoever draws it. Columns that are none of ours are kept in meta.
-    Raises DatasetError that names file and row: no rows, no prompt column, a value that makes no sense.
+    Raises DatasetError that names file and row: no rows, no prompt column, two columns of one name, a column that is
+    nearly one of ours, a value that makes no sense.
     """
-    reader = read_jsonl(path) if path.suffix.lower() == ".jsonl" else _read_csv(path)
+    reader = read_jsonl(path) if _is_jsonl(path) else _read_csv(path)
     rows = [_meta_row(record, number, seed, f"{path}, row {number}") for number, record in enumerate(reader, start=1)]
     if not rows:
         raise DatasetError(f"{path} has no rows.", hint="Expected a header line with prompt, and a row for a picture.")
@@ -73,11 +81,15 @@ def _variant(row: PromptRow, i: int) -> PromptRow:
 
 
 def _meta_row(record: Record, number: int, seed: int, where: str) -> MetaRow:
-    columns = {_column(key): value for key, value in record.items()}
+    columns = _columns(record, where)
     told = columns.pop("user_data", None) or {}
-    if not isinstance(told, dict):
-        raise DatasetError(f"{where}: user_data must be a JSON object; saw {told!r}.")
-    columns |= {_column(key): value for key, value in told.items()}
+    if not isinstance(told, dict):  # which is personal: what it says instead is not shown
+        raise DatasetError(f"{where}: user_data must be a JSON object; saw {type(told).__name__}.")
+    for name, value in _columns(told, f"{where}, user_data").items():
+        if columns.get(name) in (None, ""):
+            columns[name] = value
+        elif _seven_digits(str(columns[name])) != _seven_digits(str(value)):
+            raise DatasetError(f"{where}: {name} is not the one of user_data; give it once.")
     prompt = next((columns.pop(name) for name in PROMPT if name in columns), None)
     if prompt is None:
         raise DatasetError(
@@ -96,6 +108,37 @@ def _meta_row(record: Record, number: int, seed: int, where: str) -> MetaRow:
     }
     known = any(value not in (None, "") for value in profile.values())
     return MetaRow(_prompt_row(row, where), profile if known else None)
+
+
+def _is_jsonl(path: Path) -> bool:
+    """Told by the name, or by the first character of a file that is called neither .jsonl nor .csv."""
+    if path.suffix.lower() in (".jsonl", ".csv") or not path.is_file():
+        return path.suffix.lower() == ".jsonl"
+    with path.open("rb") as stream:
+        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+
+
+def _columns(record: Record, where: str) -> Record:
+    """A record by the names of its columns. Two columns of one name, or nearly one of ours, could lose a limit."""
+    columns: Record = {}
+    for key, value in record.items():
+        name = _column(key)
+        if name in columns:
+            raise DatasetError(f"{where}: there are two columns {name}; keep one.")
+        meant = _meant(name)
+        if meant is not None:
+            raise DatasetError(f"{where}: column {key}: did you mean {meant}? Rename or remove it.")
+        columns[name] = value
+    return columns
+
+
+@lru_cache(maxsize=1024)
+def _meant(name: str) -> str | None:
+    """The column of ours that an unknown one was probably meant for: same first word, or nearly the same letters."""
+    if name in OURS:
+        return None
+    near = get_close_matches(name, sorted(OURS), n=1, cutoff=0.87)
+    return FIRST_WORDS.get(name.split("_")[0]) or (near[0] if near else None)
 
 
 def _picture_name(given: Any, number: int) -> Any:
@@ -128,6 +171,9 @@ def _read_csv(path: Path) -> Iterator[Record]:
     except (UnicodeDecodeError, csv.Error) as err:
         raise DatasetError(f"{path} is no CSV file: {err}.") from err
     header = [name.strip() for name in rows[0]] if rows else []
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise DatasetError(f"{path}: there are two columns {twice}; keep one.")
     if header and not {_column(name) for name in header} & set(PROMPT):
         raise DatasetError(
             f"{path}: there is no column prompt (or caption); saw {', '.join(header)}.",
