@@ -50,7 +50,7 @@ def pictures(folder):
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +61,37 @@ def whole(folder):
     return folder / "whole"
 
 
+def several(folder, out, *, fail="nothing fails"):
+    """Two processes; what each of them draws is noted in <out>-notes."""
+    notes = folder / f"{out}-notes"
+    notes.mkdir()
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    script = [str(ROOT / "tests/one_of_several.py"), str(notes)]
+    command = [*launch, "--main_process_port", "0", *script, *flags(folder, out=out)]
+    return subprocess.run(command, env={**environment(), "FAIL": fail}, capture_output=True, text=True, timeout=300)
+
+
 def test_two_processes_write_the_files_of_one(folder, whole):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command = [*launch, "--main_process_port", "0", str(ROOT / "infer.py"), *flags(folder, out="two")]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    done = several(folder, "two")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("6 pictures and manifest.jsonl") == 1
+    first, second = ((folder / "two-notes" / f"{i} of 2").read_text().split() for i in range(2))
+    assert sorted(first + second) == sorted(pictures(whole))  # each by one of them, once
+    assert min(len(first), len(second)) == 2
     assert pictures(folder / "two") == pictures(whole)
     assert (folder / "two/manifest.jsonl").read_text() == (whole / "manifest.jsonl").read_text()
+
+
+def test_what_fails_in_any_process_is_told_at_the_end_and_the_others_are_kept(folder, whole):
+    done = several(folder, "failed", fail="cat")
+    rows = read_manifest(whole / "manifest.jsonl")
+    cats = sorted(row.file_name for row in rows if "cat" in row.prompt)
+    told = "\n".join(f"  {name}: no memory left" for name in cats)
+    assert done.returncode == 1
+    where = folder / "failed"
+    assert f"3 of 6 pictures could not be made; the others are in {where}.\n{told}\nRun the same" in done.stderr
+    assert sorted(pictures(where)) == sorted(row.file_name for row in rows if row.file_name not in cats)
+    assert not (where / "manifest.jsonl").exists()
 
 
 def test_killed_and_started_again_is_never_killed(folder, whole):
@@ -135,6 +159,12 @@ MISTAKES = {
     "scale nan": ({"scale": "nan"}, 2, "must be finite; saw nan"),
     "no vectors": ({"embeddings": None}, 2, "need user vectors"),
     "unknown scheduler": ({"scheduler": "magic"}, 2, "Unknown scheduler 'magic'; choose one of: ddim, dpm"),
+    "a column that is nearly one of ours": (
+        {"prompts": "prompt,religon,user_id\na,Islam,level_1\n"},
+        1,
+        "did you mean religion?",
+    ),
+    "unknown device": ({"device": "magic"}, 2, "There is no device 'magic' here; choose one of: cpu"),
     "unknown dtype": ({"dtype": "int8"}, 2, "Unknown dtype 'int8'; choose one of: fp32, fp16, bf16"),
     "unknown offload": ({"offload": "some"}, 2, "Unknown offload 'some'; choose one of: none, model, sequential"),
     "nothing to offload from": ({"offload": "model", "device": "cpu"}, 2, "needs a device to offload from"),
