@@ -11,6 +11,7 @@ import pytest
 
 from psalign.adapter.checkpoint import save_adapter
 from psalign.adapter.convert import write_published
+from psalign.cli import main
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
 from psalign.users.language_model import TransformersEmbedder
 from tiny_language_model import save_language_model
@@ -42,24 +43,55 @@ def folder(tmp_path_factory):
     return where
 
 
-def launch(name, folder, **environment):
+@pytest.fixture(scope="module")
+def recorder(tmp_path_factory):
+    """A "python" that only notes what it is called with."""
+    script = tmp_path_factory.mktemp("bin") / "python"
+    script.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$NOTES"\n')
+    script.chmod(0o755)
+    return script
+
+
+def start(name, folder, **environment):
+    """Run a launcher for real, from the folder."""
     base = name.split("_")[1]
     given = {
         "META_FILE": "meta.csv", "SD_MODEL": base, "PSA_PATH": f"psa-{base}", "EMBEDS": "embeddings",
-        "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment,
+        "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment,
     }  # fmt: skip
     known = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "PYTHONPATH", "LANG")}
     known["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), known.get("PYTHONPATH", "")])
     command = [str(ROOT / "launchers" / f"{name}.sh"), "--steps", "1"]
-    set_ = {key: value for key, value in given.items() if value is not None}
+    set_ = {key: str(value) for key, value in given.items() if value is not None}
     return subprocess.run(command, cwd=folder, env={**known, **set_}, capture_output=True, text=True, timeout=300)
 
 
+@pytest.fixture
+def launch(folder, recorder, monkeypatch, capsys):
+    """Run a launcher up to its Python, and that command in this process: no minute goes into loading libraries."""
+
+    def one(name, **environment):
+        done = start(name, folder, **{"PYTHON": recorder, "NOTES": folder / "notes", **environment})
+        if done.returncode:
+            return done.returncode, done.stderr
+        script, *arguments = (folder / "notes").read_text().splitlines()
+        assert Path(script).resolve() == ROOT / "infer.py"
+        monkeypatch.chdir(folder)
+        status = main(["generate", *arguments])
+        return status, capsys.readouterr().err
+
+    return one
+
+
+def rows_of(out):
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_every_launcher_runs(name, folder):
-    done = launch(name, folder, OUT=f"out/{name}")
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (folder / "out" / name / "manifest.jsonl").read_text().splitlines()]
+def test_every_launcher_runs(name, folder, launch):
+    status, err = launch(name, OUT=f"out/{name}")
+    assert status == 0, err
+    rows = rows_of(folder / "out" / name)
     assert len(rows) == 2
     assert all((folder / "out" / name / row["file_name"]).is_file() for row in rows)
     assert {row["method"] for row in rows} == {"base" if name.endswith("base") else "prompt"}
@@ -68,33 +100,51 @@ def test_every_launcher_runs(name, folder):
         assert rows[0]["banned"] == ["Hate", "Violence", "Self-Harm", "Sexuality", "Shocking"]
 
 
+def test_a_launcher_with_two_processes_from_first_to_last(folder):
+    done = start("infer_sdxl_psa", folder, NUM_PROCESSES=2, OUT="two", LEVEL=5)
+    assert done.returncode == 0, done.stderr
+    assert [(row["level"], row["base"]) for row in rows_of(folder / "two")] == [(5, "sdxl")] * 2
+
+
+def test_pictures_go_to_a_folder_by_base_method_and_level(folder, launch):
+    for name, level, out in (
+        ("infer_sd15_psa", "4", "outputs/sd15/psa/level_4"),
+        ("infer_sd15_base", "4", "outputs/sd15/base"),  # which knows no levels
+    ):
+        assert launch(name, LEVEL=level)[0] == 0
+        assert len(rows_of(folder / out)) == 2
+
+
 def test_all_six_are_there():
     assert [f"infer_{base}_{method}" for base in PIPELINES for method in ("base", "psa", "psa_llm")] == LAUNCHERS
 
 
-def test_a_level_and_a_published_checkpoint(folder):
-    done = launch("infer_sd15_psa", folder, LEVEL="5", PSA_PATH="sd15-published", EMBEDS="vectors", OUT="published")
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (folder / "published/manifest.jsonl").read_text().splitlines()]
+def test_a_level_and_a_published_checkpoint(folder, launch):
+    given = {"LEVEL": "5", "PSA_PATH": "sd15-published", "EMBEDS": "vectors", "OUT": "published"}
+    status, err = launch("infer_sd15_psa", **given)
+    assert status == 0, err
+    rows = rows_of(folder / "published")
     assert {(row["method"], row["level"], row["recipe"]) for row in rows} == {("published", 5, "published")}
 
 
-def test_profiles_read_by_a_language_model(folder):
-    llm = save_language_model(folder / "llm")
+def test_profiles_read_by_a_language_model(folder, launch):
+    llm = save_language_model(folder / "llm of ours")
     store = EmbeddingStore.build([*sample_profiles(20, seed=1), *level_profiles()], TransformersEmbedder(llm))
     store.save(folder / "llm-embeddings")
     adapter = random_adapter(PIPELINES["sd15"](), "prompt", llm_dim=store.recipe.llm_dim)
     adapter.register_to_config(recipe=store.fingerprint)
     save_adapter(adapter, folder / "llm-adapter")
     given = {"PSA_PATH": "llm-adapter", "EMBEDS": "llm-embeddings", "LLM": llm, "OUT": "by-llm"}
-    done = launch("infer_sd15_psa_llm", folder, **given)
-    assert done.returncode == 0, done.stderr
-    assert len((folder / "by-llm/manifest.jsonl").read_text().splitlines()) == 2
+    status, err = launch("infer_sd15_psa_llm", **given)
+    assert status == 0, err
+    assert len(rows_of(folder / "by-llm")) == 2
 
 
 MISTAKES = {
-    "no META_FILE": ("infer_sd15_base", {"META_FILE": None}, "set META_FILE", 2),
-    "no adapter": ("infer_sdxl_psa", {"PSA_PATH": None}, "set PSA_PATH", 2),
+    "no META_FILE": ("infer_sd15_base", {"META_FILE": None}, "infer_sd15_base.sh: set META_FILE (a .csv", 2),
+    "no adapter": ("infer_sdxl_psa", {"PSA_PATH": None}, "infer_sdxl_psa.sh: set PSA_PATH (an adapter", 2),
+    "a level for profiles": ("infer_sd15_psa_llm", {"LEVEL": "3"}, "LEVEL is for infer_sd15_psa.sh; unset it", 2),
+    "no such Python": ("infer_sd15_base", {"PYTHON": "/no/python"}, "there is no /no/python; set PYTHON", 2),
     "level nine": ("infer_sd15_psa", {"LEVEL": "9"}, "Level must be 0, 1, 2, 3, 4 or 5; saw '9'", 2),
     "an adapter of another base": (
         "infer_sd15_psa",
@@ -103,13 +153,14 @@ MISTAKES = {
         1,
     ),
     "another model": ("infer_sd15_base", {"SD_MODEL": "nothing"}, "'sd15' cannot be loaded from nothing", 1),
+    "no vectors": ("infer_sd15_psa", {"EMBEDS": None}, "data/embeddings holds no user vectors", 1),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_give_a_message(mistake, folder):
-    name, environment, message, status = MISTAKES[mistake]
-    done = launch(name, folder, OUT="wrong", **environment)
-    assert (done.returncode, "Traceback" in done.stderr) == (status, False)
-    assert message in done.stderr
+def test_mistakes_give_a_message(mistake, folder, launch):
+    name, environment, message, expected = MISTAKES[mistake]
+    status, err = launch(name, OUT="wrong", **environment)
+    assert (status, "Traceback" in err) == (expected, False)
+    assert message in err
     assert not (folder / "wrong").exists()
