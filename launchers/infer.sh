@@ -30,7 +30,11 @@ command -v "$python" > /dev/null || stop "there is no $python; set PYTHON (an in
 out=outputs/$base/$method${LEVEL:+/level_$LEVEL}
 arguments=(--prompts "$META_FILE" --base "$base" --out "${OUT:-$out}")
 if [ -n "${SD_MODEL:-}" ]; then arguments+=(--model "$SD_MODEL"); fi
-if [ "$method" != base ]; then arguments+=(--adapter "$PSA_PATH" --embeddings "${EMBEDS:-data/embeddings}"); fi
+if [ "$method" = base ]; then # with EMBEDS the manifest names users and their bans, to compare with
+    arguments+=(${EMBEDS:+--embeddings "$EMBEDS"})
+else
+    arguments+=(--adapter "$PSA_PATH" --embeddings "${EMBEDS:-data/embeddings}")
+fi
 if [ -n "${LEVEL:-}" ]; then arguments+=(--level "$LEVEL"); fi
 if [ "$method" = psa_llm ]; then arguments+=(--profiles ${LLM:+--llm "$LLM"}); fi
 

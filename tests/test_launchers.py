@@ -96,6 +96,7 @@ def test_every_launcher_runs(name, folder, launch):
     assert all((folder / "out" / name / row["file_name"]).is_file() for row in rows)
     assert {row["method"] for row in rows} == {"base" if name.endswith("base") else "prompt"}
     assert "female" not in json.dumps(rows)
+    assert {row["user_id"] for row in rows} == set(EmbeddingStore.load(folder / "embeddings").user_ids[:2])
     if name.endswith("llm"):  # bans by the rules from the columns, not those of the stored users
         assert rows[0]["banned"] == ["Hate", "Violence", "Self-Harm", "Sexuality", "Shocking"]
 
@@ -104,6 +105,11 @@ def test_a_launcher_with_two_processes_from_first_to_last(folder):
     done = start("infer_sdxl_psa", folder, NUM_PROCESSES=2, OUT="two", LEVEL=5)
     assert done.returncode == 0, done.stderr
     assert [(row["level"], row["base"]) for row in rows_of(folder / "two")] == [(5, "sdxl")] * 2
+
+
+def test_the_base_model_needs_no_users(folder, launch):
+    assert launch("infer_sd15_base", EMBEDS=None, OUT="nobody")[0] == 0
+    assert {(row["user_id"], row["recipe"]) for row in rows_of(folder / "nobody")} == {(None, "nobody")}
 
 
 def test_pictures_go_to_a_folder_by_base_method_and_level(folder, launch):

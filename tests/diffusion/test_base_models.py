@@ -11,7 +11,8 @@ from safetensors.torch import save
 from helpers import tiny_unet
 from psalign.diffusion.base_models import BASES, SCHEDULERS, base_fingerprint, find_base, load_pipeline
 from psalign.errors import CheckpointError, UsageError
-from tiny_pipelines import PIPELINES, draw, save_pipeline
+from single_file import save_single_file
+from tiny_pipelines import PIPELINES, draw, save_pipeline, sd15_pipeline
 
 
 @pytest.fixture
@@ -76,6 +77,19 @@ def test_it_loads_without_a_word_and_reads_a_variant(saved, tmp_path, caplog):
     with pytest.raises(CheckpointError, match=f"The base model '{base}' cannot be loaded from"):
         load_pipeline(base, source=str(tmp_path / base), variant="none")
     assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_a_single_file(tmp_path):
+    folder, names = save_pipeline(sd15_pipeline(), tmp_path / "sd15"), set()
+    for seed in (0, 1):
+        pipeline = sd15_pipeline()
+        with torch.no_grad():
+            pipeline.unet.conv_out.bias += seed
+        path = save_single_file(pipeline, tmp_path / f"{seed}.safetensors")
+        loaded = load_pipeline("sd15", source=str(path), config=str(folder), local_files_only=True)
+        assert torch.allclose(draw(loaded), draw(pipeline), atol=1e-4)
+        names.add(base_fingerprint(loaded))
+    assert len(names) == 2
 
 
 def test_nothing_is_fetched_where_that_is_forbidden(tmp_path, monkeypatch):

@@ -53,6 +53,7 @@ def generate(arguments: argparse.Namespace) -> None:
         offload=arguments.offload,
         variant=arguments.variant,
         local_files_only=arguments.local_files_only,
+        config=arguments.model_config,
     )
     attached = None if adapter is None else attach(pipeline, adapter)
     rows = repeat(rows, arguments.images_per_prompt)
@@ -141,6 +142,7 @@ def add_commands(groups: Any) -> None:
     _add_users(one)
     one.add_argument("--base", default="mini", help="mini, sd15 or sdxl (default mini)")
     add_model(one)
+    one.add_argument("--model-config", help="folder or hub id with the configuration of a single-file --model")
     one.add_argument("--variant", help="of the base model's files, as fp16: half the download")
     one.add_argument("--local-files-only", action="store_true", help="download nothing")
     _add_sampling(one)

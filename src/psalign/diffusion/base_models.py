@@ -98,6 +98,7 @@ class Loading:
     offload: "none"; "model" keeps one model at a time on the device (SDXL in 8 GB, SD1.5 in 4 GB, with fp16);
     "sequential" one layer at a time, slowly.
     variant: of the weights' files on the hub ("fp16": half the download). local_files_only: fetch nothing.
+    config: folder or hub id that has the configuration of a single file; None: the hub's, for that kind of file.
     """
 
     source: str | None = None
@@ -107,6 +108,7 @@ class Loading:
     offload: str = "none"
     variant: str | None = None
     local_files_only: bool = False
+    config: str | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError for an unknown name, and for offloading from no device."""
@@ -165,8 +167,8 @@ def _load(row: BaseModel, place: str, loading: Loading) -> Any:
 
 def _configuration(row: BaseModel, loading: Loading) -> str | None:
     """Where diffusers finds the configuration of a single file: left to itself it fetches one, whatever it is told."""
-    if not loading.local_files_only:
-        return None
+    if loading.config is not None or not loading.local_files_only:
+        return loading.config
     from huggingface_hub import snapshot_download
 
     return str(snapshot_download(str(row.source), allow_patterns=["*.json", "*.txt"], local_files_only=True))
