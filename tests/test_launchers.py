@@ -61,7 +61,7 @@ def start(name, folder, **environment):
     }  # fmt: skip
     known = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "PYTHONPATH", "LANG")}
     known["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), known.get("PYTHONPATH", "")])
-    command = [str(ROOT / "launchers" / f"{name}.sh"), "--steps", "1"]
+    command = [str(ROOT / "launchers" / f"{name}.sh"), "--steps", "1", "--batch-size", "1"]
     set_ = {key: str(value) for key, value in given.items() if value is not None}
     return subprocess.run(command, cwd=folder, env={**known, **set_}, capture_output=True, text=True, timeout=300)
 
@@ -102,9 +102,10 @@ def test_every_launcher_runs(name, folder, launch):
 
 
 def test_a_launcher_with_two_processes_from_first_to_last(folder):
-    done = start("infer_sdxl_psa", folder, NUM_PROCESSES=2, OUT="two", LEVEL=5)
+    """The second process has its users' vectors from the first."""
+    done = start("infer_sdxl_psa_llm", folder, NUM_PROCESSES=2, OUT="two")
     assert done.returncode == 0, done.stderr
-    assert [(row["level"], row["base"]) for row in rows_of(folder / "two")] == [(5, "sdxl")] * 2
+    assert [(row["base"], len(row["banned"])) for row in rows_of(folder / "two")] == [("sdxl", 5), ("sdxl", 2)]
 
 
 def test_the_base_model_needs_no_users(folder, launch):

@@ -11,7 +11,7 @@ def test_a_process_alone_has_everything():
     shard = Shard("cpu")
     shard.wait()
     assert (shard.index, shard.count, shard.is_first, shard.device) == (0, 1, True, torch.device("cpu"))
-    assert (shard.share("abc"), shard.gather(["a"])) == ("abc", ["a"])
+    assert (shard.share("abc"), shard.gather(["a"]), shard.from_first(lambda: 3)) == ("abc", ["a"], 3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

@@ -14,6 +14,7 @@ from .options import add_model, add_out, at_least, command, level
 
 if TYPE_CHECKING:
     from ..diffusion.prompts import MetaRow
+    from ..diffusion.shards import Shard
     from ..users.embedding import EmbeddingStore
     from ..users.profile import UserProfile
 
@@ -31,7 +32,7 @@ def generate(arguments: argparse.Namespace) -> None:
     adapter = None if arguments.adapter is None else load_adapter(arguments.adapter, base=base.name)
     shard = Shard(arguments.device)
     meta = load_meta_file(arguments.prompts, seed=arguments.seed)
-    rows, users = _rows_and_users(meta, arguments, device=str(shard.device))
+    rows, users = _rows_and_users(meta, arguments, shard)
     config = GenerationConfig(
         method="base" if adapter is None else adapter.config.kind,
         base=base.name,
@@ -63,7 +64,7 @@ def generate(arguments: argparse.Namespace) -> None:
 
 
 def _rows_and_users(
-    meta: Sequence[MetaRow], arguments: argparse.Namespace, *, device: str
+    meta: Sequence[MetaRow], arguments: argparse.Namespace, shard: Shard
 ) -> tuple[list[PromptRow], Any]:
     """Rows with their users, and the vectors and bans of those; nobody's where no adapter is to draw for them."""
     from ..users.embedding import EmbeddingStore
@@ -82,11 +83,11 @@ def _rows_and_users(
     store = EmbeddingStore.load(arguments.embeddings, profiles=people)
     if arguments.level is not None:
         return [replace(row, user_id=level_user(arguments.level, store)) for row in rows], store
-    return (rows, store) if not arguments.profiles else _embed_profiles(meta, store, arguments, device=device)
+    return (rows, store) if not arguments.profiles else _embed_profiles(meta, store, arguments, shard)
 
 
 def _embed_profiles(
-    meta: Sequence[MetaRow], store: EmbeddingStore, arguments: argparse.Namespace, *, device: str
+    meta: Sequence[MetaRow], store: EmbeddingStore, arguments: argparse.Namespace, shard: Shard
 ) -> tuple[list[PromptRow], EmbeddingStore]:
     """Users made of the profile columns of the rows, in the space of the stored vectors."""
     from ..users.embedding import EmbeddingStore
@@ -100,8 +101,12 @@ def _embed_profiles(
         if profiles.setdefault(profile.user_id, profile) != profile:
             raise UsageError(f"{where}: user {profile.user_id} has another profile than in a row before.")
         rows.append(replace(row.prompt, user_id=profile.user_id))
-    embedder = embedder_for(store.recipe, model=arguments.llm, device=device)
-    return rows, EmbeddingStore.build(list(profiles.values()), embedder, statistics_of=store)
+
+    def build() -> EmbeddingStore:
+        embedder = embedder_for(store.recipe, model=arguments.llm, device=str(shard.device))
+        return EmbeddingStore.build(list(profiles.values()), embedder, statistics_of=store)
+
+    return rows, shard.from_first(build)
 
 
 def _profile(row: MetaRow, number: int, where: str) -> UserProfile:

@@ -6,7 +6,7 @@ the manifest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -48,6 +48,15 @@ class Shard:
     def share(self, things: Sequence[T]) -> Sequence[T]:
         """Every count-th thing: no two processes have one in common, and together they have all."""
         return things[self.index :: self.count]
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What make() gives in the first process, for all: it may be costly, and another chip may give other bits."""
+        if self.count == 1:
+            return make()
+        from accelerate.utils import broadcast_object_list
+
+        made: list[T] = broadcast_object_list([make() if self.is_first else None])
+        return made[0]
 
     def gather(self, things: list[T]) -> list[T]:
         """The things of all processes, once every one is here."""
