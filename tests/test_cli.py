@@ -49,7 +49,7 @@ def test_the_path_by_commands(tmp_path, capsys):
     assert status == 0
     assert "pictures and manifest.jsonl" in out
     numbers = tmp_path / "metrics.json"
-    status, out, _ = run(capsys, "eval", "--pictures", tmp_path / "pictures", "--out", numbers)
+    status, out, _ = run(capsys, "eval", "measure", "--pictures", tmp_path / "pictures", "--out", numbers)
     assert (status, "suppressed" in out) == (0, True)
     assert set(json.loads(numbers.read_text())["methods"]) == {"prompt"}
 
@@ -193,7 +193,7 @@ MISTAKES = {
         1,
         "was trained for 'sd15'; this run uses 'mini'",
     ),
-    "no pictures": (("eval", "--pictures", "none"), 1, "holds no method"),
+    "no pictures": (("eval", "measure", "--pictures", "none"), 1, "holds no method"),
 }
 
 
@@ -231,7 +231,7 @@ def test_interrupting_says_how_to_go_on(capsys, monkeypatch):
 
 
 def test_every_help_has_an_example(capsys):
-    commands = ["quickstart", "train", "generate", "eval", "embed", "presets", "users sample", "mini build",
+    commands = ["quickstart", "train", "generate", "eval measure", "embed", "presets", "users sample", "mini build",
                 "adapter info",
                 "mini train-base", "mini train-detector", "mini check", "mini sheet"]  # fmt: skip
     for command in commands:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import OutputError, PSAlignError
-from . import adapter, embed, generate, mini, path, sage, users
+from . import adapter, embed, eval, generate, mini, path, sage, users
 from .options import Formatter
 
 
@@ -68,6 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"psalign {__version__}")
     groups = parser.add_subparsers(metavar="COMMAND", required=True)
-    for room in (path, generate, users, embed, adapter, sage, mini):
+    for room in (path, generate, users, embed, adapter, sage, eval, mini):
         room.add_commands(groups)
     return parser

@@ -1,4 +1,4 @@
-"""Commands of the path of data: quickstart, train, eval, presets."""
+"""Commands of the path of data: quickstart, train, presets."""
 
 from __future__ import annotations
 
@@ -35,16 +35,6 @@ def train(arguments: argparse.Namespace) -> None:
     print(f"Adapter: {arguments.out / 'adapter'}")
 
 
-def evaluate(arguments: argparse.Namespace) -> None:
-    from ..evaluation.benchmark import evaluate_methods
-    from ..mini.detector import load_detector
-    from ..records import write_json
-
-    metrics = evaluate_methods(arguments.pictures, load_detector())
-    write_json(arguments.out, metrics)
-    print(summary(metrics))
-
-
 def presets(arguments: argparse.Namespace) -> None:
     from ..config import list_presets, load_preset
 
@@ -70,11 +60,6 @@ def add_commands(groups: Any) -> None:
     add_out(one, "trained_models/mini")
     add_model(one)
     one.add_argument("--seed", type=at_least(0), default=0)
-
-    one = command(groups, "eval", evaluate, "measure mini pictures: was each user's limit kept?",
-                   "psalign eval --pictures outputs/quickstart/pictures --out outputs/metrics.json")  # fmt: skip
-    one.add_argument("--pictures", type=Path, required=True, help="folder with one folder per method")
-    add_out(one, "outputs/metrics.json")
 
     one = command(groups, "presets", presets, "list presets, or print one", "psalign presets mini-quickstart")
     one.add_argument("name", nargs="?")
