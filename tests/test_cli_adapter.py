@@ -1,6 +1,7 @@
 """psalign adapter ...: adapters on disk, by command."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -120,3 +121,60 @@ def test_vectors_that_replace_others_keep_users_and_bans(folder):
     assert other.user_ids == store.user_ids
     assert other.banned(store.user_ids[0]) == store.banned(store.user_ids[0])
     assert np.array_equal(other.vectors(store.user_ids[:1]), np.ones((1, 3)))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("convert", "full"),
+        ("compress", "full", "--embeddings", "vectors", "--rank", "2"),
+        ("compress", "psa_adapter.safetensors", "--embeddings", "vectors"),
+    ],
+)
+def test_a_folder_with_other_files_is_left_alone(arguments, folder, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    given = [folder / part if (folder / part).exists() else part for part in arguments]
+    status, _, err = run(capsys, "adapter", *given, "--out", tmp_path)
+    assert status == 1
+    assert "holds something else than an adapter: thesis.txt" in err
+    assert "Choose another --out" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_adapter_with_other_files_beside_it_is_left_alone(folder, tmp_path, capsys):
+    run(capsys, "adapter", "convert", folder / "full", "--out", tmp_path / "made")
+    (tmp_path / "made/psa_adapter.bin").write_bytes(b"published")
+    status, _, err = run(capsys, "adapter", "convert", folder / "full", "--out", tmp_path / "made")
+    assert status == 1
+    assert "psa_adapter.bin" in err
+    assert (tmp_path / "made/psa_adapter.bin").read_bytes() == b"published"
+
+
+def test_an_adapter_alone_is_replaced(folder, tmp_path, capsys):
+    for dtype in ("fp32", "fp16"):
+        assert run(capsys, "adapter", "convert", folder / "full", "--out", tmp_path / "made", "--dtype", dtype)[0] == 0
+    assert (
+        load_file(tmp_path / "made/diffusion_pytorch_model.safetensors")["user_proj.norm.weight"].dtype == torch.float16
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize("command", [("convert", "--to", "published"), ("export-ip-adapter",)])
+def test_a_checkpoint_is_not_written_over(command, folder, tmp_path, capsys):
+    (tmp_path / "psa_adapter.safetensors").write_bytes(b"weights")
+    out = tmp_path if command[0] == "convert" else tmp_path / "psa_adapter.safetensors"
+    status, _, err = run(capsys, "adapter", command[0], folder / "full", *command[1:], "--out", out)
+    assert status == 1
+    assert "is there already" in err
+    assert (tmp_path / "psa_adapter.safetensors").read_bytes() == b"weights"
+
+
+def test_folding_leaves_other_vectors_alone(folder, tmp_path, capsys):
+    shutil.copytree(folder / "vectors", tmp_path / "embeddings")
+    before = (tmp_path / "embeddings/vectors.safetensors").read_bytes()
+    status, _, err = run(
+        capsys, "adapter", "fold", folder / "full", "--embeddings", tmp_path / "embeddings", "--out", tmp_path
+    )
+    assert status == 1
+    assert "not folded" in err
+    assert (tmp_path / "embeddings/vectors.safetensors").read_bytes() == before

@@ -1,12 +1,17 @@
 """Adapters on disk: the same bits come back, and what does not fit is refused."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from helpers import tiny_adapter, tiny_unet
+from psalign.adapter.adapter import PSAAdapter
+from psalign.adapter.card import model_card
 from psalign.adapter.checkpoint import WEIGHTS, adapter_fingerprint, load_adapter, save_adapter
 from psalign.errors import CheckpointError
 
@@ -92,3 +97,35 @@ def test_broken_config(saved):
 def test_config_is_readable(saved):
     config = json.loads((saved[1] / "config.json").read_text())
     assert (config["kind"], config["base"], config["recipe"]) == ("prompt", "mini", "tests")
+
+
+def test_save_pretrained_writes_the_card(tmp_path):
+    adapter = PSAAdapter(kind="prompt", recipe="abc")
+    adapter.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == model_card(adapter)
+    assert load_adapter(tmp_path).config.recipe == "abc"
+
+
+@pytest.mark.parametrize("door", ["push_to_hub", "save_pretrained"])
+def test_pushing_to_the_hub_keeps_the_card(door, tmp_path, monkeypatch):
+    sent, made = {}, {}
+
+    def upload_folder(*, repo_id, folder_path, **options):
+        sent.update({path.name: path.read_bytes() for path in Path(folder_path).iterdir()}, repo_id=repo_id)
+        return "address of the commit"
+
+    monkeypatch.setattr(huggingface_hub, "upload_folder", upload_folder)
+    monkeypatch.setattr(
+        huggingface_hub,
+        "create_repo",
+        lambda repo_id, **options: made.update(options) or SimpleNamespace(repo_id=repo_id),
+    )
+    adapter = PSAAdapter(kind="prompt", recipe="abc")
+    if door == "push_to_hub":
+        assert adapter.push_to_hub("someone/psa", private=True) == "address of the commit"
+        assert made["private"] is True
+    else:
+        adapter.save_pretrained(tmp_path / "psa", push_to_hub=True)
+    assert sent["README.md"].decode() == model_card(adapter)
+    assert {"config.json", "diffusion_pytorch_model.safetensors"} <= set(sent)
+    assert sent["repo_id"].endswith("psa")

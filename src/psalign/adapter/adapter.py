@@ -5,7 +5,10 @@ Place on the path of data: step 4. One class, two kinds: `prompt` (ours) and `pu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -13,6 +16,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from ..errors import UsageError
+from .card import model_card
 from .prompt import PromptRewriter
 from .published import UserAttention
 
@@ -74,6 +78,33 @@ class PSAAdapter(ModelMixin, ConfigMixin):
         if value_rank:
             self.to_shared = nn.Linear(context_dim, value_rank, bias=False)
         self.layers = nn.ModuleList(UserAttention(value_rank or context_dim, width, keys=with_keys) for width in widths)
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any
+    ) -> None:
+        """As every model of diffusers, with our card."""
+        super().save_pretrained(save_directory, **options)
+        (Path(save_directory) / "README.md").write_text(model_card(self), encoding="utf-8")
+        if push_to_hub:
+            self.push_to_hub(Path(save_directory).name)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload config, weights and card, as `save_pretrained` writes them. Returns the commit's address.
+
+        options: private, token of huggingface_hub's create_repo; commit_message, create_pr of its upload_folder.
+        """
+        from huggingface_hub import create_repo, upload_folder
+
+        private, token = options.pop("private", None), options.pop("token", None)
+        commit_message = options.pop("commit_message", None) or "Upload PSA adapter"
+        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(
+                upload_folder(
+                    repo_id=repo_id, folder_path=folder, token=token, commit_message=commit_message, **options
+                )
+            )
 
     def user_tokens(self, vectors: torch.Tensor) -> torch.Tensor:
         """User vectors [B, llm_dim] -> user tokens [B, N, R]."""

@@ -13,24 +13,57 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, OutputError
 from ..records import file_fingerprint, write_bytes, write_text
 from .adapter import PSAAdapter
+from .card import model_card
 from .convert import find_published, read_published
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+CONFIG, CARD, WEIGHTS = "config.json", "README.md", "diffusion_pytorch_model.safetensors"
+FILES = {CONFIG, CARD, WEIGHTS}
 
 
 def save_adapter(adapter: PSAAdapter, folder: Path) -> None:
-    """Write an adapter whole or not at all: aside, then in place. Raises OutputError where the disk is full."""
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
+    """Write an adapter whole or not at all: aside, then in place of an adapter that lies there.
+
+    Raises OutputError where the disk is full, or the folder holds anything but an adapter: nothing of it is touched.
+    """
+    require_replaceable(folder)
+    aside, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    for left in (aside, old):
+        shutil.rmtree(left, ignore_errors=True)
     adapter.save_config(aside)
-    write_text(aside / "README.md", model_card(adapter))
+    write_text(aside / CARD, model_card(adapter))
     weights = {name: weight.detach().cpu().contiguous() for name, weight in adapter.state_dict().items()}
     write_bytes(aside / WEIGHTS, save(weights, metadata={"format": "pt"}))
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
     aside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def require_replaceable(folder: Path) -> None:
+    """Raises OutputError unless the folder is missing, empty, or holds an adapter and nothing else."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file; an adapter is a folder.", hint="Choose another --out.")
+    there = {path.name for path in folder.iterdir()}
+    strangers = sorted(there - FILES)
+    if strangers or (there and not _is_adapter(folder)):
+        raise OutputError(
+            f"{folder} holds something else than an adapter: {', '.join(strangers[:5] or sorted(there))}. "
+            "It would be replaced as a whole.",
+            hint="Choose another --out: a new folder, or one with nothing but an adapter.",
+        )
+
+
+def _is_adapter(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("_class_name") == PSAAdapter.__name__
 
 
 def load_adapter(folder: Path, *, base: str | None = None) -> PSAAdapter:
@@ -79,31 +112,3 @@ def describe(adapter: PSAAdapter) -> dict[str, Any]:
     own = of_kind.get(adapter.config.kind, ["with_keys", "value_rank", "folded"])
     known = {name: adapter.config[name] for name in (*names, *own)}
     return {"parameters": parameters, "fp16_bytes": 2 * parameters, **known}
-
-
-def model_card(adapter: PSAAdapter) -> str:
-    """README.md of an adapter's folder, as the Hugging Face hub shows it."""
-    config = adapter.config
-    size_mb = sum(2 * weight.numel() for weight in adapter.parameters()) / 1e6
-    return f"""---
-library_name: diffusers
-tags: [psalign, personalized-safety, text-to-image]
----
-
-# PSA adapter, kind `{config.kind}`, for {config.base}
-
-Makes a Stable Diffusion pipeline keep to each user's own limits: what this user bans goes, what they allow stays.
-{sum(weight.numel() for weight in adapter.parameters()):,} parameters, {size_mb:.1f} MB in fp16.
-
-```python
-import psalign
-
-psa = psalign.load_psa_adapter(pipe, "<this repository or folder>")
-pictures = pipe(prompts, **psa.condition(users)).images
-```
-
-User vectors must be of recipe `{config.recipe}` and width {config.llm_dim}; others are refused.
-
-Limits: it lowers the rate of banned content and does not promise its absence.
-Vectors and banned categories are personal data.
-"""

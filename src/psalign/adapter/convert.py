@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, OutputError, UsageError
 from ..records import PUBLISHED_RECIPE, write_bytes
 from .adapter import PSAAdapter
 
@@ -72,8 +72,12 @@ def read_published(path: Path) -> PSAAdapter:
 
 
 def write_published(adapter: PSAAdapter, path: Path) -> None:
-    """Write the safetensors form of a published adapter. Raises UsageError for an adapter that has no such form."""
+    """Write the safetensors form of a published adapter.
+
+    Raises UsageError for an adapter that has no such form, OutputError where the file is there already.
+    """
     _require_full(adapter, "The published form")
+    _require_new(path)
     names = {f"layers.{i}.to_{x}_user.weight": f"psa_adapter.{i}.to_{x}_user.0.weight"
              for i in range(len(adapter.config.widths)) for x in "kv"}  # fmt: skip
     state = adapter.state_dict()
@@ -88,6 +92,7 @@ def write_ip_adapter(adapter: PSAAdapter, path: Path) -> None:
     Raises UsageError for an adapter that has no such form.
     """
     _require_full(adapter, "An IP-Adapter")
+    _require_new(path)
     if adapter.config.n_tokens != 1:
         raise UsageError(f"An IP-Adapter takes one user token; this adapter has {adapter.config.n_tokens}.")
     state = adapter.state_dict()
@@ -98,6 +103,13 @@ def write_ip_adapter(adapter: PSAAdapter, path: Path) -> None:
         for x in "kv":  # diffusers counts self-attentions too: cross-attentions have the odd numbers
             weights[f"ip_adapter.{2 * i + 1}.to_{x}_ip.weight"] = state[f"layers.{i}.to_{x}_user.weight"]
     write_bytes(path, save({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}))
+
+
+def _require_new(path: Path) -> None:
+    if path.exists():
+        raise OutputError(
+            f"{path} is there already, and may be a checkpoint; it is left alone.", hint="Choose another --out."
+        )
 
 
 def _require_full(adapter: PSAAdapter, what: str) -> None:
@@ -115,8 +127,13 @@ def _read(path: Path) -> Weights:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, *_BROKEN) as err:
-        raise CheckpointError(f"{path} cannot be read: {err}", hint=_HINT) from err
+    except pickle.UnpicklingError as err:  # torch's own text advises to load it unsafely
+        raise CheckpointError(
+            f"{path} holds more than tensors, or is no checkpoint; it is not read.", hint=_HINT
+        ) from err
+    except (SafetensorError, zipfile.BadZipFile, *_BROKEN) as err:
+        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        raise CheckpointError(f"{path} cannot be read: {reason}", hint=_HINT) from err
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise CheckpointError(f"{path} holds {type(content).__name__}, not two groups of tensors.", hint=_HINT)
     flat = {f"{group}.{name}": value for group, part in content.items() for name, value in part.items()}

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import OutputError, UsageError
 from .options import add_out, at_least, command
 
 
@@ -66,7 +66,7 @@ def convert(arguments: argparse.Namespace) -> None:
 def fold(arguments: argparse.Namespace) -> None:
     import torch
 
-    from ..adapter.checkpoint import adapter_fingerprint, load_adapter, save_adapter
+    from ..adapter.checkpoint import adapter_fingerprint, load_adapter, require_replaceable, save_adapter
     from ..adapter.compress import fold as make
     from ..errors import RecipeMismatch
     from ..users.embedding import EmbeddingStore
@@ -77,6 +77,8 @@ def fold(arguments: argparse.Namespace) -> None:
             f"The vectors of {arguments.embeddings} were made by recipe {users.fingerprint}; "
             f"the adapter was trained with {adapter.config.recipe}."
         )
+    _require_folded(arguments.out / "embeddings")
+    require_replaceable(arguments.out / "adapter")
     options = {"adapter": adapter_fingerprint(arguments.adapter), "recipe": users.fingerprint}
     folded, vectors = make(adapter, torch.from_numpy(users.vectors(users.user_ids)), recipe="folded")
     store = users.replaced(vectors.numpy(), "folded", options=options)
@@ -90,11 +92,12 @@ def fold(arguments: argparse.Namespace) -> None:
 def compress(arguments: argparse.Namespace) -> None:
     import torch
 
-    from ..adapter.checkpoint import load_adapter, save_adapter
+    from ..adapter.checkpoint import load_adapter, require_replaceable, save_adapter
     from ..adapter.compress import compress as make
     from ..users.embedding import EmbeddingStore
 
     adapter, users = load_adapter(arguments.adapter), EmbeddingStore.load(arguments.embeddings)
+    require_replaceable(arguments.out)
     made = make(adapter, torch.from_numpy(users.vectors(users.user_ids)), rank=arguments.rank)
     save_adapter(_in_dtype(made.adapter, arguments.dtype), arguments.out)
     print(f"Size in fp16           {made.before_bytes / 1e6:.1f} MB -> {made.after_bytes / 1e6:.1f} MB")
@@ -113,6 +116,16 @@ def export_ip_adapter(arguments: argparse.Namespace) -> None:
         "It has no guard: a missing user, or several in one batch, go unnoticed."
     )
     print(f"IP-Adapter: {arguments.out}")
+
+
+def _require_folded(folder: Path) -> None:
+    """Raises OutputError where other vectors than folded ones would be replaced."""
+    from ..users.embedding import EmbeddingStore
+
+    if folder.exists() and EmbeddingStore.load(folder).recipe.backend != "folded":
+        raise OutputError(
+            f"{folder} holds vectors that are not folded ones; they are left alone.", hint="Choose another --out."
+        )
 
 
 def _in_dtype(adapter: Any, dtype: str) -> Any:

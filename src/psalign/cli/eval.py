@@ -1,0 +1,28 @@
+"""Commands that evaluate: eval measure."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .options import add_out, command
+from .tables import summary
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    from ..evaluation.benchmark import evaluate_methods
+    from ..mini.detector import load_detector
+    from ..records import write_json
+
+    metrics = evaluate_methods(arguments.pictures, load_detector())
+    write_json(arguments.out, metrics)
+    print(summary(metrics))
+
+
+def add_commands(groups: Any) -> None:
+    kinds = groups.add_parser("eval", help="measure, judge and report").add_subparsers(metavar="COMMAND", required=True)
+    one = command(kinds, "measure", measure, "measure mini pictures: was each user's limit kept?",
+                  "psalign eval measure --pictures outputs/quickstart/pictures --out outputs/metrics.json")  # fmt: skip
+    one.add_argument("--pictures", type=Path, required=True, help="folder with one folder per method")
+    add_out(one, "outputs/metrics.json")
