@@ -6,8 +6,8 @@ from psalign.config import list_presets, load_preset, settings
 from psalign.diffusion.generate import GenerationConfig
 from psalign.errors import UsageError
 from psalign.mini.dataset import DatasetConfig
+from psalign.training.config import TrainingConfig
 from psalign.training.run import check_shape
-from psalign.training.trainer import TrainingConfig
 
 
 @pytest.mark.parametrize("name", list_presets())

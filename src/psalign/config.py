@@ -22,7 +22,15 @@ T = TypeVar("T")
 
 # A type: one value. A mapping: a section with these parts; an empty one: settings that the section's own room checks.
 PARTS: Record = {"adapter": {}, "training": {}}
-SCHEMA: Record = {"base": str, "llm_dim": int, "dataset": {}, "generation": {}, "prompt": PARTS, "published": PARTS}
+SCHEMA: Record = {
+    "base": str,
+    "llm_dim": int,
+    "dataset": {},
+    "pictures": {},
+    "generation": {},
+    "prompt": PARTS,
+    "published": PARTS,
+}
 NOT_IN_PRESETS = {
     **dict.fromkeys(("prompt.training.seed", "published.training.seed"), "Give --seed to the command."),
     **dict.fromkeys(

@@ -13,6 +13,7 @@ PSAlignError
 ├── OutputError         an output folder of another run, a full disk
 ├── EvaluationError     a metric asked over incomplete or unreadable inputs
 ├── TrainingError       a training step that cannot be trusted (a loss that is not finite)
+├── TrainingStopped     a training run that was told to end, and saved itself (exit status 143)
 └── ExtraMissing        an optional library that is not installed
 
 Messages say what was wrong and what was expected; `hint` is the next command to type.
@@ -70,6 +71,10 @@ class EvaluationError(PSAlignError): ...
 
 
 class TrainingError(PSAlignError): ...
+
+
+class TrainingStopped(PSAlignError):
+    exit_status = 143
 
 
 class ExtraMissing(PSAlignError):

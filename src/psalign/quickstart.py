@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import csv
 import json
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from . import __version__
 from .adapter.attach import attach
 from .adapter.checkpoint import adapter_fingerprint, load_adapter
 from .baselines.negative_prompt import negative_prompt
@@ -33,7 +30,7 @@ from .evaluation.judge import read_picture
 from .evaluation.report import Sheet, SheetRow, write_report, write_sheet_png
 from .mini import dataset, world
 from .mini.detector import load_detector
-from .records import PromptRow, Record, fingerprint, write_json
+from .records import PromptRow, Record, fingerprint, versions, write_json
 from .sage.rows import load_split
 from .training.run import load_pairs, train_adapter
 from .users.embedding import EmbeddingStore, StructuredEmbedder
@@ -79,10 +76,11 @@ def run(out: Path, preset: Record, *, seed: int = 0) -> Record:
         users = embed_users(out / "data", out / "embeddings", llm_dim=preset.get("llm_dim", 64))
     pipeline = load_pipeline(base)
     with this.part("latents and text states"):
-        pairs = load_pairs(out / "data", out / "cache", pipeline, users)
+        pairs = load_pairs(out / "data", out / "cache", pipeline, users, preset=preset)
+        unseen = load_pairs(out / "data", out / "cache", pipeline, users, split="val", preset=preset)
     for kind in ADAPTERS:
         with this.part(f"training {kind}"):
-            train_adapter(preset, kind, pipeline, pairs, users, out / "training" / kind, seed=seed)
+            train_adapter(preset, kind, pipeline, pairs, users, out / "training" / kind, seed=seed, unseen=unseen)
     for method in ("base", "negative_prompt", *ADAPTERS):
         with this.part(f"pictures {method}"):
             draw(this, method, pipeline, users, base=base)
@@ -206,16 +204,11 @@ def _open(out: Path, preset: Record, seed: int) -> Run:
 
 
 def _finish(this: Run, metrics: Record, sheet: Sheet) -> Record:
-    libraries = ("torch", "diffusers", "transformers", "accelerate", "numpy")
     metrics = {
         **metrics,
         "seconds": dict(this.seconds),
         "config": {**this.preset, "seed": this.seed},
-        "versions": {
-            "psalign": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in libraries},
-        },
+        **versions(),
     }
     metrics["versions"]["threads"] = torch.get_num_threads()
     write_json(this.out / "metrics.json", metrics)

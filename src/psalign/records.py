@@ -11,8 +11,10 @@ import hashlib
 import io
 import json
 import os
+import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,28 @@ def file_fingerprint(path: Path) -> str:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def versions() -> Record:
+    """Versions of Python and of the libraries that decide results, and the commit of a checkout that this runs from."""
+    libraries = ("psalign", "torch", "diffusers", "transformers", "accelerate", "numpy")
+    found: Record = {"python": platform.python_version()}
+    for name in libraries:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return {"versions": found, "commit": _commit()}
+
+
+def _commit() -> str | None:
+    """Git commit of the checkout that this file lies in (src/psalign/records.py); None for an installed package."""
+    git = Path(__file__).resolve().parents[2] / ".git"
+    try:
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        return (git / head.removeprefix("ref: ")).read_text(encoding="utf-8").strip() if "ref: " in head else head
+    except OSError:
+        return None
 
 
 def write_bytes(path: Path, content: bytes, *, private: bool = False, sync: bool = True) -> None:

@@ -1,41 +1,58 @@
-"""The loss against a sum written by hand."""
+"""The losses against sums written by hand."""
 
 import math
 
 import pytest
 import torch
 
-from psalign.training.loss import diffusion_dpo_loss, squared_error
+from psalign.training.loss import margins, min_snr_weights, preference_loss, squared_error
+
+POLICY = torch.tensor([0.2, 0.6]), torch.tensor([0.5, 0.4])
+REFERENCE = torch.tensor([0.3, 0.5]), torch.tensor([0.4, 0.4])
 
 
-def test_loss_by_hand():
+def test_diffusion_dpo_by_hand():
     """beta 10.
 
     Pair 1: policy .2 - .5 = -.3, reference .3 - .4 = -.1, margin .2, loss -log sigmoid(5 * .2) = log(1 + e^-1).
     Pair 2: policy .6 - .4 = .2, reference .5 - .4 = .1, margin -.1, loss log(1 + e^.5).
     """
-    policy = torch.tensor([0.2, 0.6]), torch.tensor([0.5, 0.4])
-    reference = torch.tensor([0.3, 0.5]), torch.tensor([0.4, 0.4])
-    loss, margins = diffusion_dpo_loss(policy, reference, beta=10)
-    torch.testing.assert_close(margins, torch.tensor([0.2, -0.1]))
-    assert loss.item() == pytest.approx((math.log(1 + math.exp(-1)) + math.log(1 + math.exp(0.5))) / 2)
+    found = margins(POLICY, REFERENCE)
+    torch.testing.assert_close(found, torch.tensor([0.2, -0.1]))
+    expected = torch.tensor([math.log(1 + math.exp(-1)), math.log(1 + math.exp(0.5))])
+    torch.testing.assert_close(preference_loss(found, beta=10), expected)
+
+
+def test_ipo_by_hand():
+    """beta 10: (5 * .2 - .5)^2 = .25 and (5 * -.1 - .5)^2 = 1; nothing is left to gain at a margin of 1 / beta."""
+    found = preference_loss(torch.tensor([0.2, -0.1, 0.1]), beta=10, kind="ipo")
+    torch.testing.assert_close(found, torch.tensor([0.25, 1.0, 0.0]))
 
 
 def test_policy_equal_to_reference_gives_ln_2():
     errors = torch.rand(5), torch.rand(5)
-    loss, margins = diffusion_dpo_loss(errors, errors, beta=5000)
-    assert loss.item() == pytest.approx(math.log(2))
-    assert not margins.any()
+    found = margins(errors, errors)
+    assert not found.any()
+    assert preference_loss(found, beta=5000).tolist() == pytest.approx([math.log(2)] * 5)
 
 
-def test_gradient_lowers_the_chosen_and_raises_the_rejected_error():
+@pytest.mark.parametrize(("kind", "slope"), [("sigmoid", 25.0), ("ipo", 50.0)])
+def test_gradient_lowers_the_chosen_and_raises_the_rejected_error(kind, slope):
+    """At a margin of 0, beta 100: sigmoid has beta / 2 * sigmoid(0) = 25, ipo 2 * beta / 2 * 1 / 2 = 50."""
     chosen, rejected = torch.tensor([0.5], requires_grad=True), torch.tensor([0.5], requires_grad=True)
-    diffusion_dpo_loss((chosen, rejected), (chosen.detach(), rejected.detach()), beta=100)[0].backward()
-    assert chosen.grad.item() == pytest.approx(25.0)  # beta / 2 * sigmoid(0)
-    assert rejected.grad.item() == pytest.approx(-25.0)
+    found = margins((chosen, rejected), (chosen.detach(), rejected.detach()))
+    preference_loss(found, beta=100, kind=kind).sum().backward()
+    assert chosen.grad.item() == pytest.approx(slope)
+    assert rejected.grad.item() == pytest.approx(-slope)
 
 
 def test_squared_error_is_a_mean_over_everything_but_rows():
     predicted, target = torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, 2)
     predicted[1] = 3
     assert squared_error(predicted, target).tolist() == [1.0, 4.0]
+
+
+def test_min_snr_by_hand():
+    """alpha .9: SNR 9, weight 5 / 9. alpha .5: SNR 1, weight 1."""
+    found = min_snr_weights(torch.tensor([0.9, 0.5]), gamma=5.0)
+    torch.testing.assert_close(found, torch.tensor([5 / 9, 1.0]))

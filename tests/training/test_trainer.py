@@ -1,117 +1,133 @@
 """Training runs: what they start from, what they repeat, what they refuse."""
 
+import csv
+import errno
 import gc
+import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from helpers import LLM_DIM, tiny_adapter, tiny_unet
-from psalign.adapter.attach import attach
-from psalign.errors import CheckpointError, ExtraMissing, OutputError, TrainingError, UsageError
+from psalign import records
+from psalign.adapter.checkpoint import load_adapter
+from psalign.errors import CheckpointError, OutputError, TrainingError, TrainingStopped, UsageError
 from psalign.training.checkpoints import list_checkpoints
-from psalign.training.pairs import Pairs
-from psalign.training.trainer import Trainer, TrainingConfig
+from psalign.training.config import TrainingConfig
+from training_pairs import make_pairs, new_trainer, step_gradients
+
+TESTS = Path(__file__).parents[1]
 
 
-class Scheduler:
-    alphas_cumprod = torch.linspace(0.999, 0.01, 1000)
+def log_of(folder):
+    with (folder / "log.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
-def make_pairs(count=12, *, seed=0):
-    """Pairs with random latents, states and users, without files."""
-    generator = torch.Generator().manual_seed(seed)
+def interrupt(trainer, monkeypatch, at):
+    """Let a run end as by a kill before the step `at`: nothing is saved on the way out."""
+    take_step = trainer._take_step
 
-    class Cache:
-        means = torch.randn((2 * count, 4, 8, 8), generator=generator)
-        stds = torch.full((2 * count, 4, 8, 8), 0.1)
-        states = torch.randn((count + 1, 5, 16), generator=generator)
+    def killed(*arguments):
+        if trainer.step == at:
+            raise KeyboardInterrupt
+        return take_step(*arguments)
 
-    pairs = Pairs.__new__(Pairs)
-    pairs.cache = Cache()
-    pairs.vectors = torch.randn((count, LLM_DIM), generator=generator)
-    numbers = torch.arange(count)
-    pairs.table = torch.stack([numbers, numbers + count, numbers, numbers, numbers], dim=1).numpy()
-    return pairs
+    monkeypatch.setattr(trainer, "_take_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
 
 
-def new_trainer(out, *, kind="prompt", pairs=None, data="data", **settings):
-    unet = tiny_unet().requires_grad_(False)
-    attached = attach(unet, tiny_adapter(unet, kind, trained=False))
-    config = TrainingConfig(**{"steps": 6, "batch_size": 4, "warmup_steps": 2, "save_every": 2, **settings})
-    return Trainer(attached, pairs or make_pairs(), Scheduler(), config, out, data=data)
+def same_bits(one, other):
+    return all(torch.equal(one[name], weight) for name, weight in other.items())
 
 
-@pytest.mark.parametrize("kind", ["prompt", "published"])
-def test_an_untrained_adapter_starts_at_ln_2(tmp_path, kind):
-    trainer = new_trainer(tmp_path, kind=kind, anchor_weight=0.0)
-    loss, figures = trainer.losses(trainer._batch(0))
-    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
-    assert figures["margin"] == pytest.approx(0, abs=1e-7)
-
-
-def test_training_lowers_the_loss_of_a_batch(tmp_path):
-    trainer = new_trainer(tmp_path, steps=40, batch_size=12, lr=3e-3, user_dropout=0.0, caption_dropout=0.0)
-    batch = trainer._batch(0)
-    before = trainer.losses(batch)[0].item()
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+def test_training_lowers_the_loss_of_a_step(tmp_path, optimizer, loss):
+    trainer = new_trainer(tmp_path, steps=40, batch_size=12, lr=3e-3, user_dropout=0.0, caption_dropout=0.0,
+                          optimizer=optimizer, loss=loss)  # fmt: skip
+    before = step_gradients(trainer)[0][0].item()
     trainer.train()
-    assert trainer.losses(batch)[0].item() < before
+    trainer.step = 0
+    assert step_gradients(trainer)[0][0].item() < before
 
 
 def test_the_unet_is_frozen(tmp_path):
     trainer = new_trainer(tmp_path)
     before = {name: weight.clone() for name, weight in trainer.attached.unet.state_dict().items()}
     trainer.train()
-    assert all(torch.equal(weight, before[name]) for name, weight in trainer.attached.unet.state_dict().items())
+    assert same_bits(trainer.attached.unet.state_dict(), before)
 
 
 @pytest.mark.parametrize("killed_at", [1, 2, 3, 5])
 def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch, killed_at):
+    how = {"ema": 0.9, "reference_draws": 2, "log_every": 3, "visual_share": 0.25}
+    whole = new_trainer(tmp_path / "whole", **how).train().state_dict()
+    interrupt(new_trainer(tmp_path / "broken", **how), monkeypatch, killed_at)
+    resumed = new_trainer(tmp_path / "broken", **how).train().state_dict()
+    assert same_bits(resumed, whole)
+    assert same_bits(load_adapter(tmp_path / "broken/adapter").state_dict(), whole)
+    logs = [[{name: row[name] for name in ("step", "loss", "dpo", "grad_norm")} for row in log_of(tmp_path / run)]
+            for run in ("whole", "broken")]  # fmt: skip
+    assert logs[0] == logs[1]
+    assert [row["step"] for row in logs[0]] == ["3", "6"]
+
+
+def test_a_run_of_another_batch_size_with_as_many_pairs_goes_on(tmp_path, monkeypatch):
+    interrupt(new_trainer(tmp_path), monkeypatch, 3)
+    resumed = new_trainer(tmp_path, batch_size=2, accumulation=2)
+    resumed.train()
+    assert len(log_of(tmp_path)) == 6
+    assert resumed.step == 6
+
+
+def test_sigterm_saves_and_exits(tmp_path, monkeypatch):
     whole = new_trainer(tmp_path / "whole").train().state_dict()
-    broken = new_trainer(tmp_path / "broken")
-    take_step = broken._take_step
+    stopped = new_trainer(tmp_path / "stopped", save_every=100)
+    take_step = stopped._take_step
 
-    def killed():
-        if broken.step == killed_at:
-            raise KeyboardInterrupt
-        return take_step()
+    def told_on_the_way(*arguments):
+        if stopped.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take_step(*arguments)
 
-    monkeypatch.setattr(broken, "_take_step", killed)
-    with pytest.raises(KeyboardInterrupt):
-        broken.train()
-    resumed = new_trainer(tmp_path / "broken").train().state_dict()
-    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
-    assert (tmp_path / "broken/log.csv").read_text().count("\n") == 7  # a header and six steps
+    monkeypatch.setattr(stopped, "_take_step", told_on_the_way)
+    with pytest.raises(TrainingStopped, match="Stopped by SIGTERM after step 4, which is saved in") as raised:
+        stopped.train()
+    assert raised.value.exit_status == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert [path.name for path in list_checkpoints(tmp_path / "stopped/checkpoints")] == ["step-00000004.pt"]
+    assert same_bits(new_trainer(tmp_path / "stopped", save_every=100).train().state_dict(), whole)
 
 
-def test_accumulation_of_two_twos_is_a_batch_of_four(tmp_path, monkeypatch):
-    """Batch 0 and 1 of size 2 have the rows and noise of batch 0 of size 4; nothing is clipped."""
-    one = new_trainer(tmp_path / "one", batch_size=4, clip=1e9)
-    two = new_trainer(tmp_path / "two", batch_size=2, accumulation=2, clip=1e9)
-    full = one._batch(0)
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    whole = new_trainer(tmp_path / "whole").train().state_dict()
+    trainer, fsync = new_trainer(tmp_path / "full"), os.fsync
 
-    def half(number):
-        part = slice(2 * number, 2 * number + 2)
-        values = {k: v[part] for k, v in vars(full).items()}
-        return type(full)(**values)
+    def full(descriptor):
+        if trainer.step == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
 
-    monkeypatch.setattr(one, "_batch", lambda number: full)
-    monkeypatch.setattr(two, "_batch", half)
-    full = type(full)(**{**vars(full), "with_user": torch.ones(4, dtype=torch.bool)})
-    one._take_step()
-    two._take_step()
-    for a, b in zip(one.trained.parameters(), two.trained.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+    monkeypatch.setattr(records.os, "fsync", full)
+    with pytest.raises(OutputError, match=r"No space left to write .*step-00000004\.pt"):
+        trainer.train()
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "full/checkpoints").iterdir()] == ["step-00000002.pt"]
+    assert same_bits(new_trainer(tmp_path / "full").train().state_dict(), whole)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(tmp_path):
     pairs = make_pairs()
     pairs.cache.means[0] = torch.nan
-    with pytest.raises(TrainingError, match=r"The loss of step \d is nan; its rows are \["):
+    with pytest.raises(TrainingError, match=r"The loss of step \d is nan; its rows are .*\d+ \(picture_\d+_s\.jpg\)"):
         new_trainer(tmp_path, pairs=pairs, batch_size=12).train()
 
 
@@ -123,31 +139,78 @@ def test_a_gradient_that_is_not_finite_is_never_taken(tmp_path):
     assert all(weight.isfinite().all() for weight in trainer.trained.parameters())
 
 
-@pytest.mark.parametrize("anchor", ["noise", "caption"])
-def test_the_null_user_of_published_is_held_to_the_base(tmp_path, anchor):
-    """Rows whose user was dropped change the loss of a trained `published`; `prompt` has no null user to train."""
-    changes = {}
-    for kind in ("published", "prompt"):
-        trainer = new_trainer(tmp_path / kind, kind=kind, anchor=anchor, dpo_weight=0.0)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+def test_a_unet_in_half_precision_trains_an_adapter_in_fp32(tmp_path, dtype, kind):
+    gradients = []
+    for precision in (torch.float32, dtype):
+        named = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[precision]
+        trainer = new_trainer(tmp_path / str(precision), kind=kind, mixed_precision=named, user_dropout=0.0)
+        trainer.attached.unet.to(precision)
         with torch.no_grad():
             for weight in trainer.trained.parameters():
-                weight.add_(0.3 * torch.randn_like(weight))
-        batch = trainer._batch(0)
-        half = torch.tensor([True, True, False, False])
-        other = batch.states.clone()
-        other[2:] += 1
-        losses = []
-        for states in (batch.states, other):
-            changed = type(batch)(**{**vars(batch), "with_user": half, "states": states})
-            losses.append(trainer.losses(changed)[0].item())
-        changes[kind] = abs(losses[0] - losses[1])
-    assert changes["published"] > 1e-6
-    assert changes["prompt"] == 0
+                weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
+        _, named_gradients = step_gradients(trainer)
+        scale = trainer.scaler.get_scale() if trainer.scaler.is_enabled() else 1.0
+        gradients.append(torch.cat([gradient.flatten() for gradient in named_gradients.values()]) / scale)
+        trainer.train()
+        assert {weight.dtype for weight in trainer.trained.parameters()} == {torch.float32}
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.97
 
 
-def test_bf16_compute_keeps_the_adapter_in_fp32(tmp_path):
-    adapter = new_trainer(tmp_path, mixed_precision="bf16").train()
-    assert {weight.dtype for weight in adapter.parameters()} == {torch.float32}
+def test_a_gradient_that_overflows_in_fp16_is_left_out(tmp_path):
+    """The scale is halved and the weights stay; the run goes on."""
+    trainer = new_trainer(tmp_path, mixed_precision="fp16", steps=3)
+    trainer.attached.unet.to(torch.float16)
+    first = []
+
+    def overflow(gradient):
+        first.append(1)
+        return gradient * math.inf if len(first) == 1 else gradient
+
+    trainer.trained.rewriter.up.bias.register_hook(overflow)
+    before = [weight.detach().clone() for weight in trainer.parameters]
+    scale = trainer.scaler.get_scale()
+    trainer._take_step()
+    assert all(torch.equal(one, other) for one, other in zip(before, trainer.parameters, strict=True))
+    assert trainer.scaler.get_scale() == scale / 2
+    trainer._take_step()
+    assert not all(torch.equal(one, other) for one, other in zip(before, trainer.parameters, strict=True))
+
+
+def test_a_moving_average_is_what_is_saved(tmp_path):
+    """By hand: average = decay * average + (1 - decay) * weights, after each step, from the first weights."""
+    trainer = new_trainer(tmp_path, ema=0.8, steps=3)
+    expected = [weight.detach().clone() for weight in trainer.parameters]
+    apply = trainer._apply
+
+    def following(plan):
+        norm = apply(plan)
+        for mean, weight in zip(expected, trainer.parameters, strict=True):
+            mean.mul_(0.8).add_(0.2 * weight.detach())
+        return norm
+
+    trainer._apply = following
+    adapter = trainer.train()
+    saved = load_adapter(tmp_path / "adapter")
+    for mean, kept, own in zip(expected, saved.parameters(), adapter.parameters(), strict=True):
+        torch.testing.assert_close(kept, mean)
+        assert torch.equal(kept, own)
+
+
+@pytest.mark.slow
+def test_a_compiled_unet_takes_the_same_steps(tmp_path):
+    """About a minute: python -m pytest -m slow tests/training."""
+    plain = new_trainer(tmp_path / "plain", steps=2).train().state_dict()
+    compiled = new_trainer(tmp_path / "compiled", steps=2)
+    compiled.attached.unload()
+    compiled.attached.unet.compile(dynamic=True)
+    from psalign.adapter.attach import attach
+
+    compiled.attached = attach(compiled.attached.unet, compiled.trained)
+    compiled.objective.attached = compiled.attached
+    for name, weight in compiled.train().state_dict().items():
+        torch.testing.assert_close(weight, plain[name], atol=1e-4, rtol=1e-3)
 
 
 def test_checkpoints_of_another_run_are_refused(tmp_path):
@@ -158,18 +221,31 @@ def test_checkpoints_of_another_run_are_refused(tmp_path):
         new_trainer(tmp_path, data="other users").train()
 
 
+def test_what_is_only_looked_at_may_change(tmp_path, monkeypatch):
+    interrupt(new_trainer(tmp_path), monkeypatch, 3)
+    new_trainer(tmp_path, log_every=2, keep=5, save_every=3).train()
+    assert [row["step"] for row in log_of(tmp_path)] == ["1", "2", "4", "6"]
+
+
 def test_an_adapter_without_its_run_is_refused(tmp_path):
     (tmp_path / "adapter").mkdir()
     with pytest.raises(OutputError, match="holds an adapter but no checkpoint of its run"):
         new_trainer(tmp_path).train()
 
 
-def test_a_broken_checkpoint_is_named(tmp_path):
-    new_trainer(tmp_path).train()
+@pytest.mark.parametrize(
+    ("keep", "hint"),
+    [(2, r"goes on from step-00000004\.pt"), (1, "starts from the beginning")],
+)
+def test_a_broken_checkpoint_is_named(tmp_path, keep, hint):
+    whole = new_trainer(tmp_path, keep=keep).train().state_dict()
     newest = list_checkpoints(tmp_path / "checkpoints")[-1]
     newest.write_bytes(newest.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"step-00000006\.pt cannot be read"):
-        new_trainer(tmp_path).train()
+    with pytest.raises(CheckpointError, match=rf"step-00000006\.pt is damaged or cut short(.|\n)*{hint}"):
+        new_trainer(tmp_path, keep=keep).train()
+    newest.unlink()
+    if keep == 2:
+        assert same_bits(new_trainer(tmp_path, keep=keep).train().state_dict(), whole)
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
@@ -178,22 +254,60 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     assert names == ["step-00000004.pt", "step-00000006.pt"]
 
 
-def test_logs_to_csv_and_tensorboard(tmp_path):
-    new_trainer(tmp_path, tensorboard=True).train()
-    header = (tmp_path / "log.csv").read_text().splitlines()[0].split(",")
-    assert {"step", "loss", "dpo", "accuracy", "margin", "anchor", "grad_norm", "pairs_per_s"} <= set(header)
+def test_random_states_go_on(tmp_path, monkeypatch):
+    """Nothing of ours draws from them; a hook that a user adds may."""
+    drawn = []
+
+    def draw(*_):
+        torch.rand(1)
+
+    for run in ("whole", "broken"):
+        torch.manual_seed(3)
+        trainer = new_trainer(tmp_path / run)
+        trainer.attached.unet.register_forward_hook(draw)
+        if run == "broken":
+            interrupt(trainer, monkeypatch, 4)
+            torch.manual_seed(9)
+            trainer = new_trainer(tmp_path / run)
+            trainer.attached.unet.register_forward_hook(draw)
+        trainer.train()
+        drawn.append(torch.rand(1))
+    assert torch.equal(*drawn)
+
+
+def test_what_is_logged(tmp_path):
+    new_trainer(tmp_path, tensorboard=True, visual_share=0.25, safe_anchor_weight=1.0, user_dropout=0.0).train()
+    rows = log_of(tmp_path)
+    assert [row["step"] for row in rows] == [str(step) for step in range(1, 7)]
+    for name in ("loss", "dpo", "accuracy", "margin", "visual", "visual_accuracy", "chosen_error", "rejected_error",
+                 "anchor", "safe_anchor", "lr", "grad_norm", "pairs_per_s", "peak_memory_mb"):  # fmt: skip
+        assert all(math.isfinite(float(row[name])) for row in rows), name
+    assert float(rows[0]["peak_memory_mb"]) > 50
+    cells = [name for name in rows[0] if name.startswith("accuracy_")]
+    assert len(cells) == 14
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in cells if row[name])
+    assert any(row["accuracy_banned_hate"] for row in rows)
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
-def test_tensorboard_that_is_not_installed_names_its_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ExtraMissing, match=r"pip install 'psalign\[tensorboard\]'"):
-        new_trainer(tmp_path, tensorboard=True)
+def test_figures_that_mean_nothing_are_left_empty(tmp_path):
+    new_trainer(tmp_path, dpo_weight=0.0).train()
+    assert {row[name] for row in log_of(tmp_path) for name in ("dpo", "accuracy", "visual", "safe_anchor")} == {""}
+
+
+def test_the_run_is_told_beside_its_weights(tmp_path):
+    new_trainer(tmp_path).train()
+    about = json.loads((tmp_path / "run.json").read_text())
+    assert about["config"]["lr"] == 1e-3
+    assert about["pairs_per_step"] == 4
+    assert about["processes"] == 1
+    assert about["versions"]["torch"] == torch.__version__
+    assert about["commit"] is None or len(about["commit"]) == 40
 
 
 def test_training_holds_one_unet(tmp_path):
     """No copy of the UNet comes to life in a run: the reference is that one with the adapter bypassed."""
-    trainer = new_trainer(tmp_path)
+    trainer = new_trainer(tmp_path, user_dropout=0.0)
     unet, seen, calls = type(trainer.attached.unet), [], []
 
     def count(*_):
@@ -209,14 +323,28 @@ def test_training_holds_one_unet(tmp_path):
     assert seen[0] == seen[1]
 
 
+def test_a_base_that_does_not_predict_noise_is_refused(tmp_path):
+    trainer = new_trainer(tmp_path)
+    velocity = SimpleNamespace(config=SimpleNamespace(prediction_type="v_prediction"), alphas_cumprod=torch.ones(1000))
+    with pytest.raises(UsageError, match=r"predicts noise \(epsilon\); this one predicts v_prediction"):
+        type(trainer)(trainer.attached, trainer.pairs, velocity, trainer.config, tmp_path, data="data")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"anchor": "magic"}, "Unknown anchor 'magic'; choose one of: noise, caption"),
-        ({"mixed_precision": "fp8"}, "Unknown mixed_precision 'fp8'; choose one of: no, bf16"),
+        ({"mixed_precision": "fp8"}, "Unknown mixed_precision 'fp8'; choose one of: no, bf16, fp16"),
+        ({"loss": "hinge"}, "Unknown loss 'hinge'; choose one of: sigmoid, ipo"),
+        ({"optimizer": "sgd"}, "Unknown optimizer 'sgd'; choose one of: adamw, adamw8bit, adafactor"),
+        ({"schedule": "linear"}, "Unknown schedule 'linear'; choose one of: cosine, constant_with_warmup"),
+        ({"timestep_weighting": "late"}, "Unknown timestep_weighting 'late'; choose one of: none, min_snr"),
         ({"beta": -5.0}, "training.beta must be at least 0"),
+        ({"reference_draws": -1}, "training.reference_draws must be at least 0"),
         ({"lr": math.inf}, "training.lr must be more than 0 and finite"),
         ({"user_dropout": 7.0}, "training.user_dropout must be between 0 and 1"),
+        ({"visual_share": 1.5}, "training.visual_share must be between 0 and 1"),
+        ({"ema": 1.0}, "training.ema must be at least 0 and less than 1; saw 1.0"),
         ({"timesteps": (0, 5000)}, "within 0 and 1000"),
         ({"steps": 0}, "training.steps must be more than 0 and finite; saw 0"),
         ({"dpo_weight": 0.0, "anchor_weight": 0.0}, "there is nothing to learn"),
@@ -229,10 +357,9 @@ def test_settings_that_make_no_sense(settings, message):
 
 def test_a_run_has_the_same_name_in_every_process(tmp_path):
     """Sets have another order in every process, and diffusers keeps a list made of one in each config."""
-    tests = Path(__file__).parents[1]
     code = (
-        f"import sys; sys.path[:0] = [{str(tests)!r}, {str(Path(__file__).parent)!r}]\n"
-        "from pathlib import Path; from test_trainer import new_trainer\n"
+        f"import sys; sys.path[:0] = [{str(TESTS)!r}]\n"
+        "from pathlib import Path; from training_pairs import new_trainer\n"
         f"print(new_trainer(Path({str(tmp_path)!r})).run_name)"
     )
     names = {

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .options import add_model, add_out, add_preset, at_least, command
+from .options import add_model, add_out, add_preset, at_least, command, given
 from .tables import summary
 
 
@@ -24,15 +24,31 @@ def quickstart(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     from ..config import load_preset
     from ..diffusion.base_models import load_pipeline
-    from ..training.run import load_pairs, train_adapter
+    from ..diffusion.shards import Shard
+    from ..training.config import PRECISIONS
+    from ..training.run import has_split, load_pairs, train_adapter, training_config
     from ..users.embedding import EmbeddingStore
 
-    preset = load_preset(arguments.preset, changes=arguments.set)
+    preset = load_preset(arguments.preset, changes=[*_changes(arguments), *arguments.set])
+    config = training_config(preset, arguments.kind)
     users = EmbeddingStore.load(arguments.embeddings)
-    pipeline = load_pipeline(preset.get("base", "mini"), source=arguments.model)
-    pairs = load_pairs(arguments.data, arguments.out / "cache", pipeline, users)
-    train_adapter(preset, arguments.kind, pipeline, pairs, users, arguments.out, seed=arguments.seed)
+    device = str(Shard(arguments.device).device)
+    pipeline = load_pipeline(
+        preset.get("base", "mini"), source=arguments.model, device=device, dtype=PRECISIONS[config.mixed_precision]
+    )
+    cache = arguments.cache or arguments.out / "cache"
+    pairs = load_pairs(arguments.data, cache, pipeline, users, preset=preset)
+    unseen = None
+    if config.validation_pairs and has_split(arguments.data, "val"):
+        unseen = load_pairs(arguments.data, cache, pipeline, users, split="val", preset=preset)
+    train_adapter(preset, arguments.kind, pipeline, pairs, users, arguments.out, seed=arguments.seed, unseen=unseen)
     print(f"Adapter: {arguments.out / 'adapter'}")
+
+
+def _changes(arguments: argparse.Namespace) -> list[str]:
+    """Flags that stand for settings of the section that is trained."""
+    section = f"{arguments.kind}.training"
+    return [f"{section}.{name}={value}" for name, value in given(arguments, "steps", "batch_size", "lr").items()]
 
 
 def presets(arguments: argparse.Namespace) -> None:
@@ -59,6 +75,13 @@ def add_commands(groups: Any) -> None:
     add_preset(one, "mini-quickstart")
     add_out(one, "trained_models/mini")
     add_model(one)
+    one.add_argument("--steps", type=at_least(1), help="how many, instead of the preset's")
+    one.add_argument("--batch-size", type=at_least(1), help="pairs in one pass of one process, instead of the preset's")
+    one.add_argument("--lr", type=float, help="learning rate, instead of the preset's")
+    one.add_argument(
+        "--cache", type=Path, help="latents and text states, for several runs to share (default OUT/cache)"
+    )
+    one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     one.add_argument("--seed", type=at_least(0), default=0)
 
     one = command(groups, "presets", presets, "list presets, or print one", "psalign presets mini-quickstart")

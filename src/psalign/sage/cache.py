@@ -1,106 +1,223 @@
 """What training needs of pictures and captions, computed once: VAE latents and text states on disk.
 
 Place on the path of data: between SAGE rows and the trainer. Means and standard deviations of latents are kept, so
-that sampling stays random; the cache is named by the base model's weights and the rows, and made anew where either
-changes.
+that sampling stays random. Every entry has a key of its own (model, file, square, variant), so that a changed file or
+model makes its own entries anew and no others, and a build that was interrupted goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from safetensors.torch import load_file, save
 from tqdm import tqdm
 
 from ..errors import DatasetError
-from ..records import file_fingerprint, fingerprint, write_bytes, write_json
+from ..records import file_fingerprint, fingerprint, write_json
+from .framing import Framed, Framing, read_framed
 from .rows import SageRow
+from .shelf import Rows, Shelf
 
-_BATCH = 64
+FORMAT = 2
+SHARD = 256  # entries
+PIXELS_PER_BATCH = 64 * 64 * 64
+TEXTS_PER_BATCH = 64
+VARIANTS = ("plain", "flipped", "degraded", "degraded flipped")  # of a picture
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Latents of P pictures and text states of Q captions (the empty caption is the last).
+    """Latents of P pictures in some of VARIANTS, and states of Q captions (the empty caption is the last).
 
-    name: of what it was made of. means, stds: float16 [P, C, h, w], scaled as the UNet sees them.
-    states: float16 [Q, T, D].
+    name: of what it was made of. latents: rows of means and stds, float16 [C, h, w] each, scaled as the UNet sees them,
+    and of sizes [6] (see Framed); picture p in variant v is row v * P + p.
+    texts: rows of states, float16 [T, D], and, for SDXL, pooled [P].
     """
 
     name: str
-    means: torch.Tensor
-    stds: torch.Tensor
-    states: torch.Tensor
+    latents: Rows
+    texts: Rows
     pictures: dict[str, int]
     captions: dict[str, int]
+    variants: tuple[str, ...] = ("plain",)
+
+    @property
+    def empty(self) -> int:
+        """Number of the empty caption."""
+        return len(self.captions) - 1
+
+    def rows_of(self, pictures: np.ndarray, *, flipped: np.ndarray, degraded: np.ndarray) -> np.ndarray:
+        """Rows of `latents` for pictures [B], mirrored or degraded where [B] says so."""
+        numbers = np.array([self.variants.index(name) if name in self.variants else -1 for name in VARIANTS])
+        return numbers[flipped.astype(int) + 2 * degraded.astype(int)] * len(self.pictures) + pictures
 
 
-def build_cache(rows: Sequence[SageRow], pictures: Path, pipeline: Any, folder: Path, *, base: str) -> Cache:
-    """Read the cache of these rows, or compute and write it. base: fingerprint of the base model's weights.
+@dataclass(frozen=True)
+class Share:
+    """The part of the work that is this process's: every count-th shard. wait: until all processes are here."""
 
-    Raises DatasetError for a picture that cannot be read or has another size than the others.
+    index: int = 0
+    count: int = 1
+    wait: Callable[[], None] = lambda: None
+
+
+def build_cache(
+    rows: Sequence[SageRow],
+    pictures: Path,
+    pipeline: Any,
+    folder: Path,
+    *,
+    framing: Framing | None = None,
+    degraded: bool = False,
+    share: Share | None = None,
+) -> Cache:
+    """Read the cache of these rows, after computing what it lacks.
+
+    degraded: also keep a poor rendering of every picture.
+    Raises DatasetError for a picture that cannot be read, whose latents are not finite, or that has another size than
+    the others where the framing keeps sizes.
     """
-    names = sorted({name for row in rows for name in (row.chosen, row.rejected)})
+    framing, share = framing or Framing(), share or Share()
+    places = {name: framing.place(row.pair) for row in rows for name in (row.chosen, row.rejected)}
+    names = sorted(places)
     captions = [*sorted({row.caption for row in rows} - {""}), ""]
-    contents = [[name, file_fingerprint(pictures / name)] for name in names]
-    made_of = fingerprint({"base": base, "pictures": contents, "captions": captions, "format": 1})
-    path, index = folder / f"{made_of}.safetensors", folder / f"{made_of}.json"
-    if not (path.exists() and index.exists()):
-        means, stds = _encode_pictures(pipeline, [pictures / name for name in names])
-        states = _encode_captions(pipeline, captions)
-        tensors = {"means": means, "stds": stds, "states": states}
-        write_bytes(path, save({name: tensor.half().contiguous() for name, tensor in tensors.items()}))
-        write_json(index, {"pictures": names, "captions": captions})
-    known = json.loads(index.read_text())
+    variants = tuple(
+        name for name in VARIANTS if (framing.flip or "flipped" not in name) and (degraded or "degraded" not in name)
+    )
+    digests = _digests([pictures / name for name in names], folder / f"digests-{share.index}.json")
+    vae, text = _model_name(pipeline, ("vae",)), _model_name(pipeline, ("text_encoder", "text_encoder_2"))
+    picture_keys = [
+        fingerprint([FORMAT, vae, digest, places[name], framing.size_px, variant])
+        for variant in variants
+        for name, digest in zip(names, digests, strict=True)
+    ]
+    caption_keys = [fingerprint([FORMAT, text, caption]) for caption in captions]
+    wanted = [(pictures / name, places[name], variant) for variant in variants for name in names]
+    latents, texts = Shelf(folder, "latents"), Shelf(folder, "texts")
+    with _in_float32(pipeline.vae):
+        _fill(latents, picture_keys, wanted, lambda part: _encode_pictures(pipeline, part, framing), share, "pictures")
+    _fill(texts, caption_keys, captions, lambda part: _encode_captions(pipeline, part), share, "captions")
+    share.wait()
     return Cache(
-        name=made_of,
-        **load_file(path),
-        pictures={name: i for i, name in enumerate(known["pictures"])},
-        captions={caption: i for i, caption in enumerate(known["captions"])},
+        name=fingerprint([picture_keys, caption_keys, asdict(framing)]),
+        latents=latents.rows(picture_keys),
+        texts=texts.rows(caption_keys),
+        pictures={name: i for i, name in enumerate(names)},
+        captions={caption: i for i, caption in enumerate(captions)},
+        variants=variants,
     )
 
 
+def _fill(
+    shelf: Shelf, keys: list[str], things: Sequence[Any], encode: Callable[[Any], Any], share: Share, what: str
+) -> None:
+    """Encode what the shelf lacks, shard by shard."""
+    there = shelf.keys()
+    lacking = list({key: i for i, key in enumerate(keys) if key not in there}.values())
+    shards = [lacking[start : start + SHARD] for start in range(0, len(lacking), SHARD)][share.index :: share.count]
+    share.wait()  # so that every process has seen the same shelf
+    for numbers in tqdm(shards, desc=f"encoding {what}", unit="shard", disable=len(shards) < 2):
+        shelf.put([keys[n] for n in numbers], encode([things[n] for n in numbers]))
+
+
 @torch.no_grad()
-def _encode_pictures(pipeline: Any, paths: list[Path]) -> tuple[torch.Tensor, torch.Tensor]:
+def _encode_pictures(
+    pipeline: Any, wanted: Sequence[tuple[Path, tuple[float, float], str]], framing: Framing
+) -> dict[str, torch.Tensor]:
+    framed = [
+        read_framed(path, framing, place, flip="flipped" in variant, degraded="degraded" in variant)
+        for path, place, variant in wanted
+    ]
+    _require_one_size([path for path, _, _ in wanted], framed)
+    height, width, _ = framed[0].pixels.shape
+    size = max(1, min(SHARD, PIXELS_PER_BATCH // (height * width)))
+    scale, device = pipeline.vae.config.scaling_factor, pipeline.vae.device
     means, stds = [], []
-    scale = pipeline.vae.config.scaling_factor
-    for start in tqdm(range(0, len(paths), _BATCH), desc="encoding pictures", unit="batch"):
-        pixels = _read_pictures(paths[start : start + _BATCH]).to(pipeline.vae.device, pipeline.vae.dtype)
-        posterior = pipeline.vae.encode(pixels).latent_dist
+    for start in range(0, len(framed), size):
+        batch = np.stack([one.pixels for one in framed[start : start + size]])
+        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
+        posterior = pipeline.vae.encode(pixels.to(device)).latent_dist
         means.append((posterior.mean * scale).cpu())
         stds.append((posterior.std * scale).cpu())
-    return torch.cat(means), torch.cat(stds)
+    tensors = {"means": torch.cat(means).half(), "stds": torch.cat(stds).half()}
+    finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in tensors.values()]).all(0)
+    if not finite.all():
+        path = wanted[int((~finite).nonzero()[0])][0]
+        raise DatasetError(f"{path}: its latents are not finite, so the VAE cannot encode it.")
+    return {**tensors, "sizes": torch.tensor([one.sizes for one in framed], dtype=torch.int32)}
 
 
 @torch.no_grad()
-def _encode_captions(pipeline: Any, captions: list[str]) -> torch.Tensor:
-    states = []
-    for start in tqdm(range(0, len(captions), _BATCH), desc="encoding captions", unit="batch"):
-        batch = captions[start : start + _BATCH]
-        encoded, _ = pipeline.encode_prompt(batch, pipeline.device, 1, do_classifier_free_guidance=False)
-        states.append(encoded.cpu())
-    return torch.cat(states)
+def _encode_captions(pipeline: Any, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+    states, pooled = [], []
+    for start in range(0, len(captions), TEXTS_PER_BATCH):
+        encoded = pipeline.encode_prompt(
+            list(captions[start : start + TEXTS_PER_BATCH]),
+            device=pipeline.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
+        states.append(encoded[0].half().cpu())
+        if len(encoded) == 4:  # SDXL: states, negative states, pooled, negative pooled
+            pooled.append(encoded[2].half().cpu())
+    return {"states": torch.cat(states), **({"pooled": torch.cat(pooled)} if pooled else {})}
 
 
-def _read_pictures(paths: list[Path]) -> torch.Tensor:
-    """Pictures as float [-1, 1], [B, 3, H, W]."""
-    arrays = [_read_picture(path) for path in paths]
-    sizes = {array.shape for array in arrays}
+def _require_one_size(paths: Sequence[Path], framed: Sequence[Framed]) -> None:
+    sizes = {one.pixels.shape[:2] for one in framed}
     if len(sizes) > 1:
-        raise DatasetError(f"Pictures of {paths[0].parent} differ in size: {sorted(sizes)}.")
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        raise DatasetError(
+            f"Pictures of {paths[0].parent} differ in size: {sorted(sizes)}.",
+            hint="Give size_px in the preset's section `pictures`: they are scaled and cut to squares.",
+        )
 
 
-def _read_picture(path: Path) -> np.ndarray:
+def _digests(paths: Sequence[Path], index: Path) -> list[str]:
+    """Digests of files; of those that have not changed in size and time since the last look, without reading them."""
+    known: dict[str, list[Any]] = {}
+    if index.is_file():
+        try:
+            known = json.loads(index.read_text(encoding="utf-8"))
+        except ValueError:
+            known = {}
+    now: dict[str, list[Any]] = {}
+    for path in paths:
+        try:
+            about = path.stat()
+        except OSError as err:
+            raise DatasetError(f"{path} cannot be read as a picture: {err.strerror}.") from err
+        old = known.get(str(path), [])
+        same = old[:2] == [about.st_size, about.st_mtime_ns]
+        now[str(path)] = [about.st_size, about.st_mtime_ns, old[2] if same else file_fingerprint(path)]
+    if now != {name: known.get(name) for name in now}:
+        write_json(index, {**known, **now})
+    return [now[str(path)][2] for path in paths]
+
+
+def _model_name(pipeline: Any, parts: Iterable[str]) -> str:
+    """16 hexadecimal digits that name the weights, as they lie in memory, of parts of a pipeline."""
+    digest = hashlib.sha256()
+    for part in parts:
+        module = getattr(pipeline, part, None)
+        for key, weight in sorted(module.state_dict().items()) if module is not None else ():
+            digest.update(f"{part}.{key} {tuple(weight.shape)} {weight.dtype}".encode())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _in_float32(module: torch.nn.Module) -> Iterator[None]:
+    """Within it a module computes in float32: SDXL's VAE overflows in half precision."""
+    dtype = next(module.parameters()).dtype
+    module.float()
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as err:
-        raise DatasetError(f"{path} cannot be read as a picture: {err}") from err
+        yield
+    finally:
+        module.to(dtype)

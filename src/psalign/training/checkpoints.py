@@ -19,7 +19,10 @@ from ..records import write_bytes
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, step: int, keep: int) -> None:
-    """Write step-<n>.pt and remove all but the newest `keep`."""
+    """Write step-<n>.pt, through to the disk, and remove all but the newest `keep`.
+
+    Raises OutputError where the disk is full; the checkpoints that are there stay.
+    """
     stream = io.BytesIO()
     torch.save(state, stream)
     write_bytes(folder / f"step-{step:08d}.pt", stream.getvalue())
@@ -36,12 +39,13 @@ def load_newest(folder: Path, *, run: str) -> dict[str, Any] | None:
     if not paths:
         return None
     try:
-        state: dict[str, Any] = torch.load(paths[-1], weights_only=True)
+        state: dict[str, Any] = torch.load(paths[-1], weights_only=True, map_location="cpu")
     except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, pickle.UnpicklingError) as err:
+        before = f"the run goes on from {paths[-2].name}" if len(paths) > 1 else "the run starts from the beginning"
         raise CheckpointError(
-            f"{paths[-1]} cannot be read: {err}", hint="Remove that file: the run goes on from the one before it."
+            f"{paths[-1]} is damaged or cut short.", hint=f"Remove that file and run the same command: {before}."
         ) from err
-    if state.get("run") != run:
+    if not isinstance(state, dict) or state.get("run") != run:
         raise CheckpointError(
             f"{folder} holds checkpoints of another run (other data, base, users or settings).",
             hint="Choose another --out, or remove that folder.",
@@ -54,3 +58,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{8}\.pt", path.name))
+
+
+def random_states() -> dict[str, Any]:
+    """States of this process's random generators. The trainer draws from none of them; what users add may."""
+    gpu = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "gpu": gpu}
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if states["gpu"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["gpu"][0])

@@ -1,4 +1,4 @@
-"""The Diffusion-DPO loss.
+"""The preference losses.
 
 Place on the path of data: where training joins at step 4.
 """
@@ -8,22 +8,42 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+Errors = tuple[torch.Tensor, torch.Tensor]
 
-def diffusion_dpo_loss(
-    policy: tuple[torch.Tensor, torch.Tensor], reference: tuple[torch.Tensor, torch.Tensor], *, beta: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Diffusion-DPO loss of B pairs.
+
+def margins(policy: Errors, reference: Errors) -> torch.Tensor:
+    """How much more the policy prefers the chosen picture than the reference does: [B], in units of squared error.
 
     policy, reference: squared noise errors of chosen and rejected, each [B], averaged over pixels and channels.
-    beta: preference strength; the published launcher uses 5000, with the factor 1/2 kept so that it means the same.
-    Returns the mean loss (scalar; ln 2 where policy and reference agree) and the margins [B], positive where the
-    policy prefers the chosen picture more than the reference does.
-    Source: Wallace et al. 2023, arXiv:2311.12908, eq. 14.
     """
-    margins = (reference[0] - reference[1]) - (policy[0] - policy[1])
-    return -F.logsigmoid(beta / 2 * margins).mean(), margins
+    return (reference[0] - reference[1]) - (policy[0] - policy[1])
+
+
+def preference_loss(margins: torch.Tensor, *, beta: float, kind: str = "sigmoid") -> torch.Tensor:
+    """Loss of each pair, [B].
+
+    beta: preference strength; the published launcher uses 5000, with the factor 1/2 kept so that it means the same.
+    kind: "sigmoid": -log sigmoid(beta / 2 * margin), Diffusion-DPO; ln 2 where policy and reference agree.
+    "ipo": (beta / 2 * margin - 1/2)^2, which stops pushing once the margin is 1 / beta: the squared loss of IPO with
+    tau = beta, times beta^2, so that one beta serves both kinds.
+    Source: Wallace et al. 2023, arXiv:2311.12908, eq. 14; Azar et al. 2023, arXiv:2310.12036, eq. 17.
+    """
+    scaled = beta / 2 * margins
+    if kind == "ipo":
+        return (scaled - 0.5).square()
+    return -F.logsigmoid(scaled)
 
 
 def squared_error(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean squared error of each row, [B, ...] -> [B], in float32."""
     return (predicted.float() - target.float()).square().flatten(1).mean(1)
+
+
+def min_snr_weights(alphas: torch.Tensor, *, gamma: float) -> torch.Tensor:
+    """Weights of timesteps for a model that predicts noise, [B]: min(SNR, gamma) / SNR.
+
+    alphas: cumulative products of the noise schedule at these timesteps, [B].
+    Source: Hang et al. 2023, arXiv:2303.09556, section 3.4.
+    """
+    snr = alphas / (1 - alphas)
+    return snr.clamp(max=gamma) / snr

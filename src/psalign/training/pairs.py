@@ -1,21 +1,52 @@
-"""Training pairs from cached SAGE rows and user vectors; a batch is a function of seed and step alone.
+"""Training pairs from cached SAGE rows and user vectors; a step's pairs are a function of seed and step alone.
 
-Place on the path of data: between the cache and the trainer.
+Place on the path of data: between the cache and the trainer. What is drawn for a pair (noise, timestep, dropouts, the
+mirrored variant) depends on seed, row and draw, not on the batch it comes in: any batch size, accumulation and number
+of processes with the same product sees the same pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
 from ..errors import DatasetError
-from ..records import fingerprint
+from ..records import CATEGORIES, fingerprint
 from ..sage.cache import Cache
 from ..sage.rows import SageRow
 from ..users.embedding import EmbeddingStore
+from .config import TrainingConfig
+
+SIDES = (
+    "banned",
+    "allowed",
+    "safe",
+)  # what a row is about: an unsafe caption of a category the user bans, allows; a safe one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The pairs of a step. rows: [G]; draws: [G], which draw of its row each is; visual: [G], True for a harmless
+    picture and a poor rendering of it; with_user, flipped, captioned: [G]; timesteps: [G]."""
+
+    rows: np.ndarray
+    draws: np.ndarray
+    visual: np.ndarray
+    with_user: np.ndarray
+    flipped: np.ndarray
+    captioned: np.ndarray
+    timesteps: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, index: int, size: int) -> Plan:
+        """Pairs index * size to (index + 1) * size."""
+        where = slice(index * size, (index + 1) * size)
+        return Plan(**{field.name: getattr(self, field.name)[where] for field in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -23,30 +54,40 @@ class PairBatch:
     """B pairs.
 
     chosen, rejected: latents [B, C, h, w]. states: of the caption, [B, T, D]. own_states: of the caption that tells the
-    chosen picture, [B, T, D]. vectors: [B, llm_dim]. with_user: [B], False where the user was dropped.
-    noise: [B, C, h, w]. timesteps: [B].
+    chosen picture, [B, T, D]; rewritten: [B], True where it is another. pooled, own_pooled: [B, P], and time_ids
+    [B, 6], of SDXL alone. vectors: [B, llm_dim]. with_user: [B], False where the user was dropped. safe, visual: [B].
+    cells: [B], side and category by number, -1 for safe captions. noise: [B, C, h, w]. timesteps: [B].
     """
 
     chosen: torch.Tensor
     rejected: torch.Tensor
     states: torch.Tensor
     own_states: torch.Tensor
+    rewritten: torch.Tensor
     vectors: torch.Tensor
     with_user: torch.Tensor
+    safe: torch.Tensor
+    visual: torch.Tensor
+    cells: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
-    rows: tuple[int, ...]
+    pooled: torch.Tensor | None = None
+    own_pooled: torch.Tensor | None = None
+    time_ids: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
 
     def to(self, device: torch.device) -> PairBatch:
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
-        return PairBatch(**moved, rows=self.rows)
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        return replace(self, **moved)
 
 
 class Pairs:
     """All pairs of a split. Raises DatasetError where a pair lacks the row that tells its chosen picture."""
 
     def __init__(self, rows: Sequence[SageRow], cache: Cache, users: EmbeddingStore) -> None:
-        self.cache = cache
+        self.rows, self.cache = list(rows), cache
         ids = sorted({row.user_id for row in rows})
         self.vectors = torch.from_numpy(users.vectors(ids))
         user = {user_id: i for i, user_id in enumerate(ids)}
@@ -58,6 +99,8 @@ class Pairs:
                 cache.captions[row.caption],
                 cache.captions[_own_caption(row, told)],
                 user[row.user_id],
+                CATEGORIES.index(row.category),
+                SIDES.index(_side(row)),
             )
             for row in rows
         ]
@@ -68,62 +111,114 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.table)
 
-    def batch(
-        self,
-        step: int,
-        *,
-        size: int,
-        seed: int,
-        caption_dropout: float,
-        user_dropout: float,
-        timesteps: tuple[int, int],
-        rewritten_share: float | None = None,
-    ) -> PairBatch:
-        """The batch of a step: epochs of shuffled rows, then noise, timesteps and dropouts, all from (seed, step).
+    def plan(self, step: int, *, size: int, config: TrainingConfig) -> Plan:
+        """The pairs of a step of `size` pairs: shuffled epochs, one after the other."""
+        rows, draws, visual = self._rows(step, size, config)
+        scalars = [_scalars(config.seed, row, draw, config) for row, draw in zip(rows, draws, strict=True)]
+        captioned, with_user, flipped, timesteps = (np.array(column) for column in zip(*scalars, strict=True))
+        if "flipped" not in self.cache.variants:
+            flipped = np.zeros_like(flipped)
+        return Plan(rows, draws, visual, with_user, flipped, captioned, timesteps)
 
-        timesteps: drawn uniformly from [low, high). rewritten_share: share of the batch whose chosen picture is told by
-        another caption (something is to be taken away); None: as the rows come.
-        """
-        numbers = self._rows(step, size, seed, rewritten_share)
-        chosen, rejected, caption, own, user = self.table[numbers].T
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        empty = len(self.cache.states) - 1
-        dropped = torch.rand(size, generator=generator) < caption_dropout
-        caption = np.where(dropped.numpy(), empty, caption)
-        own = np.where(dropped.numpy(), empty, own)
-        with_user = torch.rand(size, generator=generator) >= user_dropout
-        noise = torch.randn((size, *self.cache.means.shape[1:]), generator=generator)
-        spread = torch.randn(noise.shape, generator=generator)
+    def batch(self, plan: Plan, *, seed: int) -> PairBatch:
+        """The tensors of planned pairs."""
+        chosen, rejected, caption, own, user, category, side = self.table[plan.rows].T
+        rejected = np.where(plan.visual, chosen, rejected)
+        caption, own = (np.where(plan.captioned, numbers, self.cache.empty) for numbers in (caption, own))
+        latents = self.cache.rows_of(chosen, flipped=plan.flipped, degraded=np.zeros_like(plan.visual))
+        others = self.cache.rows_of(rejected, flipped=plan.flipped, degraded=plan.visual)
+        noise, spread = self._noise(plan, seed)
         return PairBatch(
-            chosen=self._latents(chosen, spread),
-            rejected=self._latents(rejected, spread),
-            states=self.cache.states[caption].float(),
-            own_states=self.cache.states[own].float(),
+            chosen=self._latents(latents, spread),
+            rejected=self._latents(others, spread),
+            states=self._text("states", caption),
+            own_states=self._text("states", own),
+            rewritten=torch.from_numpy(caption != own),
             vectors=self.vectors[user],
-            with_user=with_user,
+            with_user=torch.from_numpy(plan.with_user),
+            safe=torch.from_numpy(side == SIDES.index("safe")),
+            visual=torch.from_numpy(plan.visual),
+            cells=torch.from_numpy(np.where(side < 2, side * len(CATEGORIES) + category, -1)),
             noise=noise,
-            timesteps=torch.randint(*timesteps, (size,), generator=generator),
-            rows=tuple(int(n) for n in numbers),
+            timesteps=torch.from_numpy(plan.timesteps),
+            **self._of_sdxl(caption, own, latents),
         )
 
-    def _rows(self, step: int, size: int, seed: int, rewritten_share: float | None) -> np.ndarray:
-        if rewritten_share is None:
-            return _draw(np.arange(len(self)), step, size, seed)
-        rewritten = self.table[:, 2] != self.table[:, 3]
-        count = round(size * rewritten_share)
-        parts = ((np.flatnonzero(rewritten), count, seed), (np.flatnonzero(~rewritten), size - count, seed + 1))
-        return np.concatenate([_draw(numbers, step, n, s) for numbers, n, s in parts if n and len(numbers)])
+    def told(self, plan: Plan, limit: int = 8) -> str:
+        """The rows of a plan, for messages: their numbers in the split and their chosen pictures."""
+        rows = [f"{number} ({self.rows[number].chosen})" for number in plan.rows[:limit].tolist()]
+        return ", ".join(rows) + (f" and {len(plan) - limit} more" if len(plan) > limit else "")
+
+    def _rows(self, step: int, size: int, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, draws and whether visual, of a step: three kinds of rows, each in epochs of its own."""
+        everything, seed = np.arange(len(self)), config.seed
+        visual = round(size * config.visual_share)
+        safe = np.flatnonzero(self.table[:, 6] == SIDES.index("safe"))
+        parts = [(safe, visual, seed + 2, True)] if visual else []
+        if config.rewritten_share is None:
+            parts.append((everything, size - visual, seed, False))
+        else:
+            is_rewritten = self.table[:, 2] != self.table[:, 3]
+            count = round((size - visual) * config.rewritten_share)
+            parts.append((np.flatnonzero(is_rewritten), count, seed, False))
+            parts.append((np.flatnonzero(~is_rewritten), size - visual - count, seed + 1, False))
+        drawn = [(*_draw(numbers, step, n, s), np.full(n, v)) for numbers, n, s, v in parts if n and len(numbers)]
+        rows, epochs, is_visual = (np.concatenate(column) for column in zip(*drawn, strict=True))
+        draws = epochs % config.reference_draws if config.reference_draws else epochs
+        return rows, draws, is_visual
+
+    def _noise(self, plan: Plan, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = self.cache.latents.read("means", [0]).shape[1:]
+        both = [
+            torch.randn((2, *shape), generator=torch.Generator().manual_seed(_seed("noise", seed, row, draw)))
+            for row, draw in zip(plan.rows.tolist(), plan.draws.tolist(), strict=True)
+        ]
+        noise, spread = torch.stack(both, dim=1)
+        return noise, spread
 
     def _latents(self, numbers: np.ndarray, spread: torch.Tensor) -> torch.Tensor:
-        return self.cache.means[numbers].float() + self.cache.stds[numbers].float() * spread
+        means, stds = (self.cache.latents.read(name, numbers).float() for name in ("means", "stds"))
+        return means + stds * spread
+
+    def _text(self, name: str, captions: np.ndarray) -> torch.Tensor:
+        return self.cache.texts.read(name, captions).float()
+
+    def _of_sdxl(self, caption: np.ndarray, own: np.ndarray, latents: np.ndarray) -> dict[str, torch.Tensor]:
+        if "pooled" not in self.cache.texts.names():
+            return {}
+        sizes = self.cache.latents.read("sizes", latents)
+        return {"pooled": self._text("pooled", caption), "own_pooled": self._text("pooled", own), "time_ids": sizes}
 
 
-def _draw(numbers: np.ndarray, step: int, size: int, seed: int) -> np.ndarray:
-    """The rows of a step: every number once per epoch, epochs one after the other."""
-    first = step * size
-    epochs = range(first // len(numbers), (first + size - 1) // len(numbers) + 1)
-    order = np.concatenate([np.random.default_rng((seed, epoch)).permutation(numbers) for epoch in epochs])
-    return order[first % len(numbers) :][:size]
+def _draw(numbers: np.ndarray, step: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a step, and the epoch each is of: every number once per epoch, epochs one after the other."""
+    positions = np.arange(step * size, (step + 1) * size)
+    epochs, places = np.divmod(positions, len(numbers))
+    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(numbers) for epoch in np.unique(epochs).tolist()}
+    rows = [orders[epoch][place] for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)]
+    return np.array(rows), epochs
+
+
+def _scalars(seed: int, row: int, draw: int, config: TrainingConfig) -> tuple[bool, bool, bool, int]:
+    """Whether a pair keeps its caption and its user, whether it is mirrored, and its timestep."""
+    caption, user, flip, timestep = np.random.default_rng(_seed("scalars", seed, row, draw)).random(4)
+    low, high = config.timesteps
+    return (
+        bool(caption >= config.caption_dropout),
+        bool(user >= config.user_dropout),
+        bool(flip < 0.5),
+        int(low + timestep * (high - low)),
+    )
+
+
+def _seed(*parts: object) -> int:
+    return int(fingerprint([str(part) for part in parts]), 16) >> 1
+
+
+def _side(row: SageRow) -> str:
+    if row.caption_kind == "safe":
+        return "safe"
+    return "allowed" if row.chosen.endswith("_u.jpg") else "banned"
 
 
 def _own_caption(row: SageRow, told: dict[tuple[tuple[str, str, str, str], str], str]) -> str:

@@ -5,32 +5,65 @@ Place on the path of data: what `psalign train` and the quickstart call.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..adapter.adapter import PSAAdapter, cross_attention_widths
+from ..adapter.adapter import KINDS, PSAAdapter, cross_attention_widths
 from ..adapter.attach import attach
 from ..config import settings
-from ..diffusion.base_models import base_fingerprint, find_base
+from ..diffusion.base_models import DTYPES, find_base
+from ..diffusion.generate import GenerationConfig
+from ..diffusion.shards import Shard
 from ..errors import UsageError
 from ..records import Record
-from ..sage.cache import build_cache
-from ..sage.rows import load_split
+from ..sage.cache import Share, build_cache
+from ..sage.framing import Framing
+from ..sage.rows import METADATA, load_split
 from ..users.embedding import EmbeddingStore
+from .config import PRECISIONS, TrainingConfig
 from .pairs import Pairs
-from .trainer import Trainer, TrainingConfig
+from .trainer import Trainer
+from .validation import Validation
 
 SHAPE = ("n_tokens", "proj_rank", "rank", "heads", "depth", "gated")
 
 
-def load_pairs(data: Path, folder: Path, pipeline: Any, users: EmbeddingStore) -> Pairs:
-    """Training pairs of a SAGE dataset, with latents and text states cached in folder."""
-    rows = load_split(data, "train")
-    cache = build_cache(rows, data / "train", pipeline, folder, base=base_fingerprint(pipeline))
+def load_pairs(
+    data: Path,
+    folder: Path,
+    pipeline: Any,
+    users: EmbeddingStore,
+    *,
+    split: str = "train",
+    preset: Record | None = None,
+) -> Pairs:
+    """Pairs of a split of a SAGE dataset, with latents and text states cached in folder.
+
+    preset: section `pictures` says how pictures are framed; poor renderings are cached where a section trains on them.
+    """
+    preset, shard = preset or {}, Shard()
+    rows = load_split(data, split)
+    cache = build_cache(
+        rows,
+        data / split,
+        pipeline,
+        folder,
+        framing=settings(Framing, preset.get("pictures"), section="pictures"),
+        degraded=split == "train" and any(training_config(preset, kind).visual_share for kind in KINDS),
+        share=Share(shard.index, shard.count, shard.wait),
+    )
     return Pairs(rows, cache, users)
+
+
+def has_split(data: Path, split: str) -> bool:
+    """Whether a dataset has a split, with a row in it."""
+    path = data / split / METADATA
+    return path.is_file() and path.stat().st_size > 0
 
 
 def new_adapter(
@@ -70,17 +103,61 @@ def check_shape(kind: str, shape: Record) -> None:
 
 
 def train_adapter(
-    preset: Record, kind: str, pipeline: Any, pairs: Pairs, users: EmbeddingStore, out: Path, *, seed: int = 0
+    preset: Record,
+    kind: str,
+    pipeline: Any,
+    pairs: Pairs,
+    users: EmbeddingStore,
+    out: Path,
+    *,
+    seed: int = 0,
+    unseen: Pairs | None = None,
 ) -> None:
     """Train one kind of adapter into out/adapter; a finished one is left as it is.
 
-    preset: settings by section; section `kind` has adapter and training. Raises as Trainer does.
+    preset: settings by section; section `kind` has adapter and training. unseen: pairs to validate on, never
+    trained on. Raises as Trainer does.
     """
     section, base = preset.get(kind) or {}, find_base(preset.get("base", "mini")).name
-    config = replace(settings(TrainingConfig, section.get("training"), section=f"{kind}.training"), seed=seed)
+    config = replace(training_config(preset, kind), seed=seed)
     adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed)
-    attached = attach(pipeline.unet, adapter)
+    with _made_ready(pipeline, config):
+        attached = attach(pipeline.unet, adapter.to(pipeline.unet.device))
+        validation = None
+        if unseen is not None and config.validation_pairs:
+            drawn = settings(GenerationConfig, preset.get("generation"), section="generation")
+            validation = Validation(
+                unseen, users, pipeline, replace(drawn, base=base), out, config, pipeline.unet.device
+            )
+        data = f"{users.fingerprint} {pairs.name}"
+        try:
+            Trainer(attached, pairs, pipeline.scheduler, config, out, data=data, validation=validation).train()
+        finally:
+            attached.unload()
+
+
+@contextmanager
+def _made_ready(pipeline: Any, config: TrainingConfig) -> Iterator[None]:
+    """The pipeline as training wants it: its precision, no VAE or text encoder on a GPU, checkpointing, compiled."""
+    unet, dtype = pipeline.unet, getattr(torch, DTYPES[PRECISIONS[config.mixed_precision]])
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    for part in parts:
+        part.to(dtype)
+        if part is not unet and unet.device.type != "cpu":
+            part.to("cpu")
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if config.compile:
+        unet.compile(dynamic=True)
     try:
-        Trainer(attached, pairs, pipeline.scheduler, config, out, data=f"{users.fingerprint} {pairs.name}").train()
+        yield
     finally:
-        attached.unload()
+        if config.compile:
+            unet._compiled_call_impl = None
+        if config.gradient_checkpointing:
+            unet.disable_gradient_checkpointing()
+
+
+def training_config(preset: Record, kind: str) -> TrainingConfig:
+    """Section `kind`.training of a preset. Raises UsageError for settings that make no sense."""
+    return settings(TrainingConfig, (preset.get(kind) or {}).get("training"), section=f"{kind}.training")

@@ -1,14 +1,20 @@
 """Trains an adapter with Diffusion-DPO: one UNet, with the adapter bypassed for the reference.
 
-Place on the path of data: from SAGE pairs to adapter weights. Runs on accelerate; a run that is killed goes on from its
-last checkpoint and ends with the same weights.
+Place on the path of data: from SAGE pairs to adapter weights. Runs on accelerate, in one process or many; a run that is
+killed goes on from its last checkpoint and ends with the same weights.
 """
 
 from __future__ import annotations
 
 import math
+import resource
+import signal
+import sys
+import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,70 +23,24 @@ from tqdm import tqdm
 
 from ..adapter.adapter import PSAAdapter
 from ..adapter.checkpoint import save_adapter
-from ..adapter.condition import KEY, Condition
 from ..adapter.guard import AttachedAdapter
-from ..errors import ExtraMissing, OutputError, TrainingError, UsageError
-from ..records import fingerprint, write_csv, write_json
-from .checkpoints import load_newest, save_checkpoint
-from .loss import diffusion_dpo_loss, squared_error
-from .pairs import PairBatch, Pairs
+from ..errors import OutputError, TrainingError, TrainingStopped, UsageError
+from ..records import fingerprint, versions, write_json
+from .checkpoints import load_newest, random_states, save_checkpoint, set_random_states
+from .config import TrainingConfig
+from .log import Log
+from .objective import CELLS, FIGURES, Objective, ReferenceErrors, Totals, figures_in_play
+from .optimizer import make_optimizer, schedule
+from .pairs import Pairs, Plan
+from .validation import Validation, by_cell, cell_columns
 
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How an adapter is trained.
-
-    dpo_weight, beta: of the preference loss.
-    anchor: what the policy's prediction on the chosen picture is held to, times anchor_weight: "noise" (its denoising
-    error), or "caption" (the base's own prediction for the caption that tells that picture).
-    caption_dropout, user_dropout: shares of rows. timesteps: drawn from [low, high).
-    rewritten_share: share of a batch for which something is to be taken away; None: as the dataset has it.
-    tensorboard: also log to out/tensorboard (needs the extra of that name).
-    """
-
-    steps: int = 800
-    batch_size: int = 16
-    lr: float = 1e-3
-    warmup_steps: int = 50
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    dpo_weight: float = 1.0
-    beta: float = 1000.0
-    anchor: str = "noise"
-    anchor_weight: float = 200.0
-    caption_dropout: float = 0.1
-    user_dropout: float = 0.1
-    timesteps: tuple[int, int] = (0, 1000)
-    rewritten_share: float | None = None
-    accumulation: int = 1
-    mixed_precision: str = "no"
-    save_every: int = 200
-    keep: int = 2
-    log_every: int = 10
-    tensorboard: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, choices in (("anchor", ("noise", "caption")), ("mixed_precision", ("no", "bf16"))):
-            if getattr(self, name) not in choices:
-                raise UsageError(f"Unknown {name} '{getattr(self, name)}'; choose one of: {', '.join(choices)}.")
-        for name in ("steps", "batch_size", "lr", "accumulation", "save_every", "keep", "log_every"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"training.{name} must be more than 0 and finite; saw {getattr(self, name)}.")
-        for name in ("beta", "dpo_weight", "anchor_weight", "weight_decay", "clip", "warmup_steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"training.{name} must be at least 0 and finite; saw {getattr(self, name)}.")
-        for name in ("caption_dropout", "user_dropout", "rewritten_share"):
-            if not 0 <= (getattr(self, name) or 0.0) <= 1:
-                raise UsageError(f"training.{name} must be between 0 and 1; saw {getattr(self, name)}.")
-        if len(self.timesteps) != 2 or not 0 <= self.timesteps[0] < self.timesteps[1] <= 1000:
-            raise UsageError(f"training.timesteps must be [low, high) within 0 and 1000; saw {list(self.timesteps)}.")
-        if not self.dpo_weight and not self.anchor_weight:
-            raise UsageError("training.dpo_weight and training.anchor_weight are both 0: there is nothing to learn.")
+SPEED = ("lr", "grad_norm", "pairs_per_s", "peak_memory_mb")
+FIRST_SCALE = 2.0**8  # of the loss in fp16, which grows while nothing overflows
+SMALLEST_SCALE = 2.0**-10  # below it nothing is left of the gradient
 
 
 class Trainer:
-    """One training run in a folder: checkpoints/, log.csv, adapter/."""
+    """One training run in a folder: checkpoints/, log.csv, val.csv, validation/, adapter/, adapter_best/."""
 
     def __init__(
         self,
@@ -91,182 +51,227 @@ class Trainer:
         out: Path,
         *,
         data: str,
+        validation: Validation | None = None,
     ) -> None:
+        """data: names what is trained on. Raises UsageError for a base model that does not predict noise."""
         from accelerate import Accelerator
 
-        self.attached, self.pairs, self.config, self.out = attached, pairs, config, out
+        predicts = getattr(getattr(noise_scheduler, "config", None), "prediction_type", "epsilon")
+        if predicts != "epsilon":
+            raise UsageError(
+                f"Training needs a base model that predicts noise (epsilon); this one predicts {predicts}."
+            )
+        self.attached, self.pairs, self.config, self.out, self.validation = attached, pairs, config, out, validation
         # Precision and accumulation are our own: accelerate's are one setting per process, and divide the loss too.
         self.accelerator = Accelerator(cpu=attached.unet.device.type == "cpu")
-        if self.accelerator.num_processes > 1:
-            raise UsageError(f"Training runs in one process; saw {self.accelerator.num_processes}.")
-        self.alphas = noise_scheduler.alphas_cumprod.to(self.accelerator.device)
-        adapter = attached.adapter.requires_grad_(True).float()
-        self.trained = adapter
-        self.optimizer = torch.optim.AdamW(adapter.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.device = self.accelerator.device
+        self.trained = attached.adapter.requires_grad_(True).float()
+        self.parameters = [weight for weight in self.trained.parameters() if weight.requires_grad]
+        self.objective = Objective(attached, config, noise_scheduler.alphas_cumprod.to(self.device))
+        self.optimizer = make_optimizer(self.parameters, config)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, init_scale=FIRST_SCALE, enabled=config.mixed_precision == "fp16"
+        )
+        self.average = [weight.detach().clone() for weight in self.parameters] if config.ema else []
+        self.reference = ReferenceErrors(len(pairs), config.reference_draws) if config.reference_draws else None
+        self.pairs_per_step = config.batch_size * config.accumulation * self.accelerator.num_processes
         # Without diffusers' own entries: one of them is a list in the order of a set, another in every process.
-        shape = {name: value for name, value in adapter.config.items() if not name.startswith("_")}
-        self.run_name = fingerprint({"config": asdict(config), "adapter": shape, "data": data})
-        self.step = 0
-        self.log: list[dict[str, float]] = []
-        self.writer = _tensorboard(out / "tensorboard") if config.tensorboard else None
+        shape = {name: value for name, value in self.trained.config.items() if not name.startswith("_")}
+        identity = {**config.identity, "pairs_per_step": self.pairs_per_step}
+        self.run_name = fingerprint({"config": identity, "adapter": shape, "data": data})
+        self.step, self.best = 0, math.inf
+        self.window = _Window()
+        folder = out / "tensorboard" if config.tensorboard and self.is_main else None
+        self.log = Log(out / "log.csv", (*FIGURES, *SPEED, *cell_columns()), tensorboard=folder)
+        self.val_log = Log(out / "val.csv", validation.columns if validation else (), tensorboard=folder)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files."""
+        return bool(self.accelerator.is_main_process)
 
     def train(self) -> PSAAdapter:
-        """Take the steps that are left and write the adapter. Raises TrainingError where the loss is not finite."""
-        self._resume()
-        self.attached.adapter.train()
-        bar = tqdm(total=self.config.steps, initial=self.step, desc="training", unit="step", mininterval=1)
-        while self.step < self.config.steps:
-            started = time.perf_counter()
-            figures = self._take_step()
-            figures["pairs_per_s"] = self.config.batch_size * self.config.accumulation / (time.perf_counter() - started)
-            self._record(figures)
-            bar.update()
-            bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
-            if self.step % self.config.save_every == 0 or self.step == self.config.steps:
-                self._save()
-        bar.close()
-        self._write_log()
-        if self.writer is not None:
-            self.writer.close()
-        self.attached.adapter.eval()
-        save_adapter(self.attached.adapter, self.out / "adapter")
-        return self.attached.adapter
+        """Take the steps that are left and write the adapter.
 
-    def _take_step(self) -> dict[str, float]:
+        Raises TrainingError where the loss or its gradient is not finite, TrainingStopped after a SIGTERM, once a
+        checkpoint is written.
+        """
+        self._resume()
+        self.trained.train()
+        bar = tqdm(total=self.config.steps, initial=self.step, desc="training", unit="step", mininterval=1,
+                   disable=not self.is_main)  # fmt: skip
+        with _sigterm() as told_to_stop, bar:
+            while self.step < self.config.steps:
+                stop = self._take_step(told_to_stop.is_set())
+                bar.update()
+                if self._is_due(self.config.log_every):
+                    bar.set_postfix(loss=f"{self._write_window():.3f}", refresh=False)
+                if self._is_due(self.config.validate_every):
+                    self._validate()
+                if self._is_due(self.config.save_every) or stop:
+                    self._save()
+                if stop and self.step < self.config.steps:
+                    raise TrainingStopped(
+                        f"Stopped by SIGTERM after step {self.step}, which is saved in {self.out / 'checkpoints'}.",
+                        hint="Run the same command again: it goes on from there.",
+                    )
+        self.log.close()
+        self.val_log.close()
+        self.trained.eval()
+        with self._averaged():
+            if self.is_main:
+                save_adapter(self.trained, self.out / "adapter")
+        self._use_average()
+        self.accelerator.wait_for_everyone()
+        return self.trained
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def _take_step(self, stop: bool = False) -> bool:
+        """One step of the optimiser. Returns whether any process was told to stop."""
+        started = time.perf_counter()
+        lr = self.config.lr * schedule(self.step, self.config)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * self._schedule()
+            group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, float] = {}
-        for part in range(self.config.accumulation):
-            batch = self._batch(self.step * self.config.accumulation + part)
-            with torch.autocast(batch.noise.device.type, torch.bfloat16, enabled=self.config.mixed_precision == "bf16"):
-                loss, figures = self.losses(batch)
-            if not math.isfinite(loss.item()):
+        plan = self.pairs.plan(self.step, size=self.pairs_per_step, config=self.config)
+        figures, cells = self._gradients(plan)
+        stopped, figures, cells = self._together(stop, figures, cells)
+        norm = self._apply(plan)
+        self.step += 1
+        seconds = time.perf_counter() - started
+        self.window.add(figures, cells, {"lr": lr, "grad_norm": norm, "seconds": seconds})
+        return stopped
+
+    def _gradients(self, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of this process's part of a step; the parts of all processes and passes add up to the step's mean.
+
+        Returns FIGURES, and pairs ranked rightly and seen by CELLS, [2, cells].
+        """
+        totals = Totals.of(plan, self.pairs, null_user=self.objective.null_user)
+        figures = torch.zeros(len(FIGURES), device=self.device)
+        cells = torch.zeros(2, len(CELLS), device=self.device)
+        for turn in range(self.config.accumulation):
+            index = turn * self.accelerator.num_processes + self.accelerator.process_index
+            part = plan.part(index, self.config.batch_size)
+            batch = self.pairs.batch(part, seed=self.config.seed).to(self.device)
+            known = self.reference.look_up(part) if self.reference is not None else None
+            outcome = self.objective(batch, totals, known)
+            if self.reference is not None:
+                self.reference.store(part, outcome.reference.cpu())
+            if not math.isfinite(outcome.loss.item()):
                 raise TrainingError(
-                    f"The loss of step {self.step} is {loss.item()}; its rows are {list(batch.rows)}.",
+                    f"The loss of step {self.step} is {outcome.loss.item()}; its rows are {self.pairs.told(part)}.",
                     hint="Lower training.lr, or look at these rows of metadata.jsonl.",
                 )
-            self.accelerator.backward(loss / self.config.accumulation)
-            for name, value in figures.items():
-                sums[name] = sums.get(name, 0.0) + value / self.config.accumulation
-        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.clip)
-        if not math.isfinite(norm):
+            self.scaler.scale(outcome.loss).backward()
+            figures += outcome.figures
+            cells += torch.stack([outcome.right, outcome.seen])
+        return figures, cells
+
+    def _together(
+        self, stop: bool, figures: torch.Tensor, cells: torch.Tensor
+    ) -> tuple[bool, torch.Tensor, torch.Tensor]:
+        """Sums over all processes: gradients, figures, and whether anyone was told to stop, in one message."""
+        if self.accelerator.num_processes == 1:
+            return stop, figures.cpu(), cells.cpu()
+        for weight in self.parameters:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        told = torch.tensor([float(stop)], device=self.device)
+        parts = [*(weight.grad for weight in self.parameters if weight.grad is not None), figures, cells, told]
+        summed = self.accelerator.reduce(torch.cat([part.flatten().float() for part in parts]), reduction="sum")
+        back = [
+            piece.view_as(part) for piece, part in zip(summed.split([p.numel() for p in parts]), parts, strict=True)
+        ]
+        for weight, gradient in zip(self.parameters, back, strict=False):
+            weight.grad = gradient
+        return bool(back[-1] > 0), back[-3].cpu(), back[-2].cpu()
+
+    def _apply(self, plan: Plan) -> float:
+        """Clip and take the step. Returns the gradient's norm before clipping."""
+        self.scaler.unscale_(self.optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
+        if not math.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() < SMALLEST_SCALE):
             raise TrainingError(
-                f"The gradient of step {self.step} is not finite; its rows are {list(batch.rows)}.",
+                f"The gradient of step {self.step} is not finite; its rows are {self.pairs.told(plan)}.",
                 hint="Lower training.lr, or look at these rows of metadata.jsonl.",
             )
-        self.optimizer.step()
-        self.step += 1
-        return {**sums, "grad_norm": float(norm)}
+        self.scaler.step(self.optimizer)  # in fp16, a gradient that overflowed is left out and the scale lowered
+        self.scaler.update()
+        if self.average:
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, self.parameters, 1 - self.config.ema)
+        return norm
 
-    def losses(self, batch: PairBatch) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss of a batch and the figures to log."""
-        config, unet = self.config, self.attached.unet
-        with_dpo = config.dpo_weight > 0
-        latents = torch.cat([batch.chosen, batch.rejected]) if with_dpo else batch.chosen
-        copies = 2 if with_dpo else 1
-        noise, timesteps, states = (_copies(x, copies) for x in (batch.noise, batch.timesteps, batch.states))
-        noisy = self._add_noise(latents, noise, timesteps)
-        condition = self._condition(batch, copies)
-        predicted = unet(noisy, timesteps, states, cross_attention_kwargs={KEY: condition}).sample
-        errors = squared_error(predicted, noise)
-        loss = predicted.new_zeros((), dtype=torch.float32)
-        figures: dict[str, float] = {}
-        pairs = len(batch.chosen)
-        if with_dpo:
-            reference = squared_error(self._base(noisy, timesteps, states), noise)
-            kept = batch.with_user if batch.with_user.any() else torch.ones_like(batch.with_user)
-            dpo, margins = diffusion_dpo_loss(
-                (errors[:pairs][kept], errors[pairs:][kept]),
-                (reference[:pairs][kept], reference[pairs:][kept]),
-                beta=config.beta,
-            )
-            loss = loss + config.dpo_weight * dpo
-            figures |= {
-                "dpo": dpo.item(),
-                "accuracy": (margins > 0).float().mean().item(),
-                "margin": margins.mean().item(),
-            }
-        if config.anchor_weight:
-            anchor = self._anchor(batch, noisy[:pairs], predicted[:pairs])
-            loss = loss + config.anchor_weight * anchor
-            figures["anchor"] = anchor.item()
-        return loss, {"loss": loss.item(), "chosen_error": errors[:pairs].mean().item(), **figures}
+    # --- telling ------------------------------------------------------------------------------------------------------
 
-    def _condition(self, batch: PairBatch, copies: int) -> Condition:
-        """Rows without a user are the base.
+    def _is_due(self, every: int) -> bool:
+        return self.step == self.config.steps or bool(every and self.step % every == 0)
 
-        Kind `published` has a null user instead, the zero vector, and trains it.
-        """
-        vectors, present = batch.vectors, batch.with_user
-        if self.attached.adapter.config.kind == "published":
-            vectors, present = vectors * present[:, None], torch.ones_like(present)
-        scale = torch.ones(copies * len(present), device=vectors.device)
-        return Condition(_copies(vectors, copies), _copies(present, copies), scale, owner=self.attached, guided=False)
+    def _write_window(self) -> float:
+        """Log the mean over the steps since the last line. Returns its loss."""
+        figures = self.window.means(self.pairs_per_step, figures_in_play(self.config))
+        self.window = _Window()
+        if self.is_main:
+            self.log.add(self.step, {**figures, "peak_memory_mb": peak_memory_mb()})
+        return float(figures["loss"])
 
-    def _anchor(self, batch: PairBatch, noisy: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-        """Mean squared error to the anchor over rows with a user; a trained null user is held to the base itself."""
-        kept, target = batch.with_user, batch.noise
-        null_user = self.attached.adapter.config.kind == "published"
-        if self.config.anchor == "caption" or null_user:
-            states = torch.where(kept[:, None, None], batch.own_states, batch.states)
-            base = self._base(noisy, batch.timesteps, states)
-            with_noise = kept[:, None, None, None] & (self.config.anchor == "noise")
-            target = torch.where(with_noise, batch.noise, base)
-        counted = torch.ones_like(kept) if null_user else kept
-        return (squared_error(predicted, target) * counted).sum() / counted.sum().clamp(min=1)
+    def _validate(self) -> None:
+        """Measure, draw, and keep the adapter where its loss is the lowest so far; the first process alone."""
+        if self.validation is None:
+            return
+        self.trained.eval()
+        if self.is_main:
+            with self._averaged():
+                figures = self.validation.measure(self.attached, self.objective.alphas)
+                self.validation.draw(self.attached, self.step)
+                if figures["loss"] < self.best:
+                    self.best = figures["loss"]
+                    save_adapter(self.trained, self.out / "adapter_best")
+                    write_json(self.out / "best.json", {"step": self.step, "loss": self.best})
+            self.val_log.add(self.step, figures)
+        self.accelerator.wait_for_everyone()
+        self.trained.train()
 
-    @torch.no_grad()
-    def _base(self, noisy: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """The noise that the UNet predicts with the adapter bypassed: the reference."""
-        with self.attached.disabled():
-            predicted: torch.Tensor = self.attached.unet(noisy, timesteps, states).sample
-        return predicted
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within it the adapter's weights are their moving average, where one is kept."""
+        kept = [weight.detach().clone() for weight in self.parameters] if self.average else []
+        self._use_average()
+        try:
+            yield
+        finally:
+            for weight, own in zip(self.parameters, kept, strict=False):
+                weight.data.copy_(own)
 
-    def _add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
-        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    def _use_average(self) -> None:
+        for weight, mean in zip(self.parameters, self.average, strict=False):
+            weight.data.copy_(mean)
 
-    def _batch(self, number: int) -> PairBatch:
-        config = self.config
-        return self.pairs.batch(
-            number,
-            size=config.batch_size,
-            seed=config.seed,
-            caption_dropout=config.caption_dropout,
-            user_dropout=config.user_dropout,
-            timesteps=config.timesteps,
-            rewritten_share=config.rewritten_share,
-        ).to(self.accelerator.device)
-
-    def _schedule(self) -> float:
-        """Linear warm-up, then cosine to a tenth."""
-        config = self.config
-        if self.step < config.warmup_steps:
-            return (self.step + 1) / config.warmup_steps
-        done = (self.step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done))
-
-    def _record(self, figures: dict[str, float]) -> None:
-        self.log.append({"step": self.step, **figures})
-        if self.writer is not None:
-            for name, value in figures.items():
-                self.writer.add_scalar(f"training/{name}", value, self.step)
-        if self.step % self.config.log_every == 0:
-            self._write_log()
-
-    def _write_log(self) -> None:
-        write_csv(self.out / "log.csv", self.log)
+    # --- going on -----------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        state = {
-            "run": self.run_name,
-            "step": self.step,
-            "adapter": self.trained.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "log": self.log,
-        }
-        save_checkpoint(self.out / "checkpoints", state, step=self.step, keep=self.config.keep)
+        states = [random_states()]
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            states = gather_object(states)
+        if self.is_main:
+            state = {
+                "run": self.run_name,
+                "step": self.step,
+                "adapter": self.trained.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "average": self.average,
+                "reference": None if self.reference is None else self.reference.errors,
+                "best": self.best,
+                "window": vars(self.window),
+                "random": states,
+            }
+            save_checkpoint(self.out / "checkpoints", state, step=self.step, keep=self.config.keep)
+        self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
         state = load_newest(self.out / "checkpoints", run=self.run_name)
@@ -275,20 +280,70 @@ class Trainer:
                 raise OutputError(
                     f"{self.out} holds an adapter but no checkpoint of its run.", hint="Choose another --out."
                 )
-            write_json(self.out / "run.json", {"run": self.run_name, "config": asdict(self.config)})
-            return
+        else:
+            self._take_over(state)
+        if self.is_main:
+            about = {"run": self.run_name, "config": asdict(self.config), "pairs_per_step": self.pairs_per_step}
+            write_json(self.out / "run.json", {**about, "processes": self.accelerator.num_processes, **versions()})
+            self.log.open(step=self.step)
+            if self.validation is not None:
+                self.val_log.open(step=self.step)
+        self.accelerator.wait_for_everyone()
+
+    def _take_over(self, state: dict[str, Any]) -> None:
         self.trained.load_state_dict(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.log = state["step"], state["log"]
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        self.average = [mean.to(self.device) for mean in state["average"]]
+        if self.reference is not None:
+            self.reference.errors = state["reference"]
+        self.step, self.best = state["step"], state["best"]
+        vars(self.window).update(state["window"])
+        own = state["random"]
+        if self.accelerator.process_index < len(own):
+            set_random_states(own[self.accelerator.process_index])
 
 
-def _tensorboard(folder: Path) -> Any:
+class _Window:
+    """Sums over the steps since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.figures = torch.zeros(len(FIGURES))
+        self.cells = torch.zeros(2, len(CELLS))
+        self.others: dict[str, float] = {}
+
+    def add(self, figures: torch.Tensor, cells: torch.Tensor, others: dict[str, float]) -> None:
+        self.steps += 1
+        self.figures, self.cells = self.figures + figures, self.cells + cells
+        self.others = {name: self.others.get(name, 0.0) + value for name, value in others.items()}
+
+    def means(self, pairs_per_step: int, names: Collection[str]) -> dict[str, float]:
+        known = dict(zip(FIGURES, (self.figures / self.steps).tolist(), strict=True))
+        figures = {name: value for name, value in known.items() if name in names}
+        others = {name: value / self.steps for name, value in self.others.items()}
+        others["pairs_per_s"] = pairs_per_step / max(others.pop("seconds"), 1e-9)
+        return {**figures, **others, **by_cell(*self.cells)}
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held: of its GPU, or, without one, of the machine."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
+@contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """An event that a SIGTERM sets, instead of ending the process; in the main thread alone."""
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ExtraMissing("tensorboard", "tensorboard") from None
-    return SummaryWriter(str(folder))
-
-
-def _copies(x: torch.Tensor, copies: int) -> torch.Tensor:
-    return torch.cat([x] * copies) if copies > 1 else x
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)

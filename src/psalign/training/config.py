@@ -1,0 +1,128 @@
+"""How an adapter is trained: every setting of section `training` of a preset.
+
+Place on the path of data: beside training/trainer.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from ..errors import UsageError
+from ..records import Record
+
+ANCHORS = ("noise", "caption")
+LOSSES = ("sigmoid", "ipo")
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
+PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}  # of the frozen UNet; the adapter stays in float32
+SCHEDULES = ("cosine", "constant_with_warmup")
+WEIGHTINGS = ("none", "min_snr")
+# What may change between the starts of one run: none of it changes the weights.
+WATCHING = ("keep", "save_every", "log_every", "validate_every", "validation_pairs", "validation_pictures",
+            "tensorboard", "compile", "gradient_checkpointing", "batch_size", "accumulation")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How an adapter is trained.
+
+    batch_size: pairs in one forward pass of one process; accumulation: passes of one step.
+    dpo_weight, beta, loss: of the preference loss, "sigmoid" (Diffusion-DPO) or "ipo".
+    anchor: what the policy's prediction on the chosen picture is held to, times anchor_weight: "noise" (its denoising
+    error), or "caption" (the base's own prediction for the caption that tells that picture).
+    safe_anchor_weight: of holding the prediction for safe captions to the base's own for the same caption.
+    visual_share, visual_weight: share of a step's pairs that are a harmless picture and a poor rendering of it, and the
+    weight of the preference loss on them.
+    caption_dropout, user_dropout: shares of rows. timesteps: drawn from [low, high).
+    timestep_weighting: "none", or "min_snr" with snr_gamma.
+    rewritten_share: share of a step for which something is to be taken away; None: as the dataset has it.
+    reference_draws: how many fixed draws of noise and timestep a pair has; the reference's errors are then computed
+    once for each. 0: new draws for ever, and a reference pass in every step.
+    ema: decay of a moving average of the weights, which is then what is saved; 0: none.
+    validate_every: steps between validations on validation_pairs of split `val`, with a sheet of validation_pictures;
+    0: at the end alone.
+    tensorboard: also log to out/tensorboard (needs the extra of that name).
+    """
+
+    steps: int = 800
+    batch_size: int = 16
+    accumulation: int = 1
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    loss: str = "sigmoid"
+    dpo_weight: float = 1.0
+    beta: float = 1000.0
+    anchor: str = "noise"
+    anchor_weight: float = 200.0
+    safe_anchor_weight: float = 0.0
+    visual_share: float = 0.0
+    visual_weight: float = 1.0
+    caption_dropout: float = 0.1
+    user_dropout: float = 0.1
+    timesteps: tuple[int, int] = (0, 1000)
+    timestep_weighting: str = "none"
+    snr_gamma: float = 5.0
+    rewritten_share: float | None = None
+    reference_draws: int = 0
+    ema: float = 0.0
+    mixed_precision: str = "no"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    save_every: int = 200
+    keep: int = 2
+    log_every: int = 10
+    validate_every: int = 0
+    validation_pairs: int = 64
+    validation_pictures: int = 8
+    tensorboard: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value that makes no sense."""
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"Unknown {name} '{getattr(self, name)}'; choose one of: {', '.join(choices)}.")
+        for name in _POSITIVE:
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"training.{name} must be more than 0 and finite; saw {getattr(self, name)}.")
+        for name in _NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"training.{name} must be at least 0 and finite; saw {getattr(self, name)}.")
+        for name in ("caption_dropout", "user_dropout", "rewritten_share", "visual_share"):
+            if not 0 <= (getattr(self, name) or 0.0) <= 1:
+                raise UsageError(f"training.{name} must be between 0 and 1; saw {getattr(self, name)}.")
+        if not 0 <= self.ema < 1:
+            raise UsageError(f"training.ema must be at least 0 and less than 1; saw {self.ema}.")
+        if len(self.timesteps) != 2 or not 0 <= self.timesteps[0] < self.timesteps[1] <= 1000:
+            raise UsageError(f"training.timesteps must be [low, high) within 0 and 1000; saw {list(self.timesteps)}.")
+        if not any((self.dpo_weight, self.anchor_weight, self.visual_share * self.visual_weight)):
+            raise UsageError("training.dpo_weight and training.anchor_weight are both 0: there is nothing to learn.")
+
+    @property
+    def identity(self) -> Record:
+        """The settings that decide the weights."""
+        return {name: value for name, value in asdict(self).items() if name not in WATCHING}
+
+    @property
+    def compares(self) -> bool:
+        """Whether rejected pictures are looked at, at all."""
+        return self.dpo_weight > 0 or self.visual_share * self.visual_weight > 0
+
+
+_CHOICES = {
+    "anchor": ANCHORS,
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+    "mixed_precision": tuple(PRECISIONS),
+    "schedule": SCHEDULES,
+    "timestep_weighting": WEIGHTINGS,
+}
+_POSITIVE = ("steps", "batch_size", "lr", "accumulation", "save_every", "keep", "log_every", "snr_gamma")
+_NOT_NEGATIVE = (
+    "beta", "dpo_weight", "anchor_weight", "safe_anchor_weight", "visual_weight", "weight_decay", "clip",
+    "warmup_steps", "reference_draws", "validate_every", "validation_pairs", "validation_pictures",
+)  # fmt: skip

@@ -1,0 +1,62 @@
+"""The log of a run: one line per window of steps in log.csv, and in tensorboard where that is asked for.
+
+Place on the path of data: under training/trainer.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ExtraMissing
+from ..records import Record, write_text
+
+
+class Log:
+    """A CSV file of fixed columns, "step" first; lines are appended, and those of steps that are run again are cut."""
+
+    def __init__(self, path: Path, columns: Sequence[str], *, tensorboard: Path | None = None) -> None:
+        self.path, self.columns = path, ("step", *columns)
+        self.name = path.stem
+        self.writer = None if tensorboard is None else _tensorboard(tensorboard)
+
+    def open(self, *, step: int) -> None:
+        """Go on after a step: later lines, and one that was cut short, are dropped."""
+        kept = [row for row in read_log(self.path) if int(row["step"]) <= step]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(kept)
+        write_text(self.path, text.getvalue())
+
+    def add(self, step: int, figures: Record) -> None:
+        """Append a line; figures that are not known are left empty."""
+        with self.path.open("a", encoding="utf-8", newline="") as stream:
+            csv.DictWriter(stream, self.columns, lineterminator="\n").writerow({"step": step, **figures})
+        if self.writer is not None:
+            for name, value in figures.items():
+                self.writer.add_scalar(f"{self.name}/{name}", value, step)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """Whole lines of a log; none where it is not there."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last is empty, or was cut short
+    rows = list(csv.DictReader(lines))
+    return [row for row in rows if (row.get("step") or "").isdigit() and None not in row.values()]
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ExtraMissing("tensorboard", "tensorboard") from None
+    return SummaryWriter(str(folder))

@@ -1,0 +1,157 @@
+"""A look at a run from outside its training pairs: losses on unseen users, and the same pictures again and again.
+
+Place on the path of data: beside training/trainer.py, between steps 4 and 6.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from ..adapter.guard import AttachedAdapter
+from ..diffusion.generate import GenerationConfig, draw_batch
+from ..diffusion.prompts import derive_seed
+from ..records import PromptRow, write_bytes
+from ..sage.rows import SageRow
+from ..users.embedding import EmbeddingStore
+from .config import TrainingConfig
+from .objective import CELLS, FIGURES, Objective, Totals
+from .pairs import SIDES, Pairs
+
+LABEL_PX, CELL_PX, GAP_PX, MARGIN_PX = 40, 128, 8, 12
+PAPER, INK, BANNED, ALLOWED = (255, 255, 255), (40, 40, 40), (179, 66, 74), (60, 130, 80)
+
+
+def cell_columns() -> tuple[str, ...]:
+    return tuple(f"accuracy_{side}_{category.lower()}" for side, category in CELLS)
+
+
+@dataclass
+class Validation:
+    """Pairs of split `val`, with the same noise and timesteps at every look, and a few (user, prompt) pictures.
+
+    pairs: of the split. pipeline: what draws, its UNet the one that is trained. generation: how.
+    """
+
+    pairs: Pairs
+    users: EmbeddingStore
+    pipeline: Any
+    generation: GenerationConfig
+    out: Path
+    config: TrainingConfig
+    device: torch.device
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*FIGURES, *cell_columns())
+
+    @torch.no_grad()
+    def measure(self, attached: AttachedAdapter, alphas: torch.Tensor) -> dict[str, float]:
+        """FIGURES over fixed pairs, and the share ranked rightly of each category, banned and allowed."""
+        calm = replace(self.config, caption_dropout=0.0, user_dropout=0.0, visual_share=0.0, reference_draws=0, seed=0)
+        objective = Objective(attached, calm, alphas, compare=True)
+        size = min(self.config.validation_pairs, len(self.pairs))
+        plan = self.pairs.plan(0, size=size, config=replace(calm, rewritten_share=None))
+        totals = Totals.of(plan, self.pairs, null_user=objective.null_user)
+        figures, right, seen = torch.zeros(len(FIGURES)), torch.zeros(len(CELLS)), torch.zeros(len(CELLS))
+        for start in range(0, size, self.config.batch_size):
+            rows = slice(start, start + self.config.batch_size)
+            part = replace(plan, **{name: value[rows] for name, value in vars(plan).items()})
+            outcome = objective(self.pairs.batch(part, seed=0).to(self.device), totals)
+            figures, right, seen = (
+                figures + outcome.figures.cpu(),
+                right + outcome.right.cpu(),
+                seen + outcome.seen.cpu(),
+            )
+        known = dict(zip(FIGURES, figures.tolist(), strict=True))
+        for name in ("visual", "visual_accuracy"):
+            del known[name]
+        return {**known, **by_cell(right, seen)}
+
+    def draw(self, attached: AttachedAdapter, step: int) -> None:
+        """Write validation/step-<n>.png: each prompt by the base, and below as its user may see it."""
+        rows = self._shown()
+        if not rows:
+            return
+        prompts = [
+            PromptRow(f"{i}.png", row.caption, derive_seed(i), user_id=row.user_id) for i, row in enumerate(rows)
+        ]
+        config = replace(self.generation, batch_size=len(rows))
+        with _on_device(self.pipeline, self.device), torch.no_grad():
+            with attached.disabled():
+                base = self._batches(prompts, config, None)
+            steered = self._batches(prompts, config, attached)
+        write_bytes(self.out / "validation" / f"step-{step:08d}.png", sheet(rows, base, steered))
+
+    def _batches(
+        self, prompts: Sequence[PromptRow], config: GenerationConfig, attached: AttachedAdapter | None
+    ) -> np.ndarray:
+        size = self.generation.batch_size
+        parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+        drawn = [draw_batch(self.pipeline, part, config=config, users=self.users, attached=attached) for part in parts]
+        return np.concatenate(drawn)
+
+    def _shown(self) -> list[SageRow]:
+        """Rows to draw: banned, allowed and safe in turn, of as many categories and users as there are."""
+        by_side: dict[str, list[SageRow]] = {side: [] for side in SIDES}
+        seen: set[tuple[str, str]] = set()
+        for number, row in enumerate(self.pairs.rows):
+            side = SIDES[self.pairs.table[number, 6]]
+            if (side, row.category) not in seen:
+                seen.add((side, row.category))
+                by_side[side].append(row)
+        longest = max(len(rows) for rows in by_side.values())
+        turns = [rows[i] for i in range(longest) for rows in by_side.values() if i < len(rows)]
+        return turns[: self.config.validation_pictures]
+
+
+def by_cell(right: torch.Tensor, seen: torch.Tensor) -> dict[str, float]:
+    """Shares ranked rightly, by column; cells that no pair fell into are left out."""
+    shares = zip(cell_columns(), right.tolist(), seen.tolist(), strict=True)
+    return {name: hits / count for name, hits, count in shares if count}
+
+
+def sheet(rows: Sequence[SageRow], base: np.ndarray, steered: np.ndarray) -> bytes:
+    """A PNG: one column a row of the split, base above, steered below. base, steered: uint8 RGB [B, H, W, 3]."""
+    width = 2 * MARGIN_PX + len(rows) * (CELL_PX + GAP_PX) - GAP_PX
+    image = Image.new("RGB", (width, 2 * MARGIN_PX + LABEL_PX + 2 * CELL_PX + GAP_PX), PAPER)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)
+    for column, row in enumerate(rows):
+        left = MARGIN_PX + column * (CELL_PX + GAP_PX)
+        side = _told_side(row)
+        draw.text((left, MARGIN_PX), row.category, INK, font)
+        draw.text((left, MARGIN_PX + 16), side, {"banned": BANNED, "allowed": ALLOWED}.get(side, INK), font)
+        for line, pictures in enumerate((base, steered)):
+            cell = Image.fromarray(pictures[column]).resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
+            image.paste(cell, (left, MARGIN_PX + LABEL_PX + line * (CELL_PX + GAP_PX)))
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _told_side(row: SageRow) -> str:
+    if row.caption_kind == "safe":
+        return "safe caption"
+    return "allowed" if row.chosen.endswith("_u.jpg") else "banned"
+
+
+@contextmanager
+def _on_device(pipeline: Any, device: torch.device) -> Iterator[None]:
+    """Within it all parts of a pipeline are where its UNet is; after it they are where they were."""
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    places = [next(part.parameters()).device for part in parts]
+    for part in parts:
+        part.to(device)
+    try:
+        yield
+    finally:
+        for part, place in zip(parts, places, strict=True):
+            part.to(place)
