@@ -216,8 +216,10 @@ def _model_name(pipeline: Any, parts: Iterable[str]) -> str:
 def _in_float32(module: torch.nn.Module) -> Iterator[None]:
     """Within it a module computes in float32: SDXL's VAE overflows in half precision."""
     dtype = next(module.parameters()).dtype
-    module.float()
+    if dtype != torch.float32:
+        module.float()
     try:
         yield
     finally:
-        module.to(dtype)
+        if dtype != torch.float32:
+            module.to(dtype)

@@ -142,7 +142,8 @@ def _made_ready(pipeline: Any, config: TrainingConfig) -> Iterator[None]:
     unet, dtype = pipeline.unet, getattr(torch, DTYPES[PRECISIONS[config.mixed_precision]])
     parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     for part in parts:
-        part.to(dtype)
+        if part.dtype != dtype:
+            part.to(dtype)
         if part is not unet and unet.device.type != "cpu":
             part.to("cpu")
     if config.gradient_checkpointing:

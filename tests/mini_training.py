@@ -1,0 +1,34 @@
+"""A short real training run on the mini base, for the tests that start it in processes of their own.
+
+python tests/mini_training.py DATA EMBEDDINGS OUT STEPS BATCH_SIZE
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+SETTINGS = {
+    "warmup_steps": 2, "save_every": 1, "log_every": 1, "lr": 1e-3, "user_dropout": 0.2, "anchor": "caption",
+    "ema": 0.9, "validation_pictures": 0, "validation_pairs": 0, "keep": 2, "beta": 50,
+}  # fmt: skip
+
+
+def train(data, embeddings, out, *, steps, batch_size, **changes):
+    """Train kind `prompt` on a dataset of the mini world."""
+    from psalign.config import load_preset
+    from psalign.diffusion.base_models import load_pipeline
+    from psalign.training.run import load_pairs, train_adapter
+    from psalign.users.embedding import EmbeddingStore
+
+    preset = load_preset("mini-quickstart")
+    preset["prompt"]["training"] = {**SETTINGS, "steps": steps, "batch_size": batch_size, **changes}
+    users, pipeline = EmbeddingStore.load(Path(embeddings)), load_pipeline("mini")
+    pairs = load_pairs(Path(data), Path(out).parent / "cache", pipeline, users)
+    train_adapter(preset, "prompt", pipeline, pairs, users, Path(out))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    given = dict(zip(("data", "embeddings", "out"), sys.argv[1:4], strict=True))
+    train(**given, steps=int(sys.argv[4]), batch_size=int(sys.argv[5]))
