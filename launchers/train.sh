@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# What the two train_psa_*.sh share: train.sh BASE [more arguments of `psalign train`].
+#   BASE  sd15 or sdxl
+# From the environment: DATA, EMBEDS, OUT, SD_MODEL, BATCH_SIZE, MAX_STEPS, LR, NUM_PROCESSES, ACCELERATE_CONFIG, PYTHON.
+set -euo pipefail
+
+base=$1
+shift
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+stop() {
+    echo "train_psa_$base.sh: $1" >&2
+    exit 2
+}
+
+python=${PYTHON:-$here/.venv/bin/python}
+if [ -z "${PYTHON:-}" ] && [ ! -x "$python" ]; then python=python3; fi
+command -v "$python" > /dev/null || stop "there is no $python; set PYTHON (an interpreter that has psalign)."
+
+export DATA=${DATA:-data/sage} EMBEDS=${EMBEDS:-data/embeddings} OUT=${OUT:-trained_models/psa-$base}
+[ -d "$DATA" ] || stop "there is no $DATA; set DATA (a SAGE dataset; psalign sage download or build)."
+[ -d "$EMBEDS" ] || stop "there is no $EMBEDS; set EMBEDS (user vectors; psalign embed)."
+
+run=("$python")
+if [ -n "${ACCELERATE_CONFIG:-}" ]; then # launchers/accelerate/*.yaml, or one of your own
+    run+=(-m accelerate.commands.launch --config_file "$ACCELERATE_CONFIG")
+elif [ "${NUM_PROCESSES:-1}" != 1 ]; then # --multi_gpu: so many processes; without GPUs they share the CPU
+    run+=(-m accelerate.commands.launch --multi_gpu --num_processes "$NUM_PROCESSES" --num_machines 1)
+    run+=(--mixed_precision no --dynamo_backend no --main_process_port 0)
+fi
+exec "${run[@]}" "$here/train.py" --preset "psa-$base" "$@"

@@ -1,0 +1,150 @@
+"""train.py and launchers/train_psa_*.sh: the published names of settings, on tiny pipelines of the real layout."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from psalign.adapter.checkpoint import load_adapter
+from psalign.config import load_preset
+from psalign.sage.rows import picture_name, write_split
+from psalign.users import EmbeddingStore, StructuredEmbedder, sample_profiles
+from sage_rows import make_row
+from tiny_pipelines import LLM_DIM, PIPELINES, save_pipeline
+
+ROOT = Path(__file__).parents[1]
+SHORT = ("prompt.adapter.rank=8", "prompt.adapter.heads=2", "prompt.adapter.proj_rank=4", "pictures.size_px=64",
+         "prompt.training.accumulation=1", "prompt.training.validation_pictures=1", "generation.steps=1")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Models, vectors and a SAGE dataset of four pairs: what a user of the launchers has."""
+    where = tmp_path_factory.mktemp("training")
+    store = EmbeddingStore.build(sample_profiles(4, seed=1), StructuredEmbedder(LLM_DIM))
+    store.save(where / "embeddings")
+    for base, make in PIPELINES.items():
+        save_pipeline(make(), where / base)
+    rng = np.random.default_rng(0)
+    for split, ids in (("train", store.user_ids[:3]), ("val", store.user_ids[3:])):
+        rows = [row for user_id in ids for row in rows_of(user_id)]
+        write_split(where / "sage", split, rows)
+        for name in {name for row in rows for name in (row.chosen, row.rejected)}:
+            Image.fromarray(rng.integers(0, 256, (80, 96, 3), dtype=np.uint8)).save(where / "sage" / split / name)
+    return where
+
+
+def rows_of(user_id):
+    safe, unsafe = (
+        picture_name(user_id=user_id, category="Hate", concept="a word", index=1, unsafe=side) for side in (0, 1)
+    )
+    about = {"user_id": user_id, "category": "Hate", "concept": "a word", "index": "00001", "chosen": safe,
+             "rejected": unsafe, "user_data": {"User_ID": user_id, "Age": 41}}  # fmt: skip
+    return [make_row(**about), make_row(**about, caption="a cat", caption_kind="safe")]
+
+
+def start(command, folder, **environment):
+    known = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")}
+    given = {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1",
+             "CUDA_VISIBLE_DEVICES": "", **environment}  # fmt: skip
+    settings = [part for change in SHORT for part in ("--set", change)]
+    return subprocess.run(
+        [str(part) for part in (*command, *settings)],
+        cwd=folder, env={**known, **given}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("base", PIPELINES)
+def test_a_launcher_trains_an_adapter_of_its_base(base, folder):
+    done = start(
+        [ROOT / "launchers" / f"train_psa_{base}.sh"], folder,
+        DATA="sage", EMBEDS="embeddings", SD_MODEL=base, BATCH_SIZE="2", MAX_STEPS="3", LR="0.001",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    out = folder / "trained_models" / f"psa-{base}"
+    assert load_adapter(out / "adapter").config.base == base
+    about = yaml.safe_load((out / "run.json").read_text())["config"]
+    assert (about["batch_size"], about["steps"], about["lr"]) == (2, 3, 0.001)
+    assert about["mixed_precision"] == "bf16"
+    assert list((out / "validation").glob("step-*.png"))
+
+
+def test_flags_win_over_the_environment(folder):
+    done = start(
+        [sys.executable, ROOT / "train.py", "--preset", "psa-sd15", "--steps", "1", "--out", "by-flag"], folder,
+        DATA="sage", EMBEDS="embeddings", SD_MODEL="sd15", MAX_STEPS="9", OUT="by-name", BATCH_SIZE="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load((folder / "by-flag/run.json").read_text())["config"]["steps"] == 1
+    assert not (folder / "by-name").exists()
+
+
+def test_two_processes_by_a_config_of_accelerate(folder):
+    """launchers/accelerate/cpus_2.yaml, from first to last."""
+    done = start(
+        [ROOT / "launchers/train_psa_sd15.sh"], folder, DATA="sage", EMBEDS="embeddings", SD_MODEL="sd15", OUT="two",
+        BATCH_SIZE="1", MAX_STEPS="2", ACCELERATE_CONFIG=str(ROOT / "launchers/accelerate/cpus_2.yaml"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load((folder / "two/run.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"DATA": "nowhere"}, "train_psa_sd15.sh: there is no nowhere; set DATA (a SAGE dataset"),
+        ({"DATA": "sage", "EMBEDS": "nowhere"}, "there is no nowhere; set EMBEDS (user vectors"),
+        ({"PYTHON": "/no/python"}, "there is no /no/python; set PYTHON"),
+    ],
+)
+def test_mistakes_give_a_message(environment, message, folder):
+    done = start([ROOT / "launchers/train_psa_sd15.sh"], folder, **environment)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "message", "status"),
+    [
+        ({"BATCH_SIZE": "many"}, "expected a whole number of at least 1, saw 'many'", 2),
+        ({"LR": "fast"}, "argument --lr: invalid float value: 'fast'", 2),
+        ({"SD_MODEL": "nothing"}, "'sd15' cannot be loaded from nothing", 1),
+        ({"DATA": "embeddings"}, "embeddings", 1),
+    ],
+)
+def test_wrong_values_give_a_message(environment, message, status, folder):
+    given = {
+        "DATA": "sage",
+        "EMBEDS": "embeddings",
+        "SD_MODEL": "sd15",
+        "OUT": "wrong",
+        "MAX_STEPS": "1",
+        **environment,
+    }
+    done = start([ROOT / "launchers/train_psa_sd15.sh"], folder, **given)
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launchers/accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_are_of_accelerate(path):
+    """accelerate reads each, and refuses names it does not know."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.mixed_precision == "no"  # precision is a setting of the preset
+    assert config.num_processes > 1
+
+
+def test_the_published_launchers_values():
+    """As many pairs a step, and the same optimiser, rate, warm-up, beta and dropout (docs/PAPER.md)."""
+    for base, pairs, optimizer in (("sd15", 6 * 8 * 4, "adamw"), ("sdxl", 2 * 16 * 4, "adafactor")):
+        how = load_preset(f"psa-{base}")["published"]["training"]
+        assert how["batch_size"] * how["accumulation"] == pairs
+        assert how["optimizer"] == optimizer
+        assert (how["lr"], how["beta"], how["caption_dropout"], how["warmup_steps"]) == (5e-6, 5000, 0.2, 500)
