@@ -141,12 +141,12 @@ class PlainProcessor(nn.Module):
         self, attn: Any, hidden: torch.Tensor, encoder_hidden_states: torch.Tensor, attention_mask: Any = None
     ) -> torch.Tensor:
         query, tokens = attn.to_q(hidden), self.tokens
-        text = _attend(attn, query, attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
-        user = _attend(attn, query, self.layer.to_k_user(tokens), self.layer.to_v_user(tokens))
+        text = attend(attn, query, attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
+        user = attend(attn, query, self.layer.to_k_user(tokens), self.layer.to_v_user(tokens))
         return attn.to_out[1](attn.to_out[0](text + user))
 
 
-def _attend(attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def attend(attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 

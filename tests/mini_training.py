@@ -3,6 +3,7 @@
 python tests/mini_training.py DATA EMBEDDINGS OUT STEPS BATCH_SIZE
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def train(data, embeddings, out, *, steps, batch_size, **changes):
     users, pipeline = EmbeddingStore.load(Path(embeddings)), load_pipeline("mini")
     pairs = load_pairs(Path(data), Path(out).parent / "cache", pipeline, users)
     train_adapter(preset, "prompt", pipeline, pairs, users, Path(out))
+
+
+def train_quietly(data, embeddings, out, steps, batch_size):
+    """The same, on one thread and without a word on stderr."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    torch.set_num_threads(1)
+    train(data, embeddings, out, steps=steps, batch_size=batch_size)
 
 
 if __name__ == "__main__":

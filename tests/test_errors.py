@@ -3,7 +3,7 @@ import re
 import pytest
 
 from psalign import errors
-from psalign.errors import ExtraMissing, PSAlignError, UsageError
+from psalign.errors import ExtraMissing, PSAlignError, TrainingStopped, UsageError
 
 TREE = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
 
@@ -16,7 +16,7 @@ def test_the_drawing_names_every_error():
 @pytest.mark.parametrize("error", TREE)
 def test_every_error_hangs_on_the_root(error):
     assert issubclass(error, PSAlignError)
-    assert error.exit_status == (2 if error is UsageError else 1)
+    assert error.exit_status == {UsageError: 2, TrainingStopped: 143}.get(error, 1)
 
 
 def test_the_hint_is_the_last_line():
