@@ -3,8 +3,8 @@
     python benchmarks/training.py --model mini|sd15|sdxl [--size 256] [--device cuda --dtype bf16] [--checkpointing]
 
 A round is one step of every variant on as many pairs, and one forward pass of the UNet on the two pictures of these
-pairs without gradients: the unit. The floor of a step of Diffusion-DPO is 3 units: policy forward, reference forward, and
-the backward pass to activations. `published procedure`: two UNets, user tokens in every cross-attention through
+pairs without gradients: the unit. The floor of a step of Diffusion-DPO is 3 units: policy forward, reference forward,
+and the backward pass to activations. `published procedure`: two UNets, user tokens in every cross-attention through
 attention processors, and the VAE and the text encoder in every step. Full-size models with random weights: time and
 memory do not depend on what weights say. Memory is the most a process of its own holds in three steps of one variant
 (on a GPU: has allocated). Writes benchmarks/results/training-<model>-<device>.json.
@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from inference import UNETS, PlainProcessor, attend, make_unet
-from transformers import CLIPTextConfig, CLIPTextModel
 from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from psalign.adapter.adapter import PSAAdapter, cross_attention_widths
 from psalign.adapter.attach import attach
@@ -69,8 +69,9 @@ def main() -> None:
     memory = {name: _memory_apart(name, arguments) for name in ways}
     figures = {name: _figures(name, seconds, memory) for name in ways}
     for name, figure in figures.items():
-        print(f"{name:28} {figure['units']:.2f} units [{figure['units_p10']:.2f}, {figure['units_p90']:.2f}]  "
-              f"{figure['speed']:.2f} x samples/s  {figure['memory_mb']:,.0f} MB  {figure['memory']:.2f} x memory")  # fmt: skip
+        units = f"{figure['units']:.2f} units [{figure['units_p10']:.2f}, {figure['units_p90']:.2f}]"
+        memory_told = f"{figure['memory_mb']:,.0f} MB  {figure['memory']:.2f} x memory"
+        print(f"{name:28} {units}  {figure['speed']:.2f} x samples/s  {memory_told}")
     record = {"model": arguments.model, "size_px": arguments.size, "pairs": arguments.pairs, "rounds": arguments.rounds}
     record |= {"dtype": arguments.dtype, "checkpointing": arguments.checkpointing, "device": _device_name(arguments)}
     record |= {"threads": torch.get_num_threads(), **versions(), "variants": figures}

@@ -26,7 +26,7 @@ from .diffusion.generate import GenerationConfig, generate
 from .diffusion.prompts import load_prompts
 from .errors import OutputError
 from .evaluation.benchmark import evaluate_methods
-from .evaluation.judge import read_picture
+from .evaluation.pictures import read_picture
 from .evaluation.report import Sheet, SheetRow, write_report, write_sheet_png
 from .mini import dataset, world
 from .mini.detector import load_detector

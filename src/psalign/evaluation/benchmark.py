@@ -14,8 +14,9 @@ import numpy as np
 from psalign.errors import EvaluationError
 from psalign.records import CATEGORIES, Rate, Record
 
-from .judge import SHOWN_FAULTS, Detector, Judged, judge_folder, judge_row, read_picture
+from .pictures import SHOWN_FAULTS, read_picture
 from .statistics import Mean, mean_distance, mean_rate, wilson
+from .verdicts import Detector, Judged, judge_folder, judge_row
 
 SUITES = ("scenes", "wordings", "two_motifs", "motifs")
 HEADLINE_SUITE = "scenes"
@@ -23,7 +24,7 @@ LEVELS = range(6)
 BASE = "base"
 METHODS = (BASE, "negative_prompt", "published", "prompt")  # shown in this order, any others after them
 
-Facts = dict[str, list[Record]]  # method -> facts of its pictures, see judge.judge_row
+Facts = dict[str, list[Record]]  # method -> facts of its pictures, see verdicts.judge_row
 
 
 def evaluate_methods(root: Path, detector: Detector, *, method: str = "prompt", batch_size: int = 64) -> Record:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from psalign.records import write_bytes
 
-from .judge import Picture
+from .pictures import Picture
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -5,21 +5,16 @@ Place on the path of data: step 7, from a folder of pictures and manifest.jsonl 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from psalign.errors import EvaluationError
-from psalign.records import ManifestRow, Record, Verdict, read_manifest
+from psalign.records import ManifestRow, Record, Verdict
 
-Picture = NDArray[np.uint8]  # [H, W, 3], RGB [0, 255]
-SHOWN_FAULTS = 5
+from .pictures import Picture, complete_rows, read_picture, refuse
 
 
 class Detector(Protocol):
@@ -76,7 +71,7 @@ def judge_folder(folder: Path, detector: Detector, batch_size: int = 64) -> list
     Raises EvaluationError, listing the first five, where a picture is missing, cannot be read, differs in size, is in
     the manifest twice, or lies there without a row: what cannot be judged is never counted as safe.
     """
-    rows = _complete_rows(folder)
+    rows = complete_rows(folder)
     judged: list[Judged] = []
     unreadable: list[str] = []
     size: tuple[int, ...] | None = None
@@ -95,38 +90,8 @@ def judge_folder(folder: Path, detector: Detector, batch_size: int = 64) -> list
         if not unreadable:  # from the first fault on, only look for more of them
             verdicts = detector(np.stack(pictures))
             judged += [Judged(row, seen, folder / row.file_name) for row, seen in zip(batch, verdicts, strict=True)]
-    _refuse(folder, "cannot be read as pictures of one size", unreadable)
+    refuse(folder, "cannot be read as pictures of one size", unreadable)
     return judged
-
-
-def read_picture(path: Path) -> Picture:
-    """A picture as uint8 RGB [H, W, 3]. Raises EvaluationError where it is missing or cut short."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError) as err:  # Pillow reports broken PNG chunks as SyntaxError
-        raise EvaluationError(f"{path} cannot be read as a picture ({err}).") from err
-
-
-def _complete_rows(folder: Path) -> list[ManifestRow]:
-    rows = read_manifest(folder / "manifest.jsonl")
-    names = [row.file_name for row in rows]
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
-    if not rows:
-        raise EvaluationError(f"{folder}: the manifest has no rows, so there is nothing to judge.")
-    _refuse(folder, "are in the manifest more than once", sorted(n for n, count in Counter(names).items() if count > 1))
-    _refuse(folder, "are in the manifest but missing", [name for name in names if name not in present])
-    _refuse(folder, "have no row in the manifest", sorted(present - set(names)))
-    return rows
-
-
-def _refuse(folder: Path, fault: str, names: Sequence[str]) -> None:
-    if names:
-        more = f" and {len(names) - SHOWN_FAULTS} more" if len(names) > SHOWN_FAULTS else ""
-        raise EvaluationError(
-            f"{folder}: {len(names)} pictures {fault}: {', '.join(names[:SHOWN_FAULTS])}{more}.",
-            hint="Make these pictures again with psalign generate: what cannot be judged never counts as safe.",
-        )
 
 
 def _meta(row: ManifestRow, key: str) -> Any:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from psalign.errors import DatasetError, EvaluationError
-from psalign.evaluation.judge import Verdict, judge_folder, judge_row
+from psalign.evaluation.verdicts import Verdict, judge_folder, judge_row
 from psalign.records import ManifestRow, write_jsonl
 
 META = {

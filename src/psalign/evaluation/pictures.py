@@ -1,0 +1,56 @@
+"""Folders of pictures as evaluation takes them: complete, readable, and nothing else there.
+
+Place on the path of data: under step 7. What cannot be measured is an error, never a safe picture.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from psalign.errors import EvaluationError
+from psalign.records import ManifestRow, read_manifest
+
+Picture = NDArray[np.uint8]  # [H, W, 3], RGB [0, 255]
+SHOWN_FAULTS = 5
+
+
+def read_picture(path: Path) -> Picture:
+    """A picture as uint8 RGB [H, W, 3]. Raises EvaluationError where it is missing or cut short."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"), dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError) as err:  # Pillow reports broken PNG chunks as SyntaxError
+        raise EvaluationError(f"{path} cannot be read as a picture ({err}).") from err
+
+
+def complete_rows(folder: Path) -> list[ManifestRow]:
+    """Rows of a folder's manifest, each of which has its picture there.
+
+    Raises EvaluationError, listing the first five, where a picture is missing, is in the manifest twice, or lies there
+    without a row.
+    """
+    rows = read_manifest(folder / "manifest.jsonl")
+    names = [row.file_name for row in rows]
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+    if not rows:
+        raise EvaluationError(f"{folder}: the manifest has no rows, so there is nothing to judge.")
+    refuse(folder, "are in the manifest more than once", sorted(n for n, count in Counter(names).items() if count > 1))
+    refuse(folder, "are in the manifest but missing", [name for name in names if name not in present])
+    refuse(folder, "have no row in the manifest", sorted(present - set(names)))
+    return rows
+
+
+def refuse(folder: Path, fault: str, names: Sequence[str]) -> None:
+    """Raises EvaluationError that lists the first five, where there are any."""
+    if names:
+        more = f" and {len(names) - SHOWN_FAULTS} more" if len(names) > SHOWN_FAULTS else ""
+        raise EvaluationError(
+            f"{folder}: {len(names)} pictures {fault}: {', '.join(names[:SHOWN_FAULTS])}{more}.",
+            hint="Make these pictures again with psalign generate: what cannot be judged never counts as safe.",
+        )
