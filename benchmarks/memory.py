@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py
 
-The UNet has its full size and no weights (fake tensors of torch compute shapes alone), so this runs anywhere in minutes.
+The UNet has its full size and no weights (fake tensors of torch have shapes alone), so this runs anywhere, in minutes.
 Counted are frozen weights, activations, gradients and the optimiser's state of the presets' adapters at the presets'
 picture sizes, all in bf16 but the adapter, which is float32. Not counted: what an allocator rounds up and keeps, the
 CUDA context (together 0.5 to 1 GB) and workspaces of single kernels. VAE and text encoders are not on the device: their
