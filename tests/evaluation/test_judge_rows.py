@@ -119,7 +119,7 @@ UNLIKE = {
     "another prompt": ([*ROWS[:2], {"prompt": "x"}], r"1 pictures have another prompt than in .*base/sd15: 0002.png"),
     "another user": (
         [*ROWS[:2], {"user_id": "7"}],
-        r"1 pictures were drawn for other users, or other bans of theirs, than in .*: 0002.png\nDraw both",
+        r"1 pictures were drawn for other users, or other bans of theirs, than in .*: 0002.png.\nDraw both",
     ),
     "other bans": ([*ROWS[:2], {"banned": ("Hate",)}], r"or other bans of theirs, than in .*: 0002.png"),
 }
