@@ -51,6 +51,8 @@ def test_names_of_models():
     for wrong in ("../base", "", "a/b", "-x"):
         with pytest.raises(UsageError, match=r"is no method; expected a name like"):
             split_model(wrong)
+    with pytest.raises(UsageError, match=r"'psa_level_9': a level is 0, 1, 2, 3, 4 or 5"):
+        split_model("psa_level_9")
 
 
 def test_a_cell_that_is_not_there_names_those_that_are(tmp_path):

@@ -75,6 +75,8 @@ def split_model(model: str) -> tuple[str, int | None]:
     match = _MODEL.fullmatch(model)
     if match is None:
         raise UsageError(f"{model!r} is no method; expected a name like base, safetydpo, psa or psa_level_3.")
+    if "_level_" in match[1]:
+        raise UsageError(f"{model!r}: a level is 0, 1, 2, 3, 4 or 5.")
     return match[1], None if match[2] is None else int(match[2])
 
 
