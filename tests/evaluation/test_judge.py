@@ -483,5 +483,17 @@ def test_the_script_is_the_command(folder):
     assert len(lines) <= 15
 
 
+def test_the_page_names_every_flag():
+    import argparse
+
+    from psalign.cli.eval_judge import add_commands
+
+    kinds = argparse.ArgumentParser().add_subparsers()
+    add_commands(kinds)
+    flags = {flag for action in kinds.choices["judge"]._actions for flag in action.option_strings} - {"-h", "--help"}
+    page = (ROOT / "docs/JUDGE.md").read_text(encoding="utf-8")
+    assert [flag for flag in sorted(flags) if f"`{flag}`" not in page] == []
+
+
 def test_colours_are_apart():
     assert len(set(COLOURS.values())) == len(COLOURS)
