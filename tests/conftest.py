@@ -11,7 +11,7 @@ import transformers  # noqa: F401  the same
 @pytest.fixture(scope="session", autouse=True)
 def quiet_and_repeatable():
     torch.manual_seed(0)
-    # One: the models are tiny, and on a busy machine threads mostly wait for each other. `make test` starts two workers.
+    # One: the models are tiny, and threads on a busy machine mostly wait for each other. `make test` has two workers.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
