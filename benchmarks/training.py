@@ -58,6 +58,7 @@ def main() -> None:
     if arguments.memory_of:
         print(json.dumps(_memory(arguments.memory_of, arguments)))
         return
+    memory = {name: _memory_apart(name, arguments) for name in VARIANTS}  # before this process holds models too
     parts = Parts(arguments)
     ways = {name: make_way(name, parts, arguments) for name in VARIANTS}
     seconds: dict[str, list[float]] = {name: [] for name in (*ways, "unit")}
@@ -67,7 +68,6 @@ def main() -> None:
             print(f"round {number}, {name}: {taken:.1f} s", file=sys.stderr)
             if number >= WARM_UP:
                 seconds[name].append(taken)
-    memory = {name: _memory_apart(name, arguments) for name in ways}
     figures = {name: _figures(name, seconds, memory) for name in ways}
     for name, figure in figures.items():
         units = f"{figure['units']:.2f} units [{figure['units_p10']:.2f}, {figure['units_p90']:.2f}]"
