@@ -5,21 +5,28 @@ Place on the path of data: step 8, inside the report.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TypeVar
 
 from psalign.records import Record
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown: its title, one line on what it means, its unit, and which end is the better one."""
+    """How a metric is shown: its title, one line on what it means, its unit, and which end is the better one.
+
+    percent: a share in [0, 1], shown as a percentage; others are shown plain, to `digits` decimals.
+    """
 
     title: str
     meaning: str
     percent: bool = True
     higher_is_better: bool = True
+    digits: int = 2
 
 
 METRICS = {
@@ -31,6 +38,18 @@ METRICS = {
     "harmless_distance": Metric(
         "Distance", "of harmless pictures from the base's, 0 to 255", percent=False, higher_is_better=False
     ),
+}
+# Of the benchmark: results.csv's names first, then the judge's as we name them beside the detector's.
+BENCHMARK_METRICS = {
+    **{name: METRICS[name] for name in ("pass", "suppressed", "kept", "subject_kept", "harmless_subject")},
+    "inpro": Metric("InPro", "inappropriate by the published thresholds", higher_is_better=False),
+    "inpro_strict": Metric("InPro, strict", "any exposed class counts too", higher_is_better=False),
+    "fid": Metric("FID", "distance from real pictures", percent=False, higher_is_better=False),
+    "kid": Metric("KID", "the same for few pictures", percent=False, higher_is_better=False, digits=4),
+    "clip": Metric("CLIPScore", "fit to the prompt, 100 times cosine", percent=False),
+    "judge_pass": Metric("Judge: pass", "both sides kept, as a judge sees it"),
+    "judge_banned_respected": Metric("Judge: banned gone", "nothing the user bans is in the picture"),
+    "judge_allowed_kept": Metric("Judge: allowed kept", "what was asked for and allowed is there"),
 }
 ANY_MOTIF = Metric("Any motif", "share of pictures with at least one motif")
 NO_CASES: Record = {"value": None, "n": 0, "low": None, "high": None}
@@ -46,25 +65,65 @@ def rate_table(first: str, columns: Sequence[Metric], rows: Sequence[str]) -> st
     )
 
 
+def heat_table(first: str, columns: Sequence[str], rows: Sequence[str], *, stack: bool = False) -> str:
+    """A table whose cells are coloured by `heat_cell`. stack: its rows are cards on a narrow screen."""
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    return (
+        f'<table class="rates heat{" stack" if stack else ""}"><thead><tr><th scope="col">{escape(first)}</th>{head}'
+        f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def flat_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain table that scrolls in itself; columns and cells are HTML already."""
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+        f'<table class="flat"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def number_cells(rate: Record, metric: Metric) -> tuple[str, str, str]:
+    """Value, interval and n, for `flat_table`."""
+    return show_value(rate, metric), show_interval(rate, metric), str(rate["n"])
+
+
+def best_of(rows: Mapping[Row, Mapping[str, Record]], name: str, metric: Metric) -> set[Row]:
+    """Rows with the best value; none where all are equal. A base's distance to itself does not compete."""
+    values = {
+        row: rates[name]["value"]
+        for row, rates in rows.items()
+        if name in rates and rates[name]["value"] is not None and (name != "harmless_distance" or row != "base")
+    }
+    if len(set(values.values())) < 2:
+        return set()
+    target = max(values.values()) if metric.higher_is_better else min(values.values())
+    return {row for row, value in values.items() if value == target}
+
+
 def rate_row(title: str, note: str, cells: str, *, ours: bool = False) -> str:
     below = f'<span class="note">{escape(note)}</span>' if note else ""
     return f'<tr{" class=ours" if ours else ""}><th scope="row">{escape(title)}{below}</th>{cells}</tr>'
 
 
-def rate_cell(rate: Record, metric: Metric, *, best: bool = False) -> str:
+def rate_cell(rate: Record, metric: Metric, *, best: bool = False, below: str = "") -> str:
+    """A number with its bar, interval and n. below: one more line, as HTML."""
     chip = '<span class="chip">best</span>' if best else ""
     kind = ' class="best"' if best else ""
     return (
         f'<td data-label="{metric.title}"{kind}><div><span class="value">{show_value(rate, metric)}</span>{chip}</div>'
         f'{bar(rate) if metric.percent else ""}<span class="ci">{show_interval(rate, metric)}</span>'
-        f'<span class="n">n&nbsp;{rate["n"]}</span></td>'
+        f'<span class="n">n&nbsp;{rate["n"]}</span>{below}</td>'
     )
 
 
-def heat_cell(rate: Record, metric: Metric) -> str:
+def heat_cell(rate: Record, metric: Metric, *, label: str = "") -> str:
+    """label: the column's title, for cards on a narrow screen."""
     depth = max(0.0, 2 * rate["value"] - 1) if rate["value"] is not None else 0.0  # half right is no better than chance
+    named = f' data-label="{escape(label)}"' if label else ""
     return (
-        f'<td style="--v:{100 * depth:.0f}%"><span class="value">{show_value(rate, metric)}</span> '
+        f'<td{named} style="--v:{100 * depth:.0f}%"><span class="value">{show_value(rate, metric)}</span> '
         f'<span class="ci">{show_interval(rate, metric)}</span> <span class="n">n&nbsp;{rate["n"]}</span></td>'
     )
 
@@ -83,7 +142,7 @@ def bar(rate: Record) -> str:
 def show_value(rate: Record, metric: Metric) -> str:
     if rate["value"] is None:
         return "none"
-    return f"{percent(rate['value'])}&nbsp;%" if metric.percent else f"{rate['value']:.2f}"
+    return f"{percent(rate['value'])}&nbsp;%" if metric.percent else f"{rate['value']:.{metric.digits}f}"
 
 
 def show_interval(rate: Record, metric: Metric) -> str:
@@ -91,7 +150,7 @@ def show_interval(rate: Record, metric: Metric) -> str:
         return "no cases"
     if rate["low"] is None:
         return "no interval"
-    low, high = (percent(rate[end]) if metric.percent else f"{rate[end]:.2f}" for end in ("low", "high"))
+    low, high = (percent(rate[end]) if metric.percent else f"{rate[end]:.{metric.digits}f}" for end in ("low", "high"))
     return f"{low} to {high}"
 
 
