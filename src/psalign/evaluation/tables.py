@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from psalign.records import Record
 
+from .statistics import Difference
+
 Row = TypeVar("Row")
 
 
@@ -102,8 +104,9 @@ def best_of(rows: Mapping[Row, Mapping[str, Record]], name: str, metric: Metric)
     return {row for row, value in values.items() if value == target}
 
 
-def rate_row(title: str, note: str, cells: str, *, ours: bool = False) -> str:
+def rate_row(title: str, note: str, cells: str, *, ours: bool = False, warning: str = "") -> str:
     below = f'<span class="note">{escape(note)}</span>' if note else ""
+    below += f'<span class="note warning">{escape(warning)}</span>' if warning else ""
     return f'<tr{" class=ours" if ours else ""}><th scope="row">{escape(title)}{below}</th>{cells}</tr>'
 
 
@@ -118,6 +121,34 @@ def rate_cell(rate: Record, metric: Metric, *, best: bool = False, below: str = 
     )
 
 
+def absent_cell(metric: Metric, why: str) -> str:
+    """Where a number would stand: in a word, why there is none."""
+    return f'<td data-label="{metric.title}" class="absent"><span class="value">{escape(why)}</span></td>'
+
+
+def difference_cell(difference: Difference, metric: Metric) -> str:
+    """A difference of two shares in points, on a scale from -100 to 100 with its interval."""
+    if difference.value is None:
+        return absent_cell(metric, "no pairs")
+    drawn = {"value": difference.value, "low": difference.low, "high": difference.high}
+    kind = ' class="best"' if difference.excludes_zero else ""
+    if difference.low is None or difference.high is None:
+        between, shown = "no interval", '<span class="bar centre" aria-hidden="true"></span>'
+    else:
+        between = f"{points(difference.low)} to {points(difference.high)}"
+        shown = bar({key: (1 + number) / 2 for key, number in drawn.items() if number is not None}, kind="bar centre")
+    return (
+        f'<td data-label="{metric.title}"{kind}><div><span class="value">{points(difference.value)}</span></div>'
+        f'{shown}<span class="ci">{between}</span><span class="n">n&nbsp;{difference.n}</span></td>'
+    )
+
+
+def points(share: float) -> str:
+    """A difference of shares in points, with its sign: +12.3."""
+    shown = f"{100 * share:+.1f}".replace("-", "\u2212")
+    return "0.0" if shown in ("+0.0", "\u22120.0") else shown
+
+
 def heat_cell(rate: Record, metric: Metric, *, label: str = "") -> str:
     """label: the column's title, for cards on a narrow screen."""
     depth = max(0.0, 2 * rate["value"] - 1) if rate["value"] is not None else 0.0  # half right is no better than chance
@@ -128,13 +159,15 @@ def heat_cell(rate: Record, metric: Metric, *, label: str = "") -> str:
     )
 
 
-def bar(rate: Record) -> str:
-    """The rate on a scale from 0 to 1, its interval behind it."""
+def bar(rate: Record, *, kind: str = "bar") -> str:
+    """The rate on a scale from 0 to 1, its interval behind it where it has one."""
     if rate["value"] is None:
         return '<span class="bar"></span>'
+    if rate["low"] is None:
+        return f'<span class="{kind}" aria-hidden="true"><b style="left:{100 * rate["value"]:.1f}%"></b></span>'
     low, high = 100 * rate["low"], 100 * rate["high"]
     return (
-        f'<span class="bar" aria-hidden="true"><i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
+        f'<span class="{kind}" aria-hidden="true"><i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
         f'<b style="left:{100 * rate["value"]:.1f}%"></b></span>'
     )
 

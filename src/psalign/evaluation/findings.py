@@ -1,0 +1,222 @@
+"""All that a benchmark left on disk, by arena (a set of prompts on a base model) and contender, checked at the door.
+
+Place on the path of data: step 8, from eval_images/, results.csv and a judge's folders to the benchmark's report.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from psalign.errors import EvaluationError, UsageError
+from psalign.records import ManifestRow, Record, read_manifest
+
+from .benchmark import HEADLINE_SUITE
+from .contenders import Contender, arena_order, contender
+from .facts import Fact, facts_of
+from .judgements import Duel, Judgement, read_judgements
+from .published import read_published
+from .tables import BENCHMARK_METRICS
+from .verdicts import Detector, judge_folder
+
+STATES = ("succeeded", "failed", "missing")
+SAME = ("steps", "guidance", "scheduler", "negative_prompt")  # settings that a fair comparison shares
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Pictures of one contender: their folder, manifest rows by file name, and how they were drawn (run.json)."""
+
+    folder: Path
+    rows: dict[str, ManifestRow]
+    run: Record
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A number that is not there, and why."""
+
+    contender: Contender
+    metric: str
+    state: str
+    note: str
+
+
+@dataclass
+class Arena:
+    """One set of prompts on one base model, and all that is known of it.
+
+    rates, published: metrics by contender, each {"value", "n", "low", "high"}; notes: what a reader must know of a
+    number, by contender and metric. facts: of single pictures, by a detector or, where there is none, by a judge.
+    marks: why a contender's numbers do not compare with the base model's.
+    """
+
+    dataset: str
+    base: str
+    rates: dict[Contender, dict[str, Record]] = field(default_factory=dict)
+    published: dict[Contender, dict[str, Record]] = field(default_factory=dict)
+    notes: dict[tuple[Contender, str], str] = field(default_factory=dict)
+    fingerprints: dict[tuple[Contender, str], str] = field(default_factory=dict)
+    cells: dict[Contender, Cell] = field(default_factory=dict)
+    facts: dict[Contender, list[Fact]] = field(default_factory=dict)
+    facts_by: str = ""
+    judgements: dict[Contender, Judgement] = field(default_factory=dict)
+    duels: list[Duel] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    marks: dict[Contender, list[str]] = field(default_factory=dict)
+
+    @property
+    def contenders(self) -> list[Contender]:
+        """Those with a number, in the order of every table."""
+        return sorted((one for one, rates in self.rates.items() if rates), key=lambda one: one.order)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics that a contender has, in the order of every table."""
+        return [name for name in BENCHMARK_METRICS if any(name in rates for rates in self.rates.values())]
+
+
+def load_findings(
+    images: Path, results: Path, *, judge: Sequence[Path] = (), detector: Callable[[], Detector] | None = None
+) -> list[Arena]:
+    """Everything a report shows, in its order.
+
+    images: eval_images/<dataset>/<method>/<base>[/level_k]; detector: loaded and asked where a cell's base is mini.
+    Raises UsageError for a path that is not there or has nothing in it, EvaluationError for a file that cannot be
+    trusted: unknown metrics or states, numbers that are not finite or cannot be rates, broken judgements or pictures.
+    """
+    arenas: dict[tuple[str, str], Arena] = {}
+
+    def arena(dataset: str, base: str) -> Arena:
+        return arenas.setdefault((dataset, base), Arena(dataset, base))
+
+    _add_results(arena, results)
+    judgements, duels = read_judgements(judge)
+    for judgement in judgements:
+        _add_judgement(arena(judgement.dataset, judgement.base), judgement)
+    for duel in duels:
+        arena(duel.dataset, duel.base).duels.append(duel)
+    _add_cells(arena, images)
+    published = read_published()
+    for key, found in arenas.items():
+        found.published = published.get(key, {})
+        found.marks = {one: marks for one in found.cells if (marks := _marks(found, one))}
+        _add_facts(found, detector)
+    return [arenas[key] for key in sorted(arenas, key=arena_order)]
+
+
+def _add_results(arena: Callable[[str, str], Arena], path: Path) -> None:
+    rows = _read_rows(path)
+    if not rows:
+        raise UsageError(f"{path} has no rows.", hint="Measure first: psalign eval run --help")
+    for row in rows:
+        here, who, metric = (
+            arena(row["dataset"], row["base_model"]),
+            Contender(row["method"], row["level"]),
+            row["metrics"],
+        )
+        if row["state"] != "succeeded":
+            here.faults.append(Fault(who, metric, row["state"], row["note"]))
+            continue
+        here.rates.setdefault(who, {})[metric] = {key: row[key] for key in ("value", "n", "low", "high")}
+        here.fingerprints[who, metric] = row["fingerprint"]
+        if row["note"]:
+            here.notes[who, metric] = row["note"]
+
+
+def _read_rows(path: Path) -> list[Record]:
+    """TEMPORARY reader."""
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist.", hint="Measure first: psalign eval run --help")
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        wanted = "dataset method base_model level metrics score state timestamp n low high fingerprint note".split()
+        if reader.fieldnames != wanted:
+            raise EvaluationError(f"{path}: expected the columns {','.join(wanted)}; saw {reader.fieldnames}.")
+        found = {}
+        for row in reader:
+            row["method"] = "psa" if row["method"] == "psa_adapter" else row["method"]
+            found[tuple(row[key] for key in wanted[:5])] = row
+    checked = []
+    for number, row in enumerate(found.values(), 2):
+        where = f"{path}: {row['dataset']}/{row['method']}/{row['base_model']}/{row['level']}, {row['metrics']}"
+        if row["metrics"] not in BENCHMARK_METRICS:
+            raise EvaluationError(f"{where}: unknown metric; the metrics are {', '.join(BENCHMARK_METRICS)}.")
+        if row["state"] not in STATES:
+            raise EvaluationError(f"{where}: unknown state {row['state']!r}.")
+        numbers = {"value": row["score"], "low": row["low"], "high": row["high"]}
+        if row["state"] == "succeeded":
+            numbers = {key: float(text) if text else None for key, text in numbers.items()}
+            if any(number is not None and not math.isfinite(number) for number in numbers.values()):
+                raise EvaluationError(f"{where}: a number is not finite.")
+        checked.append({**row, **numbers, "n": int(row["n"] or 0)})
+    return checked
+
+
+def _add_judgement(arena: Arena, judgement: Judgement) -> None:
+    arena.judgements[judgement.contender] = judgement
+    arena.rates.setdefault(judgement.contender, {}).update(judgement.rates)
+    if judgement.failed:
+        for metric in judgement.rates:
+            arena.notes[judgement.contender, metric] = f"{judgement.failed} judgements failed"
+
+
+def _add_cells(arena: Callable[[str, str], Arena], images: Path) -> None:
+    if not images.is_dir():
+        raise UsageError(f"{images} does not exist.", hint="Draw first: psalign eval generate --help")
+    for path in sorted(images.rglob("manifest.jsonl")):
+        parts = path.parent.relative_to(images).parts
+        if len(parts) not in (3, 4):
+            raise EvaluationError(
+                f"{path} lies in no cell; expected {images}/<dataset>/<method>/<base>[/level_k]/manifest.jsonl."
+            )
+        dataset, method, base = parts[:3]
+        who = Contender(method, parts[3]) if len(parts) == 4 else contender(method, None)
+        run = path.with_name("run.json")
+        rows = {row.file_name: row for row in read_manifest(path)}
+        arena(dataset, base).cells[who] = Cell(path.parent, rows, _read_run(run))
+
+
+def _read_run(path: Path) -> Record:
+    if not path.is_file():
+        return {}
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise EvaluationError(f"{path} is not JSON ({err}).") from err
+    return run if isinstance(run, dict) else {}
+
+
+def _marks(arena: Arena, who: Contender) -> list[str]:
+    """What differs from how the base model's pictures were drawn, apart from the method."""
+    base = arena.cells.get(Contender("base"))
+    if base is None or who.method == "base":
+        return []
+    cell, marks = arena.cells[who], []
+    shared = cell.rows.keys() & base.rows.keys()
+    seeds = sum(cell.rows[name].seed != base.rows[name].seed for name in shared)
+    prompts = sum(cell.rows[name].prompt != base.rows[name].prompt for name in shared)
+    other_rows = len(cell.rows.keys() ^ base.rows.keys())
+    marks += [f"{seeds} of {len(shared)} pictures from other seeds"] if seeds else []
+    marks += [f"{prompts} of {len(shared)} prompts differ"] if prompts else []
+    marks += [f"{other_rows} rows on one side only"] if other_rows else []
+    ours, theirs = (run.get("config") or {} for run in (cell.run, base.run))
+    marks += [
+        f"another {name.replace('_', ' ')}" for name in SAME if ours and theirs and ours.get(name) != theirs.get(name)
+    ]
+    return marks
+
+
+def _add_facts(arena: Arena, detector: Callable[[], Detector] | None) -> None:
+    if arena.base == "mini" and detector is not None and arena.cells:
+        look = detector()
+        judged = {who: judge_folder(cell.folder, look) for who, cell in arena.cells.items()}
+        arena.facts = {who: facts for who, seen in judged.items() if (facts := facts_of(seen, suite=HEADLINE_SUITE))}
+        arena.facts_by = "detector"
+    if not arena.facts:
+        arena.facts = {who: one.facts for who, one in arena.judgements.items() if one.facts}
+        arena.facts_by = "judge"
