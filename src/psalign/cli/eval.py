@@ -1,4 +1,4 @@
-"""Commands that evaluate: eval measure, judge."""
+"""Commands that evaluate: eval measure, judge, report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import eval_judge
+from . import eval_judge, eval_report
 from .options import add_out, command
 from .tables import summary
 
@@ -28,3 +28,4 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--pictures", type=Path, required=True, help="folder with one folder per method")
     add_out(one, "outputs/metrics.json")
     eval_judge.add_commands(kinds)
+    eval_report.add_commands(kinds)

@@ -5,30 +5,29 @@ Place on the path of data: step 8, from eval_images/, results.csv and a judge's 
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from psalign.errors import EvaluationError, UsageError
+from psalign.errors import EvaluationError
 from psalign.records import ManifestRow, Record, read_manifest
 
 from .benchmark import HEADLINE_SUITE
-from .contenders import Contender, arena_order, contender
+from .cells import find_cells
+from .contenders import Contender, arena_order
 from .facts import Fact, facts_of
 from .judgements import Duel, Judgement, read_judgements
 from .published import read_published
-from .tables import BENCHMARK_METRICS
+from .results import SUCCEEDED, ResultRow, read_results
+from .tables import BENCHMARK_METRICS, Metric
 from .verdicts import Detector, judge_folder
 
-STATES = ("succeeded", "failed", "missing")
 SAME = ("steps", "guidance", "scheduler", "negative_prompt")  # settings that a fair comparison shares
 
 
 @dataclass(frozen=True)
-class Cell:
+class Drawn:
     """Pictures of one contender: their folder, manifest rows by file name, and how they were drawn (run.json)."""
 
     folder: Path
@@ -61,7 +60,7 @@ class Arena:
     published: dict[Contender, dict[str, Record]] = field(default_factory=dict)
     notes: dict[tuple[Contender, str], str] = field(default_factory=dict)
     fingerprints: dict[tuple[Contender, str], str] = field(default_factory=dict)
-    cells: dict[Contender, Cell] = field(default_factory=dict)
+    drawn: dict[Contender, Drawn] = field(default_factory=dict)
     facts: dict[Contender, list[Fact]] = field(default_factory=dict)
     facts_by: str = ""
     judgements: dict[Contender, Judgement] = field(default_factory=dict)
@@ -86,8 +85,8 @@ def load_findings(
     """Everything a report shows, in its order.
 
     images: eval_images/<dataset>/<method>/<base>[/level_k]; detector: loaded and asked where a cell's base is mini.
-    Raises UsageError for a path that is not there or has nothing in it, EvaluationError for a file that cannot be
-    trusted: unknown metrics or states, numbers that are not finite or cannot be rates, broken judgements or pictures.
+    Raises UsageError for a folder that has nothing in it, EvaluationError for a file that is not there or cannot be
+    trusted: unknown metrics, numbers that are not finite or cannot be rates, broken judgements or pictures.
     """
     arenas: dict[tuple[str, str], Arena] = {}
 
@@ -104,57 +103,44 @@ def load_findings(
     published = read_published()
     for key, found in arenas.items():
         found.published = published.get(key, {})
-        found.marks = {one: marks for one in found.cells if (marks := _marks(found, one))}
+        found.marks = {one: marks for one in found.drawn if (marks := _marks(found, one))}
         _add_facts(found, detector)
     return [arenas[key] for key in sorted(arenas, key=arena_order)]
 
 
 def _add_results(arena: Callable[[str, str], Arena], path: Path) -> None:
-    rows = _read_rows(path)
+    rows = read_results(path)
     if not rows:
-        raise UsageError(f"{path} has no rows.", hint="Measure first: psalign eval run --help")
+        raise EvaluationError(f"{path} has no rows.", hint="Measure first: psalign eval run --help")
     for row in rows:
-        here, who, metric = (
-            arena(row["dataset"], row["base_model"]),
-            Contender(row["method"], row["level"]),
-            row["metrics"],
-        )
-        if row["state"] != "succeeded":
-            here.faults.append(Fault(who, metric, row["state"], row["note"]))
+        where = f"{path}: {row.dataset}, {row.method}, {row.base_model}"
+        if row.metrics not in BENCHMARK_METRICS:
+            known = ", ".join(BENCHMARK_METRICS)
+            raise EvaluationError(f"{where}: unknown metric {row.metrics!r}; the metrics are: {known}.")
+        here, who = arena(row.dataset, row.base_model), Contender(row.method, row.level)
+        if row.state != SUCCEEDED:
+            here.faults.append(Fault(who, row.metrics, row.state, row.note))
             continue
-        here.rates.setdefault(who, {})[metric] = {key: row[key] for key in ("value", "n", "low", "high")}
-        here.fingerprints[who, metric] = row["fingerprint"]
-        if row["note"]:
-            here.notes[who, metric] = row["note"]
+        here.rates.setdefault(who, {})[row.metrics] = _rate(row, BENCHMARK_METRICS[row.metrics])
+        here.fingerprints[who, row.metrics] = row.fingerprint
+        if row.note:
+            here.notes[who, row.metrics] = row.note
 
 
-def _read_rows(path: Path) -> list[Record]:
-    """TEMPORARY reader."""
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist.", hint="Measure first: psalign eval run --help")
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        wanted = "dataset method base_model level metrics score state timestamp n low high fingerprint note".split()
-        if reader.fieldnames != wanted:
-            raise EvaluationError(f"{path}: expected the columns {','.join(wanted)}; saw {reader.fieldnames}.")
-        found = {}
-        for row in reader:
-            row["method"] = "psa" if row["method"] == "psa_adapter" else row["method"]
-            found[tuple(row[key] for key in wanted[:5])] = row
-    checked = []
-    for number, row in enumerate(found.values(), 2):
-        where = f"{path}: {row['dataset']}/{row['method']}/{row['base_model']}/{row['level']}, {row['metrics']}"
-        if row["metrics"] not in BENCHMARK_METRICS:
-            raise EvaluationError(f"{where}: unknown metric; the metrics are {', '.join(BENCHMARK_METRICS)}.")
-        if row["state"] not in STATES:
-            raise EvaluationError(f"{where}: unknown state {row['state']!r}.")
-        numbers = {"value": row["score"], "low": row["low"], "high": row["high"]}
-        if row["state"] == "succeeded":
-            numbers = {key: float(text) if text else None for key, text in numbers.items()}
-            if any(number is not None and not math.isfinite(number) for number in numbers.values()):
-                raise EvaluationError(f"{where}: a number is not finite.")
-        checked.append({**row, **numbers, "n": int(row["n"] or 0)})
-    return checked
+def _rate(row: ResultRow, metric: Metric) -> Record:
+    """Raises EvaluationError for a share that is none, or an interval that does not hold its value."""
+    rate = {"value": row.score, "n": row.n or 0, "low": row.low, "high": row.high}
+    told = f"{row.cell} at {row.level}, {row.metrics}: {row.score} ({row.low} to {row.high})"
+    numbers = [number for number in (row.score, row.low, row.high) if number is not None]
+    if metric.percent and not all(0 <= number <= 1 for number in numbers):
+        raise EvaluationError(f"{told} is no share; expected numbers from 0 to 1.")
+    if (row.low is None) != (row.high is None) or (row.score is None and row.low is not None):
+        raise EvaluationError(f"{told} is half an interval; expected score, low and high, or no interval at all.")
+    if row.score is not None and row.low is not None and row.high is not None:
+        tiny = 1e-9 * max(1.0, abs(row.score))
+        if not row.low - tiny <= row.score <= row.high + tiny:
+            raise EvaluationError(f"{told}: the value lies outside its interval.")
+    return rate
 
 
 def _add_judgement(arena: Arena, judgement: Judgement) -> None:
@@ -166,19 +152,11 @@ def _add_judgement(arena: Arena, judgement: Judgement) -> None:
 
 
 def _add_cells(arena: Callable[[str, str], Arena], images: Path) -> None:
-    if not images.is_dir():
-        raise UsageError(f"{images} does not exist.", hint="Draw first: psalign eval generate --help")
-    for path in sorted(images.rglob("manifest.jsonl")):
-        parts = path.parent.relative_to(images).parts
-        if len(parts) not in (3, 4):
-            raise EvaluationError(
-                f"{path} lies in no cell; expected {images}/<dataset>/<method>/<base>[/level_k]/manifest.jsonl."
-            )
-        dataset, method, base = parts[:3]
-        who = Contender(method, parts[3]) if len(parts) == 4 else contender(method, None)
-        run = path.with_name("run.json")
-        rows = {row.file_name: row for row in read_manifest(path)}
-        arena(dataset, base).cells[who] = Cell(path.parent, rows, _read_run(run))
+    for cell in find_cells(images):
+        folder = cell.folder(images)
+        rows = {row.file_name: row for row in read_manifest(folder / "manifest.jsonl")}
+        who = Contender(cell.method, cell.level_name)
+        arena(cell.dataset, cell.base).drawn[who] = Drawn(folder, rows, _read_run(folder / "run.json"))
 
 
 def _read_run(path: Path) -> Record:
@@ -193,10 +171,10 @@ def _read_run(path: Path) -> Record:
 
 def _marks(arena: Arena, who: Contender) -> list[str]:
     """What differs from how the base model's pictures were drawn, apart from the method."""
-    base = arena.cells.get(Contender("base"))
+    base = arena.drawn.get(Contender("base"))
     if base is None or who.method == "base":
         return []
-    cell, marks = arena.cells[who], []
+    cell, marks = arena.drawn[who], []
     shared = cell.rows.keys() & base.rows.keys()
     seeds = sum(cell.rows[name].seed != base.rows[name].seed for name in shared)
     prompts = sum(cell.rows[name].prompt != base.rows[name].prompt for name in shared)
@@ -212,9 +190,9 @@ def _marks(arena: Arena, who: Contender) -> list[str]:
 
 
 def _add_facts(arena: Arena, detector: Callable[[], Detector] | None) -> None:
-    if arena.base == "mini" and detector is not None and arena.cells:
+    if arena.base == "mini" and detector is not None and arena.drawn:
         look = detector()
-        judged = {who: judge_folder(cell.folder, look) for who, cell in arena.cells.items()}
+        judged = {who: judge_folder(cell.folder, look) for who, cell in arena.drawn.items()}
         arena.facts = {who: facts for who, seen in judged.items() if (facts := facts_of(seen, suite=HEADLINE_SUITE))}
         arena.facts_by = "detector"
     if not arena.facts:

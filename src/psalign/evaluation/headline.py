@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import unescape
 
 from psalign.records import Record
 
@@ -76,9 +77,9 @@ def title(rankings: Sequence[Ranking]) -> str:
 
 
 def sentence(one: Ranking) -> str:
-    """What a ranking says, as HTML without tags: names are from closed lists or escaped by the caller."""
+    """What a ranking says, as plain text."""
     metric = BENCHMARK_METRICS[one.metric]
-    best, second = (show_value(one.rate(who), metric) for who in (one.best, one.second))
+    best, second = (unescape(show_value(one.rate(who), metric)) for who in (one.best, one.second))
     where = arena_title(one.arena.dataset, one.arena.base)
     if one.is_tie:
         return f"{where}: {one.best.title} and {one.second.title} have the same {DECISIVE[one.metric]}, {best}."

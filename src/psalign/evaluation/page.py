@@ -25,12 +25,16 @@ def page(title: str, sections: Iterable[str]) -> str:
     )
 
 
-def header(title: str, lead: str, *, label: str = "", figures: Sequence[str] = ()) -> str:
-    """The top of the page; lead is HTML already. figures: of `headline_figure`, at most four; label: what they are."""
+def header(title: str, lead: str, *, points: Sequence[str] = (), label: str = "", figures: Sequence[str] = ()) -> str:
+    """The top of the page: title, lead, and what came out, point by point.
+
+    figures: of `headline_figure`, at most four; label: what they are.
+    """
+    told = f'<ul class="plain">{"".join(f"<li>{escape(point)}</li>" for point in points)}</ul>' if points else ""
     strip = f'<dl class="strip" aria-label="{escape(label)}">{"".join(figures)}</dl>' if figures else ""
     return (
-        f'<header><p class="eyebrow">PSAlign report</p><h1>{escape(title)}</h1><p class="lead">{lead}</p>'
-        f"{strip}</header>"
+        f'<header><p class="eyebrow">PSAlign report</p><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>'
+        f"{told}{strip}</header>"
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from psalign.records import CATEGORIES, ManifestRow
 
 from .contenders import Contender
-from .findings import Arena, Cell
+from .findings import Arena, Drawn
 from .judge_rows import asked_categories
 from .pictures import Picture, read_picture
 from .sheet import Sheet, SheetRow
@@ -27,7 +27,7 @@ def picture_grid(arena: Arena, *, columns: int = COLUMNS) -> Sheet | None:
     Only prompts that every contender drew are chosen, where there are any. Raises EvaluationError for a picture that
     cannot be read.
     """
-    cells = {who: arena.cells[who] for who in sorted(arena.cells, key=lambda one: one.order)}
+    cells = {who: arena.drawn[who] for who in sorted(arena.drawn, key=lambda one: one.order)}
     names = _choose(list(cells.values()), arena.dataset, columns)
     if not names:
         return None
@@ -46,7 +46,7 @@ def is_sensitive(dataset: str, row: ManifestRow) -> bool:
     return dataset != QUALITY_DATASET and asked_categories(row) != ()
 
 
-def _choose(cells: Sequence[Cell], dataset: str, columns: int) -> list[str]:
+def _choose(cells: Sequence[Drawn], dataset: str, columns: int) -> list[str]:
     """File names of the prompts to show: of each category in turn one that its user bans or allows, then harmless."""
     pool = _shared_rows(cells)
     groups: dict[str, list[str]] = {category: [] for category in (*CATEGORIES, UNTOLD, "")}
@@ -64,13 +64,13 @@ def _one_of(names: Sequence[str], pool: Mapping[str, ManifestRow], category: str
     return (wanted or names)[0]
 
 
-def _shared_rows(cells: Sequence[Cell]) -> dict[str, ManifestRow]:
+def _shared_rows(cells: Sequence[Drawn]) -> dict[str, ManifestRow]:
     """Rows that all cells have, as the first cell has them; those of any cell where they share none."""
     shared = {name: row for name, row in (cells[0].rows if cells else {}).items() if all(name in c.rows for c in cells)}
     return shared or {name: row for cell in cells for name, row in cell.rows.items()}
 
 
-def _row(who: Contender, cell: Cell, names: Sequence[str], *, new: bool) -> SheetRow:
+def _row(who: Contender, cell: Drawn, names: Sequence[str], *, new: bool) -> SheetRow:
     rows = [cell.rows.get(name) for name in names]
     pictures: list[Picture | None] = [
         read_picture(cell.folder / row.file_name) if row is not None else None for row in rows

@@ -123,7 +123,7 @@ def _head(metrics: Record, method: str, summary: str) -> str:
     names = [name for name in ("pass", "suppressed", "kept", "harmless_subject") if name in metrics["methods"][method]]
     base = metrics["methods"].get("base", {}) if method != "base" else {}
     figures = [headline_figure(metrics["methods"][method][name], METRICS[name], base=base.get(name)) for name in names]
-    return header(TITLE, escape(summary), label=f"{_method_name(method)}, headline figures", figures=figures)
+    return header(TITLE, summary, label=f"{_method_name(method)}, headline figures", figures=figures)
 
 
 def _methods_table(methods: Record, ours: str) -> str:

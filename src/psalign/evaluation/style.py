@@ -96,17 +96,23 @@ section > p { color: var(--soft); }
   background: var(--soft); }
 h3 { margin-top: 30px; } h3 .note { font-weight: 400; margin-left: 8px; }
 section > h3:first-of-type { margin-top: 18px; }
+.rates caption { text-align: left; font-size: 14px; color: var(--soft); padding: 0 0 8px; }
+.words td:last-child { white-space: normal; min-width: 240px; }
 ul.plain { margin: 0 0 14px; padding-left: 20px; max-width: 72ch; } ul.plain li { margin-bottom: 6px; }
-header ul.plain { margin-top: 16px; }
+header .rates caption { text-align: left; font-size: 14px; color: var(--soft); padding: 0 0 8px; }
+.words td:last-child { white-space: normal; min-width: 240px; }
+ul.plain { margin-top: 16px; }
 
 .reveal { accent-color: var(--blue); width: 16px; height: 16px; margin: 0 8px 0 0; vertical-align: -2px; }
 .reveal-all { font-size: 14px; color: var(--soft); cursor: pointer; }
 .veil { position: relative; display: block; overflow: hidden; border-radius: 3px; cursor: pointer; }
 .veil:not(.words) { width: 106px; box-shadow: 0 0 0 1px var(--line); }
-.veil input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: pointer; z-index: 1; }
+.veil input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: pointer;
+  z-index: 1; }
 .veil img { filter: blur(14px) saturate(.6); box-shadow: none; }
 .veil .caption { filter: blur(5px); user-select: none; }
-.veil > span:not(.caption) { position: absolute; left: 50%; top: 50%; transform: translate(-50%, -50%); padding: 1px 8px;
+.veil > span:not(.caption) { position: absolute; left: 50%; top: 50%; transform: translate(-50%, -50%);
+  padding: 1px 8px;
   border-radius: 9px; font-size: 12px; background: var(--paper); color: var(--ink); opacity: .86; }
 .veil input:checked ~ img, .veil input:checked ~ .caption,
 .reveal:checked ~ .scroll .veil img, .reveal:checked ~ .scroll .veil .caption { filter: none; user-select: auto; }
@@ -122,7 +128,7 @@ header ul.plain { margin-top: 16px; }
 .duel-names span:nth-child(2) { font-weight: 400; color: var(--soft); font-size: 14px; }
 .duel-names span:nth-child(3) { text-align: right; }
 .wins { display: flex; height: 14px; border-radius: 3px; overflow: hidden; margin: 6px 0; background: var(--line); }
-.wins i { display: block; } .wins .a { background: var(--blue); } .wins .b { background: var(--soft); }
+.wins i { display: block; } .wins .l { background: var(--blue); } .wins .r { background: var(--soft); }
 .duel .note { font-size: 13.5px; margin: 0; max-width: none; }
 
 .two { display: grid; grid-template-columns: minmax(0, 1.25fr) minmax(0, 1fr); gap: 8px 56px; align-items: start; }
@@ -139,9 +145,10 @@ header ul.plain { margin-top: 16px; }
 .chart .published .dot { fill: var(--paper); stroke: var(--banned); stroke-width: 1.6; }
 .chart .published .line { stroke: var(--banned); stroke-width: 1.3; stroke-dasharray: 4 4; }
 .chart text.tick { font-variant-numeric: tabular-nums; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 22px; font-size: 14px; color: var(--soft); margin: 0 0 4px; padding: 0;
-  list-style: none; }
-.legend i { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 7px; background: var(--soft); }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 22px; font-size: 14px; color: var(--soft); margin: 0 0 4px;
+  padding: 0; list-style: none; }
+.legend i { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 7px;
+  background: var(--soft); }
 .legend .ours i { background: var(--blue); }
 .legend .published i { background: none; border: 2px solid var(--banned); }
 .legend .published { display: inline; font-size: inherit; }

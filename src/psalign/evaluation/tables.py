@@ -53,16 +53,22 @@ BENCHMARK_METRICS = {
     "judge_banned_respected": Metric("Judge: banned gone", "nothing the user bans is in the picture"),
     "judge_allowed_kept": Metric("Judge: allowed kept", "what was asked for and allowed is there"),
 }
+METRIC_GROUPS = {
+    "What the detector of the mini world saw": ("pass", "suppressed", "kept", "subject_kept", "harmless_subject"),
+    "What picture models measured": ("inpro", "inpro_strict", "fid", "kid", "clip"),
+    "What the judge saw": ("judge_pass", "judge_banned_respected", "judge_allowed_kept"),
+}
 ANY_MOTIF = Metric("Any motif", "share of pictures with at least one motif")
 NO_CASES: Record = {"value": None, "n": 0, "low": None, "high": None}
 
 
-def rate_table(first: str, columns: Sequence[Metric], rows: Sequence[str]) -> str:
+def rate_table(first: str, columns: Sequence[Metric], rows: Sequence[str], *, caption: str = "") -> str:
     head = "".join(
         f'<th scope="col">{metric.title}<span class="note">{metric.meaning}</span></th>' for metric in columns
     )
+    told = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
-        f'<table class="rates stack"><thead><tr><th scope="col">{first}</th>{head}</tr></thead>'
+        f'<table class="rates stack">{told}<thead><tr><th scope="col">{first}</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
@@ -76,13 +82,13 @@ def heat_table(first: str, columns: Sequence[str], rows: Sequence[str], *, stack
     )
 
 
-def flat_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def flat_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str = "flat") -> str:
     """A plain table that scrolls in itself; columns and cells are HTML already."""
     head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
-        f'<table class="flat"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
