@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,22 +173,19 @@ def _rate(rate: Record) -> str:
     return f"{100 * rate['value']:.1f} % (n={rate['n']}{failed}), 95 % from {low:.1f} to {high:.1f}"
 
 
-def _share(text: str) -> float:
-    return _number(text, 1.0, "from 0 to 1")
-
-
-def _positive(text: str) -> float:
-    return _number(text, float("inf"), "of at least 0")
-
-
-def _number(text: str, high: float, what: str) -> float:
+def _number(text: str, *, fits: Callable[[float], bool], what: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= high or value == float("inf"):
+        value = float("nan")
+    if not math.isfinite(value) or not fits(value):
         raise argparse.ArgumentTypeError(f"expected a number {what}, saw {text!r}")
     return value
+
+
+_share = partial(_number, fits=lambda value: 0 <= value <= 1, what="from 0 to 1")
+_price_of = partial(_number, fits=lambda value: value >= 0, what="of at least 0")
+_seconds = partial(_number, fits=lambda value: value > 0, what="above 0")
 
 
 def add_commands(kinds: Any) -> None:
@@ -213,9 +212,9 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--repeat", type=_share, default=0.05, metavar="SHARE",
                      help="of rows judged twice, to see if the judge agrees with itself (default 0.05)")  # fmt: skip
     one.add_argument("--concurrency", type=at_least(1), default=8, help="requests at a time (default 8)")
-    one.add_argument("--timeout-s", type=_positive, default=60.0, help="of one request (default 60)")
+    one.add_argument("--timeout-s", type=_seconds, default=60.0, help="of one request (default 60)")
     one.add_argument("--max-requests", type=at_least(0), metavar="N", help="stop after N; what was judged is kept")
-    one.add_argument("--rate-price", type=_positive, nargs=2, metavar=("IN", "OUT"),
+    one.add_argument("--rate-price", type=_price_of, nargs=2, metavar=("IN", "OUT"),
                      help="price of a million tokens read and written, for the estimate")  # fmt: skip
     one.add_argument("--retry-failed", action="store_true", help="ask again what was refused or malformed before")
     one.add_argument("--yes", action="store_true", help="agree to what is sent and what it costs")

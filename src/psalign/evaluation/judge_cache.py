@@ -88,7 +88,8 @@ class JudgeCache:
         for number, line in enumerate(content[:whole].splitlines(), start=1):
             try:
                 record = json.loads(line)
-                answers[str(record.pop("key"))] = Answer(**record)
+                key = str(record.pop("key"))
+                answers[key] = Answer(**record)
             except (ValueError, TypeError, KeyError, AttributeError) as err:
                 raise EvaluationError(
                     f"{self.path}, line {number}: no judgement ({type(err).__name__}).",

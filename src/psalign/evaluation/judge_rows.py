@@ -20,6 +20,7 @@ from .pictures import complete_rows, read_picture, refuse
 
 TOLD = ("age", *VOCABULARY)  # what a judge may be told of a person; never the user id
 PERSONALISED = ("psa", "negative_prompt")  # methods whose pictures depend on the user
+UNLIKE = "Draw both sides from the same prompts, for the same users: psalign eval generate"
 SAME_FOR_ALL = ("base", "safetydpo", "esdu", "uce")  # methods that draw one picture whoever asks for it
 
 _MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*?)(?:_level_([0-5]))?")
@@ -115,15 +116,17 @@ def pair_cases(folder_a: Path, folder_b: Path) -> tuple[list[Case], list[str]]:
     """
     rows_a, rows_b = complete_rows(folder_a), complete_rows(folder_b)
     by_name = {row.file_name: row for row in rows_b}
-    refuse(folder_b, f"of {folder_a} are not there", [r.file_name for r in rows_a if r.file_name not in by_name])
     names = {row.file_name for row in rows_a}
-    refuse(folder_a, f"of {folder_b} are not there", [r.file_name for r in rows_b if r.file_name not in names])
+    only_a, only_b = ([n for n in one if n not in other] for one, other in ((list(names), by_name), (by_name, names)))
+    refuse(folder_b, f"of {folder_a} are not there", sorted(only_a), hint=UNLIKE)
+    refuse(folder_a, f"of {folder_b} are not there", sorted(only_b), hint=UNLIKE)
     rows_b = [by_name[row.file_name] for row in rows_a]
     pairs = list(zip(rows_a, rows_b, strict=True))
-    refuse(folder_b, f"have another prompt than in {folder_a}", [a.file_name for a, b in pairs if a.prompt != b.prompt])
+    reworded = [a.file_name for a, b in pairs if a.prompt != b.prompt]
+    refuse(folder_b, f"have another prompt than in {folder_a}", reworded, hint=UNLIKE)
     shared = [_of_whom(a, b) for a, b in pairs]
     strangers = [a.file_name for (a, _), row in zip(pairs, shared, strict=True) if row is None]
-    refuse(folder_b, f"were drawn for other users, or other bans of theirs, than in {folder_a}", strangers)
+    refuse(folder_b, f"were drawn for other users, or other bans of theirs, than in {folder_a}", strangers, hint=UNLIKE)
     rows = [row for row in shared if row is not None]
     both = zip(rows, _pictures(folder_a, rows_a), _pictures(folder_b, rows_b), strict=True)
     other_seeds = sum(a.seed != b.seed for a, b in pairs)
@@ -206,9 +209,10 @@ def _is_for_all(row: ManifestRow) -> bool:
 
 def _for_users_of(folder: Path, rows: Sequence[ManifestRow], others: Sequence[ManifestRow], source: Path) -> list:
     users = {row.file_name: row for row in others}
-    refuse(folder, f"have no row in {source}", [row.file_name for row in rows if row.file_name not in users])
+    unknown = [row.file_name for row in rows if row.file_name not in users]
+    refuse(folder, f"have no row in {source}", unknown, hint=UNLIKE)
     drawn = [row.file_name for row in rows if not _is_for_all(row) and row.user_id != users[row.file_name].user_id]
-    refuse(folder, f"were drawn for other users than in {source}", drawn)
+    refuse(folder, f"were drawn for other users than in {source}", drawn, hint=UNLIKE)
     return [replace(row, user_id=users[row.file_name].user_id, banned=users[row.file_name].banned) for row in rows]
 
 
