@@ -28,9 +28,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mini": {"diffusion", "sage", "users"},
     "training": {"adapter", "diffusion", "sage", "users.embedding"},
     "evaluation": {"users.profile"},
+    "tools": {"evaluation", "mini"},
     "quickstart": ROOMS,
     "serve": ROOMS,
-    "cli": ROOMS | {"quickstart", "serve"},
+    "cli": ROOMS | {"quickstart", "serve", "tools"},
     "__main__": {"cli"},
     "__init__": ROOMS,
 }

@@ -36,13 +36,11 @@ class Fact:
         return "suppressed" if self.banned else "kept"
 
 
-def facts_of(judged: Sequence[Judged], *, suite: str) -> list[Fact]:
-    """Facts of a detector's verdicts on one suite. Raises EvaluationError for rows that do not say what is asked."""
+def facts_of(judged: Sequence[Judged]) -> list[Fact]:
+    """Facts of a detector's verdicts. Raises EvaluationError for rows that do not say what they ask for."""
     facts = []
     for picture in judged:
         row = judge_row(picture.row, picture.verdict)
-        if row["suite"] != suite:
-            continue
         facts += [
             Fact(f"{row['file_name']} {a['motif']}", a["category"], a["banned"], a["passed"], row["seen_user"])
             for a in row["asked"]

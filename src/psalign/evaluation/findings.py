@@ -13,7 +13,6 @@ from pathlib import Path
 from psalign.errors import EvaluationError
 from psalign.records import ManifestRow, Record, read_manifest
 
-from .benchmark import HEADLINE_SUITE
 from .cells import find_cells
 from .contenders import Contender, arena_order
 from .facts import Fact, facts_of
@@ -193,7 +192,7 @@ def _add_facts(arena: Arena, detector: Callable[[], Detector] | None) -> None:
     if arena.base == "mini" and detector is not None and arena.drawn:
         look = detector()
         judged = {who: judge_folder(cell.folder, look) for who, cell in arena.drawn.items()}
-        arena.facts = {who: facts for who, seen in judged.items() if (facts := facts_of(seen, suite=HEADLINE_SUITE))}
+        arena.facts = {who: facts for who, seen in judged.items() if (facts := facts_of(seen))}
         arena.facts_by = "detector"
     if not arena.facts:
         arena.facts = {who: one.facts for who, one in arena.judgements.items() if one.facts}
