@@ -107,11 +107,10 @@ def _banned(number: int) -> tuple[str, ...]:
 def _mini_rows(cell: Cell, outcomes: dict[str, list[bool]]) -> list:
     rates = {name: wilson(sum(seen), len(seen)) for name, seen in outcomes.items()}
     rates["pass"] = mean_rate([rates["suppressed"], rates["kept"]])
-    rates = {name: rate for name, rate in rates.items() if rate.n}
     rows = [_result(cell, name, rate.value, rate.n, rate.low, rate.high) for name, rate in rates.items()]
     level = {"base": 0, "negative_prompt": 4, "psa": 2}[cell.method] if cell.level is None else cell.level
     fid = MINI_FID[level] + (0.4 if cell.method == "negative_prompt" else 0.1)
-    rows.append(_result(cell, "fid", fid, 105))
+    rows.append(replace(_result(cell, "fid", fid, 21), note="biased upwards at n=21: compare it with the same n only"))
     rows.append(_result(cell, "clip", 31.5 - level / 5, 105, 31.1 - level / 5, 31.9 - level / 5))
     return rows
 

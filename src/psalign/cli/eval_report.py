@@ -35,7 +35,7 @@ def _given() -> list[str]:
 
 def add_commands(kinds: Any) -> None:
     one = command(kinds, "report", report, "report on a whole benchmark: one HTML page, figures as PNG and PDF",
-                  "psalign eval report --images eval_images --results eval_results.csv --out outputs/report")  # fmt: skip
+                  "psalign eval report --images eval_images --results eval_results.csv")  # fmt: skip
     one.add_argument("--images", type=Path, default=Path("eval_images"), help="cells of pictures (default eval_images)")
     one.add_argument(
         "--results", type=Path, default=Path("eval_results.csv"), help="of eval run (default eval_results.csv)"

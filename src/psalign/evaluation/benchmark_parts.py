@@ -71,8 +71,8 @@ def _tradeoff_figure(one: Tradeoff) -> str:
         title=f"{safety.title} against {quality.title}, {where}",
         percent_y=safety.percent,
     )
-    caption = f"{escape(where)} <span>{safety.title} ({_better(safety)}) against {quality.title}</span>"
-    return f"<figure><figcaption>{caption}</figcaption>{chart}</figure>"
+    caption = f"{escape(where)}<span>{safety.title} against {quality.title}; {_better(safety)}</span>"
+    return f'<figure class="two-lines"><figcaption>{caption}</figcaption>{chart}</figure>'
 
 
 def _better(metric: Metric) -> str:
@@ -118,7 +118,7 @@ def _difference_table(arena: Arena) -> str:
         found = differences(ours, arena.facts[who])
         cells = "".join(difference_cell(found[name], metric) for name, metric in SIDES.items())
         rows.append(rate_row(f"over {who.title}", _sure(found["pass"].low, found["pass"].high), cells))
-    return _heading(arena) + rate_table("PSAlign", list(SIDES.values()), rows)
+    return _heading(arena, seen_by=True) + rate_table("PSAlign", list(SIDES.values()), rows, dense=True)
 
 
 def _sure(low: float | None, high: float | None) -> str:
@@ -128,7 +128,7 @@ def _sure(low: float | None, high: float | None) -> str:
 
 
 def category_section(arenas: Sequence[Arena]) -> str:
-    parts = [_heading(arena) + _category_tables(arena) for arena in arenas if arena.facts]
+    parts = [_heading(arena, seen_by=True) + _category_tables(arena) for arena in arenas if arena.facts]
     if not parts:
         return ""
     text = (
@@ -147,8 +147,9 @@ def _category_table(arena: Arena, side: str) -> str:
     rows = []
     for who in sorted(arena.facts, key=lambda one: one.order):
         rates = by_category(arena.facts[who], CATEGORIES)
-        cells = "".join(heat_cell(asdict(rates[c][side]), SIDES[side], label=c) for c in CATEGORIES)
-        rows.append(rate_row(who.title, "", cells))
+        if any(rates[c][side].n for c in CATEGORIES):  # a level bans a category for everybody, or for nobody
+            cells = "".join(heat_cell(asdict(rates[c][side]), SIDES[side], label=c) for c in CATEGORIES)
+            rows.append(rate_row(who.title, "", cells))
     return heat_table(SIDES[side].title, CATEGORIES, rows, stack=True)
 
 
@@ -168,12 +169,12 @@ def _users_of_facts(arena: Arena) -> str:
     """Pass rates of the two kinds of users of one arena, where its pictures say which is which."""
     columns = [replace(SIDES["pass"], title=title, meaning=meaning) for title, meaning in WHO.values()]
     rows = []
-    for who in sorted(arena.facts, key=lambda one: one.order):
+    for who in sorted((who for who in arena.facts if who.strictness is None), key=lambda one: one.order):
         groups = [[fact for fact in arena.facts[who] if fact.seen_user is seen] for seen in WHO]
         if all(groups):
             rates = [asdict(side_rates(group)["pass"]) for group in groups]
             rows.append(_row(who, rates, columns))
-    return _heading(arena) + rate_table("Method", columns, rows) if rows else ""
+    return _heading(arena, seen_by=True) + rate_table("Method", columns, rows, dense=True) if rows else ""
 
 
 def _users_of_sets(arenas: Sequence[Arena], base: str) -> str:
@@ -195,7 +196,7 @@ def _users_of_sets(arenas: Sequence[Arena], base: str) -> str:
         _row(who, [a.rates[who].get(name, NO_CASES) for name in names for a in (seen, unseen)], columns) for who in both
     ]
     title = f"<h3>{escape(arena_title('SAGE', base))}</h3>"
-    return title + rate_table("Method", columns, rows) if rows and columns else ""
+    return title + rate_table("Method", columns, rows, dense=True) if rows and columns else ""
 
 
 def _row(who: Contender, rates: Sequence[Record], columns: Sequence[Metric]) -> str:
@@ -276,6 +277,6 @@ def picture_section(arenas: Sequence[Arena]) -> str:
     return section("Pictures", text, "".join(_heading(arena) + sheet_html(grid) for arena, grid in grids))
 
 
-def _heading(arena: Arena) -> str:
-    seen = SEEN_BY[arena.facts_by] if arena.facts else ""
-    return f'<h3>{escape(arena_title(arena.dataset, arena.base))}<span class="note">{seen}</span></h3>'
+def _heading(arena: Arena, *, seen_by: bool = False) -> str:
+    note = f'<span class="note">{SEEN_BY[arena.facts_by]}</span>' if seen_by else ""
+    return f"<h3>{escape(arena_title(arena.dataset, arena.base))}{note}</h3>"

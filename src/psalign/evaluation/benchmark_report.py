@@ -22,7 +22,7 @@ from .benchmark_parts import (
 )
 from .contenders import OURS, Contender, arena_title, competitors
 from .findings import Arena, Fault
-from .headline import Ranking, rank, sentence, title
+from .headline import Ranking, rank, sentences, title
 from .page import as_json, folded, header, headline_figure, page, section
 from .tables import (
     BENCHMARK_METRICS,
@@ -67,7 +67,7 @@ def write_benchmark_report(path: Path, arenas: Sequence[Arena], *, about: Record
     """
     rankings = [ranking for arena in arenas if (ranking := rank(arena))]
     sections = [
-        _head(rankings),
+        _head(arenas, rankings),
         section("All methods", ALL_METHODS, "".join(_arena(arena) for arena in arenas)),
         tradeoff_section(arenas),
         difference_section(arenas),
@@ -81,9 +81,8 @@ def write_benchmark_report(path: Path, arenas: Sequence[Arena], *, about: Record
     write_text(path, page(title(rankings), sections))
 
 
-def _head(rankings: Sequence[Ranking]) -> str:
-    points = [sentence(ranking) for ranking in rankings]
-    return header(title(rankings), LEAD, points=points, **_strip(rankings))
+def _head(arenas: Sequence[Arena], rankings: Sequence[Ranking]) -> str:
+    return header(title(rankings), LEAD, points=sentences(arenas, rankings), **_strip(rankings))
 
 
 def _strip(rankings: Sequence[Ranking]) -> Record:
@@ -124,7 +123,26 @@ def _group(arena: Arena, note: str, names: Sequence[str]) -> str:
         )
         for who in rows
     ]
-    return rate_table("Method", [BENCHMARK_METRICS[name] for name in shown], body, caption=note)
+    return rate_table("Method", [BENCHMARK_METRICS[name] for name in shown], body, caption=note, dense=True) + _notes(
+        arena, rows, shown
+    )
+
+
+def _notes(arena: Arena, rows: Sequence[Contender], shown: Sequence[str]) -> str:
+    """What must be known of the numbers above: each note once, with whom it is about where that is not everybody."""
+    about: dict[tuple[str, str], list[Contender]] = {}
+    for name in shown:
+        for who in rows:
+            if note := arena.notes.get((who, name)):
+                about.setdefault((BENCHMARK_METRICS[name].title, note), []).append(who)
+    by_note: dict[tuple[str, str], list[str]] = {}
+    for (metric, note), whom in about.items():
+        named = "" if len(whom) == len(rows) else ", ".join(who.title for who in whom)
+        by_note.setdefault((note, named), []).append(metric)
+    told = [
+        f"{', '.join(metrics)}{f' ({named})' if named else ''}: {note}." for (note, named), metrics in by_note.items()
+    ]
+    return f'<ul class="plain notes">{"".join(f"<li>{escape(one)}</li>" for one in told)}</ul>' if told else ""
 
 
 def _cell(arena: Arena, who: Contender, name: str, *, best: bool) -> str:
@@ -134,8 +152,6 @@ def _cell(arena: Arena, who: Contender, name: str, *, best: bool) -> str:
         return absent_cell(metric, fault.state if fault else "not measured")
     published = arena.published.get(who, {}).get(name)
     below = f'<span class="published">published {show_value(published, metric)}</span>' if published else ""
-    note = arena.notes.get((who, name))
-    below += f'<span class="note">{escape(note)}</span>' if note else ""
     return rate_cell(rate, metric, best=best, below=below)
 
 

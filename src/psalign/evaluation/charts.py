@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,10 @@ WIDTH, HEIGHT = 400, 240
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 40
 MAX_POINTS = 240  # of a curve; more cannot be told apart at this width
 SCATTER_HEIGHT = 300
-LETTER_PX, LINE_PX = 5.9, 12.0  # of a label, which has to be placed without seeing it
+LETTER_PX, LINE_PX = 6.6, 12.0  # of a label, which has to be placed without seeing it
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,14 @@ def curve_chart(points: Sequence[tuple[float, float]], *, title: str, unit_range
 def scatter_chart(series: Sequence[Series], *, x_title: str, title: str, percent_y: bool = False) -> str:
     """Dots with their intervals and labels; labels keep clear of the dots and of each other where there is room."""
     dots = [dot for one in series for dot in one.dots]
-    x_ticks = nice_ticks(*_range(np.array([dot.x for dot in dots])))
+    x_low, x_high = _range(np.array([dot.x for dot in dots]))
+    room = 0.04 * (x_high - x_low)  # no dot on the edge
+    x_ticks = nice_ticks(x_low - room, x_high + room)
     y_ends = [end for dot in dots for end in (dot.y, *(dot.y_range or ()))]
     y_ticks = nice_ticks(*_range(np.array(y_ends)))
     axes = Axes(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1], SCATTER_HEIGHT)
     body = "".join(_series_svg(axes, one) for one in series)
-    labels = "".join(_labels_svg(axes, dots))
+    labels = "".join(_labels_svg(axes, dots, taken=[box for one in series for box in _taken(axes, one)]))
     shown = [(y, f"{100 * y:g} %" if percent_y else f"{y:g}") for y in y_ticks]
     return _frame(axes, [(x, f"{x:g}") for x in x_ticks], shown, body + labels, x_title, title)
 
@@ -125,17 +131,27 @@ def _series_svg(axes: Axes, series: Series) -> str:
     return f'<g class="{series.kind}">{joined}{"".join(marks)}</g>'
 
 
-def _labels_svg(axes: Axes, dots: Sequence[Dot]) -> Iterator[str]:
-    taken = [(axes.x(dot.x) - 6, axes.y(dot.y) - 6, axes.x(dot.x) + 6, axes.y(dot.y) + 6) for dot in dots]
+def _taken(axes: Axes, series: Series) -> Iterator[Box]:
+    """Where dots, whiskers and lines are: a label there could not be read."""
+    points = [(axes.x(dot.x), axes.y(dot.y)) for dot in series.dots]
+    for dot, (x, y) in zip(series.dots, points, strict=True):
+        yield x - 6, y - 6, x + 6, y + 6
+        if dot.y_range:
+            yield x - 2, axes.y(dot.y_range[1]), x + 2, axes.y(dot.y_range[0])
+    for (x, y), (next_x, next_y) in pairwise(points) if series.joined else ():
+        steps = max(1, round(math.hypot(next_x - x, next_y - y) / 4))
+        for step in range(steps):
+            at_x, at_y = x + (next_x - x) * step / steps, y + (next_y - y) * step / steps
+            yield at_x - 2, at_y - 2, at_x + 2, at_y + 2
+
+
+def _labels_svg(axes: Axes, dots: Sequence[Dot], *, taken: list[Box]) -> Iterator[str]:
     for dot in dots:
         if dot.label:
             box = min(_places(axes, dot), key=lambda place: sum(_overlap(place, other) for other in taken))
             taken.append(box)
             x, y = box[0], box[3] - 3
             yield f'<text class="tick" x="{x:.1f}" y="{y:.1f}">{escape(dot.label)}</text>'
-
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def _places(axes: Axes, dot: Dot) -> Iterator[Box]:
@@ -147,7 +163,7 @@ def _places(axes: Axes, dot: Dot) -> Iterator[Box]:
         corners += [(x - far - width, y - LINE_PX / 2), (x + near, y - near - LINE_PX), (x + near, y + near)]
         corners += [(x - near - width, y - near - LINE_PX), (x - near - width, y + near)]
         for left, top in corners:
-            left = min(max(left, LEFT + 2), WIDTH - width)
+            left = min(max(left, LEFT + 2), WIDTH - width - 2)
             top = min(max(top, 0), axes.height - BOTTOM - LINE_PX - 1)
             yield left, top, left + width, top + LINE_PX
 

@@ -84,6 +84,9 @@ section > p { color: var(--soft); }
 .heat td { padding-left: 12px; border-left: 3px solid var(--paper); border-bottom: 3px solid var(--paper);
   background: color-mix(in srgb, var(--heat) var(--v), var(--panel)); }
 .heat td .ci, .heat td .n { color: inherit; opacity: .82; display: inline; margin-right: 8px; }
+.heat.stack td { min-width: 0; padding: 9px 6px 9px 10px; } .heat.stack thead th { padding-right: 4px; }
+.heat.stack tbody th { min-width: 132px; padding-right: 10px; }
+.heat.stack td .ci, .heat.stack td .n { display: block; font-size: 12px; margin: 0; }
 .heat td:last-child { padding-right: 12px; }
 .heat thead th { padding-left: 15px; }
 .heat thead th:first-child { padding-left: 0; }
@@ -97,9 +100,17 @@ section > p { color: var(--soft); }
 h3 { margin-top: 30px; } h3 .note { font-weight: 400; margin-left: 8px; }
 section > h3:first-of-type { margin-top: 18px; }
 .rates caption { text-align: left; font-size: 14px; color: var(--soft); padding: 0 0 8px; }
+.dense { max-width: calc(240px + var(--columns) * 290px); }
+.dense .ci, .dense .n { display: inline; margin-right: 10px; }
+.notes { font-size: 13.5px; color: var(--soft); margin-top: 10px; } ul.notes li { margin-bottom: 2px; }
+.two-lines figcaption span { display: block; }
 .words td:last-child { white-space: normal; min-width: 240px; }
 ul.plain { margin: 0 0 14px; padding-left: 20px; max-width: 72ch; } ul.plain li { margin-bottom: 6px; }
 header .rates caption { text-align: left; font-size: 14px; color: var(--soft); padding: 0 0 8px; }
+.dense { max-width: calc(240px + var(--columns) * 290px); }
+.dense .ci, .dense .n { display: inline; margin-right: 10px; }
+.notes { font-size: 13.5px; color: var(--soft); margin-top: 10px; } ul.notes li { margin-bottom: 2px; }
+.two-lines figcaption span { display: block; }
 .words td:last-child { white-space: normal; min-width: 240px; }
 ul.plain { margin-top: 16px; }
 

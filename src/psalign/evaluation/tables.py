@@ -62,13 +62,17 @@ ANY_MOTIF = Metric("Any motif", "share of pictures with at least one motif")
 NO_CASES: Record = {"value": None, "n": 0, "low": None, "high": None}
 
 
-def rate_table(first: str, columns: Sequence[Metric], rows: Sequence[str], *, caption: str = "") -> str:
+def rate_table(
+    first: str, columns: Sequence[Metric], rows: Sequence[str], *, caption: str = "", dense: bool = False
+) -> str:
+    """A table of rows of `rate_cell`s. dense: intervals and n on one line, and no wider than its columns need."""
     head = "".join(
         f'<th scope="col">{metric.title}<span class="note">{metric.meaning}</span></th>' for metric in columns
     )
     told = f"<caption>{escape(caption)}</caption>" if caption else ""
+    kind = f' dense" style="--columns:{len(columns)}' if dense else ""
     return (
-        f'<table class="rates stack">{told}<thead><tr><th scope="col">{first}</th>{head}</tr></thead>'
+        f'<table class="rates stack{kind}">{told}<thead><tr><th scope="col">{first}</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 

@@ -40,14 +40,14 @@ class Tradeoff:
 
 
 def tradeoffs(arenas: Sequence[Arena]) -> Iterator[Tradeoff]:
-    """Charts of every arena with a safety metric, one for each quality metric that two contenders have."""
+    """Charts of every arena with a safety metric, one for each quality metric that ours and another have."""
     by_place = {(arena.dataset, arena.base): arena for arena in arenas}
     for arena in arenas:
         safety = next((name for name in SAFETY if name in arena.metrics), None)
         for quality in QUALITY if safety else ():
             source = arena if quality in arena.metrics else by_place.get((QUALITY_DATASET, arena.base))
             points = _points(source.rates, arena.rates, quality, str(safety)) if source else ()
-            if source and len(points) > 1:
+            if source and len(points) > 1 and any(point.who.is_ours for point in points):
                 published = _points(source.published, arena.published, quality, str(safety))
                 yield Tradeoff(arena, quality, str(safety), source.dataset, points, published)
 
