@@ -24,7 +24,6 @@ from .errors import (
     EmbeddingMissing,
     ExtraMissing,
     GenerationError,
-    PSAlignError,
     RecipeMismatch,
     UnknownUser,
     UsageError,
@@ -168,7 +167,7 @@ class Grid:
             if DATASETS[cell.dataset].has_users and not self._bans and not self._store_knows_bans(cell.base):
                 raise UsageError(
                     f"The rows of {cell.dataset} are for users, and nothing says what they ban.",
-                    hint="Give --embeddings (psalign embed), or --users with a users file; published vectors need both.",
+                    hint="Give --embeddings (psalign embed), or --users a users file; published vectors need both.",
                 )
 
     def draw_base(
@@ -230,10 +229,8 @@ class Grid:
         """What a cell cannot be drawn without; empty where all is there."""
         place = self.config.weights.get((cell.method, cell.base))
         if cell.method in NEEDS_WEIGHTS and place is None:
-            flag = (
-                f"--adapter {cell.base}=PATH" if cell.method == "psa" else f"--weights {cell.method}/{cell.base}=PATH"
-            )
-            return f"{NEEDS_WEIGHTS[cell.method]} not given: {flag}"
+            flag = f"--adapter {cell.base}" if cell.method == "psa" else f"--weights {cell.method}/{cell.base}"
+            return f"{NEEDS_WEIGHTS[cell.method]} not given: {flag}=PATH"
         if place is not None and not place.exists():
             return f"{place} does not exist"
         if cell.method == "psa" and cell.base not in self.config.embeddings:

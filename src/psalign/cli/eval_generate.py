@@ -80,7 +80,7 @@ def add_commands(kinds: Any) -> None:
                           "weights)")  # fmt: skip
     one.add_argument("--bases", nargs="+", default=["mini"], metavar="NAME", help="sd15, sdxl, mini (default mini)")
     one.add_argument("--levels", nargs="+", default=[], choices=[*"012345", "user"], metavar="LEVEL",
-                     help="of psa: 0..5, user for each row's own (default: user; all six where there are none)")  # fmt: skip
+                     help="of psa: 0..5, or user: each row's own (default: user; or all six)")  # fmt: skip
     one.add_argument("--out", "--images", type=Path, default=Path("eval_images"), help="default eval_images")
     one.add_argument("--results", "--output", type=Path, default=Path("eval_results.csv"),
                      help="gets a row for what could not be drawn (default eval_results.csv)")  # fmt: skip
@@ -107,7 +107,7 @@ def _add_sampling(one: argparse.ArgumentParser) -> None:
     one.add_argument("--guidance", type=float, help="default 7.5 (mini: 4)")
     one.add_argument("--negative-prompt", default="", help="of every method")
     one.add_argument("--seed-policy", default="paired", metavar="NAME",
-                     help="paired: one seed per prompt, whatever the method (default); published: as old numbers")  # fmt: skip
+                     help="paired: one seed per prompt (default); published: as the old numbers")  # fmt: skip
     one.add_argument("--sld", default="medium", metavar="NAME", help="weak, medium, strong or max (default medium)")
     one.add_argument("--sld-concepts", default="all", metavar="WHOSE",
                      help="all: every category (default); user: what each row's user bans")  # fmt: skip

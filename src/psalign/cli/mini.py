@@ -1,4 +1,4 @@
-"""Commands of the mini world: mini build, train-base, train-detector, check, sheet."""
+"""Commands of the mini world: mini build, train-base, train-detector, train-clip, check, sheet, reference."""
 
 from __future__ import annotations
 
@@ -44,6 +44,19 @@ def train_detector(arguments: argparse.Namespace) -> None:
     print(f"Detector: {arguments.out}")
 
 
+def train_clip(arguments: argparse.Namespace) -> None:
+    from ..diffusion.base_models import load_pipeline
+    from ..mini import clip
+
+    clip.train_clip(
+        arguments.out,
+        load_pipeline("mini", source=arguments.model),
+        clip.ClipConfig(**given(arguments, "seed", "steps", "pictures")),
+        work=arguments.work,
+    )
+    print(f"Text-image model: {arguments.out}")
+
+
 def check(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
@@ -73,6 +86,14 @@ def sheet(arguments: argparse.Namespace) -> None:
     print(arguments.out)
 
 
+def reference(arguments: argparse.Namespace) -> None:
+    from ..diffusion.prompts import load_prompts
+    from ..mini.reference import draw_reference
+
+    draw_reference(arguments.out, load_prompts(arguments.data / "prompts.jsonl"))
+    print(f"Reference pictures: {arguments.out}")
+
+
 def add_commands(groups: Any) -> None:
     kinds = groups.add_parser("mini", help="the mini world and its base model").add_subparsers(
         metavar="COMMAND", required=True
@@ -96,6 +117,14 @@ def add_commands(groups: Any) -> None:
     add_out(one, "outputs/mini-detector")
     add_model(one)
 
+    one = command(kinds, "train-clip", train_clip, "train the text-image model that CLIPScore uses on mini pictures",
+                   "psalign mini train-clip --out outputs/mini-clip")  # fmt: skip
+    for name in ("--seed", "--pictures", "--steps"):
+        one.add_argument(name, type=at_least(0))
+    one.add_argument("--work", type=Path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
+    add_out(one, "outputs/mini-clip")
+    add_model(one)
+
     one = command(kinds, "check", check, "measure the mini base and its detector", "psalign mini check -n 200")
     one.add_argument(
         "-n", type=at_least(1), default=1000, help="captions for the base, and drawings for the detector (default 1000)"
@@ -106,3 +135,8 @@ def add_commands(groups: Any) -> None:
 
     one = command(kinds, "sheet", sheet, "draw every motif on every background", "psalign mini sheet --out sheet.png")
     add_out(one, "sheet.png")
+
+    one = command(kinds, "reference", reference, "draw what FID compares harmless mini pictures with",
+                   "psalign mini reference --data data/mini --out data/mini/reference")  # fmt: skip
+    one.add_argument("--data", type=Path, default=Path("data/mini"), help="mini dataset (default data/mini)")
+    add_out(one, "data/mini/reference")

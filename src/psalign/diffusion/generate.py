@@ -163,8 +163,9 @@ class Drawing:
     guide: Guide | None = None
 
     def batch(self, rows: Sequence[PromptRow]) -> np.ndarray:
-        how = {"config": self.config, "users": self.users, "attached": self.attached, "guide": self.guide}
-        return draw_batch(self.pipeline, rows, **how)
+        return draw_batch(
+            self.pipeline, rows, config=self.config, users=self.users, attached=self.attached, guide=self.guide
+        )
 
 
 def _draw_share(drawing: Drawing, rows: Sequence[PromptRow], out: Path, shard: Shard) -> list[tuple[str, str]]:

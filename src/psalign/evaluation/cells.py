@@ -108,7 +108,7 @@ def _cell_of(folder: Path, root: Path) -> Cell:
     try:
         if len(parts) != (4 if level else 3):
             raise UsageError("It is too deep or not deep enough.")
-        return Cell(*parts[:3], level=int(level[1]) if level else None)
+        return Cell(parts[0], parts[1], parts[2], int(level[1]) if level else None)
     except UsageError as err:
         raise EvaluationError(
             f"{folder} is no cell of {root}: {err}", hint="Expected <dataset>/<method>/<base>[/level_0..5] below it."

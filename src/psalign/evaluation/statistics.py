@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psalign.records import Rate
 
@@ -62,19 +62,22 @@ def mean_rate(rates: Sequence[Rate]) -> Rate:
     if not values:
         return NO_CASES
     k = len(values)
-    mean = sum(values) / k
-    low, high = mean - math.sqrt(below) / k, mean + math.sqrt(above) / k
-    return Rate(mean, sum(rate.n for rate in rates), max(0.0, low), min(1.0, high))
+    middle = sum(values) / k
+    low, high = middle - math.sqrt(below) / k, middle + math.sqrt(above) / k
+    return Rate(middle, sum(rate.n for rate in rates), max(0.0, low), min(1.0, high))
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """Mean of n measurements of any sign with the normal 95 % interval; a single one has no interval."""
+    n = len(values)
+    if n < 2:
+        return Mean(values[0] if n else None, n, None, None)
+    middle = math.fsum(values) / n
+    half = Z * math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (n - 1) / n)
+    return Mean(middle, n, middle - half, middle + half)
 
 
 def mean_distance(distances: Sequence[float]) -> Mean:
     """Mean of n distances (each at least 0) with the normal 95 % interval, cut at 0; one distance has no interval."""
-    n = len(distances)
-    if n == 0:
-        return Mean(None, 0, None, None)
-    mean = math.fsum(distances) / n
-    if n == 1:
-        return Mean(mean, 1, None, None)
-    variance = math.fsum((distance - mean) ** 2 for distance in distances) / (n - 1)
-    half = Z * math.sqrt(variance / n)
-    return Mean(mean, n, max(0.0, mean - half), mean + half)
+    plain = mean(distances)
+    return plain if plain.low is None else replace(plain, low=max(0.0, plain.low))
