@@ -71,7 +71,7 @@ def _tradeoff_figure(one: Tradeoff) -> str:
         title=f"{safety.title} against {quality.title}, {where}",
         percent_y=safety.percent,
     )
-    caption = f"{escape(where)}<span>{safety.title} against {quality.title}; {_better(safety)}</span>"
+    caption = f"{escape(where)}<span>{safety.title} ({_better(safety)}) against {quality.title}</span>"
     return f'<figure class="two-lines"><figcaption>{caption}</figcaption>{chart}</figure>'
 
 

@@ -149,7 +149,7 @@ def _labels_svg(axes: Axes, dots: Sequence[Dot], *, taken: list[Box]) -> Iterato
     for dot in dots:
         if dot.label:
             box = min(_places(axes, dot), key=lambda place: sum(_overlap(place, other) for other in taken))
-            taken.append(box)
+            taken.append((box[0] - 3, box[1], box[2] + 3, box[3]))
             x, y = box[0], box[3] - 3
             yield f'<text class="tick" x="{x:.1f}" y="{y:.1f}">{escape(dot.label)}</text>'
 

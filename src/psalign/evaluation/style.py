@@ -215,7 +215,8 @@ pre { margin: 0 0 16px; padding: 14px 16px; background: var(--panel); border-rad
   .heat td .ci, .heat td .n { display: block; font-size: 11px; margin: 0; }
   .heat .value { font-size: 14.5px; }
   .heat.stack td { padding: 8px 10px; border: 0; } .heat.stack tbody tr { gap: 3px; }
-  .heat.stack tbody th { font-size: 15px; } .heat.stack td .ci, .heat.stack td .n { display: inline; font-size: 12px; }
+  h3 .note { display: block; margin-left: 0; }
+  .heat.stack .value { display: block; } .heat.stack tbody th { font-size: 15px; } .heat.stack td .ci, .heat.stack td .n { display: inline; font-size: 12px; }
   .heat.stack td::before { color: inherit; opacity: .82; }
   .duel-names { grid-template-columns: 1fr 1fr; gap: 2px 14px; }
   .duel-names span:nth-child(2) { grid-column: 1 / -1; grid-row: 2; }
