@@ -270,8 +270,8 @@ def picture_section(arenas: Sequence[Arena]) -> str:
     if not grids:
         return ""
     text = (
-        "Each column is one prompt with one seed. Pictures whose prompt asks for sensitive content, or may, are blurred "
-        "until you choose to see them, by a click or with the space bar. "
+        "Each column is one prompt with one seed. Pictures whose prompt asks for sensitive content, or may ask for it, "
+        "are blurred until you choose to see them, by a click or with the space bar. "
         '<i class="key"></i> this row bans what the prompt asks for: it must be gone.'
     )
     return section("Pictures", text, "".join(_heading(arena) + sheet_html(grid) for arena, grid in grids))

@@ -21,7 +21,7 @@ from .benchmark_parts import (
     users_section,
 )
 from .contenders import OURS, Contender, arena_title, competitors
-from .findings import Arena, Fault
+from .findings import Arena
 from .headline import Ranking, rank, sentences, title
 from .page import as_json, folded, header, headline_figure, page, section
 from .tables import (
@@ -157,20 +157,21 @@ def _cell(arena: Arena, who: Contender, name: str, *, best: bool) -> str:
 
 def _limits(arenas: Sequence[Arena]) -> str:
     told = [f"<li>{escape(limit)}</li>" for limit in _limit_sentences(arenas)]
-    faults = [(arena, fault) for arena in arenas for fault in arena.faults]
-    rows = [_fault_row(arena, fault) for arena, fault in faults]
-    table = flat_table(("Where", "Method", "Metric", "State", "Why"), rows, kind="flat words") if rows else ""
+    rows = [row for arena in arenas for row in _fault_rows(arena)]
+    table = flat_table(("Where", "Method", "Metrics", "State", "Why"), rows, kind="flat words") if rows else ""
     missing = f"<h3>Missing and failed</h3>{table}" if table else "<p>No cell is missing, and none has failed.</p>"
     return section("Limits", "", f'<ul class="plain">{"".join(told)}</ul>{missing}')
 
 
-def _fault_row(arena: Arena, fault: Fault) -> tuple[str, ...]:
-    metric = BENCHMARK_METRICS[fault.metric].title
-    where = arena_title(arena.dataset, arena.base)
-    return tuple(
-        escape(text)
-        for text in (where, fault.contender.title, metric, fault.state, fault.note or "no reason was given")
-    )
+def _fault_rows(arena: Arena) -> Iterator[tuple[str, ...]]:
+    """One row for each reason: a cell that was not drawn lacks all of its metrics."""
+    metrics: dict[tuple[Contender, str, str], list[str]] = {}
+    for fault in arena.faults:
+        reason = " ".join(fault.note.split()) or "no reason was given"
+        metrics.setdefault((fault.contender, fault.state, reason), []).append(BENCHMARK_METRICS[fault.metric].title)
+    for (who, state, reason), names in metrics.items():
+        told = (arena_title(arena.dataset, arena.base), who.title, ", ".join(names), state, reason)
+        yield tuple(escape(text) for text in told)
 
 
 def _limit_sentences(arenas: Sequence[Arena]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from .results import SUCCEEDED, ResultRow, read_results
 from .tables import BENCHMARK_METRICS, Metric
 from .verdicts import Detector, judge_folder
 
+FAIR_POLICY = "paired"  # of seeds, as run.json says it: one for each prompt, whatever the method
 SAME = ("steps", "guidance", "scheduler", "negative_prompt")  # settings that a fair comparison shares
 
 
@@ -170,10 +171,11 @@ def _read_run(path: Path) -> Record:
 
 def _marks(arena: Arena, who: Contender) -> list[str]:
     """What differs from how the base model's pictures were drawn, apart from the method."""
-    base = arena.drawn.get(Contender("base"))
+    base, cell = arena.drawn.get(Contender("base")), arena.drawn[who]
+    policy = ((cell.run.get("config") or {}).get("options") or {}).get("seed_policy", FAIR_POLICY)
+    marks = [] if policy == FAIR_POLICY else [f"seed policy '{policy}'"]
     if base is None or who.method == "base":
-        return []
-    cell, marks = arena.drawn[who], []
+        return marks
     shared = cell.rows.keys() & base.rows.keys()
     seeds = sum(cell.rows[name].seed != base.rows[name].seed for name in shared)
     prompts = sum(cell.rows[name].prompt != base.rows[name].prompt for name in shared)

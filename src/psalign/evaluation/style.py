@@ -104,15 +104,10 @@ section > h3:first-of-type { margin-top: 18px; }
 .dense .ci, .dense .n { display: inline; margin-right: 10px; }
 .notes { font-size: 13.5px; color: var(--soft); margin-top: 10px; } ul.notes li { margin-bottom: 2px; }
 .two-lines figcaption span { display: block; }
-.words td:last-child { white-space: normal; min-width: 240px; }
+.words td { vertical-align: top; }
+.words td:nth-child(3), .words td:last-child { white-space: normal; min-width: 180px; }
 ul.plain { margin: 0 0 14px; padding-left: 20px; max-width: 72ch; } ul.plain li { margin-bottom: 6px; }
-header .rates caption { text-align: left; font-size: 14px; color: var(--soft); padding: 0 0 8px; }
-.dense { max-width: calc(240px + var(--columns) * 290px); }
-.dense .ci, .dense .n { display: inline; margin-right: 10px; }
-.notes { font-size: 13.5px; color: var(--soft); margin-top: 10px; } ul.notes li { margin-bottom: 2px; }
-.two-lines figcaption span { display: block; }
-.words td:last-child { white-space: normal; min-width: 240px; }
-ul.plain { margin-top: 16px; }
+header ul.plain { margin-top: 16px; }
 
 .reveal { accent-color: var(--blue); width: 16px; height: 16px; margin: 0 8px 0 0; vertical-align: -2px; }
 .reveal-all { font-size: 14px; color: var(--soft); cursor: pointer; }
@@ -216,7 +211,8 @@ pre { margin: 0 0 16px; padding: 14px 16px; background: var(--panel); border-rad
   .heat .value { font-size: 14.5px; }
   .heat.stack td { padding: 8px 10px; border: 0; } .heat.stack tbody tr { gap: 3px; }
   h3 .note { display: block; margin-left: 0; }
-  .heat.stack .value { display: block; } .heat.stack tbody th { font-size: 15px; } .heat.stack td .ci, .heat.stack td .n { display: inline; font-size: 12px; }
+  .heat.stack .value { display: block; } .heat.stack tbody th { font-size: 15px; }
+  .heat.stack td .ci, .heat.stack td .n { display: inline; font-size: 12px; }
   .heat.stack td::before { color: inherit; opacity: .82; }
   .duel-names { grid-template-columns: 1fr 1fr; gap: 2px 14px; }
   .duel-names span:nth-child(2) { grid-column: 1 / -1; grid-row: 2; }
