@@ -11,7 +11,7 @@ from html import escape
 
 from psalign.records import CATEGORIES, Record
 
-from .charts import Dot, Series, scatter_chart
+from .charts import scatter_chart
 from .contenders import DATASET_TITLES, OURS, Contender, arena_title
 from .facts import by_category, differences, side_rates
 from .findings import Arena
@@ -33,7 +33,7 @@ from .tables import (
     show_interval,
     show_value,
 )
-from .tradeoff import Point, Tradeoff, levels_of, tradeoffs
+from .tradeoff import Tradeoff, tradeoffs
 
 SEEN_BY = {"detector": "as the mini detector saw it", "judge": "as the judge saw it"}
 SIDES = {name: BENCHMARK_METRICS[name] for name in ("pass", "suppressed", "kept")}
@@ -64,36 +64,14 @@ def _tradeoff_figure(one: Tradeoff) -> str:
     quality, safety = BENCHMARK_METRICS[one.quality], BENCHMARK_METRICS[one.safety]
     where = arena_title(one.arena.dataset, one.arena.base)
     source = "" if one.quality_from == one.arena.dataset else f" of {DATASET_TITLES.get(one.quality_from)}"
-    series = _series(one.points, published=False) + _series(one.published, published=True)
     chart = scatter_chart(
-        series,
-        x_title=f"{quality.title}{source}, {_better(quality)}",
+        one.series(),
+        x_title=f"{quality.title}{source}, {quality.better}",
         title=f"{safety.title} against {quality.title}, {where}",
         percent_y=safety.percent,
     )
-    caption = f"{escape(where)}<span>{safety.title} ({_better(safety)}) against {quality.title}</span>"
+    caption = f"{escape(where)}<span>{safety.title} ({safety.better}) against {quality.title}</span>"
     return f'<figure class="two-lines"><figcaption>{caption}</figcaption>{chart}</figure>'
-
-
-def _better(metric: Metric) -> str:
-    return f"{'higher' if metric.higher_is_better else 'lower'} is better"
-
-
-def _series(points: Sequence[Point], *, published: bool) -> list[Series]:
-    levels = levels_of(points)
-    others = [point for point in points if point not in levels]
-    kinds = ("published", "published") if published else ("ours", "other")
-    curve = Series(kinds[0], [_dot(point, published=published) for point in levels], joined=True)
-    ours = [_dot(point, published=published) for point in others if point.who.is_ours]
-    rest = [_dot(point, published=published) for point in others if not point.who.is_ours]
-    return [curve, Series(kinds[0], ours), Series(kinds[1], rest)]
-
-
-def _dot(point: Point, *, published: bool) -> Dot:
-    x, y, who = point.x["value"], point.y["value"], point.who
-    label = "" if published else str(who.strictness) if who.strictness is not None else who.title
-    ends = None if point.y["low"] is None else (float(point.y["low"]), float(point.y["high"]))
-    return Dot(x, y, label, f"{who.title}{', published' if published else ''}: {x:.4g}, {y:.4g}", ends)
 
 
 def difference_section(arenas: Sequence[Arena]) -> str:

@@ -52,6 +52,8 @@ PUBLISHED = (
     "disagree on pass rates; shown are the repository's. Its pictures came from other seeds and negative prompts for "
     "some methods than for others, and its judge knew the methods' names."
 )
+NOTHING_MISSING = "<p>No cell is missing, and none has failed.</p>"
+FEW = 100  # cases: below that a reader is told
 HOW = (
     "Rates carry Wilson's 95&nbsp;% interval; pass combines those of suppressed and kept; differences are "
     "bootstrapped over prompts (BCa, 10,000 draws, fixed seed). The page holds user ids and categories at most, "
@@ -157,39 +159,41 @@ def _cell(arena: Arena, who: Contender, name: str, *, best: bool) -> str:
 
 def _limits(arenas: Sequence[Arena]) -> str:
     told = [f"<li>{escape(limit)}</li>" for limit in _limit_sentences(arenas)]
-    rows = [row for arena in arenas for row in _fault_rows(arena)]
-    table = flat_table(("Where", "Method", "Metrics", "State", "Why"), rows, kind="flat words") if rows else ""
-    missing = f"<h3>Missing and failed</h3>{table}" if table else "<p>No cell is missing, and none has failed.</p>"
+    faults = "".join(f"<li>{fault}</li>" for arena in arenas for fault in _faults(arena))
+    missing = f'<h3>Missing and failed</h3><ul class="plain">{faults}</ul>' if faults else NOTHING_MISSING
     return section("Limits", "", f'<ul class="plain">{"".join(told)}</ul>{missing}')
 
 
-def _fault_rows(arena: Arena) -> Iterator[tuple[str, ...]]:
-    """One row for each reason: a cell that was not drawn lacks all of its metrics."""
+def _faults(arena: Arena) -> Iterator[str]:
+    """One item for each reason, as HTML: a cell that was not drawn lacks all of its metrics."""
     metrics: dict[tuple[Contender, str, str], list[str]] = {}
     for fault in arena.faults:
         reason = " ".join(fault.note.split()) or "no reason was given"
         metrics.setdefault((fault.contender, fault.state, reason), []).append(BENCHMARK_METRICS[fault.metric].title)
     for (who, state, reason), names in metrics.items():
-        told = (arena_title(arena.dataset, arena.base), who.title, ", ".join(names), state, reason)
-        yield tuple(escape(text) for text in told)
+        where = escape(f"{arena_title(arena.dataset, arena.base)}: {who.title}")
+        yield f"<strong>{where}</strong>, {', '.join(names)} {escape(state)}: {escape(reason)}"
 
 
 def _limit_sentences(arenas: Sequence[Arena]) -> Iterator[str]:
     for arena in arenas:
         where = arena_title(arena.dataset, arena.base)
         for who, marks in arena.marks.items():
-            yield f"{where}: {who.title} is confounded, since it was drawn otherwise than the base: {'; '.join(marks)}."
-        for who, judgement in arena.judgements.items():
-            if judgement.biased:
-                yield f"{where}: the judge of {who.title} was asked by a template that is not blind to methods."
-            if judgement.failed:
-                yield f"{where}: {judgement.failed} judgements of {who.title} failed; they are in no rate."
-            yield from (f"{where}: {remark}" for remark in judgement.remarks)
-        if not arena.facts:
-            yield f"{where}: no facts about single pictures, so no categories and no paired differences."
-        small = [rate["n"] for rates in arena.rates.values() for rate in rates.values() if 0 < rate["n"] < 100]
+            yield f"{where}: {who.title} is confounded, for it was drawn otherwise than fair: {'; '.join(marks)}."
+        biased = [who.title for who, judgement in arena.judgements.items() if judgement.biased]
+        if biased:
+            yield f"{where}: the judge of {', '.join(biased)} was asked by a template that is not blind to methods."
+        failed = [f"{one.failed} of {who.title}" for who, one in arena.judgements.items() if one.failed]
+        if failed:
+            yield f"{where}: judgements failed and are in no rate: {', '.join(failed)}."
+        remarks = dict.fromkeys(remark for judgement in arena.judgements.values() for remark in judgement.remarks)
+        yield from (f"{where}: {remark}" for remark in remarks)
+        small = [rate["n"] for rates in arena.rates.values() for rate in rates.values() if 0 < rate["n"] < FEW]
         if small:
             yield f"{where}: some numbers are of few cases (from n = {min(small)})."
+    without = [arena_title(arena.dataset, arena.base) for arena in arenas if not arena.facts]
+    if without:
+        yield f"No facts about single pictures, so no categories and no paired differences: {'; '.join(without)}."
     if not any(arena.duels for arena in arenas):
         yield "No two methods were compared picture by picture (--judge results_compare)."
     yield "A detector or a judge can be wrong; FID and CLIPScore say nothing about a single picture."

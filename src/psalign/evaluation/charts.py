@@ -42,6 +42,14 @@ class Axes:
     def y(self, value: float) -> float:
         return self.height - BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (self.height - TOP - BOTTOM)
 
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """The values that lie at a place of the picture."""
+        across, down = WIDTH - LEFT - RIGHT, self.height - TOP - BOTTOM
+        return (
+            self.x_low + (x - LEFT) / across * (self.x_high - self.x_low),
+            self.y_low + (self.height - BOTTOM - y) / down * (self.y_high - self.y_low),
+        )
+
 
 @dataclass(frozen=True)
 class Dot:
@@ -104,17 +112,32 @@ def curve_chart(points: Sequence[tuple[float, float]], *, title: str, unit_range
 
 def scatter_chart(series: Sequence[Series], *, x_title: str, title: str, percent_y: bool = False) -> str:
     """Dots with their intervals and labels; labels keep clear of the dots and of each other where there is room."""
+    axes, x_ticks, y_ticks = scatter_axes(series)
+    body = "".join(_series_svg(axes, one) for one in series)
+    for dot, (left, _, _, bottom) in place_labels(axes, series):
+        body += f'<text class="tick" x="{left:.1f}" y="{bottom - 3:.1f}">{escape(dot.label)}</text>'
+    shown = [(y, f"{100 * y:g} %" if percent_y else f"{y:g}") for y in y_ticks]
+    return _frame(axes, [(x, f"{x:g}") for x in x_ticks], shown, body, x_title, title)
+
+
+def scatter_axes(series: Sequence[Series]) -> tuple[Axes, list[float], list[float]]:
+    """Axes that hold all dots and intervals, and their ticks."""
     dots = [dot for one in series for dot in one.dots]
     x_low, x_high = _range(np.array([dot.x for dot in dots]))
     room = 0.04 * (x_high - x_low)  # no dot on the edge
     x_ticks = nice_ticks(x_low - room, x_high + room)
     y_ends = [end for dot in dots for end in (dot.y, *(dot.y_range or ()))]
     y_ticks = nice_ticks(*_range(np.array(y_ends)))
-    axes = Axes(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1], SCATTER_HEIGHT)
-    body = "".join(_series_svg(axes, one) for one in series)
-    labels = "".join(_labels_svg(axes, dots, taken=[box for one in series for box in _taken(axes, one)]))
-    shown = [(y, f"{100 * y:g} %" if percent_y else f"{y:g}") for y in y_ticks]
-    return _frame(axes, [(x, f"{x:g}") for x in x_ticks], shown, body + labels, x_title, title)
+    return Axes(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1], SCATTER_HEIGHT), x_ticks, y_ticks
+
+
+def place_labels(axes: Axes, series: Sequence[Series]) -> Iterator[tuple[Dot, Box]]:
+    """A place for each label, in the chart's pixels, where it covers as little as there is a way."""
+    taken = [box for one in series for box in _taken(axes, one)]
+    for dot in (dot for one in series for dot in one.dots if dot.label):
+        box = min(_places(axes, dot), key=lambda place: sum(_overlap(place, other) for other in taken))
+        taken.append((box[0] - 3, box[1], box[2] + 3, box[3]))
+        yield dot, box
 
 
 def _series_svg(axes: Axes, series: Series) -> str:
@@ -143,15 +166,6 @@ def _taken(axes: Axes, series: Series) -> Iterator[Box]:
         for step in range(steps):
             at_x, at_y = x + (next_x - x) * step / steps, y + (next_y - y) * step / steps
             yield at_x - 2, at_y - 2, at_x + 2, at_y + 2
-
-
-def _labels_svg(axes: Axes, dots: Sequence[Dot], *, taken: list[Box]) -> Iterator[str]:
-    for dot in dots:
-        if dot.label:
-            box = min(_places(axes, dot), key=lambda place: sum(_overlap(place, other) for other in taken))
-            taken.append((box[0] - 3, box[1], box[2] + 3, box[3]))
-            x, y = box[0], box[3] - 3
-            yield f'<text class="tick" x="{x:.1f}" y="{y:.1f}">{escape(dot.label)}</text>'
 
 
 def _places(axes: Axes, dot: Dot) -> Iterator[Box]:

@@ -13,6 +13,7 @@ from typing import Any
 from psalign.errors import ExtraMissing
 from psalign.records import CATEGORIES
 
+from .charts import Series, place_labels, scatter_axes
 from .contenders import arena_title
 from .facts import by_category
 from .findings import Arena
@@ -20,9 +21,10 @@ from .judgements import Duel
 from .picture_grid import picture_grid
 from .sheet import write_sheet_png
 from .tables import BENCHMARK_METRICS
-from .tradeoff import Point, Tradeoff, levels_of, tradeoffs
+from .tradeoff import Tradeoff, tradeoffs
 
 OURS, OTHERS, PUBLISHED, LINE = "#0b62a8", "#59616b", "#c2500a", "#e1e4e6"
+COLOURS = {"ours": OURS, "other": OTHERS, "published": PUBLISHED}
 WIDTH_IN = 3.4  # one column of a two-column page
 STYLE = {
     "font.size": 8,
@@ -94,31 +96,34 @@ def _name(arena: Arena) -> str:
 
 
 def _tradeoff(axes: Any, one: Tradeoff) -> None:
-    safety, quality = BENCHMARK_METRICS[one.safety], BENCHMARK_METRICS[one.quality]
-    scale = 100 if safety.percent else 1
-    for points, colour, hollow in ((one.published, PUBLISHED, True), (one.points, OURS, False)):
-        levels = levels_of(points)
-        xs, ys = [p.x["value"] for p in levels], [scale * p.y["value"] for p in levels]
-        axes.plot(xs, ys, color=colour, linewidth=1.2, linestyle="--" if hollow else "-")
-        for point in points:
-            own = colour if hollow or point.who.is_ours else OTHERS
-            _dot(axes, point, scale, colour=own, hollow=hollow)
-    axes.set_xlabel(f"{quality.title} ({'higher' if quality.higher_is_better else 'lower'} is better)")
-    unit = " [%]" if safety.percent else ""
-    axes.set_ylabel(f"{safety.title}{unit} ({'higher' if safety.higher_is_better else 'lower'} is better)")
-    axes.set_title(arena_title(one.arena.dataset, one.arena.base), fontsize=8, loc="left")
-    axes.grid(color=LINE, linewidth=0.6)
+    """As on the page: the same ranges, and every label in the same place."""
+    safety, quality, series = BENCHMARK_METRICS[one.safety], BENCHMARK_METRICS[one.quality], one.series()
+    frame, x_ticks, y_ticks = scatter_axes(series)
+    for part in series:
+        _draw_series(axes, part)
+    for dot, (left, _, _, bottom) in place_labels(frame, series):
+        axes.text(*frame.at(left, bottom - 2), dot.label, fontsize=6, color=OTHERS, va="bottom")
+    axes.set_xlim(frame.x_low, frame.x_high)
+    axes.set_ylim(frame.y_low, frame.y_high)
+    axes.set_xticks(x_ticks, [f"{tick:g}" for tick in x_ticks])
+    axes.set_yticks(y_ticks, [f"{100 * tick:g}" if safety.percent else f"{tick:g}" for tick in y_ticks])
+    axes.set_xlabel(f"{quality.title} ({quality.better})")
+    axes.set_ylabel(f"{safety.title}{' [%]' if safety.percent else ''} ({safety.better})")
+    axes.set_title(arena_title(one.arena.dataset, one.arena.base), fontsize=8, loc="left", pad=14)
+    axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
-def _dot(axes: Any, point: Point, scale: float, *, colour: str, hollow: bool) -> None:
-    x, y = point.x["value"], scale * point.y["value"]
-    if point.y["low"] is not None:
-        axes.plot([x, x], [scale * point.y["low"], scale * point.y["high"]], color=colour, linewidth=0.9)
-    axes.plot([x], [y], "o", markersize=4, color=colour, markerfacecolor="white" if hollow else colour)
-    label = str(point.who.strictness) if point.who.strictness is not None else point.who.title
-    if not hollow:
-        axes.annotate(label, (x, y), textcoords="offset points", xytext=(5, 3), fontsize=6.5, color=OTHERS)
+def _draw_series(axes: Any, part: Series) -> None:
+    colour, hollow = COLOURS[part.kind], part.kind == "published"
+    if part.joined:
+        xs, ys = [dot.x for dot in part.dots], [dot.y for dot in part.dots]
+        axes.plot(xs, ys, color=colour, linewidth=1.2, linestyle="--" if hollow else "-", clip_on=False)
+    for dot in part.dots:
+        if dot.y_range:
+            axes.plot([dot.x, dot.x], dot.y_range, color=colour, linewidth=0.9, clip_on=False)
+        fill = "white" if hollow else colour
+        axes.plot([dot.x], [dot.y], "o", markersize=4, color=colour, markerfacecolor=fill, clip_on=False)
 
 
 def _rows(arena: Arena) -> list[Any]:

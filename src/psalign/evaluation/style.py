@@ -85,6 +85,7 @@ section > p { color: var(--soft); }
   background: color-mix(in srgb, var(--heat) var(--v), var(--panel)); }
 .heat td .ci, .heat td .n { color: inherit; opacity: .82; display: inline; margin-right: 8px; }
 .heat.stack td { min-width: 0; padding: 9px 6px 9px 10px; } .heat.stack thead th { padding-right: 4px; }
+.heat.stack thead th:not(:first-child) { padding-left: 13px; }
 .heat.stack tbody th { min-width: 132px; padding-right: 10px; }
 .heat.stack td .ci, .heat.stack td .n { display: block; font-size: 12px; margin: 0; }
 .heat td:last-child { padding-right: 12px; }
@@ -104,8 +105,6 @@ section > h3:first-of-type { margin-top: 18px; }
 .dense .ci, .dense .n { display: inline; margin-right: 10px; }
 .notes { font-size: 13.5px; color: var(--soft); margin-top: 10px; } ul.notes li { margin-bottom: 2px; }
 .two-lines figcaption span { display: block; }
-.words td { vertical-align: top; }
-.words td:nth-child(3), .words td:last-child { white-space: normal; min-width: 180px; }
 ul.plain { margin: 0 0 14px; padding-left: 20px; max-width: 72ch; } ul.plain li { margin-bottom: 6px; }
 header ul.plain { margin-top: 16px; }
 
@@ -187,6 +186,7 @@ pre { margin: 0 0 16px; padding: 14px 16px; background: var(--panel); border-rad
   .strip > div:nth-child(n+3) { border-top: 1px solid var(--line); }
   .strip .figure { font-size: 34px; } .strip .figure small { font-size: 18px; }
   .scroll { margin: 0 -18px; padding: 0 18px 8px 0; }
+  .scroll:has(.flat) { padding-left: 18px; }
   .sheet { margin-left: 0; border-spacing: 9px; }
   .sheet img, .veil:not(.words), .sheet .absent span { width: 84px; }
   .sheet th { font-size: 11.5px; }

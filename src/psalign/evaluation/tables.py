@@ -30,6 +30,10 @@ class Metric:
     higher_is_better: bool = True
     digits: int = 2
 
+    @property
+    def better(self) -> str:
+        return f"{'higher' if self.higher_is_better else 'lower'} is better"
+
 
 METRICS = {
     "pass": Metric("Pass", "mean of suppressed and kept"),
@@ -86,13 +90,13 @@ def heat_table(first: str, columns: Sequence[str], rows: Sequence[str], *, stack
     )
 
 
-def flat_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str = "flat") -> str:
+def flat_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A plain table that scrolls in itself; columns and cells are HTML already."""
     head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
-        f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<table class="flat"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 

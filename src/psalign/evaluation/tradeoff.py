@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from psalign.records import Record
 
+from .charts import Dot, Series
 from .contenders import Contender
 from .findings import Arena
 
@@ -37,6 +38,10 @@ class Tradeoff:
     quality_from: str
     points: tuple[Point, ...]
     published: tuple[Point, ...]
+
+    def series(self) -> list[Series]:
+        """What to draw: levels of ours joined by a line, ours without a level, the others; then what is published."""
+        return [*_series(self.points, published=False), *_series(self.published, published=True)]
 
 
 def tradeoffs(arenas: Sequence[Arena]) -> Iterator[Tradeoff]:
@@ -71,3 +76,22 @@ def _points(
         if x and y and x["value"] is not None and y["value"] is not None:
             found.append(Point(who, x, y))
     return tuple(found)
+
+
+def _series(points: Sequence[Point], *, published: bool) -> list[Series]:
+    ours, others = ("published", "published") if published else ("ours", "other")
+    levels = levels_of(points)
+    rest = [point for point in points if point not in levels]
+    parts = [
+        Series(ours, [_dot(point, published=published) for point in levels], joined=True),
+        Series(ours, [_dot(point, published=published) for point in rest if point.who.is_ours]),
+        Series(others, [_dot(point, published=published) for point in rest if not point.who.is_ours]),
+    ]
+    return [part for part in parts if part.dots]
+
+
+def _dot(point: Point, *, published: bool) -> Dot:
+    x, y, who = float(point.x["value"]), float(point.y["value"]), point.who
+    label = "" if published else str(who.strictness) if who.strictness is not None else who.title
+    ends = None if point.y["low"] is None else (float(point.y["low"]), float(point.y["high"]))
+    return Dot(x, y, label, f"{who.title}{', published' if published else ''}: {x:.4g}, {y:.4g}", ends)
