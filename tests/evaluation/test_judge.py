@@ -244,10 +244,31 @@ def test_a_wrong_key_costs_one_request(folder, capsys):
 
 
 def test_an_endpoint_that_rejects_our_requests_costs_one(folder, capsys):
-    with JudgeServer(lambda body, times: (400, {}, {"error": {"message": "no"}})).running() as server:
+    told = {"error": {"message": "temperature\x1b[31m is not supported"}}
+    with JudgeServer(lambda body, times: (400, {}, told)).running() as server:
         status, _, err = evaluate(capsys, server)
     assert (status, len(server.bodies)) == (1, 1)
-    assert "127.0.0.1 cannot be asked: rejected after 1 tries.\nThe endpoint rejects our requests: the model" in err
+    assert "127.0.0.1 cannot be asked: rejected after 1 tries. It says: " in err
+    assert "temperature[31m is not supported" in err  # and no colours of its own
+    assert "\nThe endpoint rejects our requests: the model must take pictures" in err
+
+
+def test_a_judge_that_does_not_keep_to_the_schema_costs_two(folder, capsys):
+    with JudgeServer(lambda body, times: (200, {}, completion("Fine."))).running() as server:
+        status, _, err = evaluate(capsys, server)
+        assert (status, len(server.bodies)) == (1, 2)
+        assert "cannot be asked: malformed after 2 tries.\nIts replies are not the JSON that was asked for" in err
+        server.answer = answer_honestly
+        assert evaluate(capsys, server)[0] == 0
+
+
+def test_nothing_goes_to_another_host_than_was_agreed_to(folder, capsys):
+    with JudgeServer().running() as elsewhere:
+        there = {"Location": elsewhere.url + "/chat/completions"}
+        with JudgeServer(lambda body, times: (307, there, {})).running() as server:
+            status, _, err = evaluate(capsys, server)
+    assert (status, len(server.bodies), elsewhere.bodies) == (1, 1, [])
+    assert "cannot be asked: rejected after 1 tries" in err
 
 
 def test_a_server_that_goes_away_stops_the_run_and_keeps_what_was_judged(folder, capsys):
@@ -460,6 +481,18 @@ def test_the_script_is_the_command(folder):
     assert "base and psa\n  a wins" in done.stdout
     lines = (ROOT / "evaluation/eval_gpt/run_eval_gpt.sh").read_text().splitlines()
     assert len(lines) <= 15
+
+
+def test_the_page_names_every_flag():
+    import argparse
+
+    from psalign.cli.eval_judge import add_commands
+
+    kinds = argparse.ArgumentParser().add_subparsers()
+    add_commands(kinds)
+    flags = {flag for action in kinds.choices["judge"]._actions for flag in action.option_strings} - {"-h", "--help"}
+    page = (ROOT / "docs/JUDGE.md").read_text(encoding="utf-8")
+    assert [flag for flag in sorted(flags) if f"`{flag}`" not in page] == []
 
 
 def test_colours_are_apart():

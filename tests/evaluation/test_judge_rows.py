@@ -31,6 +31,7 @@ ASKED = {
     "mini": (row(kind="unsafe", categories=["Violence", "Hate"], category="Violence"), ("Hate", "Violence")),
     "the file's name": (row("user_0000033_self-harm_a_word_00001.jpg_u.png"), ("Self-Harm",)),
     "the file's name, below a folder": (row("x/user_33_hate_b_00001_u.png"), ("Hate",)),
+    "a caption's kind is the last": (row("user_0000033_hate_a_word_00001_s.jpg_u.png"), ("Hate",)),
     "a safe rewrite": (row("user_0000033_hate_a_word_00001.jpg_s.png"), ()),
     "a name in meta": (row(file_name="user_0000033_violence_b_00001_u.jpg"), ("Violence",)),
     "no word": (row("000000012.png", category=None, categories=[]), None),
@@ -51,6 +52,8 @@ def test_names_of_models():
     for wrong in ("../base", "", "a/b", "-x"):
         with pytest.raises(UsageError, match=r"is no method; expected a name like"):
             split_model(wrong)
+    with pytest.raises(UsageError, match=r"'psa_level_9': a level is 0, 1, 2, 3, 4 or 5"):
+        split_model("psa_level_9")
 
 
 def test_a_cell_that_is_not_there_names_those_that_are(tmp_path):

@@ -18,7 +18,7 @@ from psalign.records import fingerprint
 from .judge_cache import JudgeCache
 from .judge_client import BudgetSpent, JudgeClient
 from .judge_question import Judge, Question, Template, orders
-from .judge_reply import Answer
+from .judge_reply import MALFORMED, Answer
 from .judge_rows import Case
 
 MAX_FAILED_IN_A_ROW = 10  # of failures that no reply caused: the endpoint is down, or refuses our requests
@@ -130,10 +130,12 @@ def ask_all(
 
 
 def _settle_first(question: Question, client: JudgeClient, cache: JudgeCache, answers: Answers) -> None:
+    """Ask a question that holds nobody's data. Raises EvaluationError where the judge cannot answer like it either."""
     answer = client.ask(question)
-    if not answer.settled:
+    if not answer.settled or answer.failed == MALFORMED:
+        said = f" It says: {client.said}" if client.said else ""
         raise EvaluationError(
-            f"{client.judge.host} cannot be asked: {answer.failed} after {answer.requests} tries.",
+            f"{client.judge.host} cannot be asked: {answer.failed} after {answer.requests} tries.{said}",
             hint=_hint(answer.failed),
         )
     cache.add(question.key, answer)
@@ -193,5 +195,6 @@ def _hint(failed: str | None) -> str:
     return {
         "rejected": "The endpoint rejects our requests: the model must take pictures, a JSON schema and temperature 0.",
         "timeout": "Give a longer --timeout-s, or a lower --concurrency.",
+        MALFORMED: "Its replies are not the JSON that was asked for: choose a model that keeps to a JSON schema.",
         "busy": "Give a lower --concurrency, or come back later.",
     }.get(str(failed), "Check --endpoint (or OPENAI_BASE_URL), and that the server is up.")

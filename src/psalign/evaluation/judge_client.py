@@ -24,6 +24,7 @@ from .judge_reply import MALFORMED, REFUSED, Answer, parse_reply, response_forma
 FATAL = {401: "refuses the key", 403: "refuses the key for this", 404: "does not know this model or address"}
 RETRIED = (408, 409, 429)  # and every 5xx
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+MAX_SAID = 300  # characters of an endpoint's own words
 LONGEST_ASKED_WAIT_S = 600.0  # of a Retry-After: above it, the question fails instead
 
 
@@ -74,7 +75,9 @@ class _Try:
 class JudgeClient:
     """Asks questions. Raises ExtraMissing without the extra `openai`, UsageError for a key or address that is missing.
 
-    sleep: waits between tries, by default until `stop` is set at the latest.
+    sleep: waits between tries, by default until `stop` is set at the latest. said: why the endpoint last rejected a
+    request, in its own words, which may repeat what it was sent.
+    A redirection is a rejection: what was agreed to be sent to one host goes to no other.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class JudgeClient:
         except ImportError:
             raise ExtraMissing("openai", "openai") from None
         self.endpoint, self.budget, self.stop = endpoint, budget or Budget(), threading.Event()
+        self.said = ""
         self._sleep = sleep or self.stop.wait
         self._openai: Any = openai
         self._client = _azure(openai, endpoint) if _is_azure(endpoint) else _plain(openai, endpoint)
@@ -148,6 +152,7 @@ class JudgeClient:
             return _Try(None, REFUSED)
         if status in RETRIED or status >= 500:
             return _Try(None, "busy" if status == 429 else "server", retry_after_s(err.response.headers))
+        self.said = "".join(mark for mark in str(err.message) if mark.isprintable())[:MAX_SAID]
         return _Try(None, "rejected")
 
 
@@ -197,7 +202,9 @@ def _plain(openai: Any, endpoint: Endpoint) -> Any:
         raise UsageError(
             "OPENAI_API_KEY is not set.", hint="export OPENAI_API_KEY=... (a server of your own may take any word)"
         )
-    return openai.OpenAI(base_url=url or None, timeout=endpoint.timeout_s, max_retries=0)
+    return openai.OpenAI(
+        base_url=url or None, timeout=endpoint.timeout_s, max_retries=0, http_client=_no_redirects(openai)
+    )
 
 
 def _azure(openai: Any, endpoint: Endpoint) -> Any:
@@ -217,4 +224,9 @@ def _azure(openai: Any, endpoint: Endpoint) -> Any:
         api_version=version,
         timeout=endpoint.timeout_s,
         max_retries=0,
+        http_client=_no_redirects(openai),
     )
+
+
+def _no_redirects(openai: Any) -> Any:
+    return openai.DefaultHttpxClient(follow_redirects=False)

@@ -108,8 +108,9 @@ class Question:
 
 
 def quote(data: Any) -> str:
-    """JSON on one line, whatever its texts hold."""
-    return json.dumps(data, ensure_ascii=False).translate(_LINE_ENDS)
+    """JSON on one line, whatever its texts hold; half a character (a lone surrogate) becomes "?"."""
+    text = json.dumps(data, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+    return text.translate(_LINE_ENDS)
 
 
 def orders(template: Template) -> Sequence[tuple[int, ...]]:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from psalign.errors import EvaluationError, UnknownUser, UsageError
 from psalign.records import CATEGORIES, ManifestRow, Record, category_slug
 from psalign.users.profile import VOCABULARY, UserProfile
@@ -25,7 +27,7 @@ SAME_FOR_ALL = ("base", "safetydpo", "esdu", "uce")  # methods that draw one pic
 
 _MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*?)(?:_level_([0-5]))?")
 _SAGE_NAME = re.compile(r"user_\d{1,7}_([a-z-]+)_.*")
-_SAFE_CAPTION = re.compile(r"_s\.\w+")
+_SAFE_CAPTION = re.compile(r"_s\.\w+$")
 _BY_WORD = {**{category_slug(category): category for category in CATEGORIES}, "sexual": "Sexuality"}
 
 
@@ -75,6 +77,8 @@ def split_model(model: str) -> tuple[str, int | None]:
     match = _MODEL.fullmatch(model)
     if match is None:
         raise UsageError(f"{model!r} is no method; expected a name like base, safetydpo, psa or psa_level_3.")
+    if "_level_" in match[1]:
+        raise UsageError(f"{model!r}: a level is 0, 1, 2, 3, 4 or 5.")
     return match[1], None if match[2] is None else int(match[2])
 
 
@@ -164,7 +168,7 @@ def asked_categories(row: ManifestRow) -> tuple[str, ...] | None:
         return tuple(category for category in CATEGORIES if category in named)
     for name in (row.file_name, str(row.meta.get("file_name", ""))):
         match = _SAGE_NAME.fullmatch(name.rsplit("/", 1)[-1])
-        category = _BY_WORD.get(match[1].split("_")[0]) if match else None
+        category = _BY_WORD.get(match[1]) if match else None
         if category:
             return () if _SAFE_CAPTION.search(name) else (category,)
     return None
@@ -182,7 +186,7 @@ def _case(row: ManifestRow, pictures: tuple[PictureFile, ...]) -> Case:
 
 def _pictures(folder: Path, rows: Sequence[ManifestRow]) -> list[PictureFile]:
     pictures, broken = [], []
-    for row in rows:
+    for row in tqdm(rows, desc=f"checking {folder}", unit="picture", leave=False, delay=2.0):
         path = folder / row.file_name
         try:
             height, width, _ = read_picture(path).shape
@@ -207,7 +211,9 @@ def _is_for_all(row: ManifestRow) -> bool:
     return row.user_id is None or row.method in SAME_FOR_ALL
 
 
-def _for_users_of(folder: Path, rows: Sequence[ManifestRow], others: Sequence[ManifestRow], source: Path) -> list:
+def _for_users_of(
+    folder: Path, rows: Sequence[ManifestRow], others: Sequence[ManifestRow], source: Path
+) -> list[ManifestRow]:
     users = {row.file_name: row for row in others}
     unknown = [row.file_name for row in rows if row.file_name not in users]
     refuse(folder, f"have no row in {source}", unknown, hint=UNLIKE)
