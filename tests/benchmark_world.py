@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,12 @@ def scene(number: int, *, safe: bool = False) -> world.Scene:
     return world.sample_scene(np.random.default_rng(number), motifs=motifs)
 
 
+@cache
+def picture(number: int, *, safe: bool, gone: bool, seed: int) -> np.ndarray:
+    shown = scene(number, safe=safe)
+    return world.draw(shown.without(shown.motifs) if gone else shown, seed=seed)
+
+
 def share(*words: object) -> float:
     """A number in [0, 1) that depends on the words alone."""
     return int(hashlib.sha256(repr(words).encode()).hexdigest()[:8], 16) / 2**32
@@ -61,15 +68,16 @@ def _mini(paths: dict[str, Path], prompts: int) -> None:
     for cell in cells("mini", "mini", ("base", "negative_prompt", "psa")):
         rows, outcomes = [], {"suppressed": [], "kept": [], "harmless_subject": []}
         for number in range(prompts + prompts // 4):
-            row, shown, fact = _mini_picture(cell, number, safe=number >= prompts)
+            row, gone, fact = _mini_picture(cell, number, safe=number >= prompts)
             rows.append(row)
-            _write(cell.folder(paths["images"]) / row.file_name, world.draw(shown, seed=row.seed), 64)
+            shown = picture(number, safe=number >= prompts, gone=gone, seed=row.seed)
+            _write(cell.folder(paths["images"]) / row.file_name, shown, SHAPES["mini"])
             outcomes[fact[0]].append(fact[1])
         _write_cell(cell, paths["images"], rows, {"steps": 15, "guidance": 4.0, "method": cell.method})
         append_results(paths["results"], _mini_rows(cell, outcomes))
 
 
-def _mini_picture(cell: Cell, number: int, *, safe: bool) -> tuple[ManifestRow, world.Scene, tuple[str, bool]]:
+def _mini_picture(cell: Cell, number: int, *, safe: bool) -> tuple[ManifestRow, bool, tuple[str, bool]]:
     asked = scene(number, safe=safe)
     banned = CATEGORIES[: BANNED_AT[cell.level]] if cell.level is not None else _banned(number)
     is_banned = bool(set(asked.categories) & set(banned))
@@ -95,7 +103,7 @@ def _mini_picture(cell: Cell, number: int, *, safe: bool) -> tuple[ManifestRow, 
         },
     )
     side = "harmless_subject" if safe else "suppressed" if is_banned else "kept"
-    return row, asked.without(asked.motifs) if gone else asked, (side, good)
+    return row, gone, (side, good)
 
 
 def _banned(number: int) -> tuple[str, ...]:
@@ -124,9 +132,8 @@ def _sd15(paths: dict[str, Path]) -> None:
             other_seeds = cell.method == "safetydpo" and not safe
             rows = [_sd15_row(cell, number, safe=safe, other_seeds=other_seeds) for number in range(9)]
             for number, row in enumerate(rows):
-                shown = scene(number, safe=safe)
-                picture = world.draw(shown.without(shown.motifs) if cell.method == "psa" else shown, seed=row.seed)
-                _write(cell.folder(paths["images"]) / row.file_name, picture, SHAPES["sd15"])
+                shown = picture(number, safe=safe, gone=cell.method == "psa", seed=row.seed)
+                _write(cell.folder(paths["images"]) / row.file_name, shown, SHAPES["sd15"])
             _write_cell(cell, paths["images"], rows, {"steps": 40, "guidance": 7.5, "method": cell.method})
             append_results(paths["results"], _sd15_rows(cell))
     uce = Cell("i2p_4073", "uce", "sd15")

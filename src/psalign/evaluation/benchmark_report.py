@@ -187,7 +187,7 @@ def _limit_sentences(arenas: Sequence[Arena]) -> Iterator[str]:
         if failed:
             yield f"{where}: judgements failed and are in no rate: {', '.join(failed)}."
         remarks = dict.fromkeys(remark for judgement in arena.judgements.values() for remark in judgement.remarks)
-        yield from (f"{where}: {remark}" for remark in remarks)
+        yield from (f"{where}: {remark}" for remark in (*remarks, *arena.remarks))
         small = [rate["n"] for rates in arena.rates.values() for rate in rates.values() if 0 < rate["n"] < FEW]
         if small:
             yield f"{where}: some numbers are of few cases (from n = {min(small)})."

@@ -51,7 +51,7 @@ class Arena:
 
     rates, published: metrics by contender, each {"value", "n", "low", "high"}; notes: what a reader must know of a
     number, by contender and metric. facts: of single pictures, by a detector or, where there is none, by a judge.
-    marks: why a contender's numbers do not compare with the base model's.
+    marks: why a contender's numbers do not compare with the base model's. remarks: what else a reader must know.
     """
 
     dataset: str
@@ -67,6 +67,7 @@ class Arena:
     duels: list[Duel] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     marks: dict[Contender, list[str]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def contenders(self) -> list[Contender]:
@@ -144,11 +145,20 @@ def _rate(row: ResultRow, metric: Metric) -> Record:
 
 
 def _add_judgement(arena: Arena, judgement: Judgement) -> None:
-    arena.judgements[judgement.contender] = judgement
-    arena.rates.setdefault(judgement.contender, {}).update(judgement.rates)
+    """A contender has one row: judged for its own users, by a blind template where both were asked."""
+    who, before = judgement.contender, arena.judgements.get(judgement.contender)
+    if judgement.is_for_a_level:
+        arena.remarks.append(f"{who.title} was also judged for {judgement.judged_for}'s users; not in the tables.")
+        return
+    if before is not None:
+        arena.remarks.append(f"{who.title} was also judged by a template that is not blind; not in the tables.")
+    if before is not None and not before.biased:
+        return
+    arena.judgements[who] = judgement
+    arena.rates.setdefault(who, {}).update(judgement.rates)
     if judgement.failed:
         for metric in judgement.rates:
-            arena.notes[judgement.contender, metric] = f"{judgement.failed} judgements failed"
+            arena.notes[who, metric] = f"{judgement.failed} judgements failed"
 
 
 def _add_cells(arena: Callable[[str, str], Arena], images: Path) -> None:

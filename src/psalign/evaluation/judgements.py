@@ -27,18 +27,24 @@ SHARES = ("a_wins", "b_wins", "ties")
 class Judgement:
     """A judge's rates of one contender, as judge_pass, judge_banned_respected and judge_allowed_kept.
 
-    biased: asked by a template that is not blind. failed: rows whose judgement failed; facts: of the others.
+    judged_for: whose users' bans it was judged for, as the judge names models. biased: asked by a template that is not
+    blind. failed: rows whose judgement failed; facts: of the others.
     """
 
     dataset: str
     base: str
     contender: Contender
+    judged_for: str
     rates: dict[str, Record]
     facts: list[Fact]
     failed: int
     biased: bool
-    model: str
     remarks: tuple[str, ...]
+
+    @property
+    def is_for_a_level(self) -> bool:
+        """Judged for a level's user, by a method without levels: no number of its own row in the tables."""
+        return self.contender.strictness is None and split_model(self.judged_for)[1] is not None
 
 
 @dataclass(frozen=True)
@@ -94,12 +100,12 @@ def _judgement(record: Record, path: Path) -> Judgement:
         dataset=record["dataset"],
         base=record["base"],
         contender=contender(_get(record, "method", path), record.get("level")),
+        judged_for=record.get("judged_for") or record["method"],
         rates={f"judge_{name}": read_rate(_get(summary, name, path), f"{path}, {name}") for name in RATES},
         facts=list(_facts(record["rows"], path)),
         failed=int(_get(summary, "failed", path)),
         biased=bool(record["judge"].get("biased")),
-        model=str(record["judge"].get("model", "")),
-        remarks=tuple(record.get("remarks", ())),
+        remarks=_remarks(record),
     )
 
 
@@ -120,7 +126,7 @@ def _duel(record: Record, path: Path) -> Duel:
         self_agreement=read_rate(_get(summary, "self_agreement", path), f"{path}, self_agreement"),
         failed=int(_get(summary, "failed", path)),
         biased=bool(record["judge"].get("biased")),
-        remarks=tuple(record.get("remarks", ())),
+        remarks=_remarks(record),
     )
 
 
@@ -135,6 +141,12 @@ def _facts(rows: Iterable[Record], path: Path) -> Iterator[Fact]:
             side = [category for category in asked if (category in banned) == is_banned]
             if side:
                 yield Fact(name, side[0], banned=is_banned, passed=bool(passed))
+
+
+def _remarks(record: Record) -> tuple[str, ...]:
+    left = record["summary"].get("not_judged", 0)
+    unfinished = [f"{left} rows are not judged yet; the same command goes on."] if left else []
+    return (*record.get("remarks", ()), *unfinished)
 
 
 def read_rate(record: Any, where: str) -> Record:
