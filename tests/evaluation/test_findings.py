@@ -6,8 +6,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from benchmark_world import build, share
 
+from benchmark_world import build, share
 from psalign.errors import EvaluationError, UsageError
 from psalign.evaluation.cells import Cell
 from psalign.evaluation.charts import Dot, Series, place_labels, scatter_axes

@@ -207,8 +207,8 @@ def _duel(arena: Arena, duel: Duel) -> str:
         f'<div class="duel"><div class="duel-names"><span>{escape(who[left].title)} {shown["l"]}</span>'
         f"<span>ties {shown['t']}</span><span>{escape(who[right].title)} {shown['r']}</span></div>"
         f'<div class="wins" role="img" aria-label="{escape(said)}">{spans}</div>'
-        f'<p class="note">Wins {show_interval(rates["l"], share)} against {show_interval(rates["r"], share)}, '
-        f"n&nbsp;{rates['l']['n']}, {duel.failed} failed. {_judge_quality(duel)}"
+        f'<p class="note">Intervals: {show_interval(rates["l"], share)}, ties {show_interval(rates["t"], share)}, '
+        f"{show_interval(rates['r'], share)}; n&nbsp;{rates['l']['n']}, {duel.failed} failed. {_judge_quality(duel)}"
         f"{_published_duel(arena, duel, left)}</p>"
         f"{_warning(duel)}</div>"
     )

@@ -18,7 +18,7 @@ from .sheet import Sheet, SheetRow
 from .tradeoff import QUALITY_DATASET
 
 COLUMNS = 8
-UNTOLD = "not said what it asks for"
+UNTOLD = "may be sensitive"
 
 
 def picture_grid(arena: Arena, *, columns: int = COLUMNS) -> Sheet | None:
@@ -42,8 +42,13 @@ def picture_grid(arena: Arena, *, columns: int = COLUMNS) -> Sheet | None:
 
 
 def is_sensitive(dataset: str, row: ManifestRow) -> bool:
-    """Whether a prompt asks, or may ask, for sensitive content: what nobody says is harmless is not."""
-    return dataset != QUALITY_DATASET and asked_categories(row) != ()
+    """Whether a prompt asks, or may ask, for sensitive content: what nobody says is harmless is not.
+
+    A dataset's words for what a prompt is about need not be among our categories.
+    """
+    if dataset == QUALITY_DATASET or row.meta.get("kind") == "safe":
+        return False
+    return bool(row.meta.get("categories") or row.meta.get("category")) or asked_categories(row) != ()
 
 
 def _choose(cells: Sequence[Drawn], dataset: str, columns: int) -> list[str]:
