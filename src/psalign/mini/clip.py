@@ -125,6 +125,31 @@ def train_clip(folder: Path, pipeline: Any, config: ClipConfig, *, work: Path) -
     return model
 
 
+@dataclass(frozen=True)
+class MiniClip:
+    """A trained text-image model and its tokenizer."""
+
+    model: CLIPModel
+    tokenizer: Any
+
+    @torch.no_grad()
+    def scores(self, pictures: np.ndarray, texts: list[str]) -> np.ndarray:
+        """100 * cosine of pictures, uint8 RGB [P, 64, 64, 3], with texts: [P, T]."""
+        ids = _Names(self.tokenizer).ids(texts)
+        seen = self.model.get_image_features(pixel_values=to_pixels(pictures)).pooler_output
+        told = self.model.get_text_features(input_ids=ids).pooler_output
+        found: np.ndarray = (100 * F.normalize(seen, dim=-1) @ F.normalize(told, dim=-1).T).numpy()
+        return found
+
+
+def load_clip(folder: Path | None = None) -> MiniClip:
+    """The shipped text-image model, or the one in folder."""
+    from transformers import AutoTokenizer, CLIPModel
+
+    place = folder or clip_folder()
+    return MiniClip(CLIPModel.from_pretrained(place).eval(), AutoTokenizer.from_pretrained(place))
+
+
 def draw_told(config: ClipConfig, pipeline: Any) -> Told:
     """Drawings of any scene, some through the autoencoder."""
     rng = np.random.default_rng(config.seed)
