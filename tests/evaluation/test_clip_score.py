@@ -47,6 +47,13 @@ def test_batch_size_changes_nothing(tmp_path, clip):
         assert [match.cut for match in other] == [match.cut for match in found[0]]
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same(tmp_path, clip):
+    pictures = open_pictures(make_folder(tmp_path / "a", PROMPTS))
+    found = [clip_scores(pictures, ClipModel(str(clip), device=device)) for device in ("cpu", "cuda")]
+    assert [match.score for match in found[1]] == pytest.approx([match.score for match in found[0]], abs=1e-2)
+
+
 def test_long_prompts_are_cut_and_said_to_be(clip):
     """The model reads 8 tokens: start, 6 words, end. The cut text is that of its first 6 words."""
     model = ClipModel(str(clip))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, CLIPModel
 
+from psalign.diffusion.base_models import mini_folder
 from psalign.errors import CheckpointError
 from psalign.evaluation.clip_model import ClipModel
 from psalign.mini import world
@@ -27,6 +28,7 @@ def test_training_writes_a_standard_folder_and_resumes(tmp_path, mini_pipeline):
     record = json.loads((tmp_path / "a" / "training.json").read_text())
     assert record["config"]["steps"] == 3
     assert {"command", "seconds", "sha256"} <= set(record)
+    assert str(mini_folder()) not in "".join(path.read_text() for path in (tmp_path / "a").glob("*.json"))
     again = train_clip(tmp_path / "b", mini_pipeline, TINY, work=tmp_path / "work")  # finished: nothing is trained
     assert torch.equal(again.visual_projection.weight, made.visual_projection.weight)
     with pytest.raises(CheckpointError, match="is a checkpoint of other settings"):
@@ -43,6 +45,7 @@ def test_the_shipped_folder_is_small_and_plain():
     files = [path for path in clip_folder().rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 5e6
     assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert not [path for path in files if path.suffix == ".json" and "_name_or_path" in path.read_text()]
     assert CLIPModel.from_pretrained(clip_folder()).dtype == torch.float32
     assert len(AutoTokenizer.from_pretrained(clip_folder())("a red cat").input_ids) == 5
 

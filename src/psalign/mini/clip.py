@@ -10,6 +10,7 @@ that are wrong in one thing, and from saying what the drawing shows (heads that 
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -71,6 +72,7 @@ def new_clip(text_encoder: CLIPTextModel) -> CLIPModel:
     from transformers import CLIPConfig, CLIPModel
 
     text = {**text_encoder.config.to_dict(), "projection_dim": WIDTH}
+    text.pop("_name_or_path", None)  # a folder of the machine that trains
     vision = {
         "hidden_size": 128,
         "intermediate_size": 384,
@@ -95,7 +97,7 @@ def train_clip(folder: Path, pipeline: Any, config: ClipConfig, *, work: Path) -
     model, heads = new_clip(pipeline.text_encoder), nn.Linear(128, sum(_head_sizes()))
     told = draw_told(config, pipeline)
     targets = torch.cat([_targets(told.scenes)], dim=1)
-    names = _Names(pipeline.tokenizer)
+    names, tokenizer = _Names(pipeline.tokenizer), copy.deepcopy(pipeline.tokenizer)  # its use leaves traces in it
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         rng = np.random.default_rng((config.seed, step))
@@ -121,7 +123,7 @@ def train_clip(folder: Path, pipeline: Any, config: ClipConfig, *, work: Path) -
         made_of=(asdict(config), weights_name(pipeline.text_encoder), weights_name(pipeline.vae)),
     )
     seconds = stage.run(loss, work=work)
-    _write(folder, model.eval(), pipeline.tokenizer, config, seconds)
+    _write(folder, model.eval(), tokenizer, config, seconds)
     return model
 
 
