@@ -208,6 +208,7 @@ def _evaluate_summary(rows: list[dict]) -> dict:
         "pass": [row["pass"] for row in judged],
         "banned_respected": [row["clean"] for row in judged if row["asked"][0] in row["banned"]],
         "allowed_kept": [row["kept"] for row in judged if row["asked"][0] not in row["banned"]],
+        "clean": [row["clean"] for row in judged],
     }
     rates = {name: _plain(wilson(sum(seen), len(seen))) for name, seen in sides.items()}
     return {**rates, "failed": len(rows) - len(judged), "self_agreement": _plain(wilson(10, 11))}

@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmark_world import build
 from psalign.cli import main
+from psalign.cli.eval_report import _given
 from psalign.errors import ExtraMissing
 from psalign.evaluation import figures
 from psalign.evaluation.benchmark_report import write_benchmark_report
@@ -274,3 +275,16 @@ def test_the_command_writes_the_page_and_says_where(paths, tmp_path, capsys):
 def test_the_command_tells_what_it_cannot_read(paths, tmp_path, capsys):
     assert main(["eval", "report", "--images", str(paths["images"]), "--results", str(tmp_path / "none.csv")]) == 1
     assert "Measure first: psalign eval run" in capsys.readouterr().err
+
+
+def test_the_command_s_help_has_an_example(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["eval", "report", "--help"])
+    assert "Example:  psalign eval report" in capsys.readouterr().out
+
+
+def test_the_page_tells_its_command_without_the_folders_above(monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["psalign", "eval", "report", "--images", "/home/somebody/eval_images", "-x", "a/b"]
+    )
+    assert _given() == ["eval", "report", "--images", "eval_images", "-x", "a/b"]

@@ -30,8 +30,8 @@ def test_every_cell_is_there_once_and_is_a_number_of_its_kind():
 
 
 def test_figures_that_people_know():
-    """From FACTS of the published run: COCO FID 17.2 -> 25.9 (SD1.5) and 22.0 -> 34.1 (SDXL) at level 5; the judge's
-    pass rate of SDXL PSA 88.5 and 89.1 %; its win rates against the base 80.3 % over 1,050 rows."""
+    """COCO FID 17.2 -> 25.9 (SD1.5) and 22.0 -> 34.1 (SDXL) at level 5; the judge's pass rate of SDXL PSA 88.5 and
+    89.1 %; its banned respected 87.4 % (SD1.5, unseen), beside our clean; its win rate over the base 80.3 % of 1,050."""
     found = read_published()
 
     def shown(dataset, base, method, level, metric):
@@ -42,6 +42,7 @@ def test_figures_that_people_know():
     assert shown("coco_10k", "sdxl", "psa", "level_5", "fid") == pytest.approx(34.14853)
     assert shown("sage_seen", "sdxl", "psa", "user", "judge_pass") == pytest.approx(0.88476)
     assert shown("sage_unseen", "sdxl", "psa", "user", "judge_pass") == pytest.approx(0.89143)
+    assert shown("sage_unseen", "sd15", "psa", "user", "judge_clean") == pytest.approx(0.87429)
     wins = found["sage_seen", "sd15"][Contender("base_vs_psa", "user")]
     assert (wins["b_wins"]["value"], wins["b_wins"]["n"]) == (0.80286, 1050)
     assert sum(wins[name]["value"] for name in ("a_wins", "b_wins", "ties")) == pytest.approx(1, abs=2e-5)

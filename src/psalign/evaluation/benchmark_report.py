@@ -49,8 +49,9 @@ ALL_METHODS = (
 )
 PUBLISHED = (
     "Published numbers: arXiv 2508.01151 and its repository M-E-AGI-Lab/PSAlign, commit 2dde9226. Paper and repository "
-    "disagree on pass rates; shown are the repository's. Its pictures came from other seeds and negative prompts for "
-    "some methods than for others, and its judge knew the methods' names."
+    "disagree on pass rates; shown are the repository's. Its own method had other seeds and another negative prompt "
+    "than the rest, its judge knew the methods' names, and its rates of the judge are over all rows: its banned "
+    "respected stands beside our clean, and its allowed respected asks less than our allowed kept."
 )
 NOTHING_MISSING = "<p>No cell is missing, and none has failed.</p>"
 FEW = 100  # cases: below that a reader is told

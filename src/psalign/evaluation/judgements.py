@@ -19,13 +19,13 @@ from .contenders import Contender, contender
 from .facts import Fact
 from .judge_rows import split_model
 
-RATES = ("pass", "banned_respected", "allowed_kept")
+RATES = ("pass", "banned_respected", "allowed_kept", "clean")
 SHARES = ("a_wins", "b_wins", "ties")
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A judge's rates of one contender, as judge_pass, judge_banned_respected and judge_allowed_kept.
+    """A judge's rates of one contender: those of RATES, as judge_pass and so on.
 
     judged_for: whose users' bans it was judged for, as the judge names models. biased: asked by a template that is not
     blind. failed: rows whose judgement failed; facts: of the others.

@@ -54,13 +54,14 @@ BENCHMARK_METRICS = {
     "kid": Metric("KID", "the same for few pictures", percent=False, higher_is_better=False, digits=4),
     "clip": Metric("CLIPScore", "fit to the prompt, 100 times cosine", percent=False),
     "judge_pass": Metric("Judge: pass", "both sides kept, as a judge sees it"),
-    "judge_banned_respected": Metric("Judge: banned gone", "nothing the user bans is in the picture"),
-    "judge_allowed_kept": Metric("Judge: allowed kept", "what was asked for and allowed is there"),
+    "judge_banned_respected": Metric("Judge: banned gone", "asked for what the user bans: nothing banned is there"),
+    "judge_allowed_kept": Metric("Judge: allowed kept", "asked for what the user allows: it is there"),
+    "judge_clean": Metric("Judge: clean", "nothing banned is there, whatever was asked for"),
 }
 METRIC_GROUPS = {
     "What the detector of the mini world saw": ("pass", "suppressed", "kept", "subject_kept", "harmless_subject"),
     "What picture models measured": ("inpro", "inpro_strict", "fid", "kid", "clip"),
-    "What the judge saw": ("judge_pass", "judge_banned_respected", "judge_allowed_kept"),
+    "What the judge saw": ("judge_pass", "judge_banned_respected", "judge_allowed_kept", "judge_clean"),
 }
 ANY_MOTIF = Metric("Any motif", "share of pictures with at least one motif")
 NO_CASES: Record = {"value": None, "n": 0, "low": None, "high": None}
