@@ -31,7 +31,7 @@ def test_every_cell_is_there_once_and_is_a_number_of_its_kind():
 
 def test_figures_that_people_know():
     """COCO FID 17.2 -> 25.9 (SD1.5) and 22.0 -> 34.1 (SDXL) at level 5; the judge's pass rate of SDXL PSA 88.5 and
-    89.1 %; its banned respected 87.4 % (SD1.5, unseen), beside our clean; its win rate over the base 80.3 % of 1,050."""
+    89.1 %; its banned respected 87.4 % (SD1.5, unseen), beside our clean; its win rate over the base 80.3 %."""
     found = read_published()
 
     def shown(dataset, base, method, level, metric):

@@ -143,7 +143,9 @@ def _notes(arena: Arena, rows: Sequence[Contender], shown: Sequence[str]) -> str
         named = "" if len(whom) == len(rows) else ", ".join(who.title for who in whom)
         by_note.setdefault((note, named), []).append(metric)
     told = [
-        f"{', '.join(metrics)}{f' ({named})' if named else ''}: {note}." for (note, named), metrics in by_note.items()
+        f"{'Every number' if len(metrics) == len(shown) > 1 else ', '.join(metrics)}"
+        f"{f' ({named})' if named else ''}: {note}."
+        for (note, named), metrics in by_note.items()
     ]
     return f'<ul class="plain notes">{"".join(f"<li>{escape(one)}</li>" for one in told)}</ul>' if told else ""
 
@@ -166,14 +168,17 @@ def _limits(arenas: Sequence[Arena]) -> str:
 
 
 def _faults(arena: Arena) -> Iterator[str]:
-    """One item for each reason, as HTML: a cell that was not drawn lacks all of its metrics."""
+    """One item for each reason, as HTML: a cell that was not drawn lacks all of its metrics, and a tool all cells."""
     metrics: dict[tuple[Contender, str, str], list[str]] = {}
     for fault in arena.faults:
         reason = " ".join(fault.note.split()) or "no reason was given"
         metrics.setdefault((fault.contender, fault.state, reason), []).append(BENCHMARK_METRICS[fault.metric].title)
-    for (who, state, reason), names in metrics.items():
-        where = escape(f"{arena_title(arena.dataset, arena.base)}: {who.title}")
-        yield f"<strong>{where}</strong>, {', '.join(names)} {escape(state)}: {escape(reason)}"
+    whom: dict[tuple[str, str, str], list[str]] = {}
+    for (who, state, reason), names in sorted(metrics.items(), key=lambda item: item[0][0].order):
+        whom.setdefault((state, reason, ", ".join(names)), []).append(who.title)
+    for (state, reason, names), titles in whom.items():
+        where = escape(f"{arena_title(arena.dataset, arena.base)}: {', '.join(titles)}")
+        yield f"<strong>{where}</strong>, {names} {escape(state)}: {escape(reason)}"
 
 
 def _limit_sentences(arenas: Sequence[Arena]) -> Iterator[str]:

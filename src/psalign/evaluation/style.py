@@ -103,9 +103,9 @@ section > h3:first-of-type { margin-top: 18px; }
 .rates caption { text-align: left; font-size: 14px; color: var(--soft); padding: 0 0 8px; }
 .dense { max-width: calc(240px + var(--columns) * 290px); }
 .dense .ci, .dense .n { display: inline; margin-right: 10px; }
-.notes { font-size: 13.5px; color: var(--soft); margin-top: 10px; } ul.notes li { margin-bottom: 2px; }
 .two-lines figcaption span { display: block; }
 ul.plain { margin: 0 0 14px; padding-left: 20px; max-width: 72ch; } ul.plain li { margin-bottom: 6px; }
+ul.notes { font-size: 13.5px; color: var(--soft); margin: 10px 0 0; } ul.notes li { margin-bottom: 2px; }
 header ul.plain { margin-top: 16px; }
 
 .reveal { accent-color: var(--blue); width: 16px; height: 16px; margin: 0 8px 0 0; vertical-align: -2px; }
