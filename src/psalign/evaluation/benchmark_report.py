@@ -176,9 +176,9 @@ def _faults(arena: Arena) -> Iterator[str]:
     whom: dict[tuple[str, str, str], list[str]] = {}
     for (who, state, reason), names in sorted(metrics.items(), key=lambda item: item[0][0].order):
         whom.setdefault((state, reason, ", ".join(names)), []).append(who.title)
-    for (state, reason, names), titles in whom.items():
+    for (state, reason, lacking), titles in whom.items():
         where = escape(f"{arena_title(arena.dataset, arena.base)}: {', '.join(titles)}")
-        yield f"<strong>{where}</strong>, {names} {escape(state)}: {escape(reason)}"
+        yield f"<strong>{where}</strong>, {lacking} {escape(state)}: {escape(reason)}"
 
 
 def _limit_sentences(arenas: Sequence[Arena]) -> Iterator[str]:
