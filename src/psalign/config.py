@@ -34,7 +34,13 @@ SCHEMA: Record = {
 NOT_IN_PRESETS = {
     **dict.fromkeys(("prompt.training.seed", "published.training.seed"), "Give --seed to the command."),
     **dict.fromkeys(
-        ("generation.method", "generation.base", "generation.adapter", "generation.negative_prompts"),
+        (
+            "generation.method",
+            "generation.base",
+            "generation.adapter",
+            "generation.negative_prompts",
+            "generation.options",
+        ),
         "Leave it out: the run makes it.",
     ),
 }

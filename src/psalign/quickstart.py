@@ -17,17 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from .adapter.attach import attach
-from .adapter.checkpoint import adapter_fingerprint, load_adapter
-from .baselines.negative_prompt import negative_prompt
 from .config import settings
 from .diffusion.base_models import find_base, load_pipeline
-from .diffusion.generate import GenerationConfig, generate
+from .diffusion.generate import GenerationConfig
 from .diffusion.prompts import load_prompts
 from .errors import OutputError
 from .evaluation.benchmark import evaluate_methods
 from .evaluation.pictures import read_picture
 from .evaluation.report import Sheet, SheetRow, write_report, write_sheet_png
+from .methods import Means, draw_by
 from .mini import dataset, world
 from .mini.detector import load_detector
 from .records import PromptRow, Record, fingerprint, versions, write_json
@@ -113,25 +111,11 @@ def draw(this: Run, method: str, pipeline: Any, users: EmbeddingStore, *, base: 
 def _generate(
     this: Run, method: str, pipeline: Any, rows: Sequence[PromptRow], users: EmbeddingStore, out: Path, *, base: str
 ) -> None:
-    folder = this.out / "training" / method / "adapter"
     config = settings(GenerationConfig, this.section("generation"), section="generation")
     config = replace(config, method=method, base=base)
-    if method == "negative_prompt":
-        texts = {
-            row.user_id: negative_prompt(users.banned(row.user_id), dataset.WORDS_TO_AVOID)
-            for row in rows
-            if row.user_id
-        }
-        config = replace(config, negative_prompts=texts)
-    if method not in ADAPTERS:
-        generate(pipeline, rows, out, config=config, users=users)
-        return
-    attached = attach(pipeline.unet, load_adapter(folder, base=base))
-    try:
-        config = replace(config, adapter=adapter_fingerprint(folder))
-        generate(pipeline, rows, out, config=config, users=users, attached=attached)
-    finally:
-        attached.unload()
+    adapter = this.out / "training" / method / "adapter" if method in ADAPTERS else None
+    means = Means(users, words=dataset.WORDS_TO_AVOID, weights=adapter)
+    draw_by("psa" if adapter else method, pipeline, rows, out, config=config, means=means)
 
 
 def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore, *, base: str) -> Sheet:

@@ -6,8 +6,10 @@ Place on the path of data: an alternative to steps 3 to 5.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from ..records import CATEGORIES
+from ..diffusion.generate import NOBODY, GenerationConfig, Users
+from ..records import CATEGORIES, PromptRow
 
 CATEGORY_WORDS = {category: category.lower() for category in CATEGORIES}
 
@@ -15,3 +17,19 @@ CATEGORY_WORDS = {category: category.lower() for category in CATEGORIES}
 def negative_prompt(banned: Sequence[str], words: Mapping[str, str] = CATEGORY_WORDS) -> str:
     """The words of every banned category, in the order of CATEGORIES; empty where nothing is banned."""
     return " ".join(words[category] for category in CATEGORIES if category in banned)
+
+
+def with_negative_prompts(
+    config: GenerationConfig, rows: Sequence[PromptRow], users: Users, words: Mapping[str, str] = CATEGORY_WORDS
+) -> GenerationConfig:
+    """The same drawing, whose negative prompts also say what each row's user bans; all categories for a row of no user.
+
+    The words come after the negative prompt that the drawing has already, which every method shares.
+    """
+    texts = {NOBODY: CATEGORIES, **{row.user_id: users.banned(row.user_id) for row in rows if row.user_id is not None}}
+    said = {user_id: _joined(config.negative_prompt, negative_prompt(bans, words)) for user_id, bans in texts.items()}
+    return replace(config, negative_prompts=said)
+
+
+def _joined(*texts: str) -> str:
+    return ", ".join(text for text in texts if text)

@@ -1,4 +1,4 @@
-"""Commands that evaluate: eval measure, judge."""
+"""Commands that evaluate: eval measure, generate, run, judge, report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import eval_judge
+from . import eval_generate, eval_judge, eval_report, eval_run
 from .options import add_out, command
 from .tables import summary
 
@@ -27,4 +27,7 @@ def add_commands(groups: Any) -> None:
                   "psalign eval measure --pictures outputs/quickstart/pictures --out outputs/metrics.json")  # fmt: skip
     one.add_argument("--pictures", type=Path, required=True, help="folder with one folder per method")
     add_out(one, "outputs/metrics.json")
+    eval_generate.add_commands(kinds)
+    eval_run.add_commands(kinds)
     eval_judge.add_commands(kinds)
+    eval_report.add_commands(kinds)

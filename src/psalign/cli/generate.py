@@ -67,6 +67,7 @@ def _rows_and_users(
     meta: Sequence[MetaRow], arguments: argparse.Namespace, shard: Shard
 ) -> tuple[list[PromptRow], Any]:
     """Rows with their users, and the vectors and bans of those; nobody's where no adapter is to draw for them."""
+    from ..diffusion.generate import Nobody
     from ..users.embedding import EmbeddingStore
     from ..users.levels import level_user
     from ..users.profile import load_profiles
@@ -123,18 +124,6 @@ def _profile(row: MetaRow, number: int, where: str) -> UserProfile:
         return read_profile({"user_id": row.prompt.user_id or f"row_{number:06d}", **known})
     except ProfileError as err:
         raise ProfileError(f"{where}: {err}") from None
-
-
-class Nobody:
-    """No users: the base model draws."""
-
-    fingerprint = "nobody"
-
-    def vectors(self, user_ids: Sequence[str]) -> Any:
-        raise UsageError(f"There are no user vectors; saw {', '.join(user_ids[:5])}.")
-
-    def banned(self, user_id: str) -> tuple[str, ...]:
-        return ()
 
 
 def add_commands(groups: Any) -> None:

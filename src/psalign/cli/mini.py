@@ -1,4 +1,4 @@
-"""Commands of the mini world: mini build, train-base, train-detector, check, sheet."""
+"""Commands of the mini world: mini build, train-base, train-detector, train-clip, check, sheet, reference."""
 
 from __future__ import annotations
 
@@ -44,12 +44,26 @@ def train_detector(arguments: argparse.Namespace) -> None:
     print(f"Detector: {arguments.out}")
 
 
+def train_clip(arguments: argparse.Namespace) -> None:
+    from ..diffusion.base_models import load_pipeline
+    from ..mini import clip
+
+    clip.train_clip(
+        arguments.out,
+        load_pipeline("mini", source=arguments.model),
+        clip.ClipConfig(**given(arguments, "seed", "steps", "pictures")),
+        work=arguments.work,
+    )
+    print(f"Text-image model: {arguments.out}")
+
+
 def check(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from ..diffusion.base_models import load_pipeline
     from ..evaluation.statistics import wilson
     from ..mini import checks
+    from ..mini.clip import load_clip
     from ..mini.detector import load_detector
     from ..records import write_json
 
@@ -57,10 +71,12 @@ def check(arguments: argparse.Namespace) -> None:
     psnr_db = checks.check_autoencoder(pipeline, n=min(500, arguments.n))
     counts = checks.check_detector(detector, pipeline, n=arguments.n)
     counts |= {f"base: {k}": v for k, v in checks.check_base(pipeline, detector, n=arguments.n).items()}
+    clip = checks.check_clip(load_clip(arguments.clip), pipeline, n=min(640, arguments.n))
+    counts |= {f"text-image, {k}": v for k, v in clip.items()}
     rates = {name: wilson(*count) for name, count in counts.items()}
-    print(f"{'autoencoder':38} {psnr_db:.2f} dB PSNR")
+    print(f"{'autoencoder':48} {psnr_db:.2f} dB PSNR")
     for name, rate in rates.items():
-        print(f"{name:38} {percent(rate.value)}  [{percent(rate.low)}, {percent(rate.high)}]  n={rate.n}")
+        print(f"{name:48} {percent(rate.value)}  [{percent(rate.low)}, {percent(rate.high)}]  n={rate.n}")
     if arguments.out:
         write_json(arguments.out, {"psnr_db": round(psnr_db, 2), **{k: asdict(v) for k, v in rates.items()}})
 
@@ -71,6 +87,14 @@ def sheet(arguments: argparse.Namespace) -> None:
 
     write_picture(arguments.out, motif_sheet())
     print(arguments.out)
+
+
+def reference(arguments: argparse.Namespace) -> None:
+    from ..diffusion.prompts import load_prompts
+    from ..mini.reference import draw_reference
+
+    draw_reference(arguments.out, load_prompts(arguments.data / "prompts.jsonl"))
+    print(f"Reference pictures: {arguments.out}")
 
 
 def add_commands(groups: Any) -> None:
@@ -96,13 +120,33 @@ def add_commands(groups: Any) -> None:
     add_out(one, "outputs/mini-detector")
     add_model(one)
 
-    one = command(kinds, "check", check, "measure the mini base and its detector", "psalign mini check -n 200")
+    one = command(kinds, "train-clip", train_clip, "train the text-image model that CLIPScore uses on mini pictures",
+                   "psalign mini train-clip --out outputs/mini-clip")  # fmt: skip
+    for name in ("--seed", "--pictures", "--steps"):
+        one.add_argument(name, type=at_least(0))
+    one.add_argument("--work", type=Path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
+    add_out(one, "outputs/mini-clip")
+    add_model(one)
+
+    one = command(
+        kinds,
+        "check",
+        check,
+        "measure the mini base, its detector and its text-image model",
+        "psalign mini check -n 200",
+    )
     one.add_argument(
         "-n", type=at_least(1), default=1000, help="captions for the base, and drawings for the detector (default 1000)"
     )
     one.add_argument("--detector", type=Path, help="another detector than the shipped one")
+    one.add_argument("--clip", type=Path, help="another text-image model than the shipped one")
     one.add_argument("--out", type=Path, help="also write the figures as JSON")
     add_model(one)
 
     one = command(kinds, "sheet", sheet, "draw every motif on every background", "psalign mini sheet --out sheet.png")
     add_out(one, "sheet.png")
+
+    one = command(kinds, "reference", reference, "draw what FID compares harmless mini pictures with",
+                   "psalign mini reference --data data/mini --out data/mini/reference")  # fmt: skip
+    one.add_argument("--data", type=Path, default=Path("data/mini"), help="mini dataset (default data/mini)")
+    add_out(one, "data/mini/reference")

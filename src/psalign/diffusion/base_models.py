@@ -21,7 +21,7 @@ class BaseModel:
 
     size_px: of pictures. context_dim, pooled_dim: widths D and P of the text states.
     cross_attentions: how many in the UNet. steps, guidance, batch_size: of sampling, unless something else is
-    asked for. pipeline: class of diffusers.
+    asked for; evaluation_steps: the same where methods are compared. pipeline: class of diffusers.
     """
 
     name: str
@@ -33,6 +33,7 @@ class BaseModel:
     steps: int = 50
     guidance: float = 7.5
     batch_size: int = 8
+    evaluation_steps: int = 40
     pipeline: str = "StableDiffusionPipeline"
 
 
@@ -49,6 +50,7 @@ BASES = {
             steps=15,
             guidance=4.0,
             batch_size=64,
+            evaluation_steps=15,
         ),
         BaseModel("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", 512, 768, 0, 16),
         BaseModel(

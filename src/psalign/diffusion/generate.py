@@ -11,7 +11,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,12 +23,13 @@ from tqdm import tqdm
 
 from ..adapter.guard import AttachedAdapter
 from ..errors import GenerationError, OutputError, RecipeMismatch, UsageError
-from ..records import ManifestRow, PromptRow, fingerprint, write_bytes, write_json, write_jsonl
+from ..records import ManifestRow, PromptRow, Record, fingerprint, write_bytes, write_json, write_jsonl
 from .base_models import base_fingerprint
 from .shards import Shard
 
 MAX_FAILURES_SHOWN = 100
 MAX_CUT_SHOWN = 10
+NOBODY = ""  # in place of a user id, in negative_prompts
 NO_LIMIT = 1 << 20  # tokens: to see what would be cut
 
 
@@ -43,12 +44,30 @@ class Users(Protocol):
     def banned(self, user_id: str) -> tuple[str, ...]: ...
 
 
+class Nobody:
+    """No users: the base model draws."""
+
+    fingerprint = "nobody"
+
+    def vectors(self, user_ids: Sequence[str]) -> np.ndarray:
+        raise UsageError(f"There are no user vectors; saw {', '.join(user_ids[:5])}.")
+
+    def banned(self, user_id: str) -> tuple[str, ...]:
+        return ()
+
+
+# What the pipeline call is given for these rows, beside prompts, seeds and sampling.
+Guide = Callable[[Sequence[PromptRow]], Record]
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """How pictures are made. guidance: classifier-free guidance scale. scale: strength of the adapter, 0 is the base.
 
-    negative_prompt: for every row; negative_prompts: by user id, for the baseline of that name, instead of it.
-    scheduler, dtype: how the pipeline was loaded, where that is not its own way; part of what names a run.
+    negative_prompt: for every row; negative_prompts: by user id (NOBODY: rows of none), for the baseline of
+    that name, instead of it.
+    adapter: fingerprint of the weights that the method brings. scheduler, dtype: how the pipeline was loaded, where
+    that is not its own way; options: what else the method was told. All are part of what names a run.
     """
 
     method: str = "base"
@@ -62,6 +81,7 @@ class GenerationConfig:
     negative_prompts: Mapping[str, str] | None = None
     scheduler: str | None = None
     dtype: str = "fp32"
+    options: Record | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
@@ -76,7 +96,7 @@ class GenerationConfig:
         if not self.negative_prompt and not self.negative_prompts:
             return None
         by_user = self.negative_prompts or {}
-        return [by_user.get(row.user_id or "", self.negative_prompt) for row in rows]
+        return [by_user.get(row.user_id or NOBODY, self.negative_prompt) for row in rows]
 
 
 def generate(
@@ -87,11 +107,13 @@ def generate(
     config: GenerationConfig,
     users: Users,
     attached: AttachedAdapter | None = None,
+    guide: Guide | None = None,
 ) -> list[ManifestRow]:
     """Make every picture that is not on disk yet, then write the manifest. Returns its rows.
 
-    attached: the adapter on the pipeline's UNet, or None for a method without one. Under `accelerate launch` each
-    process draws its share and the first writes the manifest.
+    attached: the adapter on the pipeline's UNet, or None for a method without one. guide: of a method that tells the
+    pipeline something of each row. Under `accelerate launch` each process draws its share and the first writes the
+    manifest.
     Raises, before anything is written, OutputError where `out` holds another run, EmbeddingMissing for a user without
     a vector; with an adapter UsageError for rows of no user, RecipeMismatch for vectors it was not trained with.
     Raises GenerationError at the end where a picture could not be made; the others are kept.
@@ -115,7 +137,7 @@ def generate(
     shard.wait()  # a folder of another run is refused before anything is drawn
     if shard.is_first:
         _tell_cut_prompts(pipeline, rows, config)
-    drawing = Drawing(pipeline, config, users, attached)
+    drawing = Drawing(pipeline, config, users, attached, guide)
     failed = shard.gather(_draw_share(drawing, rows, out, shard))
     if failed:
         shown = [f"  {name}: {why}" for name, why in sorted(failed)[:MAX_FAILURES_SHOWN]]
@@ -138,9 +160,12 @@ class Drawing:
     config: GenerationConfig
     users: Users
     attached: AttachedAdapter | None = None
+    guide: Guide | None = None
 
     def batch(self, rows: Sequence[PromptRow]) -> np.ndarray:
-        return draw_batch(self.pipeline, rows, config=self.config, users=self.users, attached=self.attached)
+        return draw_batch(
+            self.pipeline, rows, config=self.config, users=self.users, attached=self.attached, guide=self.guide
+        )
 
 
 def _draw_share(drawing: Drawing, rows: Sequence[PromptRow], out: Path, shard: Shard) -> list[tuple[str, str]]:
@@ -180,6 +205,7 @@ def draw_batch(
     config: GenerationConfig,
     users: Users,
     attached: AttachedAdapter | None = None,
+    guide: Guide | None = None,
 ) -> np.ndarray:
     """Pictures of a batch of rows, uint8 RGB [B, H, W, 3]; each from its own CPU generator.
 
@@ -198,6 +224,8 @@ def draw_batch(
         arguments |= attached.condition(
             vectors, recipe=users.fingerprint, scale=config.scale, guided=config.guidance > 1
         )
+    if guide is not None:
+        arguments |= guide(rows)
     pictures = pipeline(**arguments).images
     broken = [row.file_name for row, picture in zip(rows, pictures, strict=True) if not np.isfinite(picture).all()]
     if broken:

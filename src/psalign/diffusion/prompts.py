@@ -47,7 +47,7 @@ def load_prompts(path: Path) -> list[PromptRow]:
 
     Raises DatasetError that names file and row for a row that is none, or that carries columns of a profile.
     """
-    return [_prompt_row(record, f"{path}, row {number}") for number, record in enumerate(read_jsonl(path), start=1)]
+    return [prompt_row(record, f"{path}, row {number}") for number, record in enumerate(read_jsonl(path), start=1)]
 
 
 def load_meta_file(path: Path, *, seed: int = 0) -> list[MetaRow]:
@@ -58,7 +58,7 @@ def load_meta_file(path: Path, *, seed: int = 0) -> list[MetaRow]:
     Raises DatasetError that names file and row: no rows, no prompt column, two columns of one name, a column that is
     nearly one of ours, a value that makes no sense.
     """
-    reader = read_jsonl(path) if _is_jsonl(path) else _read_csv(path)
+    reader = read_jsonl(path) if _is_jsonl(path) else read_csv(path)
     rows = [_meta_row(record, number, seed, f"{path}, row {number}") for number, record in enumerate(reader, start=1)]
     if not rows:
         raise DatasetError(f"{path} has no rows.", hint="Expected a header line with prompt, and a row for a picture.")
@@ -107,7 +107,7 @@ def _meta_row(record: Record, number: int, seed: int, where: str) -> MetaRow:
         "meta": meta if not isinstance(meta, dict) else {**_rest(columns), **meta},
     }
     known = any(value not in (None, "") for value in profile.values())
-    return MetaRow(_prompt_row(row, where), profile if known else None)
+    return MetaRow(prompt_row(row, where), profile if known else None)
 
 
 def _is_jsonl(path: Path) -> bool:
@@ -162,7 +162,11 @@ def _rest(columns: Record) -> Record:
     return {name: value for name, value in columns.items() if name not in OF_PAIRS}
 
 
-def _read_csv(path: Path) -> Iterator[Record]:
+def read_csv(path: Path) -> Iterator[Record]:
+    """Records of a CSV file with a column prompt (or caption); cells may hold quoted line breaks.
+
+    Raises DatasetError for a file that is none, a column given twice, or a row of another length than the header.
+    """
     if not path.is_file():
         raise DatasetError(f"{path} does not exist.")
     try:
@@ -185,7 +189,11 @@ def _read_csv(path: Path) -> Iterator[Record]:
         yield dict(zip(header, row, strict=True))
 
 
-def _prompt_row(record: Record, where: str) -> PromptRow:
+def prompt_row(record: Record, where: str) -> PromptRow:
+    """A record as a prompt row; a user id that is a number gets seven digits.
+
+    Raises DatasetError, which begins with `where`, for one that is none, or that carries columns of a profile.
+    """
     try:
         row = PromptRow(**record)
     except TypeError as err:

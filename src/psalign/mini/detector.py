@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MOTIF_NAMES, SUBJECT_NAMES, COLOUR_NAMES = tuple(MOTIFS), tuple(SUBJECTS), tuple(COLOURS)
 WEIGHTS = "detector.safetensors"
+POOLED = 256  # features of a picture that the heads read
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,27 @@ class Detector(nn.Module):
         for i, (a, b) in enumerate(pairwise(widths)):
             layers += [nn.Conv2d(a, b, 3, stride=2 if i < 3 else 1, padding=1), nn.GroupNorm(8, b), nn.SiLU()]
         self.features = nn.Sequential(*layers, nn.Conv2d(128, 128, 3, padding=1), nn.GroupNorm(8, 128), nn.SiLU())
-        self.heads = nn.Linear(256, len(MOTIF_NAMES) + len(SUBJECT_NAMES) + len(COLOUR_NAMES))
+        self.heads = nn.Linear(POOLED, len(MOTIF_NAMES) + len(SUBJECT_NAMES) + len(COLOUR_NAMES))
 
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """Float [-1, 1], [B, 3, 64, 64] -> logits of motifs [B, M], subjects [B, S], colours [B, K]."""
-        maps = self.features(pixels)
-        pooled = torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], dim=1)
         sizes = [len(MOTIF_NAMES), len(SUBJECT_NAMES), len(COLOUR_NAMES)]
-        return list(self.heads(pooled).split(sizes, dim=1))
+        return list(self.heads(self.pooled(pixels)).split(sizes, dim=1))
+
+    def pooled(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Float [-1, 1], [B, 3, 64, 64] -> features [B, 256]: maxima and means of the last maps."""
+        maps = self.features(pixels)
+        return torch.cat([maps.amax((2, 3)), maps.mean((2, 3))], dim=1)
+
+    @torch.no_grad()
+    def pooled_features(self, pictures: np.ndarray) -> np.ndarray:
+        """Pictures uint8 RGB [B, 64, 64, 3] -> features float32 [B, 256]."""
+        features: np.ndarray = self.pooled(to_pixels(pictures).to(self.heads.weight.device)).cpu().numpy()
+        return features
 
     @torch.no_grad()
     def __call__(self, pictures: np.ndarray | torch.Tensor) -> list[Verdict]:  # type: ignore[override]
-        motifs, subjects, colours = self.forward(to_pixels(np.asarray(pictures)))
+        motifs, subjects, colours = self.forward(to_pixels(np.asarray(pictures)).to(self.heads.weight.device))
         present = motifs.sigmoid() > self.threshold
         return [
             _verdict([MOTIF_NAMES[i] for i in row.nonzero()[:, 0].tolist()], int(subject), int(colour))
@@ -90,12 +100,17 @@ class Detector(nn.Module):
         ]
 
 
-def load_detector(folder: Path | None = None) -> Detector:
+def detector_folder() -> Path:
+    """Where the shipped detector lies."""
+    return Path(__file__).parent / "weights" / "detector"
+
+
+def load_detector(folder: Path | None = None, *, device: str = "cpu") -> Detector:
     """The shipped detector, or the one in folder."""
-    folder = folder or Path(__file__).parent / "weights" / "detector"
+    folder = folder or detector_folder()
     detector = Detector()
     detector.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
-    return detector.eval()
+    return detector.to(device).eval()
 
 
 def train_detector(folder: Path, autoencoder: AutoencoderKL, config: DetectorConfig, *, work: Path) -> Detector:
@@ -136,7 +151,7 @@ def draw_examples(config: DetectorConfig, autoencoder: AutoencoderKL) -> Example
     scenes = [world.sample_scene(rng, held_out=None) for _ in range(config.pictures)]
     pictures = np.stack([_draw(scene, rng, faded=rng.random() < config.faded) for scene in scenes])
     through = np.flatnonzero(rng.random(len(pictures)) < config.through)
-    pictures[through] = _through(autoencoder, pictures[through], config.latent_noise, seed=config.seed)
+    pictures[through] = through_autoencoder(autoencoder, pictures[through], config.latent_noise, seed=config.seed)
     return Examples(pictures, *labels(scenes))
 
 
@@ -156,7 +171,8 @@ def _draw(scene: world.Scene, rng: np.random.Generator, *, faded: bool) -> np.nd
 
 
 @torch.no_grad()
-def _through(autoencoder: AutoencoderKL, pictures: np.ndarray, noise: float, *, seed: int) -> np.ndarray:
+def through_autoencoder(autoencoder: AutoencoderKL, pictures: np.ndarray, noise: float, *, seed: int) -> np.ndarray:
+    """Pictures, uint8 RGB, through the autoencoder, half of them with up to `noise` on their latents."""
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for start in range(0, len(pictures), 64):

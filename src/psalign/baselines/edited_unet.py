@@ -1,0 +1,82 @@
+"""Baselines ESD-u and UCE: a UNet some of whose weights were edited beforehand to forget concepts.
+
+Place on the path of data: an alternative to steps 3 to 5. Only ready-made weights are applied; nothing is edited here.
+Source: Gandikota et al. 2023, arXiv:2303.07345 (ESD), and 2024, arXiv:2308.14761 (UCE).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..errors import CheckpointError, UsageError
+from .weights import find_weights
+
+PREFIXES = ("unet.", "model.diffusion_model.")
+SHOWN = 5
+
+
+@contextmanager
+def edited_unet(pipeline: Any, place: Path) -> Iterator[None]:
+    """Within it the pipeline's UNet has the weights of a safetensors file, all of its own or only the edited ones;
+    afterwards its own again, bit for bit.
+
+    Raises CheckpointError for a file that is missing, cannot be read, has keys that this UNet has not (it names the
+    first five), other shapes, or numbers that are not finite; UsageError for a UNet that is not in memory.
+    """
+    weights = dict(pipeline.unet.state_dict(keep_vars=True))
+    edits = read_edits(place, weights)
+    if any(weights[name].is_meta for name in edits):
+        raise UsageError(
+            "The UNet is offloaded layer by layer, so its weights cannot be edited.",
+            hint="Give --offload model or none.",
+        )
+    originals = {name: weights[name].detach().clone() for name in edits}
+    try:
+        _write(weights, edits)
+        yield
+    finally:
+        _write(weights, originals)
+
+
+def read_edits(place: Path, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Edited weights of a UNet by the UNet's own names; the prefixes that such files have in the field are taken off.
+
+    weights: those of the UNet. Raises CheckpointError, see edited_unet.
+    """
+    path = find_weights(place)
+    try:
+        edits = {_own_name(name): weight for name, weight in load_file(path).items()}
+    except (SafetensorError, OSError) as err:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {err}") from err
+    _refuse(path, "unknown to this UNet", [name for name in edits if name not in weights], "a UNet of diffusers")
+    shapes = [name for name, weight in edits.items() if weight.shape != weights[name].shape]
+    _refuse(path, "of another shape than this UNet's", shapes, "weights of the same base model")
+    _refuse(path, "not finite", [name for name, weight in edits.items() if not torch.isfinite(weight).all()], "numbers")
+    if not edits:
+        raise CheckpointError(f"{path} has no weights.")
+    return edits
+
+
+def _own_name(name: str) -> str:
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _refuse(path: Path, fault: str, names: list[str], expected: str) -> None:
+    if names:
+        shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        raise CheckpointError(f"{path}: {len(names)} keys are {fault}: {shown}. Expected {expected}.")
+
+
+@torch.no_grad()
+def _write(weights: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> None:
+    for name, value in values.items():
+        weights[name].copy_(value)

@@ -1,0 +1,118 @@
+"""The command `eval generate`: pictures of every cell of the evaluation."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .options import at_least, command, given
+
+BASE_NAMES = ("sd15", "sdxl", "mini")
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    from ..diffusion.shards import Shard
+    from ..grid import GridConfig, describe, draw_grid, plan_cells
+
+    levels = [None if level == "user" else int(level) for level in arguments.levels]
+    cells = plan_cells(arguments.datasets, arguments.methods, arguments.bases, levels)
+    weights = {("psa", base): path for base, path in _by_base(arguments.adapter, arguments.bases).items()}
+    config = GridConfig(
+        prompts=arguments.prompts,
+        mini=arguments.mini,
+        weights={**weights, **_weights(arguments.weights, arguments.bases)},
+        embeddings=_by_base(arguments.embeddings, arguments.bases),
+        users=arguments.users,
+        models={base: str(path) for base, path in _by_base(arguments.model, arguments.bases).items()},
+        negative_prompt=arguments.negative_prompt,
+        seed_policy=arguments.seed_policy,
+        sld=arguments.sld,
+        sld_concepts=arguments.sld_concepts,
+        loading=given(arguments, "device", "dtype", "scheduler", "offload", "variant", "local_files_only"),
+        **given(arguments, "steps", "guidance", "batch_size", "limit"),
+    )
+    outcomes = draw_grid(cells, arguments.out, config=config, results=arguments.results)
+    if Shard(arguments.device).is_first:
+        print(describe(outcomes))
+    return int(any(outcome.state == "failed" for outcome in outcomes))
+
+
+def _by_base(values: list[str], bases: list[str]) -> dict[str, Path]:
+    """["mini=a", "b"] by base; a path without a base is for the only one. Raises UsageError where it is not clear."""
+    found: dict[str, Path] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals or name not in BASE_NAMES:
+            if len(bases) > 1:
+                raise UsageError(f"'{value}' is for which base model? Write {bases[0]}={value}.")
+            name, path = bases[0], value
+        found[name] = Path(path)
+    return found
+
+
+def _weights(values: list[str], bases: list[str]) -> dict[tuple[str, str], Path]:
+    """["esdu/sd15=a"] by method and base. Raises UsageError for another form."""
+    found = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        method, slash, base = name.partition("/")
+        if not equals or method not in ("safetydpo", "esdu", "uce") or (slash and base not in BASE_NAMES):
+            raise UsageError(
+                f"--weights {value}: expected METHOD/BASE=PATH with safetydpo, esdu or uce.",
+                hint="For example --weights esdu/sd15=weights/esdu.safetensors; an adapter of ours goes to --adapter.",
+            )
+        if not base and len(bases) > 1:
+            raise UsageError(f"'{value}' is for which base model? Write {method}/{bases[0]}={path}.")
+        found[method, base or bases[0]] = Path(path)
+    return found
+
+
+def add_commands(kinds: Any) -> None:
+    one = command(kinds, "generate", generate, "draw the cells of the evaluation: datasets x methods x base models",
+                  "psalign eval generate --datasets mini --bases mini --mini data/mini --embeddings data/embeddings "
+                  "--adapter trained_models/mini/adapter --levels user 0 1 2 3 4 5 --limit 100")  # fmt: skip
+    one.add_argument("--datasets", nargs="+", default=["mini"], metavar="NAME",
+                     help="debug, coco_10k, i2p_4073, CoProv2_test, sage_seen, sage_unseen, ud_1434, mini")  # fmt: skip
+    one.add_argument("--methods", nargs="+", default=["base", "negative_prompt", "sld", "psa"], metavar="NAME",
+                     help="base, psa, safetydpo, esdu, uce, sld, negative_prompt (default: those without foreign "
+                          "weights)")  # fmt: skip
+    one.add_argument("--bases", nargs="+", default=["mini"], metavar="NAME", help="sd15, sdxl, mini (default mini)")
+    one.add_argument("--levels", nargs="+", default=[], choices=[*"012345", "user"], metavar="LEVEL",
+                     help="of psa: 0..5, or user: each row's own (default: user; or all six)")  # fmt: skip
+    one.add_argument("--out", "--images", type=Path, default=Path("eval_images"), help="default eval_images")
+    one.add_argument("--results", "--output", type=Path, default=Path("eval_results.csv"),
+                     help="gets a row for what could not be drawn (default eval_results.csv)")  # fmt: skip
+    _add_sources(one)
+    _add_sampling(one)
+
+
+def _add_sources(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--prompts", type=Path, default=Path("data/prompts"), help="published prompt sets (sage download)")
+    one.add_argument("--mini", type=Path, default=Path("data/mini"), help="mini dataset (mini build)")
+    one.add_argument("--adapter", action="append", default=[], metavar="[BASE=]PATH", help="of psa")
+    one.add_argument("--weights", action="append", default=[], metavar="METHOD[/BASE]=PATH",
+                     help="LoRA of safetydpo; edited UNet of esdu or uce (.safetensors)")  # fmt: skip
+    one.add_argument("--embeddings", action="append", default=[], metavar="[BASE=]DIR", help="user vectors of psa")
+    one.add_argument("--users", type=Path, help="users file: what users ban, where vectors do not say it")
+    one.add_argument("--model", action="append", default=[], metavar="[BASE=]PATH", help="another place of a base")
+    one.add_argument("--variant", help="of the base model's files, as fp16: half the download")
+    one.add_argument("--local-files-only", action="store_true", default=None, help="download nothing")
+
+
+def _add_sampling(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--limit", type=at_least(1), help="so many rows of each dataset, evenly spaced")
+    one.add_argument("--steps", type=at_least(1), help="default 40 as published (mini: 15)")
+    one.add_argument("--guidance", type=float, help="default 7.5 (mini: 4)")
+    one.add_argument("--negative-prompt", default="", help="of every method")
+    one.add_argument("--seed-policy", default="paired", metavar="NAME",
+                     help="paired: one seed per prompt (default); published: as the old numbers")  # fmt: skip
+    one.add_argument("--sld", default="medium", metavar="NAME", help="weak, medium, strong or max (default medium)")
+    one.add_argument("--sld-concepts", default="all", metavar="WHOSE",
+                     help="all: every category (default); user: what each row's user bans")  # fmt: skip
+    one.add_argument("--batch-size", type=at_least(1), help="default: the base model's own")
+    one.add_argument("--scheduler", help="ddim, dpm, euler, euler-a, heun, unipc (default: the base model's own)")
+    one.add_argument("--dtype", help="fp32, fp16 or bf16 (default: fp16 on a GPU, fp32 on the CPU and for mini)")
+    one.add_argument("--offload", help="none, model or sequential (default none)")
+    one.add_argument("--device", help="default: this process's GPU, or the CPU")

@@ -1,0 +1,189 @@
+"""The command `eval run`: measures what results.csv lacks of the pictures that are there."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .options import at_least, command, given
+
+if TYPE_CHECKING:
+    from ..evaluation.cells import Cell
+    from ..evaluation.metrics import Tools
+    from ..evaluation.results import ResultRow
+    from ..evaluation.runner import Job
+    from ..evaluation.score import Score
+    from ..tools import ToolsConfig
+
+# Fields of ToolsConfig that each metric's number depends on.
+DEPENDS_ON = {
+    "fid": ("fid_reference", "inception"),
+    "kid": ("fid_reference", "inception"),
+    "clip": ("clip",),
+    "inpro": ("q16", "q16_clip"),
+    "inpro_strict": ("q16", "q16_clip", "strict_threshold"),
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..evaluation.cells import find_cells
+    from ..evaluation.runner import run_jobs
+    from ..tools import ToolsConfig
+
+    config = ToolsConfig(
+        device="cuda" if arguments.gpus else "cpu",
+        **given(arguments, "cache", "batch_size", "fid_reference", "clip", "inception", "q16", "q16_clip",
+                "strict_threshold"),
+    )  # fmt: skip
+    wanted = {"dataset": arguments.datasets, "method": arguments.methods, "base": arguments.bases}
+    cells = [
+        cell
+        for cell in find_cells(arguments.images)
+        if all(not names or getattr(cell, what) in names for what, names in wanted.items())
+    ]
+    if not cells:
+        raise UsageError(f"{arguments.images} has no cell of these datasets, methods and base models.")
+    jobs = plan(cells, arguments.images, arguments.output, arguments.metrics, config)
+    measure = partial(measure_cell, config)
+    rows = run_jobs(jobs, measure, arguments.output, workers=_environments(arguments.gpus, arguments.workers))
+    failed = [row for row in rows if row.state == "failed"]
+    print(_table(rows))
+    print(f"{len(rows) - len(failed)} measured, {len(failed)} failed, of {len(cells)} cells: {arguments.output}")
+    return int(bool(failed))
+
+
+def plan(cells: Sequence[Cell], images: Path, results: Path, metrics: Sequence[str], config: ToolsConfig) -> list[Job]:
+    """What to measure of each cell: the metrics that are asked for and say something of its dataset; where none are
+    asked for, those that there are tools for, and results.csv says of the others what they lack.
+
+    Raises UsageError for a metric that is none, or that says nothing of any of the cells.
+    """
+    from ..evaluation.cells import DATASETS
+    from ..evaluation.metrics import METRICS
+    from ..evaluation.runner import Job, known_fingerprints
+
+    unknown = [metric for metric in metrics if metric not in METRICS]
+    if unknown:
+        raise UsageError(f"Unknown metric '{unknown[0]}'; choose one of: {', '.join(METRICS)}.")
+    useless = [metric for metric in metrics if not any(metric in DATASETS[cell.dataset].metrics for cell in cells)]
+    if useless:
+        raise UsageError(f"The metric '{useless[0]}' says nothing of {', '.join({cell.dataset for cell in cells})}.")
+    made_with = {metric: _made_with(metric, config) for metric in METRICS}
+    jobs = []
+    for cell in cells:
+        here = [metric for metric in METRICS if metric in DATASETS[cell.dataset].metrics]
+        there = _with_tools(cell.base, config)
+        if not metrics:
+            _tell_without_tools(cell, [metric for metric in here if metric not in there], results, config)
+        asked = tuple(metric for metric in here if metric in (metrics or there))
+        jobs.append(Job(cell, cell.folder(images), asked, made_with, known_fingerprints(results, cell)))
+    return [job for job in jobs if job.metrics]
+
+
+def measure_cell(config: ToolsConfig, metric: str, cell: Cell, folder: Path) -> list[Score]:
+    from ..evaluation.metrics import measure
+
+    return measure(metric, folder, _tools(cell.base, config))
+
+
+@lru_cache(maxsize=8)
+def _tools(base: str, config: ToolsConfig) -> Tools:
+    """Once per process, as they keep the models they have loaded."""
+    from ..tools import tools_for
+
+    return tools_for(base, config)
+
+
+def _with_tools(base: str, config: ToolsConfig) -> list[str]:
+    from ..evaluation.metrics import metrics_for
+
+    return metrics_for(_tools(base, config))
+
+
+def _made_with(metric: str, config: ToolsConfig) -> str:
+    """Names the settings of a metric; files by what is in them, folders by their files' names, sizes and times."""
+    from ..records import file_fingerprint, fingerprint
+
+    def name_of(value: Any) -> Any:
+        if not isinstance(value, str | Path) or not Path(value).exists():
+            return value
+        if Path(value).is_file():
+            return file_fingerprint(Path(value))
+        files = sorted(path for path in Path(value).rglob("*") if path.is_file())
+        return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+    return fingerprint([name_of(getattr(config, field)) for field in DEPENDS_ON.get(metric, ())])
+
+
+def _tell_without_tools(cell: Cell, metrics: Sequence[str], results: Path, config: ToolsConfig) -> None:
+    """A row `missing` for each metric that there are no tools for, unless results.csv has a row of it."""
+    from ..errors import PSAlignError
+    from ..evaluation.results import MISSING, append_results, read_results, result_row
+
+    known = {row.key for row in read_results(results)} if results.exists() else set()
+    rows: list[ResultRow] = []
+    for metric in metrics:
+        try:
+            measure_cell(config, metric, cell, Path())
+        except PSAlignError as err:  # which asks for the tools before it looks at pictures
+            rows.append(result_row(cell, metric, MISSING, note=str(err)))
+    rows = [row for row in rows if row.key not in known]
+    if rows:
+        append_results(results, rows)
+
+
+def _environments(gpus: str | None, workers: int) -> list[dict[str, str]]:
+    """One worker process for each GPU, or so many that share the CPU; none for measuring in this process."""
+    if gpus:
+        names = [name.strip() for name in gpus.split(",")]
+        if not all(name.isdecimal() for name in names):
+            raise UsageError(f"--gpus {gpus}: expected numbers with commas between them, as 0,1,2,3.")
+        return [{"CUDA_VISIBLE_DEVICES": name} for name in names]
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // max(1, workers)))
+    return [{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads}] * workers
+
+
+def _table(rows: Sequence[ResultRow]) -> str:
+    width = max((len(str(row.cell)) for row in rows), default=0)
+    lines = []
+    for row in rows:
+        told = row.note.splitlines()[0] if row.note else ""
+        score = "-" if row.score is None else f"{row.score:.4f}"
+        interval = "" if row.low is None or row.high is None else f"{row.low:.4f} to {row.high:.4f}"
+        count = "" if row.n is None else f"n={row.n}"
+        shown = f"{row.cell!s:{width}}  {row.metrics:16}  {score:>10}  {interval:20}  {count:8}"
+        lines.append(f"{shown} {told}".rstrip() if row.state == "succeeded" else f"{shown} {row.state}: {told}")
+    return "\n".join(lines)
+
+
+def add_commands(kinds: Any) -> None:
+    one = command(kinds, "run", run, "measure the pictures of every cell, and what results.csv lacks of it alone",
+                  "psalign eval run --images eval_images --output eval_results.csv --gpus 0,1,2,3")  # fmt: skip
+    one.add_argument("--images", type=Path, default=Path("eval_images"), help="default eval_images")
+    one.add_argument("--output", type=Path, default=Path("eval_results.csv"), help="default eval_results.csv")
+    one.add_argument("--metrics", nargs="+", default=[], metavar="NAME",
+                     help="fid, kid, clip, inpro, inpro_strict; mini also suppressed, kept, pass, subject_kept, "
+                          "harmless_subject (default: all that there are tools for)")  # fmt: skip
+    for name in ("datasets", "methods", "bases"):
+        one.add_argument(f"--{name}", nargs="+", default=[], metavar="NAME", help="only these")
+    one.add_argument("--gpus", help="numbers, as 0,1,2,3: one worker process each")
+    one.add_argument("--workers", type=at_least(0), default=1,
+                     help="processes on the CPU, where no GPUs are given; 0: in this one (default 1)")  # fmt: skip
+    _add_tools(one)
+
+
+def _add_tools(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--fid-reference", type=Path, help="folder of pictures, or their statistics (.safetensors)")
+    one.add_argument("--inception", type=Path, help="weights of FID's Inception (not for mini)")
+    one.add_argument("--clip", help="CLIP of CLIPScore, folder or hub id (default: ViT-H-14; mini: the shipped one)")
+    one.add_argument("--q16", type=Path, help="Q16 prompt vectors (.p, .npy, .safetensors); needed by inpro")
+    one.add_argument("--q16-clip", help="CLIP of Q16, folder or hub id (default: ViT-L-14)")
+    one.add_argument("--strict-threshold", type=float, help="of NudeNet in inpro_strict")
+    one.add_argument("--cache", type=Path, default=Path("eval_cache"),
+                     help="what was seen in each picture: none is looked at twice (default eval_cache)")  # fmt: skip
+    one.add_argument("--batch-size", type=at_least(1), help="pictures at a time (default 32)")

@@ -1,0 +1,148 @@
+"""results.csv: one row per cell and metric, appended by any number of processes, the last row of a key wins.
+
+Place on the path of data: step 8, between measuring and the report.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from psalign.errors import EvaluationError
+from psalign.records import write_text
+
+from .cells import NO_LEVEL, OWN_USER, Cell
+
+SUCCEEDED, FAILED, MISSING = "succeeded", "failed", "missing"
+STATES = (SUCCEEDED, FAILED, MISSING)
+OLD_NAMES = {"psa_adapter": "psa"}  # of methods, in the published file
+
+Key = tuple[str, str, str, str, str]
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """A line of results.csv.
+
+    level: `none`, `user` (psa for each row's own user) or `level_<k>`. metrics: the name of one. score: over n cases
+    with its 95 % interval; None where there is no case. state: `succeeded`; `failed`: the note says why; `missing`:
+    there is nothing to measure or to measure with, and the note says what. fingerprint: names all that the score
+    depends on.
+    """
+
+    dataset: str
+    method: str
+    base_model: str
+    level: str
+    metrics: str
+    score: float | None = None
+    state: str = SUCCEEDED
+    timestamp: str = ""
+    n: int | None = None
+    low: float | None = None
+    high: float | None = None
+    fingerprint: str = ""
+    note: str = ""
+
+    @property
+    def key(self) -> Key:
+        return self.dataset, self.method, self.base_model, self.level, self.metrics
+
+    @property
+    def cell(self) -> Cell:
+        """Raises UsageError where the row names none."""
+        level = None if self.level in (NO_LEVEL, OWN_USER) else int(self.level.removeprefix("level_"))
+        return Cell(self.dataset, self.method, self.base_model, level)
+
+
+RESULT_COLUMNS = tuple(field.name for field in fields(ResultRow))
+PUBLISHED_COLUMNS = RESULT_COLUMNS[:8]
+
+
+def result_row(cell: Cell, metric: str, state: str = SUCCEEDED, *, note: str = "") -> ResultRow:
+    """A row of a cell without a score."""
+    return ResultRow(cell.dataset, cell.method, cell.base, cell.level_name, metric, state=state, note=note)
+
+
+def append_results(path: Path, rows: Sequence[ResultRow]) -> None:
+    """Add rows at the end, with the time of now where they have none. The file is whole before and after, whoever
+    else appends to it meanwhile.
+
+    Raises EvaluationError where the file is no results file: nothing is written.
+    """
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    stamped = [row if row.timestamp else replace(row, timestamp=now) for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        before = _read_all(path) if path.exists() else []
+        write_text(path, _as_csv([*before, *stamped]))
+
+
+def read_results(path: Path) -> list[ResultRow]:
+    """The newest row of each cell and metric, in the order they first came.
+
+    Reads the published file too, which has fewer columns and calls the method psa psa_adapter.
+    Raises EvaluationError, with file and line, for a file or a row that is none.
+    """
+    if not path.is_file():
+        raise EvaluationError(f"{path} does not exist.", hint="Measure first: psalign eval run --help")
+    newest: dict[Key, ResultRow] = {}
+    for row in _read_all(path):
+        newest[row.key] = row
+    return list(newest.values())
+
+
+def _read_all(path: Path) -> list[ResultRow]:
+    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+    header = tuple(reader.fieldnames or ())
+    if header not in (RESULT_COLUMNS, PUBLISHED_COLUMNS):
+        raise EvaluationError(
+            f"{path} is no results file: expected the columns {', '.join(RESULT_COLUMNS)}; saw {', '.join(header)}."
+        )
+    return [_row(record, f"{path}, line {reader.line_num}") for record in reader]
+
+
+def _row(record: dict[str, str], where: str) -> ResultRow:
+    try:
+        numbers = {name: _number(record.get(name)) for name in ("score", "low", "high")}
+        count = record.get("n")
+        row = ResultRow(**{**record, **numbers, "n": int(count) if count else None})  # type: ignore[arg-type]
+    except (TypeError, ValueError) as err:
+        raise EvaluationError(f"{where}: not a results row ({err}).") from err
+    if row.state not in STATES:
+        raise EvaluationError(f"{where}: state must be one of {', '.join(STATES)}; saw {row.state!r}.")
+    return replace(row, method=OLD_NAMES.get(row.method, row.method))
+
+
+def _number(text: str | None) -> float | None:
+    if not text:
+        return None
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} is not finite")
+    return float(text)
+
+
+def _as_csv(rows: Sequence[ResultRow]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(RESULT_COLUMNS)
+    for row in rows:
+        cells = [getattr(row, name) for name in RESULT_COLUMNS]
+        writer.writerow(["" if value is None else value for value in cells])
+    return text.getvalue()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; the lock goes with its process, however that ends."""
+    import fcntl
+
+    with path.with_name(f".{path.name}.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

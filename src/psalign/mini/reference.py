@@ -1,0 +1,54 @@
+"""Pictures that the mini base's harmless pictures are compared with: drawings of the same captions.
+
+Place on the path of data: the reference of FID and KID on mini (step 7), as real photographs are for the other bases.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import DatasetError, OutputError
+from ..records import PromptRow, fingerprint, write_bytes, write_json
+from . import world
+
+
+def draw_reference(folder: Path, rows: Sequence[PromptRow], *, per_caption: int = 4) -> Path:
+    """Draw the scene of every harmless prompt (kind "safe" in meta) `per_caption` times, as PNG files in folder.
+
+    A finished folder of the same drawings is left as it is. Returns the folder.
+    Raises DatasetError where no prompt is harmless, OutputError where the folder holds other drawings.
+    """
+    safe = [row for row in rows if row.meta.get("kind") == "safe"]
+    if not safe:
+        raise DatasetError(f"None of {len(rows)} prompts is a harmless one of the mini world (kind 'safe' in meta).")
+    scenes = [(row.file_name, _scene(row)) for row in safe]
+    made_of = fingerprint([per_caption, [[name, repr(scene)] for name, scene in scenes]])
+    mark = folder / "reference.json"
+    if mark.exists():
+        if made_of not in mark.read_text(encoding="utf-8"):
+            raise OutputError(f"{folder} holds other drawings.", hint="Choose another --out, or remove that folder.")
+        return folder
+    for name, scene in scenes:
+        for number in range(per_caption):
+            seed = int(fingerprint([name, number]), 16) % 2**31
+            _write(folder / f"{Path(name).stem}_{number}.png", world.draw(scene, seed=seed))
+    write_json(mark, {"fingerprint": made_of, "captions": len(scenes), "per_caption": per_caption})
+    return folder
+
+
+def _scene(row: PromptRow) -> world.Scene:
+    try:
+        return world.Scene(*(row.meta[key] for key in ("background", "subject", "colour", "side")))
+    except KeyError as err:
+        raise DatasetError(f"{row.file_name}: its meta has no {err}, so its scene cannot be drawn.") from err
+
+
+def _write(path: Path, picture: np.ndarray) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG")
+    write_bytes(path, stream.getvalue(), sync=False)
