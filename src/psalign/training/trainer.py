@@ -331,6 +331,10 @@ def peak_memory_mb() -> float:
     """The most memory this process has held: of its GPU, or, without one, of the machine."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would also count what the process was forked from
+        held_kb = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return round(int(held_kb) * 1024 / 1e6, 1)
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
