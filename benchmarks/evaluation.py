@@ -1,6 +1,6 @@
 """Pictures a second of CLIPScore and Q16: batched, as `psalign eval run` does it, against one picture at a time.
 
-    python benchmarks/evaluation.py [--models mini vit-b-32] [--pictures 48] [--rounds 3] [--device cuda]
+    python benchmarks/evaluation.py [--models mini vit-b-32] [--pictures 32] [--rounds 2] [--device cuda]
 
 The loop reads a picture, prepares it, runs the same network on it and its prompt, and goes on to the next. Ours reads
 pictures in threads while the network computes, a batch at a time, and keeps what it saw: `cold` is with an empty cache,
@@ -42,8 +42,8 @@ BATCH = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(SIZES_PX), default=list(SIZES_PX))
-    parser.add_argument("--pictures", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
