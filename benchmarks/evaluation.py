@@ -1,17 +1,18 @@
 """Pictures a second of CLIPScore and Q16: batched, as `psalign eval run` does it, against one picture at a time.
 
-    python benchmarks/evaluation.py [--models mini vit-b-32] [--pictures 48] [--rounds 3] [--device cuda]
+    python benchmarks/evaluation.py [--models mini vit-b-32] [--pictures 32] [--rounds 2] [--device cuda]
 
 The loop reads a picture, prepares it, runs the same network on it and its prompt, and goes on to the next. Ours reads
-pictures in threads while the network computes, a batch at a time, and keeps what it saw: `cold` is with an empty cache,
-`warm` is a second run over the same pictures. All are interleaved in one process after a warm-up. mini is the shipped
-text-image model on its drawings (64 px); vit-b-32 is a CLIP ViT-B/32 with random weights on pictures of 512 px: time
-does not depend on what weights say. Writes benchmarks/results/evaluation-<device>.json.
+pictures in threads while the network computes, a batch at a time, and keeps what it saw, by the digest of each file:
+`cold` is with an empty cache, `warm` is a second run over the same pictures. All are interleaved in one process after a
+warm-up. mini is the shipped text-image model on its drawings (64 px); vit-b-32 a CLIP ViT-B/32 with random weights on
+pictures of 512 px: time does not depend on what weights say. Writes benchmarks/results/evaluation-<device>.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import sys
@@ -42,11 +43,14 @@ BATCH = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(SIZES_PX), default=list(SIZES_PX))
-    parser.add_argument("--pictures", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
+    load = os.getloadavg()[0]
+    if load > torch.get_num_threads():
+        print(f"The machine is busy (load {load:.1f}): these numbers say little.", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
             found[name] = _compare(name, Path(folder) / name, arguments)
@@ -57,6 +61,7 @@ def main() -> None:
         "batch": BATCH,
         "device": _device(arguments.device),
         "threads": torch.get_num_threads(),
+        "load_at_start": round(load, 1),
         **versions(),
         "models": found,
     }
@@ -73,11 +78,14 @@ def _compare(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str
     ways: dict[str, dict[str, Callable[[Path], Any]]] = {
         "clip": {
             "loop": lambda _: _loop_clip(pictures, clip),
-            "ours": lambda cache: [m.score for m in clip_scores(pictures, clip, cache=cache, batch_size=BATCH)],
+            "ours": lambda cache: [
+                match.score
+                for match in clip_scores(open_pictures(pictures.folder), clip, cache=cache, batch_size=BATCH)
+            ],
         },
         "q16": {
             "loop": lambda _: _loop_q16(pictures, q16),
-            "ours": lambda cache: q16_scores(pictures, q16, cache=cache, batch_size=BATCH),
+            "ours": lambda cache: q16_scores(open_pictures(pictures.folder), q16, cache=cache, batch_size=BATCH),
         },
     }
     return {metric: _time(f"{name} {metric}", pair, folder, arguments) for metric, pair in ways.items()}

@@ -110,6 +110,17 @@ def test_kernel_distance_is_unbiased_and_its_interval_covers():
     assert np.mean([mean.low <= 0 <= mean.high for mean in found]) > 0.9
 
 
+def test_a_set_beside_itself_is_compared_with_itself_too():
+    """Cross pairs include each picture with itself, which no within pair does: the value is below 0, by hand.
+
+    x = 0, 1, 2 of one feature, kernel (x y + 1)^3. Within: k(0,1) + k(0,2) + k(1,2) = 1 + 1 + 27, so the mean over
+    ordered pairs is 29/3. Across: those twice and k(0,0) + k(1,1) + k(2,2) = 1 + 8 + 125: (58 + 134) / 9.
+    """
+    x = np.array([[0], [1], [2]], np.float32)
+    assert kernel_distance(x, x).value == pytest.approx(2 * 29 / 3 - 2 * 192 / 9)
+    assert kernel_distance(x, x) == kernel_distance(x, x.copy())
+
+
 def test_too_few_pictures_are_refused():
     with pytest.raises(EvaluationError, match=r"KID needs at least three pictures on each side; saw 2 and 9\."):
         kernel_distance(features(2, seed=0), features(9, seed=1))

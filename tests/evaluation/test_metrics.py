@@ -91,6 +91,17 @@ def test_fid_has_kid_beside_it_and_clip_counts_harmless_rows(mini_cell, mini_too
     assert clip.low < clip.value < clip.high
 
 
+def test_kid_below_zero_is_explained(mini_cell, mini_tools, tmp_path):
+    """A set beside itself: each picture is among the others' neighbours, but not among its own."""
+    (kid,) = measure("kid", mini_cell, replace(mini_tools, fid_reference=mini_cell, cache=None))
+    assert kid.note == "harmless prompts, 12 of 24; 24 reference pictures"
+    for number in range(12):
+        (tmp_path / f"{number:03}.png").write_bytes((mini_cell / f"{number:03}.png").read_bytes())
+    (kid,) = measure("kid", mini_cell, replace(mini_tools, fid_reference=tmp_path, cache=None))
+    assert kid.high < 0
+    assert "; below 0: the reference shows the same captions" in kid.note
+
+
 def test_clip_falls_where_pictures_do_not_show_their_prompts(mini_cell, mini_tools, tmp_path):
     (right,) = measure("clip", mini_cell, mini_tools)
     rows = [row(i, world.sample_scene(np.random.default_rng(i + 50), motifs=())) for i in range(12)]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, CLIPModel
 
+from psalign.cli import main
 from psalign.diffusion.base_models import mini_folder
 from psalign.errors import CheckpointError
 from psalign.evaluation.clip_model import ClipModel
@@ -73,3 +74,10 @@ def test_one_thing_is_wrong_and_no_other(what):
         assert changed == [name]
         assert len(set(wrong.motifs)) == len(wrong.motifs) <= 2
         assert len(set(scene.motifs) ^ set(wrong.motifs)) in ((1, 2) if what == "motif" else (0,))
+
+
+def test_the_command_trains_it(tmp_path, capsys):
+    arguments = ["--out", tmp_path / "clip", "--work", tmp_path / "work", "--steps", 1, "--pictures", 64]
+    assert main(["mini", "train-clip", *map(str, arguments)]) == 0
+    assert capsys.readouterr().out == f"Text-image model: {tmp_path / 'clip'}\n"
+    assert len(ClipModel(str(tmp_path / "clip")).read(["a red cat"]).directions[0]) == 128

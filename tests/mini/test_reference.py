@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from psalign.cli import main
 from psalign.errors import DatasetError, OutputError
 from psalign.mini import dataset
 from psalign.mini.reference import draw_reference
 from psalign.mini.world import Scene, draw
-from psalign.records import PromptRow, fingerprint
+from psalign.records import PromptRow, fingerprint, write_jsonl
 
 META = {"kind": "safe", "background": "sea", "subject": "cat", "colour": "red", "side": "left"}
 ROWS = [PromptRow("safe_1.png", "x", 1, meta=META), PromptRow("scenes_2.png", "y", 2, meta={"kind": "unsafe"})]
@@ -47,3 +48,10 @@ def test_the_prompts_of_the_mini_dataset_can_be_drawn(tmp_path):
     draw_reference(tmp_path, rows, per_caption=2)
     assert json.loads((tmp_path / "reference.json").read_text())["captions"] == 3
     assert len(list(tmp_path.glob("*.png"))) == 6
+
+
+def test_the_command_draws_it_from_a_dataset(tmp_path, capsys):
+    write_jsonl(tmp_path / "prompts.jsonl", ROWS)
+    assert main(["mini", "reference", "--data", str(tmp_path), "--out", str(tmp_path / "r")]) == 0
+    assert capsys.readouterr().out == f"Reference pictures: {tmp_path / 'r'}\n"
+    assert len(list((tmp_path / "r").glob("*.png"))) == 4

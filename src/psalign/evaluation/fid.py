@@ -96,13 +96,14 @@ def kernel_distance(x: Features, y: Features, *, block: int = 1000) -> Mean:
     """Unbiased squared maximum mean discrepancy with kernel (x . y / F + 1)^3, and its jackknife 95 % interval.
 
     x: [M, F], y: [N, F], each at least 3. It is the mean over all subsets, of which KID is usually estimated from a
-    hundred; so there is no chance in it, and its expectation is the same. It may be below 0 for like sets.
+    hundred; so there is no chance in it, and its expectation is the same. It may be below 0 for like sets, and is where
+    the two are not independent: few pictures of the same captions.
     Returns the value, the smaller of M and N, and the interval.
     Source: Binkowski et al. 2018, arXiv:1801.01401, eq. 4; Gretton et al. 2012, JMLR 13:723, eq. 3 (the unbiased form).
     """
     if min(len(x), len(y)) < 3:
         raise EvaluationError(f"KID needs at least three pictures on each side; saw {len(x)} and {len(y)}.")
-    (within_x, _), (within_y, _) = _kernel_sums(x, x, block), _kernel_sums(y, y, block)
+    within_x, within_y = (_kernel_sums(z, z, block, itself=False)[0] for z in (x, y))
     across_x, across_y = _kernel_sums(x, y, block)
     m, n = len(x), len(y)
     sum_x, sum_y, sum_xy = within_x.sum(), within_y.sum(), across_x.sum()
@@ -114,13 +115,13 @@ def kernel_distance(x: Features, y: Features, *, block: int = 1000) -> Mean:
     return Mean(value, min(m, n), value - half, value + half)
 
 
-def _kernel_sums(x: Features, y: Features, block: int) -> tuple[Float64, Float64]:
-    """Sums of the kernel of each x with all y [M], and of each y with all x [N]; where y is x, without itself."""
+def _kernel_sums(x: Features, y: Features, block: int, *, itself: bool = True) -> tuple[Float64, Float64]:
+    """Sums of the kernel of each x with all y [M], and of each y with all x [N]; itself: with the one at its place."""
     right = y.astype(np.float64)
     of_x, of_y = np.zeros(len(x)), np.zeros(len(y))
     for start in range(0, len(x), block):
         kernel = (x[start : start + block].astype(np.float64) @ right.T / x.shape[1] + 1) ** 3
-        if y is x:
+        if not itself:
             rows = np.arange(len(kernel))
             kernel[rows, start + rows] = 0.0
         of_x[start : start + block] = kernel.sum(1)

@@ -107,6 +107,8 @@ def _kid_score(ours: Statistics, reference: Statistics, note: str) -> Score:
     distance = kernel_distance(ours.features, reference.features)
     made_of = fingerprint(["kid", ours.fingerprint, reference.fingerprint])
     notes = [note, f"{len(reference.features)} reference pictures"]
+    if distance.high is not None and distance.high < 0:  # a mean of squares of independent sets cannot be
+        notes.append("below 0: the reference shows the same captions, so it is nearer than the set is to itself")
     return _score("kid", replace(distance, n=len(ours.features)), made_of, _joined(notes))
 
 
