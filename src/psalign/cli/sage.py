@@ -13,19 +13,14 @@ from .options import add_out, command
 def validate(arguments: argparse.Namespace) -> int:
     from ..sage.validate import FAULTS
     from ..sage.validate import validate as check
-    from ..users.policy import banned_categories
-    from ..users.profile import load_profiles
 
-    users = arguments.users or arguments.data / "users.csv"
-    bans = None
-    if arguments.users or users.is_file():
-        bans = {profile.user_id: banned_categories(profile) for profile in load_profiles(users)}
+    bans, source = _bans(arguments.data, arguments.users)
     found = check(arguments.data, bans=bans, check_pictures=not arguments.metadata_only)
     if arguments.json:
-        print(json.dumps({**found.to_record(), "users": None if bans is None else str(users)}, indent=2))
+        print(json.dumps({**found.to_record(), "users": source}, indent=2))
         return int(not found.is_fine)
     print("  ".join(f"{split}: {count} rows" for split, count in found.rows.items()))
-    print(f"Bans from {users}." if bans is not None else "No users file: rows are held against each other (--users).")
+    print(f"Bans from {source}." if source else "No users file: rows are held against each other (--users).")
     for kind, cases in found.cases.items():
         print(f"{kind:30} {len(cases):7}  {FAULTS[kind] if not cases else ''}")
         for case in cases[:5]:
@@ -34,12 +29,40 @@ def validate(arguments: argparse.Namespace) -> int:
     return int(not found.is_fine)
 
 
+def _bans(data: Path, users: Path | None) -> tuple[dict[str, tuple[str, ...]] | None, str | None]:
+    """Bans of the users of a dataset, and where they are from: a users file, or the profile columns of layout B."""
+    from ..sage import layout_b
+    from ..users.policy import banned_categories
+    from ..users.profile import load_profiles, read_profile
+
+    users = users or next((data / name for name in ("users.csv", "users.jsonl") if (data / name).is_file()), None)
+    if users is not None:
+        return {profile.user_id: banned_categories(profile) for profile in load_profiles(users)}, str(users)
+    if not layout_b.is_layout_b(data):
+        return None, None
+    profiles = [read_profile(record) for record in layout_b.read_users(data)]
+    return {one.user_id: banned_categories(one) for one in profiles}, f"the columns of {layout_b.ANNOTATIONS}"
+
+
 def stats(arguments: argparse.Namespace) -> None:
-    from ..sage.rows import METADATA, SPLITS, load_split
+    from ..errors import DatasetError
+    from ..sage.rows import SPLITS, find_splits, load_split
     from ..sage.validate import count_rows
 
-    splits = [split for split in SPLITS if (arguments.data / split / METADATA).is_file()]
-    counts = {split: count_rows(load_split(arguments.data, split, check_pictures=False)) for split in splits or SPLITS}
+    bans, _ = _bans(arguments.data, arguments.users)
+
+    def banned(user_id: str) -> tuple[str, ...]:
+        if user_id not in (bans or {}):
+            raise DatasetError(
+                f"Nobody knows what user {user_id} bans, so layout B does not say what is chosen.",
+                hint="Give a users file that has this user: --users users.csv",
+            )
+        return (bans or {})[user_id]
+
+    counts = {
+        split: count_rows(load_split(arguments.data, split, banned=banned, check_pictures=False))
+        for split in find_splits(arguments.data) or SPLITS
+    }
     print(json.dumps(counts, indent=2))
     if arguments.picture:
         from ..sage.draw import draw_counts
@@ -63,14 +86,13 @@ def add_commands(groups: Any) -> None:
     kinds = groups.add_parser("sage", help="SAGE datasets").add_subparsers(metavar="COMMAND", required=True)
     one = command(kinds, "validate", validate, "look at every row and picture; fails if training would be wrong",
                   "psalign sage validate data/mini")  # fmt: skip
-    one.add_argument("data", type=Path, help="SAGE dataset, layout A")
-    one.add_argument("--users", type=Path, help="users file with the bans (default: users.csv of the dataset)")
+    _add_data(one)
     one.add_argument("--metadata-only", action="store_true", help="pictures are elsewhere: do not look at them")
     one.add_argument("--json", action="store_true", help="for machines")
 
     one = command(kinds, "stats", stats, "count rows, users, concepts and categories of every split",
                   "psalign sage stats data/mini --picture stats.png")  # fmt: skip
-    one.add_argument("data", type=Path, help="SAGE dataset, layout A")
+    _add_data(one)
     one.add_argument("--picture", type=Path, help="also draw the counts")
 
     one = command(kinds, "download", download, "fetch the public prompt sets, or a dataset archive from its URL",
@@ -79,3 +101,8 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--url", help="of a .zip or .tar archive of the dataset instead; it is unpacked into --out")
     one.add_argument("--sha256", help="of that archive")
     add_out(one, "data/prompts")
+
+
+def _add_data(one: argparse.ArgumentParser) -> None:
+    one.add_argument("data", type=Path, help="SAGE dataset in either layout (docs/DATA.md)")
+    one.add_argument("--users", type=Path, help="users file with the bans (default: users.csv of the dataset)")
