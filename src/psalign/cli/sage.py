@@ -1,4 +1,4 @@
-"""Commands about SAGE datasets: sage validate, stats, download."""
+"""Commands about SAGE datasets: sage validate, stats, download; build is in cli/sage_build.py."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from . import sage_build
 from .options import add_out, command
 
 
@@ -94,6 +95,8 @@ def add_commands(groups: Any) -> None:
                   "psalign sage stats data/mini --picture stats.png")  # fmt: skip
     _add_data(one)
     one.add_argument("--picture", type=Path, help="also draw the counts")
+
+    sage_build.add_command(kinds)
 
     one = command(kinds, "download", download, "fetch the public prompt sets, or a dataset archive from its URL",
                   "psalign sage download debug sage_unseen --out data/prompts")  # fmt: skip
