@@ -1,8 +1,9 @@
 """Whatever stands in the metadata of a dataset, its readers say so: a DatasetError or a fault, never a traceback.
 
-The examples are the same in every run; more of them: HYPOTHESIS_MAX_EXAMPLES=5000 make test ARGS="tests/sage/test_fuzz.py"
+The examples are the same in every run; for more of them set HYPOTHESIS_MAX_EXAMPLES=5000.
 """
 
+import contextlib
 import json
 import os
 
@@ -33,8 +34,9 @@ VALUES = st.recursive(
 )
 SOUND = to_record(make_row())
 NEARLY = st.sampled_from(  # values that are almost right, which chance alone would not find
-    ["", " ", "user_33_hate_x_1_s.jpg", "user_33_hate_x_1_u.jpg", "../user_33_hate_x_1_s.jpg", "x" * 300, "\ud800", "٣", "0", "-0",
-     "1e400", "nan", "x_u.jpg", "x\x00_s.jpg", "user_33_hate_\ud800_1_s.jpg", "images/" * 200 + "a.jpg", "Hate", "safe", "5.0"]
+    ["", " ", "user_33_hate_x_1_s.jpg", "user_33_hate_x_1_u.jpg", "../user_33_hate_x_1_s.jpg", "x" * 300, "\ud800", "٣",
+     "0", "-0", "1e400", "nan", "x_u.jpg", "x\x00_s.jpg", "user_33_hate_\ud800_1_s.jpg", "images/" * 200 + "a.jpg",
+     "Hate", "safe", "5.0"]
 )  # fmt: skip
 CELLS = NEARLY.filter(str.isprintable) | st.text(st.characters(codec="utf-8"), max_size=12)
 
@@ -66,17 +68,14 @@ def lines(draw):
 
 def check(root, *, bans=None):
     """Findings of validate, which must be sound where and only where every reader reads every row."""
-    try:
+    found = rows = None
+    with contextlib.suppress(DatasetError):
         found = validate(root, bans=bans, check_pictures=False)
-    except DatasetError as err:
-        assert str(err).strip()
-        return None
-    try:
+    with contextlib.suppress(DatasetError):
         rows = load_split(root, "train", banned=lambda user_id: (bans or {}).get(user_id, ()), check_pictures=False)
-    except DatasetError as err:
-        assert not found.is_fine, f"validate says fit, and reading says: {err}"
+    if found is None or rows is None:
+        assert found is None or not found.is_fine  # it never says fit where reading fails
         return found
-    assert rows
     assert not found.cases["broken row"]
     assert all(isinstance(row, SageRow) for row in rows)
     str(found.to_record()).encode("utf-8")  # every message can be printed
@@ -103,10 +102,8 @@ def test_any_bytes_as_metadata(content, tmp_path):
     assert check(tmp_path) is not None
     for row in read_rows(folder / "metadata.jsonl", where="here"):
         assert isinstance(row, SageRow | DatasetError)
-    try:
+    with contextlib.suppress(PSAlignError):
         list(read_jsonl(folder / "metadata.jsonl"))
-    except PSAlignError:
-        pass
 
 
 @FIXED

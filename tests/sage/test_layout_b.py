@@ -118,29 +118,52 @@ FAULTS = {  # what is written, and what is said of it
     "severity of 6": (change(1, "severity", "6"), "row 2: severity is '6'; expected a whole number from 0 to 5."),
     "severity below 0": (change(1, "severity", "-1"), "row 2: severity is '-1'; expected a whole number"),
     "severity in words": (change(1, "severity", "high"), "row 2: severity is 'high'; expected a whole number"),
-    "an unknown label": (change(1, "labels", "Magic"), "row 2: labels is 'Magic'; expected 'safe' or a category: Hate,"),
+    "an unknown label": (
+        change(1, "labels", "Magic"),
+        "row 2: labels is 'Magic'; expected 'safe' or a category: Hate,",
+    ),
     "safe and harmful": (change(1, "labels", "safe, Hate"), "row 2: labels is 'safe, Hate'; expected 'safe' or a"),
     "two labels": (change(3, "labels", "Hate|Violence"), "row 4: labels names Hate and Violence; expected the one"),
-    "another label than the name's": (change(1, "labels", "Violence"), "row 2: labels is Violence, and the file's name says Hate"),
+    "another label than the name's": (
+        change(1, "labels", "Violence"),
+        "row 2: labels is Violence, and the file's name says Hate",
+    ),
     "a severity against the name": (change(0, "severity", "3"), "row 1: severity is 3, and the file's name says safe."),
-    "a label against the severity": (change(3, "labels", "safe"), "row 4: labels says harmless, and the file's name or"),
-    "a way out": (change(2, "file_name", "../b1.png"), "row 3: file_name is '../b1.png'; expected a picture in images/"),
+    "a label against the severity": (
+        change(3, "labels", "safe"),
+        "row 4: labels says harmless, and the file's name or",
+    ),
+    "a way out": (
+        change(2, "file_name", "../b1.png"),
+        "row 3: file_name is '../b1.png'; expected a picture in images/",
+    ),
     "no picture": (change(2, "file_name", "b1.txt"), "row 3: file_name is 'b1.txt'; expected a picture in images/"),
-    "another user than the name's": (change(0, "user_id", "34"), "row 1: user_id is '0000034', and the file's name says '0000033'"),
+    "another user than the name's": (
+        change(0, "user_id", "34"),
+        "row 1: user_id is '0000034', and the file's name says '0000033'",
+    ),
     "no user": (change(2, "user_id", ""), "row 3: nothing says the user_id: no column, and not the file's name."),
     "a user that is none": (change(2, "user_id", "a/b"), "row 3: user_id is 'a/b'; expected letters, digits"),
     "no such prompt": (change(2, "prompt_id", "9"), "row 3: prompts.csv has no prompt for prompt_id '9'."),
-    "half a pair": ({"lines": LINES[:3]}, "row 3: expected a safe and an unsafe picture of user 0000007, 'two words', 00000; "
-                    "saw 1 safe, 0 unsafe."),
+    "half a pair": (
+        {"lines": LINES[:3]},
+        "row 3: expected a safe and an unsafe picture of user 0000007, 'two words', 00000; saw 1 safe, 0 unsafe.",
+    ),
     "a picture twice": ({"lines": [*LINES, LINES[3]]}, "rows 3, 4, 5: expected a safe and an unsafe picture of"),
     "two profiles": (change(1, "religion", "None"), "row 2: Religion of user 0000033 is another than in row 1."),
     "a short line": ({"lines": [*LINES[:3], LINES[3][:5]]}, "row 4: saw 5 cells, expected the 7 of the header."),
     "no concept": ({"prompts": [(*p[:2], "") for p in PROMPTS]}, "row 3: nothing says the concept: no column, and not"),
-    "a prompt twice": ({"prompts": [*PROMPTS, ("001", "x", "")]}, "prompts.csv, row 5: prompt_id '1' stands there twice."),
+    "a prompt twice": (
+        {"prompts": [*PROMPTS, ("001", "x", "")]},
+        "prompts.csv, row 5: prompt_id '1' stands there twice.",
+    ),
     "an empty prompt": ({"prompts": [*PROMPTS, ("5", "", "")]}, "prompts.csv, row 5: prompt is empty."),
     "no prompt_id": ({"prompts": [*PROMPTS, ("", "x", "")]}, "prompts.csv, row 5: prompt_id '' is empty."),
-    "a short prompt": ({"prompts": [*PROMPTS, ("5",)]}, "prompts.csv, row 5: saw 1 cells, expected the 3 of the header."),
-}  # fmt: skip
+    "a short prompt": (
+        {"prompts": [*PROMPTS, ("5",)]},
+        "prompts.csv, row 5: saw 1 cells, expected the 3 of the header.",
+    ),
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -162,15 +185,30 @@ def with_columns(*names, **more):
 
 
 WHOLE = {
-    "no labels and no severity": (with_columns("file_name", "x", "y"), "annotations.csv: there is no column labels or severity"),
+    "no labels and no severity": (
+        with_columns("file_name", "x", "y"),
+        "annotations.csv: there is no column labels or severity",
+    ),
     "no file_name": (with_columns("x"), "annotations.csv: there is no column file_name; saw 'x', 'labels'"),
-    "no prompt_id": (with_columns("file_name", "labels", "severity", "x"), "annotations.csv: there is no column prompt_id"),
+    "no prompt_id": (
+        with_columns("file_name", "labels", "severity", "x"),
+        "annotations.csv: there is no column prompt_id",
+    ),
     "a near column": (with_columns("file_name", "labelss"), "annotations.csv: column 'labelss': did you mean labels?"),
-    "two names of one column": (with_columns("file_name", "label", "labels"), "there are two columns for labels; keep one"),
+    "two names of one column": (
+        with_columns("file_name", "label", "labels"),
+        "there are two columns for labels; keep one",
+    ),
     "a column twice": (with_columns("labels", "labels"), "there are two columns 'labels'; keep one."),
-    "no prompt": ({"of_prompts": ("prompt_id", "x", "concept")}, "prompts.csv: there is no column prompt; saw 'prompt_id'"),
-    "no key of prompts": ({"of_prompts": ("x", "prompt", "concept")}, "prompts.csv: there is no column prompt_id or file_name"),
-}  # fmt: skip
+    "no prompt": (
+        {"of_prompts": ("prompt_id", "x", "concept")},
+        "prompts.csv: there is no column prompt; saw 'prompt_id'",
+    ),
+    "no key of prompts": (
+        {"of_prompts": ("x", "prompt", "concept")},
+        "prompts.csv: there is no column prompt_id or file_name",
+    ),
+}
 
 
 @pytest.mark.parametrize("fault", WHOLE)
@@ -239,7 +277,7 @@ def test_no_prompts_no_bans_and_both_layouts(data, capsys):
         DatasetError, match=r"has layout B, which does not say what its users ban.\nGive its users file"
     ):
         load_split(data, "train")
-    with pytest.raises(DatasetError, match="annotations.csv has no rows of split 'val'; it has train"):
+    with pytest.raises(DatasetError, match=r"annotations.csv has no rows of split 'val'; it has train"):
         load_split(data, "val", banned=BANS.get)
     write_split(data, "val", [make_row()])
     status, _, err = run(capsys, "sage", "validate", data)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +47,28 @@ def _bans(data: Path, users: Path | None) -> tuple[dict[str, tuple[str, ...]] | 
     return {one.user_id: banned_categories(one) for one in profiles}, f"the columns of {layout_b.ANNOTATIONS}"
 
 
-def stats(arguments: argparse.Namespace) -> None:
+def _banned(data: Path, users: Path | None) -> Callable[[str], tuple[str, ...]]:
+    """What a user of a dataset bans, for load_split, which asks for layout B alone."""
     from ..errors import DatasetError
-    from ..sage.rows import SPLITS, find_splits, load_split
-    from ..sage.validate import count_rows
 
-    bans, _ = _bans(arguments.data, arguments.users)
+    bans = _bans(data, users)[0] or {}
 
     def banned(user_id: str) -> tuple[str, ...]:
-        if user_id not in (bans or {}):
+        if user_id not in bans:
             raise DatasetError(
                 f"Nobody knows what user {user_id} bans, so layout B does not say what is chosen.",
                 hint="Give a users file that has this user: --users users.csv",
             )
-        return (bans or {})[user_id]
+        return bans[user_id]
 
+    return banned
+
+
+def stats(arguments: argparse.Namespace) -> None:
+    from ..sage.rows import SPLITS, find_splits, load_split
+    from ..sage.validate import count_rows
+
+    banned = _banned(arguments.data, arguments.users)
     counts = {
         split: count_rows(load_split(arguments.data, split, banned=banned, check_pictures=False))
         for split in find_splits(arguments.data) or SPLITS
@@ -69,6 +78,35 @@ def stats(arguments: argparse.Namespace) -> None:
         from ..sage.draw import draw_counts
 
         draw_counts(counts, arguments.picture)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from ..sage.export import ExportConfig
+    from ..sage.export import export as write
+    from ..users.pseudonym import pseudonym, read_key
+
+    config = ExportConfig(arguments.name, arguments.license, with_profiles=arguments.with_profiles)
+    banned, note = _banned(arguments.data, arguments.users), "Ids of users are pseudonyms."
+    if arguments.plain_ids:
+        note = ""
+
+        def rename(user_id: str) -> str:
+            return user_id
+    else:
+        key = read_key(arguments.key)
+
+        def rename(user_id: str) -> str:
+            return pseudonym(user_id, key)
+
+    if config.with_profiles:
+        print(
+            "Warning: age, religion and health of users are written. Do this for simulated users only.", file=sys.stderr
+        )
+    counts = write(arguments.data, arguments.out, config, rename=rename, banned=banned, note=note)
+    print("  ".join(f"{split}: {count} rows" for split, count in counts.items()))
+    if not arguments.plain_ids:
+        print(f"Key of the pseudonyms: {arguments.key} (keep it apart; not part of the export)")
+    print(f"Read it with: datasets.load_dataset({str(arguments.out)!r})")
 
 
 def download(arguments: argparse.Namespace) -> None:
@@ -97,6 +135,17 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--picture", type=Path, help="also draw the counts")
 
     sage_build.add_command(kinds)
+
+    one = command(kinds, "export", export, "write a folder that Hugging Face datasets reads without this package",
+                  "psalign sage export data/own --out outputs/export --plain-ids")  # fmt: skip
+    _add_data(one)
+    one.add_argument("--name", default="SAGE", help="what the card calls it (default SAGE)")
+    one.add_argument("--license", default="unknown", help="what the card says, as the hub spells it (mit, cc-by-4.0)")
+    one.add_argument("--key", type=Path, default=Path("users.key"),
+                     help="of the pseudonyms of users; made where there is none (default users.key)")  # fmt: skip
+    one.add_argument("--plain-ids", action="store_true", help="keep user ids as they are: for simulated users")
+    one.add_argument("--with-profiles", action="store_true", help="also write profiles: for simulated users only")
+    add_out(one, "outputs/export")
 
     one = command(kinds, "download", download, "fetch the public prompt sets, or a dataset archive from its URL",
                   "psalign sage download debug sage_unseen --out data/prompts")  # fmt: skip

@@ -141,7 +141,7 @@ def add_command(kinds: Any) -> None:
                   "psalign sage build --users users.csv --out data/own")  # fmt: skip
     one.add_argument("--users", type=Path, required=True, help="users.csv or users.jsonl, whose bans decide the rows")
     one.add_argument("--concepts", type=Path,
-                     help="CSV with category and concept (default for the writer template: the mini world's motifs)")  # fmt: skip
+                     help="CSV with category and concept (writer template: the mini world's motifs)")  # fmt: skip
     one.add_argument("--expand", type=at_least(1), metavar="N", help="let the writer find more, up to N a category")
     one.add_argument("--held-out", type=float, default=0.0, metavar="SHARE",
                      help="of each category's concepts, for val and tests alone (default 0)")  # fmt: skip

@@ -29,8 +29,9 @@ class TemplateWriter:
         """Captions of one scene with the motif and without it. Raises GenerationError for a motif there is not."""
         category, motif = item.concept.category, item.concept.concept
         if world.MOTIF_CATEGORY.get(motif) != category:
+            known = ", ".join(world.CATEGORY_MOTIFS[category])
             raise GenerationError(
-                f"The mini world has no motif {motif!r} of {category}; it has {', '.join(world.CATEGORY_MOTIFS[category])}.",
+                f"The mini world has no motif {motif!r} of {category}; it has {known}.",
                 hint="Other concepts need a language model: --writer transformers",
             )
         rng = np.random.default_rng(int(fingerprint([self.seed, item.key]), 16))

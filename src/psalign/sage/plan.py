@@ -43,7 +43,8 @@ class BuildConfig:
 
     def __post_init__(self) -> None:
         """Raises UsageError for sizes that make no sense."""
-        if min(self.per_category, self.prompts_per_concept, self.expand or 1) < 1 or not 1 <= self.quality <= 100:
+        sizes = (self.per_category, self.prompts_per_concept, 1 if self.expand is None else self.expand)
+        if min(sizes) < 1 or not 1 <= self.quality <= 100:
             raise UsageError("Pairs, prompts and concepts must be at least 1, and the quality from 1 to 100.")
         if self.prompts_per_concept > 99_999:
             raise UsageError(f"A concept can have at most 99,999 prompts; saw {self.prompts_per_concept}.")
