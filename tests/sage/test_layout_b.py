@@ -12,6 +12,10 @@ from psalign.errors import DatasetError
 from psalign.sage.layout_b import read_pairs, read_users
 from psalign.sage.rows import find_splits, load_split, picture_folder, picture_name, write_split
 from psalign.sage.validate import validate
+from psalign.training.pairs import SIDES
+from psalign.training.run import has_split, load_pairs
+from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
+from psalign.users.profile import read_profile
 from sage_rows import make_row
 from test_cli import run
 
@@ -107,6 +111,20 @@ def test_missing_and_unreadable_pictures(data, capsys):
     with pytest.raises(DatasetError, match=r"1 pictures are missing from .*images: b1.png"):
         load_split(data, "train", banned=BANS.get)
     assert run(capsys, "sage", "validate", data, "--metadata-only")[0] == 0
+
+
+def test_it_is_trained_on(tmp_path, mini_pipeline):
+    """Pictures are found in images/, and the bans are those of the vectors: user 7 bans Self-Harm by their age."""
+    write(tmp_path)
+    profiles = [read_profile(record) for record in read_users(tmp_path)]
+    store = EmbeddingStore.build(profiles, StructuredEmbedder(16))
+    preset = {"pictures": {"size_px": 64}}
+    pairs = load_pairs(tmp_path, tmp_path / "cache", mini_pipeline, store, preset=preset)
+    assert has_split(tmp_path, "train")
+    assert not has_split(tmp_path, "val")
+    sides = [(row.pair[:2], SIDES[pairs.table[i, 6]]) for i, row in enumerate(pairs.rows)]
+    hate, harm = ("0000033", "Hate"), ("0000007", "Self-Harm")
+    assert sides == [(hate, "allowed"), (hate, "safe"), (harm, "banned"), (harm, "safe")]
 
 
 def change(number, column, value):
