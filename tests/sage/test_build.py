@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -295,13 +296,35 @@ def test_what_fails_in_one_process_stops_both_and_the_others_prompts_are_kept(wh
     first, second = together(tmp_path / "out", TemplateWriter(), Refusing())
     assert second.startswith("no prompts for '")
     assert "prompts were not written by another process: '" in first
-    kept = len(list((tmp_path / "out/.unfinished/prompts").glob("*.json")))
+    kept = len(list((tmp_path / "out/.unfinished/prompts").glob("*/*.json")))
     assert kept > 0
     config = replace(SMALL, expand=5)
     told = together(tmp_path / "expanded", Refusing(), TemplateWriter(), config=config)
     assert told == ["no concepts of Hate", "The first process found no concepts; its message says why."]
     assert together(tmp_path / "out", TemplateWriter(), TemplateWriter()) == [None, None]
     assert files(tmp_path / "out") == files(whole)
+
+
+def test_a_concept_that_fails_is_taken_out_and_the_other_prompts_are_kept(tmp_path):
+    class Choosy(TemplateWriter):
+        asked: ClassVar[list] = []
+
+        def write(self, item):
+            self.asked.append(item)
+            if item.concept.concept == "wall":
+                raise GenerationError(f"no prompts for {item}")
+            return super().write(item)
+
+    drawing, concepts = Drawing({}, paint), sorted(CONCEPTS)
+    with pytest.raises(GenerationError, match=r"no prompts for 'wall' .Hate., 00000"):
+        build(tmp_path / "out", order(concepts=concepts), Choosy(), drawing)
+    before = [item for item in Choosy.asked if item.concept.concept != "wall"]
+    assert before
+    fewer = order(concepts=[one for one in concepts if one.concept != "wall"])
+    build(tmp_path / "out", fewer, Choosy(), drawing)
+    assert len(set(Choosy.asked)) == len(Choosy.asked)  # nothing is asked for twice
+    build(tmp_path / "fresh", fewer, TemplateWriter(), drawing)
+    assert files(tmp_path / "out") == files(tmp_path / "fresh")
 
 
 def test_concepts_are_expanded_once(tmp_path):

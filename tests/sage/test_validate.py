@@ -123,6 +123,12 @@ def test_stats(sound, tmp_path, capsys):
     assert (tmp_path / "stats.png").stat().st_size > 5_000
 
 
+def test_a_picture_of_counts_needs_matplotlib(sound, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    status, _, err = run(capsys, "sage", "stats", sound, "--picture", tmp_path / "stats.png")
+    assert (status, "matplotlib is not installed; it comes with the extra 'plots'." in err) == (1, True)
+
+
 def test_no_dataset(tmp_path, capsys):
     status, _, err = run(capsys, "sage", "validate", tmp_path)
     assert (status, "has no dataset: expected a folder train" in err) == (1, True)

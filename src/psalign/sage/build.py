@@ -32,6 +32,8 @@ from .writers import Prompts, PromptWriter
 
 MARK, CONCEPTS, PROMPTS, SHEET = "dataset.json", "concepts.csv", "prompts.csv", "sheet.png"
 WORK = ".unfinished"
+BUILDING = "building"
+OTHER_OUT = "Choose another --out, or remove that folder."
 SHEET_PAIRS = 24
 
 
@@ -68,7 +70,7 @@ def build(root: Path, order: Order, writer: PromptWriter, drawing: Drawing, *, s
         check_order(order)
     share.wait()
     if finished is None and share.index == 0:
-        write_json(root / MARK, {"state": "building", "fingerprint": fingerprint(recipe), "recipe": recipe})
+        _claim(root, recipe)
     share.wait()
     if finished is None:
         finished = _build(root, order, writer, drawing, share, recipe)
@@ -87,7 +89,7 @@ def check_order(order: Order) -> None:
 def _build(root: Path, order: Order, writer: PromptWriter, drawing: Drawing, share: Share, recipe: Record) -> Record:
     concepts = _concepts(root, order, writer, share)
     plan = make_plan(concepts, order.users, order.splits, order.config)
-    prompts = _prompts(root / WORK / "prompts", plan.items, writer, share)
+    prompts = _prompts(root / WORK / "prompts" / fingerprint(writer.recipe), plan.items, writer, share)
     drawing.draw(picture_rows(plan.items, prompts, seed=order.config.seed), root / WORK / "pictures")
     share.wait()
     counts = _counts(plan)
@@ -130,7 +132,10 @@ def _state(root: Path, recipe: Record) -> Record | None:
         known = json.loads(mark.read_text(encoding="utf-8"))
     except ValueError as err:
         raise OutputError(f"{mark} cannot be read: {err}.", hint=OTHER_OUT) from err
-    if not isinstance(known, dict) or known.get("fingerprint") != fingerprint(recipe):
+    known = known if isinstance(known, dict) else {}
+    if known.get("fingerprint") != fingerprint(recipe):
+        if known.get("state") == BUILDING and not (root / WORK / "pictures").exists():
+            return None  # nothing but prompts so far, which are kept by writer and concept
         raise OutputError(
             f"{root} holds another dataset (other concepts, users, writer, base model or settings).", hint=OTHER_OUT
         )
@@ -138,7 +143,12 @@ def _state(root: Path, recipe: Record) -> Record | None:
     return counts
 
 
-OTHER_OUT = "Choose another --out, or remove that folder."
+def _claim(root: Path, recipe: Record) -> None:
+    """Mark the folder as this build's. Concepts of one that stopped before its pictures, and changed, are not its."""
+    mark = {"state": BUILDING, "fingerprint": fingerprint(recipe), "recipe": recipe}
+    if not (root / MARK).is_file() or json.loads((root / MARK).read_text(encoding="utf-8")) != mark:
+        (root / CONCEPTS).unlink(missing_ok=True)
+        write_json(root / MARK, mark)
 
 
 # --- concepts and prompts -------------------------------------------------------------------------------------------
