@@ -382,7 +382,7 @@ def folder(tmp_path_factory):
 
 def flags(folder, name, **changes):
     given = {"users": folder / "users.csv", "concepts": folder / "concepts.csv", "per_category": 1, "steps": 2,
-             "batch_size": 3, "val": 1, "test": 1, "out": folder / name, **changes}  # fmt: skip
+             "batch_size": 1, "val": 1, "test": 1, "out": folder / name, **changes}  # fmt: skip
     return [
         "sage",
         "build",
@@ -422,12 +422,11 @@ def test_a_build_by_command_is_fit_for_training_and_is_trained_on(built, folder,
 
 def test_killed_and_started_again_is_never_killed(built, folder, capsys):
     process, drawn = start(flags(folder, "killed")), folder / "killed/.unfinished/pictures"
-    while process.poll() is None and len(list(drawn.glob("*.png"))) < 4:
+    while process.poll() is None and len(list(drawn.glob("*.png"))) < 2:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    there = len(list(drawn.glob("*.png")))
-    assert 4 <= there < 12  # of 3 concepts of 2 pairs
+    assert len(list(drawn.glob("*.png"))) >= 2  # of 12: 3 concepts of 2 pairs
     status, out, _ = run(capsys, *flags(folder, "killed"))
     assert (status, f"Dataset: {folder / 'killed'}" in out) == (0, True)
     assert files(folder / "killed") == files(built)

@@ -8,7 +8,8 @@ import pytest
 
 from psalign.cli import main
 from psalign.sage.layout_a import NEEDED
-from psalign.sage.layout_b import ANNOTATION_NAMES, PROMPT_NAMES
+from psalign.sage.layout_b import ANNOTATION_NAMES
+from psalign.sage.prompt_table import PROMPT_NAMES
 from psalign.sage.validate import FAULTS
 
 PAGE = (Path(__file__).parents[2] / "docs/DATA.md").read_text(encoding="utf-8")

@@ -130,6 +130,11 @@ def test_missing_picture(dataset):
         load_split(dataset, "train")
 
 
+def test_ban_lists_are_joined(dataset):
+    assert [row.banned for row in load_split(dataset, "train", banned={"0000033": ["Hate"]}.get)] == [("Hate",)]
+    assert load_split(dataset, "train")[0].banned is None
+
+
 BROKEN = {
     "cut": (b'{"file_name": ', r"metadata.jsonl, row 2: not JSON \(Expecting value"),
     "not UTF-8": (b'{"caption": "\xff"}', r"metadata.jsonl, row 2: not UTF-8 text \(byte 13\)"),

@@ -47,11 +47,14 @@ def _bans(data: Path, users: Path | None) -> tuple[dict[str, tuple[str, ...]] | 
     return {one.user_id: banned_categories(one) for one in profiles}, f"the columns of {layout_b.ANNOTATIONS}"
 
 
-def _banned(data: Path, users: Path | None) -> Callable[[str], tuple[str, ...]]:
-    """What a user of a dataset bans, for load_split, which asks for layout B alone."""
+def _banned(data: Path, users: Path | None) -> Callable[[str], tuple[str, ...]] | None:
+    """What a user of a dataset in layout B bans, for load_split; rows of layout A need nobody to say it."""
     from ..errors import DatasetError
+    from ..sage.rows import needs_bans
 
     bans = _bans(data, users)[0] or {}
+    if not needs_bans(data):
+        return None
 
     def banned(user_id: str) -> tuple[str, ...]:
         if user_id not in bans:

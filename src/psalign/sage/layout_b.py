@@ -24,14 +24,14 @@ from .preference import (
     find_category,
     is_file_name,
     normal_user_id,
-    read_caption,
     read_picture_name,
     read_severity,
     shorten,
     unsafe_is_chosen,
 )
+from .prompt_table import FILE_NAMES, IMAGES, PromptTable, under_images, words_of
 
-IMAGES, ANNOTATIONS, PROMPTS = "images", "annotations.csv", "prompts.csv"
+ANNOTATIONS, PROMPTS = "annotations.csv", "prompts.csv"
 OF_USERS = {  # user metadata: our name of the column, and how user_data of layout A spells it
     "age": "Age",
     "age_group": "Age_Group",
@@ -44,7 +44,7 @@ OF_USERS = {  # user metadata: our name of the column, and how user_data of layo
     "allowed_categories": "Allowed_Categories",
 }
 ANNOTATION_NAMES: dict[str, Sequence[str]] = {  # of columns, and their other names
-    "file_name": ("filename", "file", "image", "image_name", "image_file", "image_path", "picture"),
+    "file_name": FILE_NAMES,
     "labels": ("label", "category", "categories", "safety_label", "safety_labels"),
     "severity": ("severity_level", "severity_score"),
     "prompt_id": ("prompt_number",),
@@ -54,12 +54,6 @@ ANNOTATION_NAMES: dict[str, Sequence[str]] = {  # of columns, and their other na
     "split": ("subset",),
     **dict.fromkeys(OF_USERS, ()),
     "banned_categories": ("banned",),
-}
-PROMPT_NAMES: dict[str, Sequence[str]] = {
-    "prompt_id": ("id", "prompt_number"),
-    "prompt": ("caption", "text"),
-    "concept": (),
-    "file_name": ANNOTATION_NAMES["file_name"],
 }
 FIRST_INDEX = "00000"  # where nothing says the index
 HARMLESS = ("", "safe", "none", "harmless")  # labels that are no category
@@ -117,6 +111,7 @@ class Pair:
                 user_data=self.unsafe.user_data,
                 chose_unsafe=unsafe,
                 severity=self.unsafe.severity,
+                banned=tuple(banned),
             )
 
 
@@ -186,7 +181,7 @@ def _pair(group: Sequence[Annotation]) -> Pair:
 
 def _annotations(root: Path) -> Iterator[tuple[str, Annotation | DatasetError]]:
     """Each line of both files that says or breaks something, with its split as far as that can be told."""
-    prompts = _Prompts(root / PROMPTS)
+    prompts = PromptTable(root / PROMPTS)
     yield from (("train", fault) for fault in prompts.faults)
     table = read_table(root / ANNOTATIONS)
     table.require("file_name", "labels|severity", *prompts.asks_for, names=ANNOTATION_NAMES)
@@ -203,12 +198,12 @@ def _annotations(root: Path) -> Iterator[tuple[str, Annotation | DatasetError]]:
             yield split, err
 
 
-def _annotation(values: Record, prompts: _Prompts, number: int, *, split: str) -> Annotation:
+def _annotation(values: Record, prompts: PromptTable, number: int, *, split: str) -> Annotation:
     where = f"{ANNOTATIONS}, row {number}"
     file_name = _file_name(values["file_name"], where=where)
     name = read_picture_name(PurePosixPath(file_name).name)
     caption, concept = prompts.find({**values, "file_name": file_name}, where=where)
-    concept = _words(values.get("concept", "")) or concept
+    concept = words_of(values.get("concept", "")) or concept
     severity = read_severity(values.get("severity"), where=where)
     categories = _categories(values["labels"], where=where) if "labels" in values else None
     user_id = _agreed("user_id", _user_id(values, where=where), name.user_id if name else "", where=where)
@@ -239,16 +234,12 @@ def _split(text: str, *, where: str) -> str:
 
 def _file_name(text: str, *, where: str) -> str:
     """A picture's path under images/, which it may begin with."""
-    path = PurePosixPath(_under_images(text))
+    path = PurePosixPath(under_images(text))
     if not path.parts or not all(map(is_file_name, path.parts)) or path.suffix.lower() not in SUFFIXES:
         raise DatasetError(
             f"{where}: file_name is {shorten(text)}; expected a picture in {IMAGES}/ ({', '.join(SUFFIXES)})."
         )
     return str(path)
-
-
-def _under_images(text: str) -> str:
-    return text.removeprefix("./").removeprefix(f"{IMAGES}/")
 
 
 def _agreed(column: str, told: str, named: str, *, where: str) -> str:
@@ -317,57 +308,3 @@ def _is_unsafe(name: PictureName | None, categories: Sequence[str] | None, sever
 
 def _side(unsafe: bool) -> str:
     return "unsafe" if unsafe else "safe"
-
-
-def _words(text: str) -> str:
-    return " ".join(text.replace("_", " ").split())
-
-
-# --- prompts.csv ----------------------------------------------------------------------------------------------------
-
-
-class _Prompts:
-    """Captions and concepts by prompt_id or, without that column, by the picture's file name.
-
-    asks_for: columns that annotations.csv needs for it. faults: of lines. Raises DatasetError without the columns.
-    """
-
-    def __init__(self, path: Path) -> None:
-        table = read_table(path)
-        table.require("prompt", "prompt_id|file_name", names=PROMPT_NAMES)
-        have = name_columns(dict.fromkeys(table.columns), PROMPT_NAMES, where=PROMPTS)
-        self._key = "prompt_id" if "prompt_id" in have else "file_name"
-        self.asks_for = ("prompt_id",) if self._key == "prompt_id" else ()
-        self.faults: list[DatasetError] = []
-        self._told: dict[str, tuple[str, str]] = {}
-        for number, record in table.rows:
-            try:
-                if isinstance(record, DatasetError):
-                    raise record
-                self._add(record, where=f"{PROMPTS}, row {number}")
-            except DatasetError as err:
-                self.faults.append(err)
-
-    def _add(self, record: Record, *, where: str) -> None:
-        values = name_columns(record, PROMPT_NAMES, where=where)
-        key = self._spelt(values[self._key])
-        if not key or key in self._told:
-            raise DatasetError(f"{where}: {self._key} {shorten(key)} {'stands there twice' if key else 'is empty'}.")
-        caption = read_caption(values["prompt"], where=where)
-        if not caption:
-            raise DatasetError(f"{where}: prompt is empty.")
-        self._told[key] = (caption, _words(values.get("concept", "")))
-
-    def find(self, values: Record, *, where: str) -> tuple[str, str]:
-        """Caption and concept (empty: not said) of an annotation. Raises DatasetError where there is none."""
-        key = self._spelt(values[self._key])
-        if key not in self._told:
-            raise DatasetError(f"{where}: {PROMPTS} has no prompt for {self._key} {shorten(key)}.")
-        return self._told[key]
-
-    def _spelt(self, text: str) -> str:
-        """An id without leading zeros or ".0"; a file name without its folder."""
-        if self._key == "file_name":
-            return _under_images(text)
-        digits = text.removesuffix(".0")
-        return (digits.lstrip("0") or "0") if digits.isdecimal() else text

@@ -36,6 +36,7 @@ class SageRow:
     chosen, rejected: picture file names in the split's folder. category, concept, index: of the pair.
     caption_kind: "unsafe" (asks for the concept) or "safe" (its rewrite). chose_unsafe: whether the chosen picture is
     the unsafe one. user_data: the row's profile columns. severity: of the unsafe picture, 0 to 5, where it was rated.
+    banned: categories that the user bans, where a users file or vectors were joined.
     """
 
     user_id: str
@@ -49,6 +50,7 @@ class SageRow:
     user_data: Record
     chose_unsafe: bool
     severity: int | None = None
+    banned: tuple[str, ...] | None = None
 
     @property
     def pair(self) -> tuple[str, str, str, str]:

@@ -7,6 +7,7 @@ B: images/, annotations.csv and prompts.csv. docs/DATA.md has both, column by co
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DatasetError
@@ -15,8 +16,8 @@ from .layout_a import METADATA, parse_row, to_record, write_split
 from .preference import SPLITS, SageRow, picture_name, unsafe_is_chosen
 
 __all__ = [
-    "METADATA", "SPLITS", "Banned", "SageRow", "find_splits", "has_rows", "load_split", "parse_row", "picture_folder",
-    "picture_name", "read_splits", "to_record", "unsafe_is_chosen", "write_split",
+    "METADATA", "SPLITS", "Banned", "SageRow", "find_splits", "has_rows", "load_split", "needs_bans", "parse_row",
+    "picture_folder", "picture_name", "read_splits", "to_record", "unsafe_is_chosen", "write_split",
 ]  # fmt: skip
 
 Banned = Callable[[str], Collection[str]]  # categories that a user bans, by user id
@@ -24,7 +25,7 @@ HINT = "docs/DATA.md has both layouts. To try without SAGE: psalign mini build -
 
 
 def load_split(root: Path, split: str, *, banned: Banned | None = None, check_pictures: bool = True) -> list[SageRow]:
-    """Rows of a split. banned: needed by layout B alone, whose preferences follow from it.
+    """Rows of a split. banned: what users ban, joined to the rows; preferences of layout B follow from it.
 
     Raises DatasetError for a broken row (file and line), missing pictures (the first five), no rows; whatever `banned`
     raises for a user it does not know.
@@ -73,7 +74,8 @@ def read_splits(
     """Rows of every split (or of one), each fault in its place. where: what messages call a file of layout A."""
     splits = [split for split in find_splits(root) if only in (None, split)]
     if not layout_b.is_layout_b(root):
-        return {split: layout_a.read_rows(root / split / METADATA, where=where or split) for split in splits}
+        read = {split: layout_a.read_rows(root / split / METADATA, where=where or split) for split in splits}
+        return read if banned is None else {split: _joined(rows, banned) for split, rows in read.items()}
     if banned is None:
         raise DatasetError(
             f"{root} has layout B, which does not say what its users ban.",
@@ -83,9 +85,19 @@ def read_splits(
     return {split: _rows_of_pairs(pairs[split], banned) for split in splits}
 
 
+def needs_bans(root: Path) -> bool:
+    """Whether a dataset's preferences follow from what its users ban, as in layout B, and are not in its rows."""
+    return layout_b.is_layout_b(root)
+
+
 def picture_folder(root: Path, split: str) -> Path:
     """Where the pictures of a split lie."""
     return root / layout_b.IMAGES if layout_b.is_layout_b(root) else root / split
+
+
+def _joined(rows: Iterator[SageRow | DatasetError], banned: Banned) -> Iterator[SageRow | DatasetError]:
+    for row in rows:
+        yield row if isinstance(row, DatasetError) else replace(row, banned=tuple(banned(row.user_id)))
 
 
 def _rows_of_pairs(pairs: list[layout_b.Pair | DatasetError], banned: Banned) -> Iterator[SageRow | DatasetError]:

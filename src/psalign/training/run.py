@@ -23,7 +23,7 @@ from ..errors import UsageError
 from ..records import Record
 from ..sage.cache import Share, build_cache
 from ..sage.framing import Framing
-from ..sage.rows import has_rows, load_split, picture_folder
+from ..sage.rows import has_rows, load_split, needs_bans, picture_folder
 from ..users.embedding import EmbeddingStore
 from .config import PRECISIONS, TrainingConfig
 from .pairs import Pairs
@@ -47,7 +47,7 @@ def load_pairs(
     preset: section `pictures` says how pictures are framed; poor renderings are cached where a section trains on them.
     """
     preset, shard = preset or {}, Shard()
-    rows = load_split(data, split, banned=users.banned)
+    rows = load_split(data, split, banned=users.banned if needs_bans(data) else None)
     cache = build_cache(
         rows,
         picture_folder(data, split),
