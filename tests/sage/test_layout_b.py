@@ -102,6 +102,16 @@ def test_validate_and_stats_take_bans_from_profile_columns_or_a_users_file(data,
     assert (status, "Nobody knows what user 0000007 bans" in err, "--users users.csv" in err) == (1, True, True)
 
 
+def test_a_profile_column_that_makes_no_sense(tmp_path, capsys):
+    lines = [(*line[:5], "Magic", line[6]) for line in LINES]
+    write(tmp_path, lines=lines)
+    status, _, err = run(capsys, "sage", "validate", tmp_path)
+    assert (status, "annotations.csv, user 0000033: column Religion: saw 'Magic', allowed: Christianity" in err) == (
+        1,
+        True,
+    )
+
+
 def test_missing_and_unreadable_pictures(data, capsys):
     (data / "images/b1.png").unlink()
     (data / "images" / NAMES[0]).write_bytes(b"\x89PNG cut short")

@@ -34,6 +34,7 @@ def validate(arguments: argparse.Namespace) -> int:
 
 def _bans(data: Path, users: Path | None) -> tuple[dict[str, tuple[str, ...]] | None, str | None]:
     """Bans of the users of a dataset, and where they are from: a users file, or the profile columns of layout B."""
+    from ..errors import ProfileError
     from ..sage import layout_b
     from ..users.policy import banned_categories
     from ..users.profile import load_profiles, read_profile
@@ -43,8 +44,13 @@ def _bans(data: Path, users: Path | None) -> tuple[dict[str, tuple[str, ...]] | 
         return {profile.user_id: banned_categories(profile) for profile in load_profiles(users)}, str(users)
     if not layout_b.is_layout_b(data):
         return None, None
-    profiles = [read_profile(record) for record in layout_b.read_users(data)]
-    return {one.user_id: banned_categories(one) for one in profiles}, f"the columns of {layout_b.ANNOTATIONS}"
+    bans = {}
+    for record in layout_b.read_users(data):
+        try:
+            bans[record["User_ID"]] = banned_categories(read_profile(record))
+        except ProfileError as err:
+            raise ProfileError(f"{layout_b.ANNOTATIONS}, user {record['User_ID']}: {err}") from None
+    return bans, f"the columns of {layout_b.ANNOTATIONS}"
 
 
 def _banned(data: Path, users: Path | None) -> Callable[[str], tuple[str, ...]] | None:
