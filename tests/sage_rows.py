@@ -1,5 +1,7 @@
 """A SAGE row for tests."""
 
+from pathlib import Path
+
 from psalign.sage.rows import SageRow, picture_name
 
 
@@ -18,4 +20,5 @@ def make_row(**changes):
         "rejected": names[1],
         "user_data": {"User_ID": "0000033", "Age": 41},
     }
-    return SageRow(**{**row, **changes})
+    row = {**row, **changes}
+    return SageRow(**{"chose_unsafe": Path(row["chosen"]).stem.endswith("_u"), **row})

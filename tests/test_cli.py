@@ -182,7 +182,11 @@ MISTAKES = {
     "no prompts file": (("generate", "--prompts", "none.jsonl", "--embeddings", "{embeddings}"), 1, "does not exist"),
     "no users file": (("embed", "--users", "none.csv"), 1, "does not exist"),
     "no vectors": (("generate", "--prompts", "{prompts}", "--embeddings", "none"), 1, "Run: psalign embed"),
-    "no dataset": (("train", "--data", "none", "--embeddings", "{embeddings}"), 1, "Run: psalign mini build"),
+    "no dataset": (
+        ("train", "--data", "none", "--embeddings", "{embeddings}"),
+        1,
+        "To try without SAGE: psalign mini build",
+    ),
     "no adapter": (
         ("generate", "--adapter", "none", "--prompts", "{prompts}", "--embeddings", "{embeddings}"),
         1,

@@ -80,6 +80,23 @@ def test_broken_lines_are_named(tmp_path, text, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"a": "\xff"}', "line 2: not UTF-8 text (byte 7)"),
+        (b"[" * 100_000, "line 2: not JSON that can be read"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "line 2: not JSON that can be read"),
+    ],
+)
+def test_lines_that_are_no_text_or_no_end_of_brackets_or_digits(tmp_path, line, message):
+    (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n' + line)
+    rows = read_jsonl(tmp_path / "rows.jsonl")
+    assert next(rows) == {"a": 1}
+    with pytest.raises(DatasetError) as caught:
+        next(rows)
+    assert message in str(caught.value)
+
+
 def test_no_such_file(tmp_path):
     with pytest.raises(DatasetError, match=r"rows\.jsonl does not exist\."):
         list(read_jsonl(tmp_path / "rows.jsonl"))

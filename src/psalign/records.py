@@ -178,14 +178,19 @@ def read_jsonl(path: Path) -> Iterator[Record]:
     """Records of a JSON-lines file. Raises DatasetError with file and line where one cannot be read."""
     if not path.is_file():
         raise DatasetError(f"{path} does not exist.")
-    with path.open(encoding="utf-8-sig") as stream:
+    with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as err:
+                raise DatasetError(f"{path}, line {number}: not UTF-8 text (byte {err.start}).") from err
             except json.JSONDecodeError as err:
                 raise DatasetError(f"{path}, line {number}: not JSON ({err.msg} at column {err.colno}).") from err
+            except (ValueError, RecursionError) as err:  # a number of thousands of digits, brackets without end
+                raise DatasetError(f"{path}, line {number}: not JSON that can be read.") from err
             if not isinstance(record, dict):
                 raise DatasetError(f"{path}, line {number}: expected a JSON object, saw {type(record).__name__}.")
             yield record

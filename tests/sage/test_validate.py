@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import pytest
 
@@ -53,6 +54,10 @@ def cut(data):
 FAULTY = {
     "broken row": lambda data: (data / "train/metadata.jsonl").write_text(
         "\n".join(["not JSON", *lines(data)[1:], '{"file_name": "x"}'])
+    ),
+    "no rows": lambda data: (data / "val/metadata.jsonl").write_text("\n"),
+    "half a pair": lambda data: rewrite(
+        data, lambda rows: [row for row in rows if row["file_name"].endswith("_u.jpg")]
     ),
     "duplicate row": lambda data: rewrite(data, lambda rows: [*rows, rows[3]]),
     "missing picture": lambda data: next((data / "val").glob("*.jpg")).unlink(),
@@ -118,6 +123,38 @@ def test_stats(sound, tmp_path, capsys):
     assert (tmp_path / "stats.png").stat().st_size > 5_000
 
 
+def test_a_picture_of_counts_needs_matplotlib(sound, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    status, _, err = run(capsys, "sage", "stats", sound, "--picture", tmp_path / "stats.png")
+    assert (status, "matplotlib is not installed; it comes with the extra 'plots'." in err) == (1, True)
+
+
 def test_no_dataset(tmp_path, capsys):
     status, _, err = run(capsys, "sage", "validate", tmp_path)
     assert (status, "has no dataset: expected a folder train" in err) == (1, True)
+    status, _, err = run(capsys, "sage", "stats", tmp_path)
+    assert (status, "has no SAGE dataset" in err, "psalign mini build" in err) == (1, True, True)
+
+
+def test_rows_of_train_in_test_seen_leak(data):
+    rows = load_split(data, "train")
+    write_split(data, "test_seen", [row for row in rows if row.user_id == rows[0].user_id])
+    leaks = validate(data, check_pictures=False).cases["split leakage"]
+    row = rows[0]
+    told = f"user {row.user_id}, {row.category}, '{row.concept}', {row.index}, {row.caption_kind} caption"
+    assert f"test_seen: {told}: is in train too" in leaks
+
+
+def test_without_a_train_split_there_is_nothing_to_train_on(data):
+    shutil.rmtree(data / "train")
+    found = validate(data, check_pictures=False)
+    assert "there is no split train, so nothing to train on" in found.cases["no rows"]
+    assert not found.is_fine
+
+
+def test_a_picture_of_too_many_pixels_is_told_not_read(data, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 3000)  # Pillow's own bound is 89 million
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = validate(data)
+    assert "exceeds limit of 3000 pixels" in found.cases["unreadable picture"][0]

@@ -50,7 +50,9 @@ def _population(profiles: list[UserProfile], data: Path | None) -> list[UserProf
 
     if data is None:
         return profiles
-    trained = {row.user_id for row in load_split(data, "train", check_pictures=False)}
+    # Whom a preference favours does not matter here: only whose rows there are.
+    rows = load_split(data, "train", banned=lambda user_id: (), check_pictures=False)
+    trained = {row.user_id for row in rows}
     unknown = sorted(trained - {profile.user_id for profile in profiles})
     if unknown:
         raise UnknownUser(

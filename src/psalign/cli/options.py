@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,18 @@ def level(text: str) -> int:
     if text not in ("0", "1", "2", "3", "4", "5"):
         raise UsageError(f"Level must be 0, 1, 2, 3, 4 or 5; saw {text!r}.")
     return int(text)
+
+
+def ask_to_send(what: str, host: str, *, yes: bool, flag: str, of: str) -> None:
+    """Show what would leave this machine, and go on only where that is agreed to. Raises UsageError."""
+    print(f"This sends to {host}: {what}.", file=sys.stderr)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{of} leave this machine only where you agree.", hint=f"Add {flag}.")
+    print("Send them? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError("Nothing was sent.")
 
 
 def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:

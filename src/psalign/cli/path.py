@@ -69,7 +69,7 @@ def add_commands(groups: Any) -> None:
 
     one = command(groups, "train", train, "train an adapter on a SAGE dataset",
                    "psalign train --data data/mini --embeddings data/embeddings --out trained_models/mini")  # fmt: skip
-    one.add_argument("--data", type=Path, required=True, help="SAGE dataset, layout A")
+    one.add_argument("--data", type=Path, required=True, help="SAGE dataset, in either layout (docs/DATA.md)")
     one.add_argument("--embeddings", type=Path, required=True, help="user vectors (psalign embed)")
     one.add_argument("--kind", choices=("prompt", "published"), default="prompt", help="of adapter (default prompt)")
     add_preset(one, "mini-quickstart")

@@ -1,31 +1,29 @@
-"""Commands about SAGE datasets: sage validate, stats, download."""
+"""Commands about SAGE datasets: sage validate, stats, download; build is in cli/sage_build.py."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import sage_build
 from .options import add_out, command
 
 
 def validate(arguments: argparse.Namespace) -> int:
     from ..sage.validate import FAULTS
     from ..sage.validate import validate as check
-    from ..users.policy import banned_categories
-    from ..users.profile import load_profiles
 
-    users = arguments.users or arguments.data / "users.csv"
-    bans = None
-    if arguments.users or users.is_file():
-        bans = {profile.user_id: banned_categories(profile) for profile in load_profiles(users)}
+    bans, source = _bans(arguments.data, arguments.users)
     found = check(arguments.data, bans=bans, check_pictures=not arguments.metadata_only)
     if arguments.json:
-        print(json.dumps({**found.to_record(), "users": None if bans is None else str(users)}, indent=2))
+        print(json.dumps({**found.to_record(), "users": source}, indent=2))
         return int(not found.is_fine)
     print("  ".join(f"{split}: {count} rows" for split, count in found.rows.items()))
-    print(f"Bans from {users}." if bans is not None else "No users file: rows are held against each other (--users).")
+    print(f"Bans from {source}." if source else "No users file: rows are held against each other (--users).")
     for kind, cases in found.cases.items():
         print(f"{kind:30} {len(cases):7}  {FAULTS[kind] if not cases else ''}")
         for case in cases[:5]:
@@ -34,17 +32,90 @@ def validate(arguments: argparse.Namespace) -> int:
     return int(not found.is_fine)
 
 
+def _bans(data: Path, users: Path | None) -> tuple[dict[str, tuple[str, ...]] | None, str | None]:
+    """Bans of the users of a dataset, and where they are from: a users file, or the profile columns of layout B."""
+    from ..errors import ProfileError
+    from ..sage import layout_b
+    from ..users.policy import banned_categories
+    from ..users.profile import load_profiles, read_profile
+
+    users = users or next((data / name for name in ("users.csv", "users.jsonl") if (data / name).is_file()), None)
+    if users is not None:
+        return {profile.user_id: banned_categories(profile) for profile in load_profiles(users)}, str(users)
+    if not layout_b.is_layout_b(data):
+        return None, None
+    bans = {}
+    for record in layout_b.read_users(data):
+        try:
+            bans[record["User_ID"]] = banned_categories(read_profile(record))
+        except ProfileError as err:
+            raise ProfileError(f"{layout_b.ANNOTATIONS}, user {record['User_ID']}: {err}") from None
+    return bans, f"the columns of {layout_b.ANNOTATIONS}"
+
+
+def _banned(data: Path, users: Path | None) -> Callable[[str], tuple[str, ...]] | None:
+    """What a user of a dataset in layout B bans, for load_split; rows of layout A need nobody to say it."""
+    from ..errors import DatasetError
+    from ..sage.rows import needs_bans
+
+    bans = _bans(data, users)[0] or {}
+    if not needs_bans(data):
+        return None
+
+    def banned(user_id: str) -> tuple[str, ...]:
+        if user_id not in bans:
+            raise DatasetError(
+                f"Nobody knows what user {user_id} bans, so layout B does not say what is chosen.",
+                hint="Give a users file that has this user: --users users.csv",
+            )
+        return bans[user_id]
+
+    return banned
+
+
 def stats(arguments: argparse.Namespace) -> None:
-    from ..sage.rows import METADATA, SPLITS, load_split
+    from ..sage.rows import SPLITS, find_splits, load_split
     from ..sage.validate import count_rows
 
-    splits = [split for split in SPLITS if (arguments.data / split / METADATA).is_file()]
-    counts = {split: count_rows(load_split(arguments.data, split, check_pictures=False)) for split in splits or SPLITS}
+    banned = _banned(arguments.data, arguments.users)
+    counts = {
+        split: count_rows(load_split(arguments.data, split, banned=banned, check_pictures=False))
+        for split in find_splits(arguments.data) or SPLITS
+    }
     print(json.dumps(counts, indent=2))
     if arguments.picture:
         from ..sage.draw import draw_counts
 
         draw_counts(counts, arguments.picture)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from ..sage.export import ExportConfig
+    from ..sage.export import export as write
+    from ..users.pseudonym import pseudonym, read_key
+
+    config = ExportConfig(arguments.name, arguments.license, with_profiles=arguments.with_profiles)
+    banned, note = _banned(arguments.data, arguments.users), "Ids of users are pseudonyms."
+    if arguments.plain_ids:
+        note = ""
+
+        def rename(user_id: str) -> str:
+            return user_id
+    else:
+        key = read_key(arguments.key)
+
+        def rename(user_id: str) -> str:
+            return pseudonym(user_id, key)
+
+    if config.with_profiles:
+        print(
+            "Warning: age, religion and health of users are written. Do this for simulated users only.", file=sys.stderr
+        )
+    counts = write(arguments.data, arguments.out, config, rename=rename, banned=banned, note=note)
+    print("  ".join(f"{split}: {count} rows" for split, count in counts.items()))
+    if not arguments.plain_ids:
+        print(f"Key of the pseudonyms: {arguments.key} (keep it apart; not part of the export)")
+    print(f"Read it with: datasets.load_dataset({str(arguments.out)!r})")
 
 
 def download(arguments: argparse.Namespace) -> None:
@@ -63,15 +134,27 @@ def add_commands(groups: Any) -> None:
     kinds = groups.add_parser("sage", help="SAGE datasets").add_subparsers(metavar="COMMAND", required=True)
     one = command(kinds, "validate", validate, "look at every row and picture; fails if training would be wrong",
                   "psalign sage validate data/mini")  # fmt: skip
-    one.add_argument("data", type=Path, help="SAGE dataset, layout A")
-    one.add_argument("--users", type=Path, help="users file with the bans (default: users.csv of the dataset)")
+    _add_data(one)
     one.add_argument("--metadata-only", action="store_true", help="pictures are elsewhere: do not look at them")
     one.add_argument("--json", action="store_true", help="for machines")
 
     one = command(kinds, "stats", stats, "count rows, users, concepts and categories of every split",
                   "psalign sage stats data/mini --picture stats.png")  # fmt: skip
-    one.add_argument("data", type=Path, help="SAGE dataset, layout A")
+    _add_data(one)
     one.add_argument("--picture", type=Path, help="also draw the counts")
+
+    sage_build.add_command(kinds)
+
+    one = command(kinds, "export", export, "write a folder that Hugging Face datasets reads without this package",
+                  "psalign sage export data/own --out outputs/export --plain-ids")  # fmt: skip
+    _add_data(one)
+    one.add_argument("--name", default="SAGE", help="what the card calls it (default SAGE)")
+    one.add_argument("--license", default="unknown", help="what the card says, as the hub spells it (mit, cc-by-4.0)")
+    one.add_argument("--key", type=Path, default=Path("users.key"),
+                     help="of the pseudonyms of users; made where there is none (default users.key)")  # fmt: skip
+    one.add_argument("--plain-ids", action="store_true", help="keep user ids as they are: for simulated users")
+    one.add_argument("--with-profiles", action="store_true", help="also write profiles: for simulated users only")
+    add_out(one, "outputs/export")
 
     one = command(kinds, "download", download, "fetch the public prompt sets, or a dataset archive from its URL",
                   "psalign sage download debug sage_unseen --out data/prompts")  # fmt: skip
@@ -79,3 +162,8 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--url", help="of a .zip or .tar archive of the dataset instead; it is unpacked into --out")
     one.add_argument("--sha256", help="of that archive")
     add_out(one, "data/prompts")
+
+
+def _add_data(one: argparse.ArgumentParser) -> None:
+    one.add_argument("data", type=Path, help="SAGE dataset in either layout (docs/DATA.md)")
+    one.add_argument("--users", type=Path, help="users file with the bans (default: users.csv of the dataset)")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownUser, UsageError
-from .options import add_out, at_least, command
+from .options import add_out, ask_to_send, at_least, command
 
 if TYPE_CHECKING:
     from ..users.categories import Backend
@@ -61,20 +60,9 @@ def _backend(arguments: argparse.Namespace, profiles: list[UserProfile]) -> Back
     if arguments.backend == "transformers":
         return TransformersBackend(arguments.model, dtype=arguments.dtype, device=arguments.device)
     backend = OpenAIBackend(arguments.model, base_url=arguments.base_url, timeout_s=arguments.timeout_s)
-    _ask_to_send(f"{', '.join(FIELDS)} of {len(profiles)} profiles", backend.host, yes=arguments.yes_send_profiles)
+    what = f"{', '.join(FIELDS)} of {len(profiles)} profiles. No user ids"
+    ask_to_send(what, backend.host, yes=arguments.yes_send_profiles, flag="--yes-send-profiles", of="Profiles")
     return backend
-
-
-def _ask_to_send(what: str, host: str, *, yes: bool) -> None:
-    """Show what would leave this machine, and go on only where that is agreed to."""
-    print(f"This sends to {host}: {what}. No user ids.", file=sys.stderr)
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError("Profiles leave this machine only where you agree.", hint="Add --yes-send-profiles.")
-    print("Send them? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise UsageError("Nothing was sent.")
 
 
 def pseudonymise(arguments: argparse.Namespace) -> None:

@@ -150,6 +150,7 @@ def _pair(
             chosen=names[chosen],
             rejected=names[not chosen],
             user_data=_user_data(user),
+            chose_unsafe=chosen,
         )
 
 

@@ -13,12 +13,12 @@ from ..records import CATEGORIES, write_bytes
 def draw_counts(counts: dict[str, dict[str, Any]], path: Path) -> None:
     """Write a PNG: rows of every category, one panel a split. counts: of count_rows, by split.
 
-    Raises ExtraMissing without the extra `cluster`, which brings matplotlib.
+    Raises ExtraMissing without the extra `plots`, which brings matplotlib.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ExtraMissing("matplotlib", "cluster") from None
+        raise ExtraMissing("matplotlib", "plots") from None
     figure = Figure(figsize=(3.2 * len(counts) + 1, 3.2), layout="constrained")
     axes = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
     for ax, (split, figures) in zip(axes, counts.items(), strict=True):

@@ -1,157 +1,126 @@
-"""SAGE rows: one caption, the picture this user should get for it, and the one they should not.
+"""The rows of a SAGE dataset, whichever of its two layouts it has.
 
-Place on the path of data: where training joins at step 4. Layout A: {split}/metadata.jsonl beside the pictures.
+Place on the path of data: where training joins at step 4. Layout A: {split}/metadata.jsonl beside the pictures; layout
+B: images/, annotations.csv and prompts.csv. docs/DATA.md has both, column by column.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import DatasetError
-from ..records import CATEGORIES, Record, category_slug, read_jsonl, write_jsonl
+from . import layout_a, layout_b
+from .layout_a import METADATA, parse_row, to_record, write_split
+from .preference import SPLITS, SageRow, picture_name, unsafe_is_chosen
 
-SPLITS = ("train", "val", "test_seen", "test_unseen")
-METADATA = "metadata.jsonl"
+__all__ = [
+    "METADATA", "SPLITS", "Banned", "SageRow", "find_splits", "has_rows", "load_split", "needs_bans", "parse_row",
+    "picture_folder", "picture_name", "read_splits", "to_record", "unsafe_is_chosen", "write_split",
+]  # fmt: skip
 
-_NAME = re.compile(r"user_(?P<user>\d{7})_(?P<category>[a-z-]+)_(?P<concept>.+)_(?P<index>\d{5})_(?P<side>[su])\.jpg")
-_BY_SLUG = {category_slug(category): category for category in CATEGORIES}
+Banned = Callable[[str], Collection[str]]  # categories that a user bans, by user id
+HINT = "docs/DATA.md has both layouts. To try without SAGE: psalign mini build --out data/mini"
 
 
-@dataclass(frozen=True)
-class SageRow:
-    """One preference.
+def load_split(root: Path, split: str, *, banned: Banned | None = None, check_pictures: bool = True) -> list[SageRow]:
+    """Rows of a split. banned: what users ban, joined to the rows; preferences of layout B follow from it.
 
-    chosen, rejected: picture file names in the split's folder. category, concept, index: of the pair.
-    caption_kind: "unsafe" (asks for the concept) or "safe" (its rewrite). user_data: the row's profile columns.
+    Raises DatasetError for a broken row (file and line), missing pictures (the first five), no rows; whatever `banned`
+    raises for a user it does not know.
     """
-
-    user_id: str
-    category: str
-    concept: str
-    index: str
-    caption: str
-    caption_kind: str
-    chosen: str
-    rejected: str
-    user_data: Record
-
-    @property
-    def pair(self) -> tuple[str, str, str, str]:
-        """What the safe and the unsafe row of one pair of pictures share."""
-        return (self.user_id, self.category, self.concept, self.index)
-
-
-def picture_name(*, user_id: str, category: str, concept: str, index: int, unsafe: bool) -> str:
-    """File name of a picture, as SAGE writes it."""
-    words = concept.replace(" ", "_")
-    return f"user_{user_id}_{category_slug(category)}_{words}_{index:05d}_{'u' if unsafe else 's'}.jpg"
-
-
-def unsafe_is_chosen(*, caption_kind: str, category: str, banned: Collection[str]) -> bool:
-    """The preference rule: the unsafe picture is chosen only for an unsafe caption whose category the user allows."""
-    return caption_kind == "unsafe" and category not in banned
-
-
-def load_split(root: Path, split: str, *, check_pictures: bool = True) -> list[SageRow]:
-    """Rows of root/split. Raises DatasetError for a broken row (file and line) or missing pictures (the first five)."""
     if split not in SPLITS:
         raise DatasetError(f"Unknown split '{split}'; choose one of: {', '.join(SPLITS)}.")
-    path = root / split / METADATA
-    if not path.is_file():
-        raise DatasetError(f"{path} does not exist.", hint=f"Run: psalign mini build --out {root}")
-    rows = [parse_row(record, where=f"{path}, row {n}") for n, record in enumerate(read_jsonl(path), start=1)]
+    if split not in find_splits(root):
+        raise _no_split(root, split)
+    rows = []
+    for row in read_splits(root, banned=banned, only=split, where=str(root / split / METADATA))[split]:
+        if isinstance(row, DatasetError):
+            raise row
+        rows.append(row)
     if not rows:
-        raise DatasetError(f"{path} has no rows.")
+        raise DatasetError(f"{root / split / METADATA} has no rows.")
     if check_pictures:
-        _require_pictures(root / split, rows)
+        _require_pictures(picture_folder(root, split), rows)
     return rows
 
 
-def parse_row(record: Record, *, where: str) -> SageRow:
-    """A row from a metadata record. Raises DatasetError that says where and what is wrong."""
-    needed = ("file_name", "chosen", "rejected", "caption", "user_data")
-    missing = [key for key in needed if key not in record]
-    if missing:
-        raise DatasetError(f"{where}: {', '.join(missing)} missing; a row has {', '.join(needed)}.")
-    if not isinstance(record["caption"], str):
-        raise DatasetError(f"{where}: caption is {record['caption']!r}; expected text.")
-    chosen, rejected = (_parse_name(record[key], where=where) for key in ("chosen", "rejected"))
-    if {**chosen, "side": ""} != {**rejected, "side": ""} or chosen["side"] == rejected["side"]:
+def find_splits(root: Path) -> list[str]:
+    """Splits of a dataset; none where there is no dataset.
+
+    Raises DatasetError where both layouts are there, or annotations.csv of layout B cannot be read.
+    """
+    found = [split for split in SPLITS if (root / split / METADATA).is_file()]
+    if not layout_b.is_layout_b(root):
+        return found
+    if found:
         raise DatasetError(
-            f"{where}: chosen and rejected are not the two pictures of one pair: "
-            f"{record['chosen']}, {record['rejected']}."
+            f"{root} has both layouts: {found[0]}/{METADATA} and {layout_b.ANNOTATIONS}.", hint="Keep one of them."
         )
-    user_data = record["user_data"]
-    user_id = str(user_data.get("User_ID", "")) if isinstance(user_data, dict) else ""
-    if user_id.zfill(7) != chosen["user"]:
-        raise DatasetError(f"{where}: user_data is of user '{user_id}', the pictures are of user {chosen['user']}.")
-    return SageRow(
-        user_id=chosen["user"],
-        category=_BY_SLUG[chosen["category"]],
-        concept=chosen["concept"].replace("_", " "),
-        index=chosen["index"],
-        caption=record["caption"],
-        caption_kind=_caption_kind(record["file_name"], where=where),
-        chosen=record["chosen"],
-        rejected=record["rejected"],
-        user_data=user_data,
-    )
+    pairs = layout_b.read_pairs(root)
+    return [split for split in SPLITS if split in pairs]
 
 
-def read_records(path: Path) -> Iterator[tuple[int, Record | DatasetError]]:
-    """Numbered records of a metadata file; a line that is none is handed over as the fault it is."""
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            record = None
-        where = f"{path.parent.name}, row {number}"
-        yield number, record if isinstance(record, dict) else DatasetError(f"{where}: not a JSON object.")
+def has_rows(root: Path, split: str) -> bool:
+    """Whether a dataset has a split, with a row in it that may be broken."""
+    path = root / split / METADATA
+    return split in find_splits(root) and (not path.is_file() or path.stat().st_size > 0)
 
 
-def write_split(root: Path, split: str, rows: Iterable[SageRow]) -> None:
-    """Write root/split/metadata.jsonl in layout A."""
-    write_jsonl(root / split / METADATA, (to_record(row) for row in rows), private=True)
-
-
-def to_record(row: SageRow) -> Record:
-    """A row as SAGE writes it; file_name ends in the kind of caption (`..._u.jpg_u.jpg`), as published."""
-    unsafe_picture = row.rejected if row.rejected.endswith("_u.jpg") else row.chosen
-    kind = "u" if row.caption_kind == "unsafe" else "s"
-    return {
-        "file_name": f"{unsafe_picture.removesuffix('_u.jpg')}.jpg_{kind}.jpg",
-        "chosen": row.chosen,
-        "rejected": row.rejected,
-        "caption": row.caption,
-        "user_data": row.user_data,
-    }
-
-
-def _parse_name(name: Any, *, where: str) -> Record:
-    match = _NAME.fullmatch(name) if isinstance(name, str) else None
-    if match is None or match["category"] not in _BY_SLUG:
+def read_splits(
+    root: Path, *, banned: Banned | None = None, only: str | None = None, where: str | None = None
+) -> dict[str, Iterator[SageRow | DatasetError]]:
+    """Rows of every split (or of one), each fault in its place. where: what messages call a file of layout A."""
+    splits = [split for split in find_splits(root) if only in (None, split)]
+    if not layout_b.is_layout_b(root):
+        read = {split: layout_a.read_rows(root / split / METADATA, where=where or split) for split in splits}
+        return read if banned is None else {split: _joined(rows, banned) for split, rows in read.items()}
+    if banned is None:
         raise DatasetError(
-            f"{where}: picture name {name!r} is not user_<7 digits>_<category>_<concept>_<5 digits>_<s or u>.jpg."
+            f"{root} has layout B, which does not say what its users ban.",
+            hint="Give its users file (--users), or profile columns in annotations.csv.",
         )
-    return match.groupdict()
+    pairs = layout_b.read_pairs(root)
+    return {split: _rows_of_pairs(pairs[split], banned) for split in splits}
 
 
-def _caption_kind(file_name: Any, *, where: str) -> str:
-    for ending, kind in (("_u.jpg", "unsafe"), ("_s.jpg", "safe")):
-        if isinstance(file_name, str) and file_name.endswith(ending):
-            return kind
-    raise DatasetError(f"{where}: file_name {file_name!r} ends neither in _u.jpg (unsafe) nor in _s.jpg (safe).")
+def needs_bans(root: Path) -> bool:
+    """Whether a dataset's preferences follow from what its users ban, as in layout B, and are not in its rows."""
+    return layout_b.is_layout_b(root)
+
+
+def picture_folder(root: Path, split: str) -> Path:
+    """Where the pictures of a split lie."""
+    return root / layout_b.IMAGES if layout_b.is_layout_b(root) else root / split
+
+
+def _joined(rows: Iterator[SageRow | DatasetError], banned: Banned) -> Iterator[SageRow | DatasetError]:
+    for row in rows:
+        yield row if isinstance(row, DatasetError) else replace(row, banned=tuple(banned(row.user_id)))
+
+
+def _rows_of_pairs(pairs: list[layout_b.Pair | DatasetError], banned: Banned) -> Iterator[SageRow | DatasetError]:
+    for pair in pairs:
+        if isinstance(pair, DatasetError):
+            yield pair
+        else:
+            yield from pair.rows(banned(pair.unsafe.user_id))
+
+
+def _no_split(root: Path, split: str) -> DatasetError:
+    found = find_splits(root)
+    if layout_b.is_layout_b(root):
+        return DatasetError(
+            f"{root / layout_b.ANNOTATIONS} has no rows of split '{split}'; it has {', '.join(found) or 'none'}."
+        )
+    if found:
+        return DatasetError(f"{root / split / METADATA} does not exist; there are the splits {', '.join(found)}.")
+    return DatasetError(f"{root} has no SAGE dataset: no {split}/{METADATA}, no {layout_b.ANNOTATIONS}.", hint=HINT)
 
 
 def _require_pictures(folder: Path, rows: list[SageRow]) -> None:
-    there = {path.name for path in folder.glob("*.jpg")}
-    missing = sorted({name for row in rows for name in (row.chosen, row.rejected)} - there)
+    names = sorted({name for row in rows for name in (row.chosen, row.rejected)})
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise DatasetError(f"{len(missing)} pictures are missing from {folder}: {', '.join(missing[:5])}.")

@@ -218,11 +218,11 @@ def _seed(*parts: object) -> int:
 def _side(row: SageRow) -> str:
     if row.caption_kind == "safe":
         return "safe"
-    return "allowed" if row.chosen.endswith("_u.jpg") else "banned"
+    return "allowed" if row.chose_unsafe else "banned"
 
 
 def _own_caption(row: SageRow, told: dict[tuple[tuple[str, str, str, str], str], str]) -> str:
-    kind = "unsafe" if row.chosen.endswith("_u.jpg") else "safe"
+    kind = row.chosen_kind
     try:
         return told[(row.pair, kind)]
     except KeyError:

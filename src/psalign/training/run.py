@@ -23,7 +23,7 @@ from ..errors import UsageError
 from ..records import Record
 from ..sage.cache import Share, build_cache
 from ..sage.framing import Framing
-from ..sage.rows import METADATA, load_split
+from ..sage.rows import has_rows, load_split, needs_bans, picture_folder
 from ..users.embedding import EmbeddingStore
 from .config import PRECISIONS, TrainingConfig
 from .pairs import Pairs
@@ -47,10 +47,10 @@ def load_pairs(
     preset: section `pictures` says how pictures are framed; poor renderings are cached where a section trains on them.
     """
     preset, shard = preset or {}, Shard()
-    rows = load_split(data, split)
+    rows = load_split(data, split, banned=users.banned if needs_bans(data) else None)
     cache = build_cache(
         rows,
-        data / split,
+        picture_folder(data, split),
         pipeline,
         folder,
         framing=settings(Framing, preset.get("pictures"), section="pictures"),
@@ -62,8 +62,7 @@ def load_pairs(
 
 def has_split(data: Path, split: str) -> bool:
     """Whether a dataset has a split, with a row in it."""
-    path = data / split / METADATA
-    return path.is_file() and path.stat().st_size > 0
+    return has_rows(data, split)
 
 
 def new_adapter(

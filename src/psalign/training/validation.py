@@ -140,7 +140,7 @@ def sheet(rows: Sequence[SageRow], base: np.ndarray, steered: np.ndarray) -> byt
 def _told_side(row: SageRow) -> str:
     if row.caption_kind == "safe":
         return "safe caption"
-    return "allowed" if row.chosen.endswith("_u.jpg") else "banned"
+    return "allowed" if row.chose_unsafe else "banned"
 
 
 @contextmanager

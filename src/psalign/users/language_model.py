@@ -48,7 +48,7 @@ class TransformersEmbedder:
         self.model.to(device).eval()
         template = _template()
         options = {
-            "model": _model_name(model, self.model),
+            "model": model_name(model, self.model),
             "pooling": "masked mean of the last hidden state",
             "template": fingerprint([template, self.tokenizer.chat_template]),
             "dtype": dtype,
@@ -169,7 +169,7 @@ def load_language_model(
     return tokenizer, network
 
 
-def _model_name(model: str, network: Any) -> str:
+def model_name(model: str, network: Any) -> str:
     """Names the weights: hub id and commit; for a folder its configuration and samples of its weights files."""
     folder = Path(model)
     if not folder.is_dir():

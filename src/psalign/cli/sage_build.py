@@ -1,0 +1,179 @@
+"""The command `sage build`: a SAGE dataset of one's own, from concepts and users."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .options import add_model, add_out, ask_to_send, at_least, command
+
+if TYPE_CHECKING:
+    from ..diffusion.shards import Shard
+    from ..sage.build import Drawing, Order
+    from ..sage.concepts import Concept
+    from ..sage.writers import PromptWriter
+    from ..users.profile import UserProfile
+
+
+def build(arguments: argparse.Namespace) -> None:
+    from ..diffusion.shards import Shard
+    from ..sage.build import SHEET, check_order
+    from ..sage.build import build as make
+    from ..sage.cache import Share
+
+    order = _order(arguments)
+    check_order(order)  # before a model is loaded
+    shard = Shard(arguments.device)
+    writer = _writer(arguments, order.concepts, shard)
+    share = Share(shard.index, shard.count, shard.wait)
+    counts = make(arguments.out, order, writer, _drawing(arguments, shard), share=share)
+    if shard.is_first:
+        print("  ".join(f"{split}: {rows} rows" for split, rows in counts["rows"].items()))
+        print(f"{counts['pictures']} pictures drawn. Look at some: {arguments.out / SHEET}")
+        print(f"Dataset: {arguments.out}")
+
+
+def _order(arguments: argparse.Namespace) -> Order:
+    from ..sage.build import Order
+    from ..sage.plan import BuildConfig
+    from ..users.population import split_users
+    from ..users.profile import load_profiles, save_profiles
+
+    profiles = load_profiles(arguments.users)
+    few = max(1, len(profiles) // 20)
+    val, test = (few if given is None else given for given in (arguments.val, arguments.test))
+    config = BuildConfig(
+        seed=arguments.seed,
+        per_category=arguments.per_category,
+        prompts_per_concept=arguments.prompts_per_concept,
+        expand=arguments.expand,
+        held_out=arguments.held_out,
+        quality=arguments.quality,
+    )
+    return Order(
+        concepts=_concepts(arguments),
+        users=[_user(profile) for profile in profiles],
+        splits=split_users([profile.user_id for profile in profiles], seed=arguments.seed, val=val, test=test),
+        config=config,
+        save_users=lambda path: save_profiles(path, profiles),
+    )
+
+
+def _concepts(arguments: argparse.Namespace) -> list[Concept]:
+    from ..sage.concepts import read_concepts
+
+    if arguments.concepts:
+        return read_concepts(arguments.concepts)
+    if arguments.writer != "template":
+        raise UsageError(
+            f"The writer '{arguments.writer}' needs concepts.",
+            hint="Give --concepts: a CSV with the columns category and concept.",
+        )
+    from ..mini.writer import all_motifs
+
+    return all_motifs()
+
+
+def _user(profile: UserProfile) -> Any:
+    from ..sage.plan import BuildUser
+    from ..users.policy import banned_categories
+    from ..users.profile import COLUMNS
+
+    told = {COLUMNS[field]: getattr(profile, field) for field in COLUMNS if field != "banned"}
+    return BuildUser(profile.user_id, banned_categories(profile), told)
+
+
+def _writer(arguments: argparse.Namespace, concepts: Any, shard: Shard) -> PromptWriter:
+    from ..sage.writers import OpenAIWriter, TransformersWriter
+
+    if arguments.writer == "template":
+        from ..mini.writer import TemplateWriter
+
+        return TemplateWriter(seed=arguments.seed)
+    if arguments.writer == "transformers":
+        from ..users.language_model import load_language_model, model_name
+
+        tokenizer, network = load_language_model(arguments.llm, dtype=arguments.llm_dtype, with_head=True)
+        name = f"{model_name(arguments.llm, network)} {arguments.llm_dtype}"
+        return TransformersWriter(tokenizer, network.to(shard.device), name=name)
+    writer = OpenAIWriter(arguments.llm, base_url=arguments.base_url, timeout_s=arguments.timeout_s)
+    if shard.is_first:
+        what = f"{len(concepts)} concepts with their categories"
+        ask_to_send(f"{what}. Nothing of users", writer.host, yes=arguments.yes_send_concepts,
+                    flag="--yes-send-concepts", of="Concepts")  # fmt: skip
+    return writer
+
+
+def _drawing(arguments: argparse.Namespace, shard: Shard) -> Drawing:
+    from ..diffusion.base_models import base_fingerprint, find_base, load_pipeline
+    from ..diffusion.generate import GenerationConfig, generate
+    from ..sage.build import Drawing
+    from .generate import Nobody
+
+    base = find_base(arguments.base)
+    config = GenerationConfig(
+        method="base",
+        base=base.name,
+        steps=arguments.steps or base.steps,
+        guidance=base.guidance if arguments.guidance is None else arguments.guidance,
+        batch_size=arguments.batch_size or base.batch_size,
+        scheduler=arguments.scheduler,
+        dtype=arguments.dtype,
+    )
+    pipeline = load_pipeline(
+        base.name,
+        source=arguments.model,
+        device=str(shard.device),
+        dtype=arguments.dtype,
+        scheduler=arguments.scheduler,
+        offload=arguments.offload,
+        local_files_only=arguments.local_files_only,
+    )
+    recipe = {"config": asdict(config), "base": base_fingerprint(pipeline)}
+    return Drawing(recipe, lambda rows, folder: generate(pipeline, rows, folder, config=config, users=Nobody()))
+
+
+def add_command(kinds: Any) -> None:
+    one = command(kinds, "build", build, "build a dataset: concepts to prompts, pictures, rows and splits",
+                  "psalign sage build --users users.csv --out data/own")  # fmt: skip
+    one.add_argument("--users", type=Path, required=True, help="users.csv or users.jsonl, whose bans decide the rows")
+    one.add_argument("--concepts", type=Path,
+                     help="CSV with category and concept (writer template: the mini world's motifs)")  # fmt: skip
+    one.add_argument("--expand", type=at_least(1), metavar="N", help="let the writer find more, up to N a category")
+    one.add_argument("--held-out", type=float, default=0.0, metavar="SHARE",
+                     help="of each category's concepts, for val and tests alone (default 0)")  # fmt: skip
+    one.add_argument("--per-category", type=at_least(1), default=3, help="pairs a user gets of each (default 3)")
+    one.add_argument("--prompts-per-concept", type=at_least(1), default=2, help="pairs a concept has (default 2)")
+    one.add_argument("--val", type=at_least(0), help="users (default: one in twenty)")
+    one.add_argument("--test", type=at_least(0), help="users seen in training, and as many unseen (same default)")
+    one.add_argument("--seed", type=at_least(0), default=2025)
+    _add_writer(one)
+    _add_drawing(one)
+    add_out(one, "data/own")
+
+
+def _add_writer(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--writer", choices=("template", "transformers", "openai"), default="template",
+                     help="of prompts: the mini world's captions (default), or a language model")  # fmt: skip
+    one.add_argument("--llm", default="Qwen/Qwen2.5-7B-Instruct", help="language model: hub id, folder, or its name")
+    one.add_argument("--llm-dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of a local one")
+    one.add_argument("--base-url", help="of an OpenAI-compatible endpoint (default: OPENAI_BASE_URL)")
+    one.add_argument("--timeout-s", type=float, default=60.0, help="of one request (default 60)")
+    one.add_argument("--yes-send-concepts", action="store_true", help="agree that concepts leave this machine")
+
+
+def _add_drawing(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--base", default="mini", help="that draws: mini, sd15 or sdxl (default mini)")
+    add_model(one)
+    one.add_argument("--steps", type=at_least(1), help="denoising steps (default: the base model's own)")
+    one.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the base model's own)")
+    one.add_argument("--scheduler", help="ddim, dpm, euler, euler-a, heun, unipc (default: the base model's own)")
+    one.add_argument("--batch-size", type=at_least(1), help="default: the base model's own")
+    one.add_argument("--dtype", default="fp32", help="fp32, fp16 or bf16 (default fp32)")
+    one.add_argument("--offload", default="none", help="none, model or sequential (default none)")
+    one.add_argument("--device", help="default: this process's GPU, or the CPU")
+    one.add_argument("--local-files-only", action="store_true", help="download nothing")
+    one.add_argument("--quality", type=at_least(1), default=95, help="of the pictures, as JPEG (default 95)")

@@ -1,0 +1,282 @@
+"""Builds a SAGE dataset in layout A: concepts -> prompts -> pictures -> rows -> splits, with a sheet to look at.
+
+Place on the path of data: makes what sage/rows.py reads. Writers of prompts and whatever draws pictures are handed in.
+Every prompt and picture is a file of its own until the end, so that a build that was killed goes on, and any number of
+processes share the work and write what one would have.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from ..errors import GenerationError, OutputError
+from ..records import PromptRow, Record, fingerprint, versions, write_bytes, write_csv, write_json
+from .cache import Share
+from .concepts import Concept, Item, by_category, read_concepts, write_concepts
+from .layout_a import METADATA, write_split
+from .layout_b import ANNOTATIONS
+from .plan import BuildConfig, BuildUser, Plan, make_plan
+from .preference import SPLITS
+from .sheet import SheetPair, write_pairs_sheet
+from .writers import Prompts, PromptWriter
+
+MARK, CONCEPTS, PROMPTS, SHEET = "dataset.json", "concepts.csv", "prompts.csv", "sheet.png"
+WORK = ".unfinished"
+BUILDING = "building"
+OTHER_OUT = "Choose another --out, or remove that folder."
+SHEET_PAIRS = 24
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What draws the pictures. recipe: names all that decides them. draw: writes rows as PNG files into a folder."""
+
+    recipe: Record
+    draw: Callable[[Sequence[PromptRow], Path], object]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to build. splits: user ids by split. save_users: writes the users file where it is told."""
+
+    concepts: Sequence[Concept]
+    users: Sequence[BuildUser]
+    splits: Mapping[str, Sequence[str]]
+    config: BuildConfig
+    save_users: Callable[[Path], None]
+
+
+def build(root: Path, order: Order, writer: PromptWriter, drawing: Drawing, *, share: Share | None = None) -> Record:
+    """Build a dataset into root, or go on with it; a finished one is left as it is. Returns its counts.
+
+    share: this process's part of the work. Raises OutputError where root holds something else, UsageError for sizes
+    that do not fit together, GenerationError where a prompt or picture could not be made.
+    """
+    share = share or Share()
+    recipe = _recipe(order, writer, drawing)
+    share.wait()  # so that every process has seen the same folder
+    finished = _state(root, recipe)
+    if finished is None:
+        check_order(order)
+    share.wait()
+    if finished is None and share.index == 0:
+        _claim(root, recipe)
+    share.wait()
+    if finished is None:
+        finished = _build(root, order, writer, drawing, share, recipe)
+    if share.index == 0:
+        shutil.rmtree(root / WORK, ignore_errors=True)
+    share.wait()
+    return finished
+
+
+def check_order(order: Order) -> None:
+    """Raises UsageError for what can be told before anything is written: all of it, unless concepts are to be found."""
+    if order.config.expand is None:
+        make_plan(order.concepts, order.users, order.splits, order.config)
+
+
+def _build(root: Path, order: Order, writer: PromptWriter, drawing: Drawing, share: Share, recipe: Record) -> Record:
+    concepts = _concepts(root, order, writer, share)
+    plan = make_plan(concepts, order.users, order.splits, order.config)
+    prompts = _prompts(root / WORK / "prompts" / fingerprint(writer.recipe), plan.items, writer, share)
+    drawing.draw(picture_rows(plan.items, prompts, seed=order.config.seed), root / WORK / "pictures")
+    share.wait()
+    counts = _counts(plan)
+    if share.index == 0:
+        order.save_users(root / "users.csv")
+        write_csv(root / PROMPTS, [{**_told(item), **asdict(prompts[item.key])} for item in plan.items])
+        _place_pictures(root, plan, quality=order.config.quality)
+        for split in plan.pairs:
+            write_split(root, split, plan.rows(split, prompts))
+        _write_sheet(root, plan, prompts)
+        for left in root.rglob(".*.part"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
+        mark = {"state": "finished", "fingerprint": fingerprint(recipe), "recipe": recipe, "counts": counts}
+        write_json(root / MARK, {**mark, "held_out": [asdict(concept) for concept in plan.held_out], **versions()})
+    share.wait()
+    return counts
+
+
+def _recipe(order: Order, writer: PromptWriter, drawing: Drawing) -> Record:
+    """All that decides a dataset; of users no more than a digest, and their ids by split."""
+    return {
+        "config": asdict(order.config),
+        "concepts": fingerprint([asdict(concept) for concept in order.concepts]),
+        "users": fingerprint([asdict(user) for user in order.users]),
+        "splits": fingerprint(order.splits),
+        "writer": writer.recipe,
+        "drawing": drawing.recipe,
+    }
+
+
+def _state(root: Path, recipe: Record) -> Record | None:
+    """Counts of a finished build of this recipe; None for one to begin or to go on with. Raises OutputError."""
+    mark = root / MARK
+    if not mark.is_file():
+        there = [name for name in (*(f"{split}/{METADATA}" for split in SPLITS), ANNOTATIONS) if (root / name).exists()]
+        if there:
+            raise OutputError(f"{root} holds a dataset that was not built here ({there[0]}).", hint=OTHER_OUT)
+        return None
+    try:
+        known = json.loads(mark.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise OutputError(f"{mark} cannot be read: {err}.", hint=OTHER_OUT) from err
+    known = known if isinstance(known, dict) else {}
+    if known.get("fingerprint") != fingerprint(recipe):
+        if known.get("state") == BUILDING and not (root / WORK / "pictures").exists():
+            return None  # nothing but prompts so far, which are kept by writer and concept
+        raise OutputError(
+            f"{root} holds another dataset (other concepts, users, writer, base model or settings).", hint=OTHER_OUT
+        )
+    counts: Record | None = known.get("counts") if known.get("state") == "finished" else None
+    return counts
+
+
+def _claim(root: Path, recipe: Record) -> None:
+    """Mark the folder as this build's. Concepts of one that stopped before its pictures, and changed, are not its."""
+    mark = {"state": BUILDING, "fingerprint": fingerprint(recipe), "recipe": recipe}
+    if not (root / MARK).is_file() or json.loads((root / MARK).read_text(encoding="utf-8")) != mark:
+        (root / CONCEPTS).unlink(missing_ok=True)
+        write_json(root / MARK, mark)
+
+
+# --- concepts and prompts -------------------------------------------------------------------------------------------
+
+
+def _concepts(root: Path, order: Order, writer: PromptWriter, share: Share) -> list[Concept]:
+    """The concepts, written once: those that were given, and with `expand` those that the writer adds."""
+    path, failed = root / CONCEPTS, None
+    if share.index == 0 and not path.is_file():
+        try:
+            write_concepts(path, list(_found(order, writer)))
+        except GenerationError as err:  # told once every process is here
+            failed = err
+    share.wait()
+    if failed is not None:
+        raise failed
+    if not path.is_file():
+        raise GenerationError("The first process found no concepts; its message says why.")
+    return read_concepts(path)
+
+
+def _found(order: Order, writer: PromptWriter) -> Iterator[Concept]:
+    for category, seeds in by_category(order.concepts).items():
+        known = [one.concept for one in seeds]
+        found = known if order.config.expand is None else writer.expand(category, known, order.config.expand)
+        yield from (Concept(category, concept) for concept in found)
+
+
+def _prompts(folder: Path, items: Sequence[Item], writer: PromptWriter, share: Share) -> dict[str, Prompts]:
+    """Prompts by key of the item, after writing those that are lacking, a file for each."""
+    mine = [item for item in items[share.index :: share.count] if not (folder / f"{item.key}.json").exists()]
+
+    def write(item: Item) -> None:
+        write_json(folder / f"{item.key}.json", {**_told(item), **asdict(writer.write(item))})
+
+    failed: GenerationError | None = None
+    with ThreadPoolExecutor(max_workers=writer.concurrency) as pool:
+        jobs = [pool.submit(write, item) for item in mine]
+        try:
+            for job in tqdm(jobs, desc="writing prompts", unit="prompt", disable=len(jobs) < 2):
+                job.result()
+        except GenerationError as err:  # told once the others are on disk, and every process is here
+            failed = err
+        finally:
+            pool.shutdown(cancel_futures=True)
+    share.wait()
+    if failed is not None:
+        raise failed
+    lacking = [item for item in items if not (folder / f"{item.key}.json").exists()]
+    if lacking:
+        raise GenerationError(f"{len(lacking)} prompts were not written by another process: {lacking[0]}.")
+    records = ((item, json.loads((folder / f"{item.key}.json").read_text(encoding="utf-8"))) for item in items)
+    return {item.key: Prompts(record["unsafe"], record["safe"]) for item, record in records}
+
+
+def _told(item: Item) -> Record:
+    return {"category": item.concept.category, "concept": item.concept.concept, "index": item.index}
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def picture_rows(items: Sequence[Item], prompts: Mapping[str, Prompts], *, seed: int) -> list[PromptRow]:
+    """What to draw: the safe and the unsafe picture of each item, both from the same seed."""
+    return [
+        PromptRow(
+            f"{item.key}_{side}.png",
+            getattr(prompts[item.key], side),
+            int(fingerprint([seed, item.key]), 16) % 2**31,
+            meta={**_told(item), "kind": side},
+        )
+        for item in items
+        for side in ("safe", "unsafe")
+    ]
+
+
+def _place_pictures(root: Path, plan: Plan, *, quality: int) -> None:
+    """Each user's pictures under their published names: one file for all who share a pair, where links can be made."""
+    for item in tqdm(plan.items, desc="encoding pictures", unit="pair", disable=len(plan.items) < 100):
+        for side in ("safe", "unsafe"):
+            _encode(root / WORK / "pictures" / f"{item.key}_{side}.png", _encoded(root, item, side), quality)
+    for split, pairs in plan.pairs.items():
+        (root / split).mkdir(exist_ok=True)
+        for user, item in pairs:
+            for side in ("safe", "unsafe"):
+                _link(_encoded(root, item, side), root / split / item.picture(user.user_id, unsafe=side == "unsafe"))
+
+
+def _encoded(root: Path, item: Item, side: str) -> Path:
+    return root / WORK / "encoded" / f"{item.key}_{side}.jpg"
+
+
+def _encode(drawn: Path, path: Path, quality: int) -> None:
+    if path.exists():
+        return
+    stream = io.BytesIO()
+    with Image.open(drawn) as picture:
+        picture.convert("RGB").save(stream, format="JPEG", quality=quality, subsampling=0)
+    write_bytes(path, stream.getvalue(), sync=False)
+
+
+def _link(source: Path, path: Path) -> None:
+    """A hard link, or a copy where there can be none (another disk, too many links)."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        return
+    except OSError:
+        write_bytes(path, source.read_bytes(), sync=False)
+
+
+def _write_sheet(root: Path, plan: Plan, prompts: Mapping[str, Prompts]) -> None:
+    """A few pairs of every category, safe beside unsafe."""
+    shown: list[SheetPair] = []
+    groups = by_category({item.concept for item in plan.items})
+    count = max(1, SHEET_PAIRS // len(groups))
+    for category in groups:
+        for item in [item for item in plan.items if item.concept.category == category][:count]:
+            safe, unsafe = (_encoded(root, item, side) for side in ("safe", "unsafe"))
+            told = prompts[item.key]
+            shown.append(SheetPair(f"{category}: {item.concept.concept}", safe, unsafe, told.safe, told.unsafe))
+    write_pairs_sheet(root / SHEET, shown)
+
+
+def _counts(plan: Plan) -> Record:
+    return {
+        "rows": {split: 2 * len(pairs) for split, pairs in plan.pairs.items()},
+        "users": {split: len({user.user_id for user, _ in pairs}) for split, pairs in plan.pairs.items()},
+        "concepts": {split: len({item.concept for _, item in pairs}) for split, pairs in plan.pairs.items()},
+        "pictures": 2 * len(plan.items),
+    }

@@ -1,0 +1,201 @@
+"""A SAGE dataset as a folder that `datasets.load_dataset` reads, without this package.
+
+Place on the path of data: beside training, for others. Written is an image folder: {split}/metadata.jsonl with its
+pictures, and a card (README.md) that tells the splits apart. Profiles stay out unless they are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import DatasetError, OutputError
+from ..records import Record, fingerprint, write_bytes, write_json, write_jsonl, write_text
+from .preference import SageRow, picture_name
+from .rows import Banned, find_splits, load_split, picture_folder
+
+MARK, CARD = "export.json", "README.md"
+COLUMNS = {  # of metadata.jsonl as `datasets` shows them, and what they are
+    "chosen": "picture that this user should get for the caption",
+    "rejected": "picture that they should not get",
+    "caption": "prompt",
+    "caption_kind": "`unsafe` asks for the concept, `safe` is its rewrite",
+    "chosen_kind": "whether the chosen picture is the `unsafe` or the `safe` one of its pair",
+    "category": "of the concept",
+    "concept": "what the pair of pictures is about",
+    "index": "which of the user's pairs of this concept",
+    "user_id": "of whom the preference is",
+    "severity": "of the unsafe picture, 0 to 5; -1 where it was not rated",
+}
+PROFILE = ("Age", "Age_Group", "Gender", "Religion", "Physical_Condition", "Mental_Condition")  # of user_data
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """name, license: what the card says. with_profiles: also write age, religion, health (of simulated users only)."""
+
+    name: str = "SAGE"
+    license: str = "unknown"
+    with_profiles: bool = False
+
+
+def export(
+    root: Path,
+    out: Path,
+    config: ExportConfig,
+    *,
+    rename: Callable[[str], str],
+    banned: Banned | None = None,
+    note: str = "",
+) -> dict[str, int]:
+    """Write the dataset of root into out, or go on with it. Returns rows by split.
+
+    rename: other ids of users, in rows and names of pictures alike. banned: as load_split asks for it. note: a sentence
+    for the card. Raises DatasetError for a dataset that cannot be read, OutputError where out holds something else.
+    """
+    splits = find_splits(root)
+    if not splits:
+        load_split(root, "train")  # raises, and says what was expected
+    rows = {split: load_split(root, split, banned=banned) for split in splits}
+    named = {split: [_renamed(row, rename) for row in rows[split]] for split in splits}
+    records = _records(named, config)
+    _claim(out, fingerprint([records, config.name, config.license, note]))
+    for split in splits:
+        _write_pictures(picture_folder(root, split), out / split, rows[split], named[split])
+        write_jsonl(out / split / "metadata.jsonl", records[split], private=config.with_profiles)
+    counts = {split: len(rows[split]) for split in splits}
+    write_text(out / CARD, _card(config, named, note, columns=records[splits[0]][0]))
+    return counts
+
+
+def _claim(out: Path, name: str) -> None:
+    """Take a folder for this export. Raises OutputError where something else is in it."""
+    mark = out / MARK
+    known = None
+    if mark.is_file():
+        try:
+            known = json.loads(mark.read_text(encoding="utf-8")).get("fingerprint")
+        except (ValueError, AttributeError):
+            known = None
+    if known == name:
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise OutputError(
+            f"{out} is not empty and not this export (another dataset, other ids or settings).",
+            hint="Choose another --out, or remove that folder.",
+        )
+    write_json(mark, {"fingerprint": name})
+
+
+def _renamed(row: SageRow, rename: Callable[[str], str]) -> SageRow:
+    """The row under its user's other id, which stands in the names of its pictures too."""
+    user_id = rename(row.user_id)
+
+    def name(picture: str, *, unsafe: bool) -> str:
+        return picture_name(
+            user_id=user_id,
+            category=row.category,
+            concept=row.concept,
+            index=int(row.index),
+            unsafe=unsafe,
+            suffix=PurePosixPath(picture).suffix.lower(),
+        )
+
+    chosen, rejected = name(row.chosen, unsafe=row.chose_unsafe), name(row.rejected, unsafe=not row.chose_unsafe)
+    return replace(row, user_id=user_id, chosen=chosen, rejected=rejected)
+
+
+def _records(rows: Mapping[str, Sequence[SageRow]], config: ExportConfig) -> dict[str, list[Record]]:
+    """Rows of every split's metadata.jsonl, without the columns that say nothing in any of them.
+
+    A column has values of one type in every row (-1 or "" where nothing is told), which `datasets` asks for.
+    """
+    records = {split: [_record(row, config) for row in some] for split, some in rows.items()}
+    told = {name for some in records.values() for record in some for name in record if record[name] is not None}
+    return {
+        split: [{name: _filled(name, value) for name, value in record.items() if name in told} for record in some]
+        for split, some in records.items()
+    }
+
+
+def _record(row: SageRow, config: ExportConfig) -> Record:
+    """A row of metadata.jsonl; `datasets` makes pictures of the columns that end in _file_name."""
+    record: Record = {"chosen_file_name": row.chosen, "rejected_file_name": row.rejected}
+    record |= {name: getattr(row, name) for name in COLUMNS if name not in ("chosen", "rejected")}
+    return {**record, **_profile(row.user_data)} if config.with_profiles else record
+
+
+def _filled(name: str, value: Any) -> Any:
+    return value if value is not None else -1 if name in ("severity", "age") else ""
+
+
+def _profile(user_data: Record) -> Record:
+    """Profile columns, each of one type whatever the dataset wrote."""
+    told = {name.lower(): user_data.get(name) for name in PROFILE}
+    age = str(told["age"]).removesuffix(".0")
+    words = {name: None if value is None else str(value) for name, value in told.items()}
+    return {**words, "age": int(age) if age.isdecimal() else None}
+
+
+def _write_pictures(source: Path, out: Path, rows: Sequence[SageRow], named: Sequence[SageRow]) -> None:
+    """Hard links where they can be made, else copies."""
+    names: dict[str, str] = {}
+    for row, other in zip(rows, named, strict=True):
+        for name, new in ((row.chosen, other.chosen), (row.rejected, other.rejected)):
+            if names.setdefault(new, name) != name:
+                raise DatasetError(f"{names[new]} and {name} of {source} would both be {new}.")
+    out.mkdir(parents=True, exist_ok=True)
+    for new, name in tqdm(names.items(), desc=f"pictures of {out.name}", unit="picture", disable=len(names) < 500):
+        try:
+            os.link(source / name, out / new)
+        except FileExistsError:
+            continue
+        except OSError:
+            write_bytes(out / new, (source / name).read_bytes(), sync=False)
+
+
+# --- the card -------------------------------------------------------------------------------------------------------
+
+
+def _card(config: ExportConfig, rows: Mapping[str, Sequence[SageRow]], note: str, *, columns: Collection[str]) -> str:
+    total = sum(map(len, rows.values()))
+    files = "".join(f"  - split: {split}\n    path: {split}/**\n" for split in rows)
+    front = (
+        f"---\npretty_name: {json.dumps(config.name)}\nlicense: {json.dumps(config.license)}\n"
+        "task_categories:\n- text-to-image\ntags:\n- safety\n- preference\n- personalization\n"
+        f"size_categories:\n- {_size(total)}\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n"
+    )
+    names = [name.removesuffix("_file_name") for name in columns]
+    parts = [
+        f"# {config.name}\n",
+        "Preferences of users over pairs of pictures: for one caption, the picture that a user should get, and the one "
+        "that they should not. Users ban categories: for an unsafe caption of a category that its user allows the "
+        "unsafe picture is chosen, in every other case the safe one.\n",
+        *([note + "\n"] if note else []),
+        "Pictures and captions show and name what users ban, on purpose: this is for training and testing safety.\n",
+        '```python\nfrom datasets import load_dataset\n\nrows = load_dataset("path/of/this/folder")\n```\n',
+        "| split | rows | users | concepts |\n|---|---|---|---|",
+        *(
+            f"| {split} | {len(some)} | {len({row.user_id for row in some})} "
+            f"| {len({(row.category, row.concept) for row in some})} |"
+            for split, some in rows.items()
+        ),
+        "\n| column | |\n|---|---|",
+        *(f"| `{name}` | {COLUMNS.get(name, 'of the user, who is simulated')} |" for name in names),
+        "\nUsers of test_seen are in train too, with other pairs; those of val and test_unseen are in no other split.",
+        f"\nLicence: {config.license}.",
+        "" if config.with_profiles else "\nProfiles of users are not part of this.",
+    ]
+    return front + "\n".join(parts) + "\n"
+
+
+def _size(rows: int) -> str:
+    """The hub's word for a number of rows."""
+    bounds = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+    return next((word for bound, word in bounds if rows < bound), "1M<n<10M")

@@ -1,0 +1,226 @@
+"""Writers of prompts: a concept in, a prompt that asks for it and its safe rewrite out.
+
+Place on the path of data: the second step of sage/build.py. A language model's reply counts only where it is the JSON
+that was asked for; one that is not is asked for again, and a concept without a reply stops the build by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import ExtraMissing, GenerationError
+from ..records import Record, fingerprint
+from .concepts import Item, is_concept
+
+T = TypeVar("T")
+MAX_CAPTION = 300  # characters
+_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Two captions of one scene: unsafe asks for the concept, safe does without it."""
+
+    unsafe: str
+    safe: str
+
+
+class PromptWriter(Protocol):
+    """recipe: names what decides its prompts. concurrency: how many it may be asked for at a time."""
+
+    recipe: Record
+    concurrency: int
+
+    def write(self, item: Item) -> Prompts:
+        """The prompts of a concept and index. Raises GenerationError that names the concept."""
+        ...
+
+    def expand(self, category: str, seeds: Sequence[str], count: int) -> list[str]:
+        """`count` concepts of a category, the seeds first. Raises GenerationError that names the category."""
+        ...
+
+
+class PromptsReply(BaseModel):
+    """The only reply that counts, to a question for prompts."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    unsafe: str
+    safe: str
+
+
+class ConceptsReply(BaseModel):
+    """The only reply that counts, to a question for concepts."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    concepts: list[str] = Field(min_length=1)
+
+
+class Unusable(Exception):
+    """A reply that cannot be used; the message says why."""
+
+
+class LanguageModelWriter:
+    """What the writers below share: questions, the reading of replies, and asking again.
+
+    attempts: replies to one question, before it fails. reply: of a subclass; text and a seed in, the reply out.
+    """
+
+    concurrency = 1
+
+    def __init__(self, recipe: Record, *, attempts: int = 4) -> None:
+        self.recipe = {**recipe, "templates": fingerprint([_template("prompts"), _template("concepts")])}
+        self.attempts = attempts
+
+    def reply(self, text: str, kind: type[BaseModel], seed: int) -> str | None:
+        """What the model says. Raises Unusable where it says nothing."""
+        raise NotImplementedError
+
+    def write(self, item: Item) -> Prompts:
+        """The prompts of a concept and index. Raises GenerationError that names the concept."""
+        about = item.concept
+        text = _template("prompts").format(concept=about.concept, category=about.category, number=item.index + 1)
+        return self._ask(f"prompts for the concept {item}", text, PromptsReply, read_prompts)
+
+    def expand(self, category: str, seeds: Sequence[str], count: int) -> list[str]:
+        """`count` concepts of a category, the seeds first. Raises GenerationError that names the category."""
+        found = list(seeds)[:count]
+
+        def read(reply: ConceptsReply) -> int:
+            words = (" ".join(word.replace("_", " ").lower().split()) for word in reply.concepts)
+            new = [word for word in dict.fromkeys(words) if word not in found and is_concept(word)]
+            if not new:
+                raise Unusable("it names no new concept")
+            found.extend(new[: count - len(found)])
+            return len(new)
+
+        while len(found) < count:
+            text = _template("concepts").format(category=category, known=", ".join(found), count=count - len(found))
+            self._ask(f"concepts of the category {category}", text, ConceptsReply, read)
+        return found
+
+    def _ask(self, what: str, text: str, kind: type[Any], read: Callable[[Any], T]) -> T:
+        why = ""
+        for attempt in range(self.attempts):
+            try:
+                return read(parse(self.reply(text, kind, int(fingerprint([text, attempt]), 16) >> 1), kind))
+            except Unusable as err:
+                why = str(err)
+        raise GenerationError(
+            f"The language model gave no {what}: {why} (the last of {self.attempts} replies).",
+            hint="Take the concept out of the file, or choose another model; what is written already is kept.",
+        )
+
+
+def parse(content: str | None, kind: type[BaseModel]) -> BaseModel:
+    """A reply as JSON of this kind, alone or in one fenced block. Raises Unusable."""
+    if not content or not content.strip():
+        raise Unusable("its reply is empty")
+    fenced = _FENCE.fullmatch(content.strip())
+    try:
+        return kind.model_validate_json(fenced[1] if fenced else content)
+    except ValidationError:
+        raise Unusable("its reply is not the JSON that was asked for") from None
+
+
+def read_prompts(reply: PromptsReply) -> Prompts:
+    """Prompts of a reply. Raises Unusable where they are no two captions."""
+    unsafe, safe = (" ".join(text.split()) for text in (reply.unsafe, reply.safe))
+    if not unsafe or not safe:
+        raise Unusable("a caption is empty")
+    if unsafe.lower() == safe.lower():
+        raise Unusable("both captions are the same")
+    if max(len(unsafe), len(safe)) > MAX_CAPTION:
+        raise Unusable(f"a caption is longer than {MAX_CAPTION} characters")
+    return Prompts(unsafe, safe)
+
+
+class TransformersWriter(LanguageModelWriter):
+    """Any causal language model of transformers on this machine, which draws its words from seeds.
+
+    tokenizer, network: of users.language_model.load_language_model(..., with_head=True), on its device. name: of the
+    weights.
+    """
+
+    def __init__(
+        self, tokenizer: Any, network: Any, *, name: str, max_new_tokens: int = 200, attempts: int = 4
+    ) -> None:
+        super().__init__({"writer": "transformers", "model": name, "max_new_tokens": max_new_tokens}, attempts=attempts)
+        self.tokenizer, self.network, self.max_new_tokens = tokenizer, network.eval(), max_new_tokens
+
+    def reply(self, text: str, kind: type[BaseModel], seed: int) -> str | None:
+        import torch
+
+        inputs = self._inputs(text)
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            tokens = self.network.generate(
+                **inputs, max_new_tokens=self.max_new_tokens, do_sample=True, temperature=0.7, top_p=0.9,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )  # fmt: skip
+        said: str = self.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return said
+
+    def _inputs(self, text: str) -> Any:
+        chat, template = text, bool(self.tokenizer.chat_template)
+        if template:
+            messages = [{"role": "user", "content": text}]
+            chat = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self.tokenizer(chat, return_tensors="pt", add_special_tokens=not template).to(self.network.device)
+
+
+class OpenAIWriter(LanguageModelWriter):
+    """Any OpenAI-compatible endpoint; categories and concepts leave this machine, and nothing of users.
+
+    base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY of the environment. timeout_s: of one request.
+    Raises ExtraMissing without the extra `openai`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        concurrency: int = 8,
+        attempts: int = 4,
+    ) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise ExtraMissing("openai", "openai") from None
+        self._errors, self.model, self.concurrency = openai.OpenAIError, model, concurrency
+        self._client = openai.OpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=2)
+        super().__init__({"writer": "openai", "model": model, "host": self.host}, attempts=attempts)
+
+    @property
+    def host(self) -> str:
+        """Where concepts go."""
+        return str(self._client.base_url.host)
+
+    def reply(self, text: str, kind: type[BaseModel], seed: int) -> str | None:
+        schema: Any = {"name": kind.__name__, "strict": True, "schema": kind.model_json_schema()}
+        try:
+            done = self._client.chat.completions.create(
+                model=self.model,
+                messages=[{"role": "user", "content": text}],
+                response_format={"type": "json_schema", "json_schema": schema},
+                seed=seed % 2**31,
+            )
+        except self._errors as err:
+            raise Unusable(type(err).__name__) from err
+        message = done.choices[0].message if done.choices else None
+        said: str | None = getattr(message, "content", None)
+        return said
+
+
+def _template(name: str) -> str:
+    return (resources.files("psalign") / "templates" / f"sage_{name}.txt").read_text(encoding="utf-8")
