@@ -110,6 +110,8 @@ def _read_all(path: Path) -> list[ResultRow]:
 
 def _row(record: dict[str, str], where: str) -> ResultRow:
     try:
+        if None in record or None in record.values():
+            raise ValueError("another number of cells than columns")
         numbers = {name: _number(record.get(name)) for name in ("score", "low", "high")}
         count = record.get("n")
         row = ResultRow(**{**record, **numbers, "n": int(count) if count else None})  # type: ignore[arg-type]
