@@ -233,7 +233,8 @@ def test_interrupting_says_how_to_go_on(capsys, monkeypatch):
 def test_every_help_has_an_example(capsys):
     commands = ["quickstart", "train", "generate", "eval measure", "embed", "presets", "users sample", "mini build",
                 "adapter info",
-                "mini train-base", "mini train-detector", "mini check", "mini sheet"]  # fmt: skip
+                "mini train-base", "mini train-detector", "mini train-clip", "mini check", "mini sheet",
+                "mini reference"]  # fmt: skip
     for command in commands:
         status, out, _ = run(capsys, *command.split(), "--help")
         assert status == 0

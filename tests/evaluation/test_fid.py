@@ -190,6 +190,6 @@ def test_references_that_cannot_be_used(tmp_path):
     with pytest.raises(EvaluationError, match=r"at least two pictures; saw 1\."):
         reference_statistics(folder, extraction(None))
     (folder / "01.png").write_bytes((folder / "00.png").read_bytes()[:40])
+    paths = sorted(folder.glob("*"))
     with pytest.raises(EvaluationError, match=r"1 pictures cannot be read as pictures: 01\.png"):
-        paths = sorted(folder.glob("*"))
         picture_statistics(folder, paths, [file_fingerprint(path) for path in paths], extraction(None))

@@ -1,4 +1,4 @@
-"""The shipped mini base and detector, on fewer cases than docs/RESULTS.md has (`psalign mini check`)."""
+"""The shipped mini models, on fewer cases than docs/RESULTS.md has (`psalign mini check`)."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,13 @@ from diffusers import StableDiffusionPipeline
 
 from psalign.diffusion.base_models import mini_folder
 from psalign.mini import checks
+from psalign.mini.clip import load_clip
 from psalign.mini.detector import load_detector
 
 
 def test_size_and_format():
     weights = sorted(mini_folder().parent.rglob("*.safetensors"))
-    assert len(weights) == 4
+    assert len(weights) == 5
     assert sum(path.stat().st_size for path in weights) <= 25e6
     assert not [path for path in mini_folder().parent.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
 
@@ -41,6 +42,12 @@ def test_base_draws_what_captions_ask_for(mini_pipeline):
     assert shares["subject"] >= 0.95
     assert shares["subject and colour"] >= 0.88
     assert shares["unasked"] <= 0.05
+
+
+def test_text_image_model_tells_captions_apart(mini_pipeline):
+    counts = checks.check_clip(load_clip(), mini_pipeline, n=64)
+    for name, (right, of) in counts.items():
+        assert right / of >= (0.9 if name.endswith("of 64") else 0.94), name
 
 
 @pytest.mark.parametrize("text", ["a red cat", "two words that it never met: zebra, 42!", ""])

@@ -63,6 +63,7 @@ def check(arguments: argparse.Namespace) -> None:
     from ..diffusion.base_models import load_pipeline
     from ..evaluation.statistics import wilson
     from ..mini import checks
+    from ..mini.clip import load_clip
     from ..mini.detector import load_detector
     from ..records import write_json
 
@@ -70,10 +71,12 @@ def check(arguments: argparse.Namespace) -> None:
     psnr_db = checks.check_autoencoder(pipeline, n=min(500, arguments.n))
     counts = checks.check_detector(detector, pipeline, n=arguments.n)
     counts |= {f"base: {k}": v for k, v in checks.check_base(pipeline, detector, n=arguments.n).items()}
+    clip = checks.check_clip(load_clip(arguments.clip), pipeline, n=min(640, arguments.n))
+    counts |= {f"text-image, {k}": v for k, v in clip.items()}
     rates = {name: wilson(*count) for name, count in counts.items()}
-    print(f"{'autoencoder':38} {psnr_db:.2f} dB PSNR")
+    print(f"{'autoencoder':48} {psnr_db:.2f} dB PSNR")
     for name, rate in rates.items():
-        print(f"{name:38} {percent(rate.value)}  [{percent(rate.low)}, {percent(rate.high)}]  n={rate.n}")
+        print(f"{name:48} {percent(rate.value)}  [{percent(rate.low)}, {percent(rate.high)}]  n={rate.n}")
     if arguments.out:
         write_json(arguments.out, {"psnr_db": round(psnr_db, 2), **{k: asdict(v) for k, v in rates.items()}})
 
@@ -125,11 +128,18 @@ def add_commands(groups: Any) -> None:
     add_out(one, "outputs/mini-clip")
     add_model(one)
 
-    one = command(kinds, "check", check, "measure the mini base and its detector", "psalign mini check -n 200")
+    one = command(
+        kinds,
+        "check",
+        check,
+        "measure the mini base, its detector and its text-image model",
+        "psalign mini check -n 200",
+    )
     one.add_argument(
         "-n", type=at_least(1), default=1000, help="captions for the base, and drawings for the detector (default 1000)"
     )
     one.add_argument("--detector", type=Path, help="another detector than the shipped one")
+    one.add_argument("--clip", type=Path, help="another text-image model than the shipped one")
     one.add_argument("--out", type=Path, help="also write the figures as JSON")
     add_model(one)
 

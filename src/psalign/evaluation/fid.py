@@ -102,8 +102,8 @@ def kernel_distance(x: Features, y: Features, *, block: int = 1000) -> Mean:
     """
     if min(len(x), len(y)) < 3:
         raise EvaluationError(f"KID needs at least three pictures on each side; saw {len(x)} and {len(y)}.")
-    within_x, within_y = _row_sums(x, x, block), _row_sums(y, y, block)
-    across_x, across_y = _row_sums(x, y, block), _row_sums(y, x, block)
+    (within_x, _), (within_y, _) = _kernel_sums(x, x, block), _kernel_sums(y, y, block)
+    across_x, across_y = _kernel_sums(x, y, block)
     m, n = len(x), len(y)
     sum_x, sum_y, sum_xy = within_x.sum(), within_y.sum(), across_x.sum()
     part_x, part_y = sum_x / (m * (m - 1)), sum_y / (n * (n - 1))
@@ -114,17 +114,18 @@ def kernel_distance(x: Features, y: Features, *, block: int = 1000) -> Mean:
     return Mean(value, min(m, n), value - half, value + half)
 
 
-def _row_sums(x: Features, y: Features, block: int) -> Float64:
-    """Sums of the kernel of each x with all y; where y is x, without itself. [M]."""
+def _kernel_sums(x: Features, y: Features, block: int) -> tuple[Float64, Float64]:
+    """Sums of the kernel of each x with all y [M], and of each y with all x [N]; where y is x, without itself."""
     right = y.astype(np.float64)
-    sums = np.zeros(len(x))
+    of_x, of_y = np.zeros(len(x)), np.zeros(len(y))
     for start in range(0, len(x), block):
         kernel = (x[start : start + block].astype(np.float64) @ right.T / x.shape[1] + 1) ** 3
         if y is x:
             rows = np.arange(len(kernel))
             kernel[rows, start + rows] = 0.0
-        sums[start : start + block] = kernel.sum(1)
-    return sums
+        of_x[start : start + block] = kernel.sum(1)
+        of_y += kernel.sum(0)
+    return of_x, of_y
 
 
 def _jackknife_variance(without_one: Float64) -> float:

@@ -10,15 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from psalign.errors import EvaluationError, UsageError
 from psalign.records import ManifestRow, Rate, Record, Verdict, fingerprint
 
 from .benchmark import measure as measure_facts
 from .clip_model import ClipModel
 from .clip_score import clip_scores
-from .features import FeatureExtractor
+from .features import FeatureExtractor, stack
 from .fid import KEPT, Extraction, Statistics, frechet_distance, kernel_distance, picture_statistics
 from .fid import reference_statistics as read_reference
 from .inpro import Rule, inappropriate
@@ -164,16 +162,20 @@ def _verdicts(metric: str, pictures: Pictures, tools: Tools) -> list[Score]:
 def look_verdicts(
     pictures: Pictures, detector: Lazy[Detector], *, cache: Path | None = None, batch_size: int = 32
 ) -> list[Verdict]:
-    """What the detector of mini pictures sees in each, in the manifest's order."""
+    """What the detector of mini pictures sees in each, in the manifest's order.
+
+    Raises EvaluationError where pictures are not of one size.
+    """
 
     def look() -> Look[Picture]:
         loaded = detector()
 
-        def see(batch: list[Picture], places: list[int]) -> list[Record]:
-            names = [pictures.rows[place].file_name for place in places]
-            strangers = [name for name, seen in zip(names, batch, strict=True) if seen.shape != batch[0].shape]
-            refuse(pictures.folder, "are of another size than their neighbours", strangers)
-            return [_plain(verdict) for verdict in loaded(np.stack(batch))]
+        def see(batch: list[Picture], _: list[int]) -> list[Record]:
+            return [
+                {**_plain(verdict), "size": list(group.shape[1:3])}
+                for group in stack(batch)
+                for verdict in loaded(group)
+            ]
 
         return Look(lambda picture: picture, see)
 
@@ -184,6 +186,9 @@ def look_verdicts(
         cache=PictureCache(cache, f"verdicts-{detector.name}"),
         batch_size=batch_size,
     )
+    names = [row.file_name for row in pictures.rows]
+    strangers = [name for name, seen in zip(names, found, strict=True) if seen["size"] != found[0]["size"]]
+    refuse(pictures.folder, "are of another size than the first", strangers)
     return [Verdict(frozenset(v["motifs"]), frozenset(v["categories"]), v["subject"], v["colour"]) for v in found]
 
 

@@ -155,6 +155,7 @@ class _ArrayUnpickler(pickle.Unpickler):
             ("numpy", "dtype"): _element,
             ("_codecs", "encode"): _latin1,
             **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty for core in ("core", "_core")},
+            **{(f"numpy.{core}.numeric", "_frombuffer"): _whole for core in ("core", "_core")},
         }
         if (module, name) not in makers:
             raise _Refused(f"{module}.{name}")
@@ -169,10 +170,17 @@ def _empty(kind: object, shape: object, element: object) -> np.ndarray:
     return np.ndarray.__new__(np.ndarray, (0,), "b")
 
 
+def _whole(content: object, element: object, shape: object, *_: object) -> np.ndarray:
+    """An array in one piece, as pickles of protocol 5 write it (a plain, C-ordered one)."""
+    if not isinstance(content, bytes | bytearray) or not isinstance(element, np.dtype) or not isinstance(shape, tuple):
+        raise ValueError("an array of no bytes")
+    return np.frombuffer(content, dtype=element).reshape(shape)
+
+
 def _element(name: object, *_: object) -> np.dtype[Any]:
     if name not in ELEMENTS:
         raise ValueError(f"elements of type {name!r}")
-    return np.dtype(str(name))
+    return np.dtype(str(name), False, True)  # a copy: the pickle then sets its byte order
 
 
 def _latin1(text: object, encoding: object) -> bytes:

@@ -12,6 +12,7 @@ import torch
 
 from . import world
 from .base import psnr_db, reconstruct
+from .clip import MiniClip, one_wrong, tell
 from .detector import Detector
 
 Count = tuple[int, int]  # right, of
@@ -75,6 +76,31 @@ def check_base(
         "subject and colour": (sum((v.subject, v.colour) == (s.subject, s.colour) for v, s in pairs), n),
         "unasked": (sum(bool(v.motifs - set(s.motifs)) for v, s in pairs), n),
     }
+
+
+def check_clip(clip: MiniClip, pipeline: Any, *, n: int = 640, seed: int = 93) -> dict[str, Count]:
+    """The text-image model on fresh drawings and on reconstructions.
+
+    "caption of 64": the right caption scores highest among those of 64 drawings. "above a wrong motif" (subject,
+    colour, background, side): it scores higher than the same caption with that one thing wrong.
+    """
+    rng = np.random.default_rng(seed)
+    plain, scenes = _drawings(n, seed)
+    counts: dict[str, Count] = {}
+    for name, pictures in {"drawings": plain, "reconstructions": reconstruct(pipeline.vae, plain)}.items():
+        right = [tell(scene, rng) for scene in scenes]
+        own, found = np.zeros(n), np.zeros(n, bool)
+        for start in range(0, n, 64):
+            scores = clip.scores(pictures[start : start + 64], right[start : start + 64])
+            own[start : start + 64] = scores.diagonal()
+            found[start : start + 64] = scores.argmax(1) == np.arange(len(scores))
+        counts[f"{name}: caption of 64"] = (int(found.sum()), n)
+        for what in ("motif", "subject", "colour", "background", "side"):
+            wrong = [tell(one_wrong(scene, rng, what), rng) for scene in scenes]
+            parts = [slice(start, start + 64) for start in range(0, n, 64)]
+            other = np.concatenate([clip.scores(pictures[part], wrong[part]).diagonal() for part in parts])
+            counts[f"{name}: above a wrong {what}"] = (int((own > other).sum()), n)
+    return counts
 
 
 def _drawings(n: int, seed: int) -> tuple[np.ndarray, list[world.Scene]]:

@@ -10,6 +10,7 @@ that are wrong in one thing, and from saying what the drawing shows (heads that 
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -71,6 +72,7 @@ def new_clip(text_encoder: CLIPTextModel) -> CLIPModel:
     from transformers import CLIPConfig, CLIPModel
 
     text = {**text_encoder.config.to_dict(), "projection_dim": WIDTH}
+    text.pop("_name_or_path", None)  # a folder of the machine that trains
     vision = {
         "hidden_size": 128,
         "intermediate_size": 384,
@@ -95,7 +97,7 @@ def train_clip(folder: Path, pipeline: Any, config: ClipConfig, *, work: Path) -
     model, heads = new_clip(pipeline.text_encoder), nn.Linear(128, sum(_head_sizes()))
     told = draw_told(config, pipeline)
     targets = torch.cat([_targets(told.scenes)], dim=1)
-    names = _Names(pipeline.tokenizer)
+    names, tokenizer = _Names(pipeline.tokenizer), copy.deepcopy(pipeline.tokenizer)  # its use leaves traces in it
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         rng = np.random.default_rng((config.seed, step))
@@ -121,8 +123,33 @@ def train_clip(folder: Path, pipeline: Any, config: ClipConfig, *, work: Path) -
         made_of=(asdict(config), weights_name(pipeline.text_encoder), weights_name(pipeline.vae)),
     )
     seconds = stage.run(loss, work=work)
-    _write(folder, model.eval(), pipeline.tokenizer, config, seconds)
+    _write(folder, model.eval(), tokenizer, config, seconds)
     return model
+
+
+@dataclass(frozen=True)
+class MiniClip:
+    """A trained text-image model and its tokenizer."""
+
+    model: CLIPModel
+    tokenizer: Any
+
+    @torch.no_grad()
+    def scores(self, pictures: np.ndarray, texts: list[str]) -> np.ndarray:
+        """100 * cosine of pictures, uint8 RGB [P, 64, 64, 3], with texts: [P, T]."""
+        ids = _Names(self.tokenizer).ids(texts)
+        seen = self.model.get_image_features(pixel_values=to_pixels(pictures)).pooler_output
+        told = self.model.get_text_features(input_ids=ids).pooler_output
+        found: np.ndarray = (100 * F.normalize(seen, dim=-1) @ F.normalize(told, dim=-1).T).numpy()
+        return found
+
+
+def load_clip(folder: Path | None = None) -> MiniClip:
+    """The shipped text-image model, or the one in folder."""
+    from transformers import AutoTokenizer, CLIPModel
+
+    place = folder or clip_folder()
+    return MiniClip(CLIPModel.from_pretrained(place).eval(), AutoTokenizer.from_pretrained(place))
 
 
 def draw_told(config: ClipConfig, pipeline: Any) -> Told:
