@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import save_file
 
-from baselines.test_safetydpo import save_lora
 from psalign.adapter.checkpoint import save_adapter
 from psalign.diffusion.prompts import derive_seed
 from psalign.errors import DatasetError, OutputError, UsageError
@@ -18,7 +17,7 @@ from psalign.records import read_manifest
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
 from psalign.users.profile import save_profiles
 from test_prompt_sets import write_set
-from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
+from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_lora, save_pipeline
 
 ALL_LEVELS = (None, 0, 1, 2, 3, 4, 5)
 
@@ -53,7 +52,7 @@ def config_of(world, **changes):
     given = GridConfig(
         prompts=world / "prompts",
         weights=weights,
-        embeddings={base: world / "embeddings" for base in bases},
+        embeddings=dict.fromkeys(bases, world / "embeddings"),
         models={base: str(world / base) for base in bases},
         steps=2,
         batch_size=2,
@@ -158,7 +157,7 @@ def test_what_cannot_be_drawn_is_reported_and_the_rest_is_drawn(world, tmp_path)
     assert {(row.method, row.metrics) for row in rows} == {
         (cell.method, metric) for cell in cells[1:] for metric in ("inpro", "inpro_strict", "clip")
     }
-    assert "debug/esdu/sd15         missing   edited UNet weights not given" in describe(outcomes)
+    assert "debug/esdu/sd15         missing  edited UNet weights not given" in describe(outcomes)
     before = results.read_text()
     draw_grid(cells, tmp_path / "images", config=config, results=results)
     assert results.read_text() == before
@@ -210,7 +209,7 @@ def test_a_user_that_the_file_does_not_know_fails_the_cell(world, tmp_path):
 
 
 def test_faults_at_the_door(world, tmp_path):
-    with pytest.raises(DatasetError, match="coco_10k.csv does not exist"):
+    with pytest.raises(DatasetError, match=r"coco_10k.csv does not exist"):
         draw_grid([Cell("coco_10k", "base", "sd15")], tmp_path, config=config_of(world))
     with pytest.raises(UsageError, match="Unknown seed policy 'random'; choose one of: paired, published"):
         config_of(world, seed_policy="random")

@@ -2,24 +2,12 @@
 
 import pytest
 import torch
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from psalign.baselines import safetydpo
 from psalign.baselines.safetydpo import lora_weights
 from psalign.errors import CheckpointError, ExtraMissing, GuardError
-from tiny_pipelines import PIPELINES, draw
-
-
-def save_lora(base, folder, *, rank=2):
-    """A LoRA with random weights for the cross-attentions, as diffusers saves it."""
-    pipeline = PIPELINES[base]()
-    pipeline.unet.add_adapter(LoraConfig(r=rank, init_lora_weights=False, target_modules=r".*attn2\.to_[kv]"))
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipeline.unet))
-    type(pipeline).save_lora_weights(folder, unet_lora_layers=layers)
-    return folder
+from tiny_pipelines import PIPELINES, draw, save_lora
 
 
 @pytest.mark.parametrize(("base", "by_file"), [("sd15", False), ("sd15", True), ("sdxl", False)])
@@ -39,7 +27,7 @@ def test_what_is_no_lora_of_this_model(tmp_path):
     pipeline = PIPELINES["sd15"]()
     base_picture = draw(pipeline)
     save_file({"something.weight": torch.ones(2, 2)}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="a.safetensors (is no LoRA for|has no LoRA for the UNet of) this model"):
+    with pytest.raises(CheckpointError, match=r"a.safetensors (is no LoRA for|has no LoRA for the UNet of) this model"):
         lora_weights(pipeline, tmp_path).__enter__()
     with pytest.raises(CheckpointError, match="is no LoRA for this model"):
         lora_weights(pipeline, save_lora("sdxl", tmp_path / "sdxl")).__enter__()
@@ -48,7 +36,7 @@ def test_what_is_no_lora_of_this_model(tmp_path):
 
 def test_a_lora_that_is_there_already(tmp_path):
     pipeline, place = PIPELINES["sd15"](), save_lora("sd15", tmp_path)
-    with lora_weights(pipeline, place), pytest.raises(GuardError, match="has a LoRA already.\nCall pipe.unload"):
+    with lora_weights(pipeline, place), pytest.raises(GuardError, match=r"has a LoRA already\.\nCall pipe.unload"):
         lora_weights(pipeline, place).__enter__()
 
 

@@ -48,7 +48,9 @@ def test_one_step_and_the_next_by_hand():
 
 
 def test_the_papers_four_strengths():
-    found = {name: (s.scale, s.warm_up, s.threshold, s.momentum_scale, s.momentum_beta) for name, s in STRENGTHS.items()}
+    found = {
+        name: (s.scale, s.warm_up, s.threshold, s.momentum_scale, s.momentum_beta) for name, s in STRENGTHS.items()
+    }
     assert found == {
         "weak": (200, 15, 0.0, 0.0, 0.0),
         "medium": (1000, 10, 0.01, 0.3, 0.4),
@@ -147,7 +149,7 @@ def test_it_fails_closed(sd15):
     with safe_latent_diffusion(sd15, AT_ONCE) as guidance:
         with pytest.raises(GuardError, match=r"called without concepts.\nPass \*\*guidance.condition"):
             drawn(sd15)
-        with pytest.raises(UsageError, match="expected 4 rows for 2 concepts; saw 2.\nGive --guidance more than 1"):
+        with pytest.raises(UsageError, match=r"expected 4 rows for 2 concepts; saw 2\.\nGive --guidance more than 1"):
             drawn(sd15, guidance.condition(CONCEPTS), guidance_scale=1.0)
         with pytest.raises(UsageError, match="expected 2 rows for 1 concepts; saw 4"):
             drawn(sd15, guidance.condition(CONCEPTS[:1]))

@@ -8,7 +8,11 @@ from psalign.evaluation.metrics import METRICS
 
 
 def test_folders_and_levels(tmp_path):
-    own, level, base = Cell("sage_seen", "psa", "sdxl"), Cell("coco_10k", "psa", "sd15", 3), Cell("mini", "base", "mini")
+    own, level, base = (
+        Cell("sage_seen", "psa", "sdxl"),
+        Cell("coco_10k", "psa", "sd15", 3),
+        Cell("mini", "base", "mini"),
+    )
     assert own.folder(tmp_path) == tmp_path / "sage_seen/psa/sdxl"
     assert level.folder(tmp_path) == tmp_path / "coco_10k/psa/sd15/level_3"
     assert (own.level_name, level.level_name, base.level_name) == ("user", "level_3", "none")
