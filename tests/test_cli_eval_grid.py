@@ -71,7 +71,7 @@ def test_both_commands_on_the_layouts_of_sd15_and_sdxl(folder, tmp_path, capsys)
     status, out, _ = generate(capsys, folder, *methods, *where)
     assert status == 0
     assert out.count("2 pictures") == 8
-    assert "debug/esdu/sdxl         missing  edited UNet weights not given: --weights esdu/sdxl=PATH" in out
+    assert "debug/esdu/sdxl             missing  edited UNet weights not given: --weights esdu/sdxl=PATH" in out
     assert len(read_manifest(tmp_path / "images/debug/psa/sdxl/level_4/manifest.jsonl")) == 2
     measure = ("eval", "run", "--images", tmp_path / "images", "--output", tmp_path / "results.csv", "--workers", 0,
                "--cache", tmp_path / "cache", "--clip", make_clip(tmp_path / "clip"))  # fmt: skip
