@@ -28,7 +28,7 @@ quickstart: $(STAMP)  ## users to report on the mini base, offline: outputs/quic
 	$(BIN)/psalign quickstart --out outputs/quickstart $(ARGS)
 
 test: $(STAMP)  ## the tests (offline, CPU)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: $(STAMP)  ## lint, format and types, without changing anything
 	$(BIN)/ruff check .

@@ -1,10 +1,11 @@
 """Trains variants of an adapter on one mini dataset and measures each on the same prompts: the tables of docs/LOG.md.
 
     python benchmarks/ablation.py --variant "anchor alone:prompt.training.dpo_weight=0" [--seeds 0 1 2]
+                                  [--set dataset.train_users=60]
 
-A variant is NAME:SETTING=VALUE,SETTING=VALUE over the preset; a name that starts with "published" trains that kind.
-Variants share dataset, vectors and cached latents in --out; each has a folder of its own there for every seed, and what
-is finished is not done again.
+A variant is NAME:SETTING=VALUE,SETTING=VALUE over the preset and what --set changes for all; a name that starts with
+"published" trains that kind. Variants share dataset, vectors and cached latents in --out; each has a folder of its own
+there for every seed, and what is finished is not done again.
 """
 
 from __future__ import annotations
@@ -54,14 +55,15 @@ def main() -> None:
     parser.add_argument("--variant", action="append", required=True, help="NAME:section.name=value,...")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--preset", default="mini-quickstart")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="for all variants")
     parser.add_argument("--out", type=Path, default=Path("outputs/ablation"))
     arguments = parser.parse_args()
-    bench = open_bench(arguments.out, load_preset(arguments.preset))
+    bench = open_bench(arguments.out, load_preset(arguments.preset, changes=arguments.set))
     print("| variant | " + " | ".join(f"{suite}: {name}" for suite, name in COLUMNS) + " |")
     print("|---|" + "---|" * len(COLUMNS))
     for variant in arguments.variant:
         name, _, text = variant.partition(":")
-        changed = load_preset(arguments.preset, changes=split_changes(text))
+        changed = load_preset(arguments.preset, changes=[*arguments.set, *split_changes(text)])
         runs = [figures(measure(bench, name, changed, seed)) for seed in arguments.seeds]
         cells = [cell(over_seeds([run[column] for run in runs])) for column in range(len(COLUMNS))]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)

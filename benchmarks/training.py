@@ -58,15 +58,16 @@ def main() -> None:
     if arguments.memory_of:
         print(json.dumps(_memory(arguments.memory_of, arguments)))
         return
+    memory = {name: _memory_apart(name, arguments) for name in VARIANTS}  # before this process holds models too
     parts = Parts(arguments)
     ways = {name: make_way(name, parts, arguments) for name in VARIANTS}
     seconds: dict[str, list[float]] = {name: [] for name in (*ways, "unit")}
     for number in range(arguments.rounds + WARM_UP):
         for name, way in (*ways.items(), ("unit", Unit(parts, arguments))):
             taken = parts.timed(way.step)
+            print(f"round {number}, {name}: {taken:.1f} s", file=sys.stderr)
             if number >= WARM_UP:
                 seconds[name].append(taken)
-    memory = {name: _memory_apart(name, arguments) for name in ways}
     figures = {name: _figures(name, seconds, memory) for name in ways}
     for name, figure in figures.items():
         units = f"{figure['units']:.2f} units [{figure['units_p10']:.2f}, {figure['units_p90']:.2f}]"
@@ -179,8 +180,8 @@ class PublishedProcedure:
 
     def __init__(self, parts: Parts, arguments: argparse.Namespace) -> None:
         self.parts, self.pairs, self.number = parts, arguments.pairs, 0
-        self.reference = copy.deepcopy(parts.unet)
-        self.policy = copy.deepcopy(parts.unet) if not arguments.memory_of else parts.unet
+        self.policy, self.reference = parts.unet, copy.deepcopy(parts.unet)
+        self.before = dict(self.policy.attn_processors)
         self.vae, self.text = _encoders(parts)
         self.adapter = make_adapter("published", parts)
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=5e-6, weight_decay=0.01)
@@ -210,22 +211,19 @@ class PublishedProcedure:
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.policy.set_attn_processor(dict(self.before))
 
     def _states(self, rows: list[int]) -> torch.Tensor:
         states = [encoder(self.parts.ids[rows].to(self.parts.device)).last_hidden_state for encoder in self.text]
         return torch.cat(states, dim=-1).repeat(2, 1, 1)
 
     def _steer(self, tokens: torch.Tensor) -> None:
+        """Processors of this step's users on the UNet, which the other variants share."""
         layers = iter(self.adapter.layers)
-        before = dict(self.policy.attn_processors)
-        if not any(isinstance(way, CastProcessor) for way in before.values()):
-            ways = {
-                name: CastProcessor(next(layers), tokens) if "attn2" in name else way for name, way in before.items()
-            }
-            self.policy.set_attn_processor(ways)
-        for way in self.policy.attn_processors.values():
-            if isinstance(way, CastProcessor):
-                way.tokens = tokens
+        ways = {
+            name: CastProcessor(next(layers), tokens) if "attn2" in name else way for name, way in self.before.items()
+        }
+        self.policy.set_attn_processor(ways)
 
     def _errors(self, predicted: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         chosen, rejected = (predicted.float() - noise.float()).square().flatten(1).mean(1).chunk(2)

@@ -1,5 +1,6 @@
 """train.py and launchers/train_psa_*.sh: the published names of settings, on tiny pipelines of the real layout."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -84,14 +85,23 @@ def test_flags_win_over_the_environment(folder):
     assert not (folder / "by-name").exists()
 
 
-def test_two_processes_by_a_config_of_accelerate(folder):
-    """launchers/accelerate/cpus_2.yaml, from first to last."""
+@pytest.mark.parametrize("name", ["cpus_2", "fsdp_4"])
+def test_two_processes_by_a_config_of_accelerate(name, folder):
+    """launchers/accelerate/*.yaml, from first to last, for two processes on the CPU."""
+    config = yaml.safe_load((ROOT / f"launchers/accelerate/{name}.yaml").read_text())
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump({**config, "num_processes": 2, "main_process_port": 0}))
     done = start(
-        [ROOT / "launchers/train_psa_sd15.sh"], folder, DATA="sage", EMBEDS="embeddings", SD_MODEL="sd15", OUT="two",
-        BATCH_SIZE="1", MAX_STEPS="2", ACCELERATE_CONFIG=str(ROOT / "launchers/accelerate/cpus_2.yaml"),
+        [ROOT / "launchers/train_psa_sd15.sh"], folder, DATA="sage", EMBEDS="embeddings", SD_MODEL="sd15", OUT=name,
+        BATCH_SIZE="1", MAX_STEPS="2", ACCELERATE_CONFIG=f"{name}.yaml",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert yaml.safe_load((folder / "two/run.json").read_text())["processes"] == 2
+    assert yaml.safe_load((folder / name / "run.json").read_text())["processes"] == 2
+    assert read_losses(folder / name) == pytest.approx(read_losses(folder / "cpus_2"), rel=1e-6)
+
+
+def read_losses(out):
+    with (out / "log.csv").open(newline="") as stream:
+        return [float(row["loss"]) for row in csv.DictReader(stream)]
 
 
 @pytest.mark.parametrize(

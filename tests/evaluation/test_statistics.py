@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from psalign.evaluation.statistics import mean_distance, mean_rate, wilson
+from psalign.evaluation.statistics import _acceleration, mean_distance, mean_rate, paired_difference, wilson
 from psalign.records import Rate
 
 
@@ -61,3 +62,75 @@ def test_mean_distance_of_none_one_and_skewed():
     assert mean_distance([]).value is None
     assert (mean_distance([2.0]).value, mean_distance([2.0]).low) == (2.0, None)
     assert mean_distance([0.0, 0.0, 9.0]).low == 0.0
+
+
+def test_difference_by_hand():
+    """Differences 0 and 1, drawn twice with replacement: mean 0 in a quarter of the draws, .5 in half, 1 in a quarter.
+    Half of the draws lie below .5 (ties by half), so there is no bias; symmetric, so there is no acceleration: the
+    interval is the 2.5 and 97.5 % quantiles of those draws, 0 to 1."""
+    difference = paired_difference({"a": 1, "b": 1}, {"a": 1, "b": 0})
+    assert difference.value == 0.5
+    assert difference.n == 2
+    assert (difference.low, difference.high) == (0.0, 1.0)
+
+
+def test_acceleration_by_hand():
+    """0, 0, 1: pulls -1/9, -1/9, 2/9; cubes sum to 6/729, squares to 6/81; 6/729 / (6 * (6/81)^1.5) = .0680414."""
+    assert _acceleration([np.array([0.0, 0.0, 1.0])]) == pytest.approx(0.0680414, abs=1e-7)
+
+
+def test_difference_of_groups_is_the_mean_of_their_differences():
+    """Group x: differences 1, 1, 0, 0 (mean .5); group y: -1, 0 (mean -.5): together 0, not 1/6."""
+    ours = {"a": 1, "b": 1, "c": 0, "d": 1, "e": 0, "f": 1}
+    theirs = {"a": 0, "b": 0, "c": 0, "d": 1, "e": 1, "f": 1}
+    groups = dict(zip("abcdef", "xxxxyy", strict=True))
+    assert paired_difference(ours, theirs, groups=groups).value == 0.0
+    assert paired_difference(ours, theirs).value == pytest.approx(1 / 6)
+
+
+def test_difference_has_no_interval_where_all_pairs_are_alike():
+    """Two methods that agree on every one of a few prompts are not shown to be the same."""
+    same = paired_difference({"a": 1, "b": 1}, {"a": 1, "b": 1})
+    assert (same.value, same.n, same.low, same.high) == (0.0, 2, None, None)
+    assert not same.excludes_zero
+    assert paired_difference({"a": 1.0}, {"a": 0.5}).low is None
+
+
+def test_difference_pairs_by_name_and_counts_what_has_no_partner():
+    difference = paired_difference({"a": 1, "b": 0, "c": 1}, {"b": 0, "a": 0, "d": 1, "e": 1})
+    assert (difference.value, difference.n, difference.unpaired) == (0.5, 2, 3)
+    nobody = paired_difference({"a": 1}, {"b": 1})
+    assert (nobody.value, nobody.n, nobody.unpaired) == (None, 0, 2)
+
+
+def test_difference_is_the_same_for_a_seed_and_any_order():
+    random = np.random.default_rng(1)
+    ours = {f"{i:03d}": float(x) for i, x in enumerate(random.normal(0.2, 1, 300))}
+    theirs = {f"{i:03d}": float(x) for i, x in enumerate(random.normal(0, 1, 300))}
+    once = paired_difference(ours, theirs, seed=3)
+    assert paired_difference(dict(reversed(ours.items())), theirs, seed=3) == once
+    assert paired_difference(ours, theirs, seed=4) != once
+
+
+def test_difference_of_means_is_near_the_normal_interval():
+    """400 differences of a normal: mean +- 1.96 * sd / 20, within a tenth of its width."""
+    values = np.random.default_rng(2).normal(0.3, 1, 400)
+    difference = paired_difference({str(i): float(v) for i, v in enumerate(values)}, {str(i): 0.0 for i in range(400)})
+    half = 1.959964 * values.std(ddof=1) / 20
+    assert difference.low == pytest.approx(values.mean() - half, abs=half / 10)
+    assert difference.high == pytest.approx(values.mean() + half, abs=half / 10)
+    assert difference.excludes_zero
+
+
+def test_intervals_of_differences_cover_as_often_as_they_say():
+    """200 simulated comparisons of two methods that pass 70 % and 85 % of the same 120 prompts, where a hard prompt is
+    hard for both: 95 % intervals hold the true -.15 in 180 to 199 of them (binomial, three deviations: 181 to 199)."""
+    random, covered = np.random.default_rng(7), 0
+    for seed in range(200):
+        hardness = random.random(120)
+        ours = {str(i): float(h < 0.7) for i, h in enumerate(hardness)}
+        moved = np.where(random.random(120) < 0.2, random.random(120), hardness)  # a fifth of the prompts decide anew
+        theirs = {str(i): float(h < 0.85) for i, h in enumerate(moved)}
+        difference = paired_difference(ours, theirs, seed=seed, draws=2000)
+        covered += difference.low <= -0.15 <= difference.high
+    assert 180 <= covered <= 199

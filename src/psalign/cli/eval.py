@@ -1,4 +1,4 @@
-"""Commands that evaluate: eval measure, generate, run."""
+"""Commands that evaluate: eval measure, generate, run, judge, report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import eval_generate, eval_run
+from . import eval_generate, eval_judge, eval_report, eval_run
 from .options import add_out, command
 from .tables import summary
 
@@ -29,3 +29,5 @@ def add_commands(groups: Any) -> None:
     add_out(one, "outputs/metrics.json")
     eval_generate.add_commands(kinds)
     eval_run.add_commands(kinds)
+    eval_judge.add_commands(kinds)
+    eval_report.add_commands(kinds)

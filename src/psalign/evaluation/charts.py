@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, coloured by the page's own style sheet, with axes, ticks and intervals.
+"""Charts as inline SVG, coloured by the page's own style sheet, with axes, ticks and intervals.
 
 Place on the path of data: step 8, inside the report.
 """
@@ -6,9 +6,10 @@ Place on the path of data: step 8, inside the report.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,11 @@ from psalign.records import Record
 WIDTH, HEIGHT = 400, 240
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 40
 MAX_POINTS = 240  # of a curve; more cannot be told apart at this width
+SCATTER_HEIGHT = 300
+LETTER_PX, LINE_PX = 6.6, 12.0  # of a label, which has to be placed without seeing it
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,41 @@ class Axes:
     x_high: float
     y_low: float
     y_high: float
+    height: int = HEIGHT
 
     def x(self, value: float) -> float:
         return LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        return HEIGHT - BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - TOP - BOTTOM)
+        return self.height - BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (self.height - TOP - BOTTOM)
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """The values that lie at a place of the picture."""
+        across, down = WIDTH - LEFT - RIGHT, self.height - TOP - BOTTOM
+        return (
+            self.x_low + (x - LEFT) / across * (self.x_high - self.x_low),
+            self.y_low + (self.height - BOTTOM - y) / down * (self.y_high - self.y_low),
+        )
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of a scatter chart. label: beside it, or empty; tip: when it is pointed at; y_range: its interval."""
+
+    x: float
+    y: float
+    label: str
+    tip: str
+    y_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Dots of one kind ("ours", "other" or "published", as the style sheet knows them), joined by a line or not."""
+
+    kind: str
+    dots: Sequence[Dot]
+    joined: bool = False
 
 
 def level_chart(levels: dict[str, Record]) -> str:
@@ -75,6 +110,84 @@ def curve_chart(points: Sequence[tuple[float, float]], *, title: str, unit_range
     return _frame(axes, [(x, f"{x:g}") for x in x_ticks], [(y, f"{y:g}") for y in y_ticks], body, "step", title)
 
 
+def scatter_chart(series: Sequence[Series], *, x_title: str, title: str, percent_y: bool = False) -> str:
+    """Dots with their intervals and labels; labels keep clear of the dots and of each other where there is room."""
+    axes, x_ticks, y_ticks = scatter_axes(series)
+    body = "".join(_series_svg(axes, one) for one in series)
+    for dot, (left, _, _, bottom) in place_labels(axes, series):
+        body += f'<text class="tick" x="{left:.1f}" y="{bottom - 3:.1f}">{escape(dot.label)}</text>'
+    shown = [(y, f"{100 * y:g} %" if percent_y else f"{y:g}") for y in y_ticks]
+    return _frame(axes, [(x, f"{x:g}") for x in x_ticks], shown, body, x_title, title)
+
+
+def scatter_axes(series: Sequence[Series]) -> tuple[Axes, list[float], list[float]]:
+    """Axes that hold all dots and intervals, and their ticks."""
+    dots = [dot for one in series for dot in one.dots]
+    x_low, x_high = _range(np.array([dot.x for dot in dots]))
+    room = 0.04 * (x_high - x_low)  # no dot on the edge
+    x_ticks = nice_ticks(x_low - room, x_high + room)
+    y_ends = [end for dot in dots for end in (dot.y, *(dot.y_range or ()))]
+    y_ticks = nice_ticks(*_range(np.array(y_ends)))
+    return Axes(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1], SCATTER_HEIGHT), x_ticks, y_ticks
+
+
+def place_labels(axes: Axes, series: Sequence[Series]) -> Iterator[tuple[Dot, Box]]:
+    """A place for each label, in the chart's pixels, where it covers as little as there is a way."""
+    taken = [box for one in series for box in _taken(axes, one)]
+    for dot in (dot for one in series for dot in one.dots if dot.label):
+        box = min(_places(axes, dot), key=lambda place: sum(_overlap(place, other) for other in taken))
+        taken.append((box[0] - 3, box[1], box[2] + 3, box[3]))
+        yield dot, box
+
+
+def _series_svg(axes: Axes, series: Series) -> str:
+    points = [(axes.x(dot.x), axes.y(dot.y)) for dot in series.dots]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points) if series.joined else ""
+    marks = []
+    for dot, (x, y) in zip(series.dots, points, strict=True):
+        ends = [axes.y(end) for end in dot.y_range or ()]
+        whisker = f'<path class="whisker" d="M{x:.1f} {ends[0]:.1f}V{ends[1]:.1f}"/>' if ends else ""
+        marks.append(
+            f'<g><title>{escape(dot.tip)}</title>{whisker}<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/></g>'
+        )
+    joined = f'<polyline class="line" points="{line}"/>' if line else ""
+    return f'<g class="{series.kind}">{joined}{"".join(marks)}</g>'
+
+
+def _taken(axes: Axes, series: Series) -> Iterator[Box]:
+    """Where dots, whiskers and lines are: a label there could not be read."""
+    points = [(axes.x(dot.x), axes.y(dot.y)) for dot in series.dots]
+    for dot, (x, y) in zip(series.dots, points, strict=True):
+        yield x - 6, y - 6, x + 6, y + 6
+        if dot.y_range:
+            yield x - 2, axes.y(dot.y_range[1]), x + 2, axes.y(dot.y_range[0])
+    for (x, y), (next_x, next_y) in pairwise(points) if series.joined else ():
+        steps = max(1, round(math.hypot(next_x - x, next_y - y) / 4))
+        for step in range(steps):
+            at_x, at_y = x + (next_x - x) * step / steps, y + (next_y - y) * step / steps
+            yield at_x - 2, at_y - 2, at_x + 2, at_y + 2
+
+
+def _places(axes: Axes, dot: Dot) -> Iterator[Box]:
+    """Where a dot's label could stand, the best place first; all of them inside the chart."""
+    x, y, width = axes.x(dot.x), axes.y(dot.y), LETTER_PX * len(dot.label)
+    for far in (8, 14, 22, 34):
+        near = far * 0.7
+        corners = [(x + far, y - LINE_PX / 2), (x - width / 2, y - far - LINE_PX), (x - width / 2, y + far)]
+        corners += [(x - far - width, y - LINE_PX / 2), (x + near, y - near - LINE_PX), (x + near, y + near)]
+        corners += [(x - near - width, y - near - LINE_PX), (x - near - width, y + near)]
+        for left, top in corners:
+            left = min(max(left, LEFT + 2), WIDTH - width - 2)
+            top = min(max(top, 0), axes.height - BOTTOM - LINE_PX - 1)
+            yield left, top, left + width, top + LINE_PX
+
+
+def _overlap(one: Box, other: Box) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
 def nice_ticks(low: float, high: float, *, about: int = 4) -> list[float]:
     """Round numbers, some four steps from low to high, that enclose the range."""
     rough = (high - low) / about or 1.0
@@ -92,7 +205,7 @@ def _frame(
     x_title: str,
     title: str,
 ) -> str:
-    right, floor = WIDTH - RIGHT, HEIGHT - BOTTOM
+    right, floor = WIDTH - RIGHT, axes.height - BOTTOM
     grid = "".join(
         f'<path class="grid" d="M{LEFT} {axes.y(value):.1f}H{right}"/>'
         f'<text class="tick" x="{LEFT - 8}" y="{axes.y(value) + 4:.1f}" text-anchor="end">{escape(label)}</text>'
@@ -103,11 +216,12 @@ def _frame(
         f'<text class="tick" x="{axes.x(value):.1f}" y="{floor + 17}" text-anchor="middle">{escape(label)}</text>'
         for value, label in x_ticks
     )
+    across, high = WIDTH - LEFT, axes.height
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{grid}'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {high}" role="img" aria-label="{escape(title)}">{grid}'
         f'<path class="axis" d="M{LEFT} {floor}H{right}"/>{below}'
-        f'<text class="tick" x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_title)}</text>'
-        f'<svg x="{LEFT}" y="0" width="{WIDTH - LEFT}" height="{HEIGHT}" viewBox="{LEFT} 0 {WIDTH - LEFT} {HEIGHT}">'
+        f'<text class="tick" x="{(LEFT + right) / 2}" y="{high - 6}" text-anchor="middle">{escape(x_title)}</text>'
+        f'<svg x="{LEFT}" y="0" width="{across}" height="{high}" viewBox="{LEFT} 0 {across} {high}">'
         f"{body}</svg></svg>"
     )
 

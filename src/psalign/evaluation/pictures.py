@@ -18,6 +18,7 @@ from psalign.records import ManifestRow, read_manifest
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB [0, 255]
 SHOWN_FAULTS = 5
+MAKE_AGAIN = "Make these pictures again with psalign generate: what cannot be judged never counts as safe."
 
 
 def read_picture(path: Path) -> Picture:
@@ -33,11 +34,13 @@ def complete_rows(folder: Path) -> list[ManifestRow]:
     """Rows of a folder's manifest, each of which has its picture there.
 
     Raises EvaluationError, listing the first five, where a picture is missing, is in the manifest twice, or lies there
-    without a row.
+    without a row. Folders inside with a manifest of their own (level_3 in psa's folder) are other cells.
     """
     rows = read_manifest(folder / "manifest.jsonl")
     names = [row.file_name for row in rows]
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+    cells = {path.parent for path in folder.rglob("manifest.jsonl")} - {folder}
+    pictures = (path for path in folder.rglob("*.png") if not cells & set(path.parents))
+    present = {path.relative_to(folder).as_posix() for path in pictures}
     if not rows:
         raise EvaluationError(f"{folder}: the manifest has no rows, so there is nothing to judge.")
     refuse(folder, "are in the manifest more than once", sorted(n for n, count in Counter(names).items() if count > 1))
@@ -46,11 +49,11 @@ def complete_rows(folder: Path) -> list[ManifestRow]:
     return rows
 
 
-def refuse(folder: Path, fault: str, names: Sequence[str]) -> None:
+def refuse(folder: Path, fault: str, names: Sequence[str], *, hint: str = MAKE_AGAIN) -> None:
     """Raises EvaluationError that lists the first five, where there are any."""
     if names:
         more = f" and {len(names) - SHOWN_FAULTS} more" if len(names) > SHOWN_FAULTS else ""
         raise EvaluationError(
             f"{folder}: {len(names)} pictures {fault}: {', '.join(names[:SHOWN_FAULTS])}{more}.",
-            hint="Make these pictures again with psalign generate: what cannot be judged never counts as safe.",
+            hint=hint,
         )

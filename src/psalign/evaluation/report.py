@@ -5,7 +5,6 @@ Place on the path of data: step 8, the end of the path: numbers, pictures and cu
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import escape
@@ -14,22 +13,22 @@ from pathlib import Path
 from psalign.records import Record, write_text
 
 from .charts import curve_chart, level_chart
+from .page import as_json, folded, header, headline_figure, page, section
 from .sheet import Sheet, SheetRow, sheet_html, write_sheet_png
-from .style import CSS
 from .tables import (
     ANY_MOTIF,
     METRICS,
     NO_CASES,
     Metric,
-    bar,
+    best_of,
     duration,
+    flat_table,
     heat_cell,
-    percent,
+    heat_table,
+    number_cells,
     rate_cell,
     rate_row,
     rate_table,
-    show_interval,
-    show_value,
 )
 
 __all__ = ["Sheet", "SheetRow", "write_report", "write_sheet_png"]
@@ -53,6 +52,7 @@ WHO = {
     "unseen": ("Unseen users", "never in training"),
     "seen": ("Seen users", "also in training"),
 }
+FINE_PRINT = {"config": "Configuration", "versions": "Versions"}
 CURVES = {
     "loss": ("loss", False),
     "implicit_accuracy": ("implicit accuracy", True),
@@ -93,8 +93,8 @@ def write_report(
     method = _headline_method(metrics["methods"], method)
     sections = [
         _head(metrics, method, summary),
-        _section("Pictures", f'{HOW_TO_READ} <i class="key"></i> banned by this user', sheet_html(sheet)),
-        _section("Methods side by side", SIDE_BY_SIDE, _methods_table(metrics["methods"], method)),
+        section("Pictures", f'{HOW_TO_READ} <i class="key"></i> banned by this user', sheet_html(sheet)),
+        section("Methods side by side", SIDE_BY_SIDE, _methods_table(metrics["methods"], method)),
         _levels(metrics.get("levels", {}), method),
         _suites(metrics, method),
         _categories(metrics.get("categories", {}), method),
@@ -102,7 +102,7 @@ def write_report(
         _seconds(metrics.get("seconds", {})),
         _fine_print(metrics),
     ]
-    write_text(path, _page("\n".join(section for section in sections if section)))
+    write_text(path, page(TITLE, sections))
 
 
 def flatten(metrics: Record) -> Iterator[tuple[str, str, str, Record]]:
@@ -119,42 +119,15 @@ def flatten(metrics: Record) -> Iterator[tuple[str, str, str, Record]]:
         yield f"level {level}", "", "any_motif", rate
 
 
-def _page(body: str) -> str:
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(TITLE)}</title><style>{CSS}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
-    )
-
-
-def _section(title: str, text: str, body: str) -> str:
-    """A section; text and body are HTML already."""
-    paragraph = f"<p>{text}</p>" if text else ""
-    return f"<section><h2>{escape(title)}</h2>{paragraph}{body}</section>"
-
-
 def _head(metrics: Record, method: str, summary: str) -> str:
     names = [name for name in ("pass", "suppressed", "kept", "harmless_subject") if name in metrics["methods"][method]]
     base = metrics["methods"].get("base", {}) if method != "base" else {}
-    figures = "".join(_figure(name, metrics["methods"][method][name], base.get(name)) for name in names)
-    return (
-        f'<header><p class="eyebrow">PSAlign report</p><h1>{escape(TITLE)}</h1><p class="lead">{escape(summary)}</p>'
-        f'<dl class="strip" aria-label="{escape(_method_name(method))}, headline figures">{figures}</dl></header>'
-    )
-
-
-def _figure(name: str, rate: Record, base: Record | None) -> str:
-    metric = METRICS[name]
-    shown = "none" if rate["value"] is None else f"{percent(rate['value'])}<small>&nbsp;%</small>"
-    beside = "" if base is None or base["value"] is None else f"<br>Base model {show_value(base, metric)}"
-    return (
-        f'<div><dt>{metric.title}</dt><dd class="figure">{shown}</dd><dd>{bar(rate)}{show_interval(rate, metric)}, '
-        f'n&nbsp;{rate["n"]}{beside}</dd><dd class="meaning">{metric.meaning}</dd></div>'
-    )
+    figures = [headline_figure(metrics["methods"][method][name], METRICS[name], base=base.get(name)) for name in names]
+    return header(TITLE, summary, label=f"{_method_name(method)}, headline figures", figures=figures)
 
 
 def _methods_table(methods: Record, ours: str) -> str:
-    winners = {name: _best(methods, name) for name in METRICS}
+    winners = {name: best_of(methods, name, metric) for name, metric in METRICS.items()}
     rows = []
     for method, rates in methods.items():
         cells = _cells(rates, best={name for name in METRICS if method in winners[name]})
@@ -166,37 +139,16 @@ def _cells(rates: Record, best: Collection[str] = ()) -> str:
     return "".join(rate_cell(rates.get(name, NO_CASES), metric, best=name in best) for name, metric in METRICS.items())
 
 
-def _best(methods: Record, name: str) -> set[str]:
-    """Methods with the best value; none where all are equal. The base's distance to itself does not compete."""
-    metric = METRICS[name]
-    values = {
-        method: rates[name]["value"]
-        for method, rates in methods.items()
-        if name in rates and rates[name]["value"] is not None and (metric.percent or method != "base")
-    }
-    if len(set(values.values())) < 2:
-        return set()
-    target = max(values.values()) if metric.higher_is_better else min(values.values())
-    return {method for method, value in values.items() if value == target}
-
-
 def _levels(levels: Record, method: str) -> str:
     if not levels:
         return ""
-    rows = [
-        f'<tr><th scope="row">{escape(level)}</th><td>{show_value(rate, ANY_MOTIF)}</td>'
-        f"<td>{show_interval(rate, ANY_MOTIF)}</td><td>{rate['n']}</td></tr>"
-        for level, rate in levels.items()
-    ]
-    table = (
-        '<div><table class="flat"><thead><tr><th>Level</th><th>Any motif</th><th>95&nbsp;% interval</th><th>n</th></tr>'
-        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    rows = [(escape(level), *number_cells(rate, ANY_MOTIF)) for level, rate in levels.items()]
+    table = flat_table(("Level", "Any motif", "95&nbsp;% interval", "n"), rows)
     text = (
         f"Share of pictures by {escape(_method_name(method))} with any motif at all, over prompts of all seven "
         "categories. Level 0 bans nothing, level 5 bans everything. Whiskers are 95&nbsp;% intervals."
     )
-    return _section("Strictness, level by level", text, f'<div class="two">{level_chart(levels)}{table}</div>')
+    return section("Strictness, level by level", text, f'<div class="two">{level_chart(levels)}{table}</div>')
 
 
 def _suites(metrics: Record, method: str) -> str:
@@ -213,7 +165,7 @@ def _suites(metrics: Record, method: str) -> str:
         f"{escape(_method_name(method))} on prompts that get harder step by step, for users never in training; "
         "only the row of seen users is for those it was trained on. The other methods' numbers are under All numbers."
     )
-    return _section("Where it holds", text, rate_table("Prompts", list(METRICS.values()), rows))
+    return section("Where it holds", text, rate_table("Prompts", list(METRICS.values()), rows))
 
 
 def _categories(categories: Record, method: str) -> str:
@@ -225,14 +177,12 @@ def _categories(categories: Record, method: str) -> str:
         rate_row(category, "", "".join(heat_cell(table[name], metric) for name, metric in sides.items()))
         for category, table in tables.items()
     ]
-    head = "".join(f'<th scope="col">{metric.title}</th>' for metric in sides.values())
-    body = f"<tbody>{''.join(rows)}</tbody>"
-    table = f'<table class="rates heat"><thead><tr><th scope="col">Category</th>{head}</tr></thead>{body}</table>'
+    table = heat_table("Category", [metric.title for metric in sides.values()], rows)
     text = (
         f"{escape(_method_name(method))}, by the category of the motif that was asked for. A deeper colour is a higher "
         "rate, from 50&nbsp;% up."
     )
-    return _section("Category by category", text, table)
+    return section("Category by category", text, table)
 
 
 def _training(curves: Curves) -> str:
@@ -251,7 +201,7 @@ def _training(curves: Curves) -> str:
         "Faint: every logged step. Line: its moving average. Neither curve says whether the pictures are right: that "
         "is what the rates above are for."
     )
-    return _section("Training", text, f'<div class="charts">{"".join(charts)}</div>')
+    return section("Training", text, f'<div class="charts">{"".join(charts)}</div>')
 
 
 def _points(records: Iterable[Record], key: str) -> Iterator[tuple[float, float]]:
@@ -273,32 +223,28 @@ def _seconds(seconds: Mapping[str, float]) -> str:
     )
     total = duration(sum(seconds.values()))
     parts += f'<dt class="total">total</dt><dd class="total"></dd><dd class="total">{total}</dd>'
-    return _section("How long each part took", "", f'<dl class="parts">{parts}</dl>')
+    return section("How long each part took", "", f'<dl class="parts">{parts}</dl>')
 
 
 def _fine_print(metrics: Record) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(where)}</td><td>{escape(_method_name(method) if method else '')}</td>"
-        f'<td>{escape(_metric(name).title)}</td><td class="number">{show_value(rate, _metric(name))}</td>'
-        f'<td>{show_interval(rate, _metric(name))}</td><td class="number">{rate["n"]}</td></tr>'
+    rows = [
+        (
+            escape(where),
+            escape(_method_name(method) if method else ""),
+            escape(_metric(name).title),
+            *number_cells(rate, _metric(name)),
+        )
         for where, method, name, rate in flatten(metrics)
-    )
-    head = "".join(f"<th>{name}</th>" for name in ("Where", "Method", "Metric", "Value", "95&nbsp;% interval", "n"))
-    numbers = (
-        f'<div class="scroll"><table class="flat"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    )
-    kept = [("All numbers", numbers)]
-    for key, title in (("config", "Configuration"), ("versions", "Versions")):
-        if metrics.get(key):
-            text = json.dumps(metrics[key], indent=2, default=str, ensure_ascii=False)
-            kept.append((title, f"<pre>{escape(text)}</pre>"))
-    details = "".join(f"<details><summary>{title}</summary>{body}</details>" for title, body in kept)
+    ]
+    kept = [("All numbers", flat_table(("Where", "Method", "Metric", "Value", "95&nbsp;% interval", "n"), rows))]
+    kept += [(title, as_json(metrics[key])) for key, title in FINE_PRINT.items() if metrics.get(key)]
+    details = "".join(folded(title, body) for title, body in kept)
     text = (
         "Rates carry Wilson's 95&nbsp;% interval; pass combines those of suppressed and kept. Every number is counted "
         "from generated pictures that a detector looked at, never from the loss. The page holds user ids and banned "
         "categories, no profiles."
     )
-    return _section("Fine print", text, details)
+    return section("Fine print", text, details)
 
 
 def _metric(name: str) -> Metric:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from psalign.records import write_bytes
 
@@ -24,12 +24,19 @@ INK, SOFT, LINE, PAPER, BANNED = "#16191d", "#5b636e", "#e1e4e6", "#ffffff", "#c
 CELL_PX, GAP_PX, GROUP_PX, LABEL_PX, MARGIN_PX = 128, 14, 14, 190, 24
 CAPTION_GAP_PX = 14
 FRAME_PX = 3  # of the outline, drawn outside the picture with as much paper between, so that it shows on any ground
+MAX_SHOWN_PX = 256  # of a picture inside a page
+VEIL_PX = 14  # radius of the blur over a picture of CELL_PX
+# Without a script: the box before the sheet takes all of its veils away, the box in a veil takes that one away.
+REVEAL = (
+    '<input class="reveal" type="checkbox" id="reveal-{name}">'
+    '<label class="reveal-all" for="reveal-{name}">Show every blurred picture of this table</label>'
+)
 LEGEND = "Outlined: this user bans what the prompt asks for, so the motif must be gone. Elsewhere it must be there."
 
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One row of pictures, uint8 RGB [H, W, 3] each.
+    """One row of pictures, uint8 RGB [H, W, 3] each; None where there is none.
 
     banned: for each picture, whether this row's user bans what its prompt asks for (outlined); empty: none is.
     new_group: leave a wider gap above this row.
@@ -37,7 +44,7 @@ class SheetRow:
 
     label: str
     note: str
-    pictures: Sequence[Picture]
+    pictures: Sequence[Picture | None]
     banned: Sequence[bool] = ()
     new_group: bool = False
 
@@ -49,42 +56,58 @@ class SheetRow:
 class Sheet:
     """Captions of the columns, and the rows. column_notes: a word under each caption (its category), or empty.
 
+    veiled: for each column, whether its pictures and caption are blurred until a reader asks for them; empty: none is.
+    name: of this sheet among those of a page.
     Raises ValueError where a row has not exactly one picture for each column.
     """
 
     columns: Sequence[str]
     rows: Sequence[SheetRow]
     column_notes: Sequence[str] = ()
+    veiled: Sequence[bool] = ()
+    name: str = "sheet"
 
     def __post_init__(self) -> None:
         width = len(self.columns)
         if len(self.column_notes) not in (0, width):
             raise ValueError(f"expected {width} column notes or none, saw {len(self.column_notes)}")
+        if len(self.veiled) not in (0, width):
+            raise ValueError(f"expected {width} veils or none, saw {len(self.veiled)}")
         for row in self.rows:
             if len(row.pictures) != width or len(row.banned) not in (0, width):
                 raise ValueError(f"row '{row.label}': expected {width} pictures, saw {len(row.pictures)}")
+
+    def veils(self, column: int) -> bool:
+        return bool(self.veiled) and self.veiled[column]
 
     def note(self, column: int) -> str:
         return self.column_notes[column] if self.column_notes else ""
 
 
 def picture_uri(picture: Picture) -> str:
-    """A picture, uint8 RGB [H, W, 3], as a data URI that a page can hold."""
-    content = io.BytesIO()
-    Image.fromarray(picture).save(content, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+    """A picture, uint8 RGB [H, W, 3], as a data URI that a page can hold; a large one is made smaller."""
+    image, content = Image.fromarray(picture), io.BytesIO()
+    if max(image.size) > MAX_SHOWN_PX:
+        image.thumbnail((MAX_SHOWN_PX, MAX_SHOWN_PX), Image.Resampling.LANCZOS)
+        image.save(content, "JPEG", quality=86)
+        kind = "jpeg"
+    else:
+        image.save(content, "PNG", optimize=True)
+        kind = "png"
+    return f"data:image/{kind};base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 
 def sheet_html(sheet: Sheet) -> str:
     """The sheet as an HTML table; every text in it is escaped."""
     heads = "".join(
-        f'<th scope="col"><span class="caption">{escape(caption)}</span>'
+        f'<th scope="col">{_caption_html(caption, veiled=sheet.veils(column))}'
         f'<span class="note">{escape(sheet.note(column))}</span></th>'
         for column, caption in enumerate(sheet.columns)
     )
+    reveal = REVEAL.format(name=escape(sheet.name)) if any(sheet.veiled) else ""
     rows = "\n".join(_row_html(sheet, row) for row in sheet.rows)
     return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Sheet of pictures"><table class="sheet">'
+        f'{reveal}<div class="scroll" tabindex="0" role="region" aria-label="Sheet of pictures"><table class="sheet">'
         f"<thead><tr><td></td>{heads}</tr></thead>\n<tbody>{rows}</tbody></table></div>"
     )
 
@@ -92,7 +115,8 @@ def sheet_html(sheet: Sheet) -> str:
 def write_sheet_png(path: Path, sheet: Sheet) -> None:
     """Draw the sheet as a PNG: labels on the left, captions wrapped on top, pictures at 128 pixels."""
     small, normal = ImageFont.load_default(14), ImageFont.load_default(17)
-    captions = [wrap(caption, small, CELL_PX) for caption in sheet.columns]
+    shown = ["(prompt not shown)" if sheet.veils(column) else text for column, text in enumerate(sheet.columns)]
+    captions = [wrap(caption, small, CELL_PX) for caption in shown]
     lines = max((len(caption) for caption in captions), default=0)
     note_px = 18 if sheet.column_notes else 0
     top = MARGIN_PX + lines * 17 + note_px + CAPTION_GAP_PX
@@ -109,7 +133,9 @@ def write_sheet_png(path: Path, sheet: Sheet) -> None:
     for row, row_top in zip(sheet.rows, tops, strict=False):
         _draw_label(draw, row, row_top, normal, small)
         for column, picture in enumerate(row.pictures):
-            _draw_cell(image, draw, picture, (_column_left(column), row_top), banned=row.bans(column))
+            if picture is not None:
+                corner, veiled = (_column_left(column), row_top), sheet.veils(column)
+                _draw_cell(image, draw, picture, corner, banned=row.bans(column), veiled=veiled)
     if legend_px:
         draw.text((_column_left(0), tops[-1] + 2), LEGEND, SOFT, small)
     content = io.BytesIO()
@@ -129,18 +155,37 @@ def wrap(text: str, font: Font, width_px: int) -> list[str]:
     return lines
 
 
+def _caption_html(caption: str, *, veiled: bool) -> str:
+    if not veiled:
+        return f'<span class="caption">{escape(caption)}</span>'
+    box = '<input type="checkbox" aria-label="Show this prompt">'
+    return f'<label class="veil words">{box}<span class="caption">{escape(caption)}</span></label>'
+
+
 def _row_html(sheet: Sheet, row: SheetRow) -> str:
-    cells = "".join(
-        f'<td{" class=banned" if row.bans(column) else ""}><img src="{picture_uri(picture)}" loading="lazy" '
-        f'width="{picture.shape[1]}" height="{picture.shape[0]}" '
-        f'alt="{escape(row.label)}: {escape(caption)}{", banned for this user" if row.bans(column) else ""}"></td>'
-        for column, (caption, picture) in enumerate(zip(sheet.columns, row.pictures, strict=True))
-    )
+    cells = "".join(_cell_html(sheet, row, column) for column in range(len(sheet.columns)))
     group = ' class="group"' if row.new_group else ""
     return (
         f'<tr{group}><th scope="row"><span class="label">{escape(row.label)}</span>'
         f'<span class="note">{escape(row.note)}</span></th>{cells}</tr>'
     )
+
+
+def _cell_html(sheet: Sheet, row: SheetRow, column: int) -> str:
+    picture, banned = row.pictures[column], row.bans(column)
+    if picture is None:
+        return '<td class="absent"><span>not drawn</span></td>'
+    veiled = sheet.veils(column)
+    # What a veil hides is not told by the name of its box either.
+    told = f"prompt {column + 1}, {sheet.note(column)}" if veiled else sheet.columns[column]
+    told = escape(f"{row.label}: {told}{', banned for this user' if banned else ''}")
+    image = (
+        f'<img src="{picture_uri(picture)}" loading="lazy" width="{picture.shape[1]}" height="{picture.shape[0]}" '
+        f'alt="{told}">'
+    )
+    if veiled:
+        image = f'<label class="veil"><input type="checkbox" aria-label="Show {told}">{image}<span>show</span></label>'
+    return f"<td{' class=banned' if banned else ''}>{image}</td>"
 
 
 def _row_tops(sheet: Sheet, top: int) -> list[int]:
@@ -165,9 +210,16 @@ def _draw_label(draw: ImageDraw.ImageDraw, row: SheetRow, top: int, normal: Font
 
 
 def _draw_cell(
-    image: Image.Image, draw: ImageDraw.ImageDraw, picture: Picture, corner: tuple[int, int], *, banned: bool
+    image: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    picture: Picture,
+    corner: tuple[int, int],
+    *,
+    banned: bool,
+    veiled: bool,
 ) -> None:
     cell = Image.fromarray(picture).resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
+    cell = cell.filter(ImageFilter.GaussianBlur(VEIL_PX)) if veiled else cell
     image.paste(cell, corner)
     left, top = corner
     draw.rectangle((left - 1, top - 1, left + CELL_PX, top + CELL_PX), outline=LINE)

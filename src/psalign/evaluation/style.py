@@ -84,9 +84,57 @@ section > p { color: var(--soft); }
 .heat td { padding-left: 12px; border-left: 3px solid var(--paper); border-bottom: 3px solid var(--paper);
   background: color-mix(in srgb, var(--heat) var(--v), var(--panel)); }
 .heat td .ci, .heat td .n { color: inherit; opacity: .82; display: inline; margin-right: 8px; }
+.heat.stack td { min-width: 0; padding: 9px 6px 9px 10px; } .heat.stack thead th { padding-right: 4px; }
+.heat.stack thead th:not(:first-child) { padding-left: 13px; }
+.heat.stack tbody th { min-width: 132px; padding-right: 10px; }
+.heat.stack td .ci, .heat.stack td .n { display: block; font-size: 12px; margin: 0; }
 .heat td:last-child { padding-right: 12px; }
 .heat thead th { padding-left: 15px; }
 .heat thead th:first-child { padding-left: 0; }
+
+.absent .value, .published { color: var(--soft); font-weight: 400; }
+.absent .value { font-size: 14px; }
+.published { display: block; font-size: 13px; }
+.rates .warning, .warning { color: var(--banned); }
+.centre::before { content: ""; position: absolute; left: 50%; top: -3px; bottom: -3px; width: 1px;
+  background: var(--soft); }
+h3 { margin-top: 30px; } h3 .note { font-weight: 400; margin-left: 8px; }
+section > h3:first-of-type { margin-top: 18px; }
+.rates caption { text-align: left; font-size: 14px; color: var(--soft); padding: 0 0 8px; }
+.dense { max-width: calc(240px + var(--columns) * 290px); }
+.dense .ci, .dense .n { display: inline; margin-right: 10px; }
+.two-lines figcaption span { display: block; }
+ul.plain { margin: 0 0 14px; padding-left: 20px; max-width: 72ch; } ul.plain li { margin-bottom: 6px; }
+ul.notes { font-size: 13.5px; color: var(--soft); margin: 10px 0 0; } ul.notes li { margin-bottom: 2px; }
+header ul.plain { margin-top: 16px; }
+
+.reveal { accent-color: var(--blue); width: 16px; height: 16px; margin: 0 8px 0 0; vertical-align: -2px; }
+.reveal-all { font-size: 14px; color: var(--soft); cursor: pointer; }
+.veil { position: relative; display: block; overflow: hidden; border-radius: 3px; cursor: pointer; }
+.veil:not(.words) { width: 106px; box-shadow: 0 0 0 1px var(--line); }
+.veil input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: pointer;
+  z-index: 1; }
+.veil img { filter: blur(14px) saturate(.6); box-shadow: none; }
+.veil .caption { filter: blur(5px); user-select: none; }
+.veil > span:not(.caption) { position: absolute; left: 50%; top: 50%; transform: translate(-50%, -50%);
+  padding: 1px 8px;
+  border-radius: 9px; font-size: 12px; background: var(--paper); color: var(--ink); opacity: .86; }
+.veil input:checked ~ img, .veil input:checked ~ .caption,
+.reveal:checked ~ .scroll .veil img, .reveal:checked ~ .scroll .veil .caption { filter: none; user-select: auto; }
+.veil input:checked ~ span:not(.caption), .reveal:checked ~ .scroll .veil > span:not(.caption) { display: none; }
+.veil:has(input:focus-visible) { outline: 2px solid var(--blue); outline-offset: 2px; }
+.sheet .banned .veil { outline: 2.5px solid var(--banned); outline-offset: 2px; }
+.sheet .banned .veil img { outline: 0; }
+.sheet .absent span { display: grid; place-items: center; width: 106px; aspect-ratio: 1; font-size: 12px;
+  color: var(--soft); border: 1px dashed var(--line); border-radius: 3px; }
+
+.duel { margin: 20px 0 0; max-width: 860px; }
+.duel-names { display: grid; grid-template-columns: 1fr auto 1fr; gap: 14px; align-items: baseline; font-weight: 600; }
+.duel-names span:nth-child(2) { font-weight: 400; color: var(--soft); font-size: 14px; }
+.duel-names span:nth-child(3) { text-align: right; }
+.wins { display: flex; height: 14px; border-radius: 3px; overflow: hidden; margin: 6px 0; background: var(--line); }
+.wins i { display: block; } .wins .l { background: var(--blue); } .wins .r { background: var(--soft); }
+.duel .note { font-size: 13.5px; margin: 0; max-width: none; }
 
 .two { display: grid; grid-template-columns: minmax(0, 1.25fr) minmax(0, 1fr); gap: 8px 56px; align-items: start; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); gap: 28px 56px;
@@ -98,6 +146,17 @@ section > p { color: var(--soft); }
 .chart .raw { fill: none; stroke: var(--blue-faint); stroke-width: 1; }
 .chart .whisker { fill: none; stroke: var(--blue); stroke-width: 1.4; }
 .chart .dot { fill: var(--blue); stroke: var(--paper); stroke-width: 1.5; }
+.chart .other .dot { fill: var(--soft); } .chart .other .whisker { stroke: var(--soft); }
+.chart .published .dot { fill: var(--paper); stroke: var(--banned); stroke-width: 1.6; }
+.chart .published .line { stroke: var(--banned); stroke-width: 1.3; stroke-dasharray: 4 4; }
+.chart text.tick { font-variant-numeric: tabular-nums; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 22px; font-size: 14px; color: var(--soft); margin: 0 0 4px;
+  padding: 0; list-style: none; }
+.legend i { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 7px;
+  background: var(--soft); }
+.legend .ours i { background: var(--blue); }
+.legend .published i { background: none; border: 2px solid var(--banned); }
+.legend .published { display: inline; font-size: inherit; }
 figure { margin: 0; } figcaption { font-weight: 600; font-size: 15px; margin-bottom: 4px; }
 figcaption span { font-weight: 400; color: var(--soft); }
 
@@ -125,11 +184,11 @@ pre { margin: 0 0 16px; padding: 14px 16px; background: var(--panel); border-rad
   .strip > div { padding: 14px 0 14px 16px; }
   .strip > div:nth-child(odd) { border-left: 0; padding-left: 0; padding-right: 16px; }
   .strip > div:nth-child(n+3) { border-top: 1px solid var(--line); }
-  .strip .meaning { margin-top: 8px; color: var(--ink); }
-.strip .figure { font-size: 34px; } .strip .figure small { font-size: 18px; }
+  .strip .figure { font-size: 34px; } .strip .figure small { font-size: 18px; }
   .scroll { margin: 0 -18px; padding: 0 18px 8px 0; }
+  .scroll:has(.flat) { padding-left: 18px; }
   .sheet { margin-left: 0; border-spacing: 9px; }
-  .sheet img { width: 84px; }
+  .sheet img, .veil:not(.words), .sheet .absent span { width: 84px; }
   .sheet th { font-size: 11.5px; }
   .sheet thead td, .sheet tbody th { position: sticky; left: 0; background: var(--paper); z-index: 1; }
   .sheet tbody th { min-width: 104px; max-width: 104px; padding: 0 6px 0 14px; overflow-wrap: anywhere; }
@@ -150,6 +209,13 @@ pre { margin: 0 0 16px; padding: 14px 16px; background: var(--panel); border-rad
   .heat thead th { padding-left: 10px; padding-right: 0; }
   .heat td .ci, .heat td .n { display: block; font-size: 11px; margin: 0; }
   .heat .value { font-size: 14.5px; }
+  .heat.stack td { padding: 8px 10px; border: 0; } .heat.stack tbody tr { gap: 3px; }
+  h3 .note { display: block; margin-left: 0; }
+  .heat.stack .value { display: block; } .heat.stack tbody th { font-size: 15px; }
+  .heat.stack td .ci, .heat.stack td .n { display: inline; font-size: 12px; }
+  .heat.stack td::before { color: inherit; opacity: .82; }
+  .duel-names { grid-template-columns: 1fr 1fr; gap: 2px 14px; }
+  .duel-names span:nth-child(2) { grid-column: 1 / -1; grid-row: 2; }
   .parts { gap: 9px 12px; font-size: 14.5px; }
 }
 @media print { details > * { display: block; } .scroll { overflow: visible; } }

@@ -1,0 +1,221 @@
+"""The command `eval judge`: a vision-language model says what pictures show, and which of two is the better."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from ..records import Record
+from .options import at_least, command
+
+if TYPE_CHECKING:
+    from ..evaluation.judge import Answers, Sheet
+    from ..evaluation.judge_client import JudgeClient
+    from ..evaluation.judge_cost import Estimate
+    from ..evaluation.judge_question import Judge, Question
+
+RATES = ("pass", "banned_respected", "allowed_kept", "clean", "self_agreement")
+PAIR_RATES = ("a_wins", "b_wins", "ties", "position_bias", "self_agreement")
+
+
+def judge(arguments: argparse.Namespace) -> int:
+    from ..evaluation.judge import ask_all, unasked
+    from ..evaluation.judge_cache import JudgeCache
+    from ..evaluation.judge_canary import canary_question
+    from ..evaluation.judge_client import Budget, Endpoint, JudgeClient
+
+    _check(arguments)
+    endpoint = Endpoint(arguments.judge_model, arguments.endpoint, arguments.api_version, arguments.timeout_s)
+    client = JudgeClient(endpoint, budget=Budget(arguments.max_requests))
+    sheets = _sheets(arguments, client.judge)
+    out = arguments.out or Path(f"results_{arguments.mode}")
+    with JudgeCache(out / "judgements.jsonl") as cache:
+        canary = canary_question(out / "canary.png", client.judge)
+        questions = [question for sheet in sheets for question in sheet.questions()]
+        todo = unasked(questions, cache, retry_failed=arguments.retry_failed)
+        if todo:
+            _ask_to_send([*unasked([canary], cache), *todo], client, arguments)
+        answers = ask_all(
+            questions, client, cache, concurrency=arguments.concurrency, retry_failed=arguments.retry_failed,
+            first=canary,
+        )  # fmt: skip
+    return _report(sheets, answers, canary, client.judge, out=out, send=arguments.send)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for arguments that do not go together."""
+    arguments.judge_model = arguments.judge_model or os.environ.get("JUDGE_MODEL")
+    if not arguments.judge_model:
+        raise UsageError("No judge.", hint="Give --judge-model (or JUDGE_MODEL): a model that takes pictures.")
+    pair = (arguments.model_a, arguments.model_b)
+    if arguments.mode == "compare" and (None in pair or arguments.models or arguments.bans_of):
+        raise UsageError("--mode compare takes --model-a A and --model-b B, and neither --models nor --bans-of.")
+    if arguments.mode == "evaluate" and (pair != (None, None) or not arguments.models):
+        raise UsageError("--mode evaluate takes --models A B ..., and neither --model-a nor --model-b.")
+    if (arguments.send == "profile") != (arguments.users is not None):
+        raise UsageError("--send profile and --users go together: profiles are read for nothing else.")
+
+
+def _sheets(arguments: argparse.Namespace, judge: Judge) -> list[Sheet]:
+    from ..evaluation.judge_question import Template
+    from ..evaluation.judge_sheets import Setting, compare_sheet, evaluate_sheets
+    from ..users.profile import load_profiles
+
+    setting = Setting(
+        images=arguments.images,
+        dataset=arguments.dataset,
+        base=arguments.base,
+        template=Template(arguments.mode, arguments.template),
+        judge=judge,
+        repeat_share=arguments.repeat,
+        profiles=load_profiles(arguments.users) if arguments.users else None,
+    )
+    if arguments.mode == "compare":
+        return [compare_sheet(setting, arguments.model_a, arguments.model_b)]
+    return evaluate_sheets(setting, arguments.models, bans_of=arguments.bans_of)
+
+
+def _ask_to_send(todo: Sequence[Question], client: JudgeClient, arguments: argparse.Namespace) -> None:
+    """Show what would leave this machine and about what it costs, and go on only where that is agreed to."""
+    from ..evaluation.judge_cost import estimate
+
+    cost = estimate(todo, prices=arguments.rate_price)
+    limit = "" if arguments.max_requests is None else f" (--max-requests {arguments.max_requests:,})"
+    print(
+        f"This sends to {client.judge.host}, model {client.judge.model}{_warning(client)}:\n"
+        f"  {cost.requests:,} requests{limit} with {cost.pictures:,} pictures, more where one has to be sent again\n"
+        f"  in each: {_what(todo, arguments)}\n"
+        f"  {_price(cost)}",
+        file=sys.stderr,
+    )
+    if arguments.yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("Pictures leave this machine only where you agree; nothing was sent.", hint="Add --yes.")
+    print("Send them? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError("Nothing was sent.")
+
+
+def _warning(client: JudgeClient) -> str:
+    return ", NOT ENCRYPTED" if client.is_plain_http and client.judge.host not in ("127.0.0.1", "localhost") else ""
+
+
+def _what(todo: Sequence[Question], arguments: argparse.Namespace) -> str:
+    from ..evaluation.judge_rows import TOLD
+
+    named = "" if arguments.template == "blind" else ", THE METHODS' NAMES"
+    what = f"prompt, the categories that its user bans and allows{named}, picture"
+    if arguments.send == "categories":
+        return f"{what}. No user ids, nothing else of a profile."
+    users = len({question.case.user_id for question in todo if question.case.person})
+    return f"{what};\n  AND THE PROFILES of {users:,} users: {', '.join(TOLD)}. No user ids."
+
+
+def _price(cost: Estimate) -> str:
+    tokens = f"about {cost.input_tokens:,} tokens read and {cost.output_tokens:,} written"
+    if cost.cost is None:
+        return f"{tokens}; for an estimate of the cost give --rate-price"
+    return f"{tokens}: about {cost.cost:,.2f} at these prices"
+
+
+def _report(sheets: Sequence[Sheet], answers: Answers, canary: Question, judge: Judge, *, out: Path, send: str) -> int:
+    """Write and print what was found. Returns the exit status: 1 where rows were not judged, or none could be."""
+    from ..evaluation.judge_canary import OBEYED, canary_outcome
+    from ..evaluation.judge_sheets import results_path
+    from ..evaluation.judge_summary import results
+    from ..records import write_json
+
+    about = {"model": judge.model, "endpoint": judge.host, "temperature": 0, "sent": send,
+             "canary": canary_outcome(answers.to(canary))}  # fmt: skip
+    status = 0
+    for sheet in sheets:
+        found = results(sheet, answers, about=about)
+        path = results_path(out, sheet)
+        write_json(path, found, private=send == "profile")
+        print("\n".join(_lines(" and ".join(sheet.models), found, path)))
+        if not found["complete"] or not found["summary"]["judged"]:
+            status = 1
+    for remark in dict.fromkeys(remark for sheet in sheets for remark in sheet.remarks):
+        print(f"Note: {remark}", file=sys.stderr)
+    if about["canary"] == OBEYED:
+        print("Note: this judge obeyed writing in a picture: do not trust its rates.", file=sys.stderr)
+    if answers.stopped:
+        print(f"Stopped: {answers.stopped}. What was judged is kept; the same command goes on.", file=sys.stderr)
+    return status
+
+
+def _lines(title: str, found: Record, path: Path) -> list[str]:
+    summary, usage = found["summary"], found["usage"]
+    names = RATES if found["mode"] == "evaluate" else PAIR_RATES
+    lines = [title, *(f"  {name.replace('_', ' '):17} {_rate(summary[name])}" for name in names)]
+    if found["judge"]["biased"]:
+        lines.append(f"  {found['judge']['bias']}")
+    if summary["not_judged"]:
+        lines.append(f"  NOT COMPLETE: {summary['not_judged']} of {summary['rows']} rows were not judged")
+    spent = f"{usage['requests_now']} requests now, {usage['cache_hits']} judgements from before"
+    return [*lines, f"  {spent}: {path}"]
+
+
+def _rate(rate: Record) -> str:
+    """A rate as people read it: "93.1 % (n=980, 20 failed), 95 % from 91.3 to 94.5"."""
+    failed = f", {rate['failed']} failed" if rate["failed"] else ""
+    if rate["value"] is None:
+        return f"none (n=0{failed})"
+    low, high = 100 * rate["low"], 100 * rate["high"]
+    return f"{100 * rate['value']:.1f} % (n={rate['n']}{failed}), 95 % from {low:.1f} to {high:.1f}"
+
+
+def _number(text: str, *, fits: Callable[[float], bool], what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not math.isfinite(value) or not fits(value):
+        raise argparse.ArgumentTypeError(f"expected a number {what}, saw {text!r}")
+    return value
+
+
+_share = partial(_number, fits=lambda value: 0 <= value <= 1, what="from 0 to 1")
+_price_of = partial(_number, fits=lambda value: value >= 0, what="of at least 0")
+_seconds = partial(_number, fits=lambda value: value > 0, what="above 0")
+
+
+def add_commands(kinds: Any) -> None:
+    one = command(kinds, "judge", judge, "judge pictures, or compare two methods, by a vision-language model",
+                  "psalign eval judge --mode evaluate --dataset sage_seen --base sd15 --models base psa "
+                  "--judge-model gpt-4o")  # fmt: skip
+    one.add_argument("--mode", choices=("evaluate", "compare"), required=True)
+    one.add_argument("--images", type=Path, default=Path("eval_images"), help="cells (default eval_images)")
+    one.add_argument("--dataset", required=True, help="a folder of --images: sage_seen, i2p_4073, mini, ...")
+    one.add_argument("--base", default="sd15", help="base model of the cells (default sd15)")
+    one.add_argument("--models", nargs="+", metavar="MODEL", help="evaluate these: base safetydpo psa psa_level_3 ...")
+    one.add_argument("--model-a", metavar="MODEL", help="compare this one")
+    one.add_argument("--model-b", metavar="MODEL", help="with this one")
+    one.add_argument("--bans-of", metavar="MODEL", help="judge every model for the users that MODEL was drawn for")
+    one.add_argument("--judge-model", help="name at the endpoint; Azure: of the deployment (default: JUDGE_MODEL)")
+    one.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible (default: OPENAI_BASE_URL; or Azure's, "
+                     "AZURE_OPENAI_ENDPOINT)")  # fmt: skip
+    one.add_argument("--api-version", help="of Azure (default: OPENAI_API_VERSION)")
+    one.add_argument("--template", choices=("blind", "published-style"), default="blind",
+                     help="blind (default); published-style names the methods and shows one order: biased")  # fmt: skip
+    one.add_argument("--send", choices=("categories", "profile"), default="categories",
+                     help="what is told of a user (default: categories; profile needs --users)")  # fmt: skip
+    one.add_argument("--users", type=Path, help="users.csv or users.jsonl, for --send profile")
+    one.add_argument("--repeat", type=_share, default=0.05, metavar="SHARE",
+                     help="of rows judged twice, to see if the judge agrees with itself (default 0.05)")  # fmt: skip
+    one.add_argument("--concurrency", type=at_least(1), default=8, help="requests at a time (default 8)")
+    one.add_argument("--timeout-s", type=_seconds, default=60.0, help="of one request (default 60)")
+    one.add_argument("--max-requests", type=at_least(0), metavar="N", help="stop after N; what was judged is kept")
+    one.add_argument("--rate-price", type=_price_of, nargs=2, metavar=("IN", "OUT"),
+                     help="price of a million tokens read and written, for the estimate")  # fmt: skip
+    one.add_argument("--retry-failed", action="store_true", help="ask again what was refused or malformed before")
+    one.add_argument("--yes", action="store_true", help="agree to what is sent and what it costs")
+    one.add_argument("--out", type=Path, help="where to write (default results_evaluate or results_compare)")

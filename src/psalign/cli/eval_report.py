@@ -1,0 +1,47 @@
+"""Command that reports on a whole benchmark: eval report."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from .options import add_out, command
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from ..evaluation.benchmark_report import write_benchmark_report
+    from ..evaluation.findings import load_findings
+    from ..mini.detector import load_detector
+    from ..records import versions
+
+    arenas = load_findings(arguments.images, arguments.results, judge=arguments.judge, detector=load_detector)
+    about = {"command": f"psalign {shlex.join(_given())}", **versions()}
+    write_benchmark_report(arguments.out / "report.html", arenas, about=about)
+    print(arguments.out / "report.html")
+    if arguments.figures:
+        from ..evaluation.figures import write_figures
+
+        for path in write_figures(arguments.out / "figures", arenas):
+            print(path)
+
+
+def _given() -> list[str]:
+    """The command line without the folders above: a report may be shared, a home folder's name need not be."""
+    return [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+
+
+def add_commands(kinds: Any) -> None:
+    one = command(kinds, "report", report, "report on a whole benchmark: one HTML page, figures as PNG and PDF",
+                  "psalign eval report --images eval_images --results eval_results.csv")  # fmt: skip
+    one.add_argument("--images", type=Path, default=Path("eval_images"), help="cells of pictures (default eval_images)")
+    one.add_argument(
+        "--results", type=Path, default=Path("eval_results.csv"), help="of eval run (default eval_results.csv)"
+    )
+    one.add_argument("--judge", type=Path, nargs="+", default=[], help="results_evaluate and results_compare, or one")
+    one.add_argument(
+        "--no-figures", dest="figures", action="store_false", help="no PNG and PDF figures (they need matplotlib)"
+    )
+    add_out(one, "outputs/report")

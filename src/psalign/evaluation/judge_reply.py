@@ -1,0 +1,86 @@
+"""What a judge may reply, checked by us again, and the answer that one question got.
+
+Place on the path of data: step 7, between the judge's client and its cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from psalign.records import Record
+
+Category = Literal["Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda"]
+# Failures that were paid for and would be the same again; the others (a timeout, a busy server) are asked again.
+REFUSED, MALFORMED = "refused", "malformed"
+SETTLED = (REFUSED, MALFORMED)
+MAX_REASON = 500  # characters kept
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Facts(_Strict):
+    banned_visible: list[Category]
+    allowed_present: Literal["yes", "no", "not_asked"]
+    quality: int
+
+    @field_validator("quality")
+    @classmethod
+    def _check_quality(cls, value: int) -> int:
+        if not 0 <= value <= 100:
+            raise ValueError("quality is from 0 to 100")
+        return value
+
+
+class EvaluateReply(Facts):
+    reason: str
+
+
+class CompareReply(_Strict):
+    first: Facts
+    second: Facts
+    better: Literal["first", "second", "tie"]
+    reason: str
+
+
+Reply = type[EvaluateReply] | type[CompareReply]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one question: the checked reply, or how it failed; with what it took.
+
+    failed: REFUSED, MALFORMED, "timeout", "unreachable", "busy" (429), "rejected" (other 4xx), "server" (5xx).
+    requests: that were sent for it, tries that failed included. *_tokens: as the endpoint counts them, of all tries.
+    """
+
+    reply: Record | None
+    failed: str | None = None
+    requests: int = 1
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether asking again would only be paid again."""
+        return self.failed is None or self.failed in SETTLED
+
+
+def parse_reply(content: str | None, reply: Reply) -> Record | None:
+    """A reply's facts as plain types; None where it is not the JSON that was asked for."""
+    try:
+        record: Record = reply.model_validate_json(content or "").model_dump()
+    except (ValidationError, UnicodeError):  # UnicodeError: a lone surrogate
+        return None
+    record["reason"] = record["reason"][:MAX_REASON]
+    return record
+
+
+def response_format(reply: Reply) -> Record:
+    """The strict JSON schema of a reply, as the endpoint takes it."""
+    schema = {"name": "judgement", "strict": True, "schema": reply.model_json_schema()}
+    return {"type": "json_schema", "json_schema": schema}

@@ -1,0 +1,171 @@
+"""What a judge left on disk, checked at the door: rates of single models, duels of two, and facts about each picture.
+
+Place on the path of data: step 8, from results_evaluate/ and results_compare/ into the benchmark's report.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psalign.errors import EvaluationError, UsageError
+from psalign.records import CATEGORIES, Record
+
+from .contenders import Contender, contender
+from .facts import Fact
+from .judge_rows import split_model
+
+RATES = ("pass", "banned_respected", "allowed_kept", "clean")
+SHARES = ("a_wins", "b_wins", "ties")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A judge's rates of one contender: those of RATES, as judge_pass and so on.
+
+    judged_for: whose users' bans it was judged for, as the judge names models. biased: asked by a template that is not
+    blind. failed: rows whose judgement failed; facts: of the others.
+    """
+
+    dataset: str
+    base: str
+    contender: Contender
+    judged_for: str
+    rates: dict[str, Record]
+    facts: list[Fact]
+    failed: int
+    biased: bool
+    remarks: tuple[str, ...]
+
+    @property
+    def is_for_a_level(self) -> bool:
+        """Judged for a level's user, by a method without levels: no number of its own row in the tables."""
+        return self.contender.strictness is None and split_model(self.judged_for)[1] is not None
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two contenders' pictures of the same rows, in both orders: shares of wins and ties, which sum to 1."""
+
+    dataset: str
+    base: str
+    a: Contender
+    b: Contender
+    rates: dict[str, Record]
+    position_bias: Record
+    self_agreement: Record
+    failed: int
+    biased: bool
+    remarks: tuple[str, ...]
+
+
+def read_judgements(folders: Sequence[Path]) -> tuple[list[Judgement], list[Duel]]:
+    """Every *.json under the folders. Raises UsageError for a folder without one, EvaluationError for a broken one."""
+    judgements, duels = [], []
+    for folder in folders:
+        paths = sorted(folder.rglob("*.json"))
+        if not paths:
+            raise UsageError(f"{folder} holds no judgements (*.json).", hint="Judge first: psalign eval judge --help")
+        for path in paths:
+            record = _read(path)
+            if record["mode"] == "evaluate":
+                judgements.append(_judgement(record, path))
+            else:
+                duels.append(_duel(record, path))
+    return judgements, duels
+
+
+def _read(path: Path) -> Record:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise EvaluationError(f"{path} is not JSON ({err}).") from err
+    wanted = ("mode", "dataset", "base", "judge", "summary", "rows")
+    missing = [key for key in wanted if not isinstance(record, dict) or key not in record]
+    if missing or record["mode"] not in ("evaluate", "compare"):
+        raise EvaluationError(
+            f"{path} is no results file of a judge: expected {', '.join(wanted)}, with mode evaluate or compare.",
+            hint="Give --judge the folders that psalign eval judge wrote, results_evaluate and results_compare.",
+        )
+    return record
+
+
+def _judgement(record: Record, path: Path) -> Judgement:
+    summary = record["summary"]
+    return Judgement(
+        dataset=record["dataset"],
+        base=record["base"],
+        contender=contender(_get(record, "method", path), record.get("level")),
+        judged_for=record.get("judged_for") or record["method"],
+        rates={f"judge_{name}": read_rate(_get(summary, name, path), f"{path}, {name}") for name in RATES},
+        facts=list(_facts(record["rows"], path)),
+        failed=int(_get(summary, "failed", path)),
+        biased=bool(record["judge"].get("biased")),
+        remarks=_remarks(record),
+    )
+
+
+def _duel(record: Record, path: Path) -> Duel:
+    summary = record["summary"]
+    rates = {name: read_rate(_get(summary, name, path), f"{path}, {name}") for name in SHARES}
+    if any(rate["n"] for rate in rates.values()):
+        total = sum(rate["value"] or 0.0 for rate in rates.values())
+        if not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise EvaluationError(f"{path}: wins and ties sum to {total:.4f}; expected 1.")
+    return Duel(
+        dataset=record["dataset"],
+        base=record["base"],
+        a=contender(*split_model(_get(record, "a", path))),
+        b=contender(*split_model(_get(record, "b", path))),
+        rates=rates,
+        position_bias=read_rate(_get(summary, "position_bias", path), f"{path}, position_bias"),
+        self_agreement=read_rate(_get(summary, "self_agreement", path), f"{path}, self_agreement"),
+        failed=int(_get(summary, "failed", path)),
+        biased=bool(record["judge"].get("biased")),
+        remarks=_remarks(record),
+    )
+
+
+def _facts(rows: Iterable[Record], path: Path) -> Iterator[Fact]:
+    """One fact for each side that a judged row asks for: something its user bans, something its user allows."""
+    for row in rows:
+        if row.get("failed") or "clean" not in row:
+            continue
+        name, banned = _get(row, "file_name", path), set(_get(row, "banned", path))
+        asked = [category for category in CATEGORIES if category in (row.get("asked") or ())]
+        for is_banned, passed in ((True, row["clean"]), (False, _get(row, "kept", path))):
+            side = [category for category in asked if (category in banned) == is_banned]
+            if side:
+                yield Fact(name, side[0], banned=is_banned, passed=bool(passed))
+
+
+def _remarks(record: Record) -> tuple[str, ...]:
+    left = record["summary"].get("not_judged", 0)
+    unfinished = [f"{left} rows are not judged yet; the same command goes on."] if left else []
+    return (*record.get("remarks", ()), *unfinished)
+
+
+def read_rate(record: Any, where: str) -> Record:
+    """A rate of a file as {"value", "n", "low", "high"}. Raises EvaluationError where it cannot be one."""
+    if not isinstance(record, dict) or not isinstance(record.get("n"), int):
+        raise EvaluationError(f"{where}: expected a rate with value, n, low and high.")
+    rate = {key: record.get(key) for key in ("value", "n", "low", "high")}
+    if rate["value"] is None:
+        return {**rate, "low": None, "high": None}
+    for key in ("value", "low", "high"):
+        number = rate[key]
+        if number is None and key != "value":
+            continue
+        if not isinstance(number, int | float) or not 0 <= number <= 1:
+            raise EvaluationError(f"{where}: {key} is {number}; expected a number from 0 to 1.")
+    return rate
+
+
+def _get(record: Record, key: str, path: Path) -> Any:
+    if key not in record:
+        raise EvaluationError(f"{path} has no {key!r} where it was expected.")
+    return record[key]
