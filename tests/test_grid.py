@@ -10,6 +10,7 @@ from psalign.adapter.checkpoint import save_adapter
 from psalign.diffusion.prompts import derive_seed
 from psalign.errors import DatasetError, OutputError, UsageError
 from psalign.evaluation.cells import METHODS, Cell
+from psalign.evaluation.pictures import complete_rows
 from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.grid import GridConfig, describe, draw_grid, plan_cells
 from psalign.methods import draw_by
@@ -107,6 +108,15 @@ def test_levels_of_a_dataset_without_users(world, tmp_path):
     assert {(row.user_id, row.level, len(row.banned)) for row in manifest} == {("level_5", 5, 7)}
     assert {row.user_id for row in read_manifest(tmp_path / "debug/base/sd15/manifest.jsonl")} == {None}
     assert pictures(cells[1].folder(tmp_path)) != pictures(cells[2].folder(tmp_path))
+
+
+def test_levels_may_be_drawn_before_own_users_whose_folder_they_lie_in(world, tmp_path):
+    for levels in ([3], [None], [3, None]):
+        cells = plan_cells(["sage_unseen"], ["psa"], ["sd15"], levels)
+        assert [outcome.state for outcome in draw_grid(cells, tmp_path, config=config_of(world))] == ["drawn"] * len(
+            cells
+        )
+    assert len(complete_rows(cells[1].folder(tmp_path))) == 2
 
 
 def test_what_was_interrupted_goes_on_to_the_same_pictures(world, tmp_path):

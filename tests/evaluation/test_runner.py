@@ -80,6 +80,19 @@ def test_only_what_changed_is_measured_again(images):
     assert run(images, made_with="clip 2") == ([], [])
 
 
+def test_a_cell_inside_another_is_no_part_of_it(images):
+    """psa's own users, whose folder holds those of the levels: drawn, or being drawn."""
+    outer, inner = Cell("mini", "psa", "mini"), CELLS[1].folder(images)
+    (outer.folder(images) / "manifest.jsonl").write_text("{}\n")
+    before = runner.folder_fingerprint(outer.folder(images))
+    (inner / "b.png").touch()
+    assert runner.folder_fingerprint(outer.folder(images)) == before
+    (inner / "manifest.jsonl").rename(inner / "run.json")
+    assert runner.folder_fingerprint(outer.folder(images)) == before
+    (inner / "run.json").unlink()
+    assert runner.folder_fingerprint(outer.folder(images)) != before
+
+
 def test_a_metric_that_fails_says_why_and_is_tried_again(images):
     rows, _ = run(images, fault="error")
     failed = [row for row in rows if row.state == "failed"]
