@@ -2,6 +2,7 @@
 
 import multiprocessing
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from psalign.evaluation.results import (
     MISSING,
     RESULT_COLUMNS,
     ResultRow,
+    append_missing,
     append_results,
     read_results,
     result_row,
@@ -47,6 +49,17 @@ def test_the_last_row_of_a_key_wins(tmp_path):
     append_results(path, [ROW])
     assert [(row.metrics, row.state) for row in read_results(path)] == [("kept", "succeeded"), ("pass", "missing")]
     assert len(path.read_text().splitlines()) == 4
+
+
+def test_what_is_missing_is_said_once_and_replaces_no_score(tmp_path):
+    path = tmp_path / "results.csv"
+    missing = [result_row(CELL, metric, MISSING, note="no adapter") for metric in ("kept", "pass")]
+    append_missing(path, missing)
+    append_missing(path, missing)
+    assert len(read_results(path)) == len(path.read_text().splitlines()) - 1 == 2
+    append_results(path, [ROW])
+    append_missing(path, [replace(row, note="no tool") for row in missing])
+    assert [(row.state, row.note) for row in read_results(path)] == [("succeeded", ""), ("missing", "no tool")]
 
 
 def test_the_published_file_is_read_and_gets_the_other_columns(tmp_path):
