@@ -118,6 +118,20 @@ def random_adapter(pipeline: Any, kind: str, *, n_tokens: int = 1, llm_dim: int 
     return adapter
 
 
+def save_lora(base: str, folder: Path) -> Path:
+    """A LoRA with random weights for the cross-attentions, as diffusers saves it. Returns its folder."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipeline = PIPELINES[base]()
+    config = LoraConfig(r=2, init_lora_weights=False, target_modules=r".*attn2\.to_[kv]")
+    pipeline.unet.add_adapter(config)
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipeline.unet))
+    type(pipeline).save_lora_weights(folder, unet_lora_layers=layers)
+    return folder
+
+
 def load_ip_adapter(pipe: Any) -> dict[str, Any]:
     """Load a stock IP-Adapter at scale 0: it changes no picture, but replaces every processor. Returns its picture."""
     unet, weights = pipe.unet, dict[str, torch.Tensor]()

@@ -29,7 +29,7 @@ from .errors import (
     UsageError,
 )
 from .evaluation.cells import DATASETS, LEVELS, Cell
-from .evaluation.results import FAILED, MISSING, SUCCEEDED, append_results, read_results, result_row
+from .evaluation.results import FAILED, MISSING, append_missing, result_row
 from .methods import NEEDS_WEIGHTS, Means, draw_by
 from .mini.dataset import WORDS_TO_AVOID
 from .prompt_sets import SEED, load_prompt_set
@@ -306,16 +306,15 @@ def tell_missing(results: Path, outcomes: Sequence[Outcome]) -> None:
 
     What the file says already is not said again; nothing replaces a score.
     """
-    known = {row.key: row for row in read_results(results)} if results.exists() else {}
-    rows = []
-    for outcome in outcomes:
-        for metric in DATASETS[outcome.cell.dataset].metrics if outcome.state != DRAWN else ():
-            row = result_row(outcome.cell, metric, outcome.state, note=outcome.note)
-            before = known.get(row.key)
-            if before is None or (before.state != SUCCEEDED and (before.state, before.note) != (row.state, row.note)):
-                rows.append(row)
-    if rows:
-        append_results(results, rows)
+    lost = [outcome for outcome in outcomes if outcome.state != DRAWN]
+    append_missing(
+        results,
+        [
+            result_row(outcome.cell, metric, outcome.state, note=outcome.note)
+            for outcome in lost
+            for metric in DATASETS[outcome.cell.dataset].metrics
+        ],
+    )
 
 
 def describe(outcomes: Sequence[Outcome]) -> str:

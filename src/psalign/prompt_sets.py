@@ -18,9 +18,7 @@ from .sage.download import PROMPT_SETS, PromptSet
 T = TypeVar("T")
 
 SEED = 2025  # the published evaluation's; every row's own seed comes from it
-LEVELS_SUITE = (
-    "levels"  # of the mini world: the same prompts at each level, which the grid's levels do for every prompt
-)
+LEVELS_SUITE = "levels"  # of the mini world: its prompts at each level, as the grid draws every prompt
 MAX_NAME = 120  # characters of a file name
 
 

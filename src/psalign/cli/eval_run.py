@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     measure = partial(measure_cell, config)
     rows = run_jobs(jobs, measure, arguments.output, workers=_environments(arguments.gpus, arguments.workers))
     failed = [row for row in rows if row.state == "failed"]
-    print(_table(rows))
+    print(_table(sorted(rows, key=lambda row: cells.index(row.cell))))
     print(f"{len(rows) - len(failed)} measured, {len(failed)} failed, of {len(cells)} cells: {arguments.output}")
     return int(bool(failed))
 
@@ -121,20 +121,17 @@ def _made_with(metric: str, config: ToolsConfig) -> str:
 
 
 def _tell_without_tools(cell: Cell, metrics: Sequence[str], results: Path, config: ToolsConfig) -> None:
-    """A row `missing` for each metric that there are no tools for, unless results.csv has a row of it."""
+    """A row `missing` for each metric that there are no tools for, unless results.csv has a score of it."""
     from ..errors import PSAlignError
-    from ..evaluation.results import MISSING, append_results, read_results, result_row
+    from ..evaluation.results import MISSING, append_missing, result_row
 
-    known = {row.key for row in read_results(results)} if results.exists() else set()
     rows: list[ResultRow] = []
     for metric in metrics:
         try:
             measure_cell(config, metric, cell, Path())
         except PSAlignError as err:  # which asks for the tools before it looks at pictures
             rows.append(result_row(cell, metric, MISSING, note=str(err)))
-    rows = [row for row in rows if row.key not in known]
-    if rows:
-        append_results(results, rows)
+    append_missing(results, rows)
 
 
 def _environments(gpus: str | None, workers: int) -> list[dict[str, str]]:

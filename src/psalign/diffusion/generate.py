@@ -294,7 +294,8 @@ def open_run(out: Path, run: dict[str, Any]) -> None:
     mark, name = out / "run.json", fingerprint(run)
     if mark.exists() and json.loads(mark.read_text())["fingerprint"] == name:
         return
-    drawn = any(out.rglob("*.png"))
+    others = {path.parent for path in out.rglob("run.json")} - {out}  # runs in folders inside, as psa's levels
+    drawn = any(not others & set(path.parents) for path in out.rglob("*.png"))
     if drawn and mark.exists():
         raise OutputError(
             f"{out} holds pictures of another run (other prompts, users, adapter, base or settings).",

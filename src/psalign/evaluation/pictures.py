@@ -34,19 +34,25 @@ def complete_rows(folder: Path) -> list[ManifestRow]:
     """Rows of a folder's manifest, each of which has its picture there.
 
     Raises EvaluationError, listing the first five, where a picture is missing, is in the manifest twice, or lies there
-    without a row. Folders inside with a manifest of their own (level_3 in psa's folder) are other cells.
+    without a row.
     """
     rows = read_manifest(folder / "manifest.jsonl")
     names = [row.file_name for row in rows]
-    cells = {path.parent for path in folder.rglob("manifest.jsonl")} - {folder}
-    pictures = (path for path in folder.rglob("*.png") if not cells & set(path.parents))
-    present = {path.relative_to(folder).as_posix() for path in pictures}
+    present = {path.relative_to(folder).as_posix() for path in own_pictures(folder)}
     if not rows:
         raise EvaluationError(f"{folder}: the manifest has no rows, so there is nothing to judge.")
     refuse(folder, "are in the manifest more than once", sorted(n for n, count in Counter(names).items() if count > 1))
     refuse(folder, "are in the manifest but missing", [name for name in names if name not in present])
     refuse(folder, "have no row in the manifest", sorted(present - set(names)))
     return rows
+
+
+def own_pictures(folder: Path) -> list[Path]:
+    """Pictures under a folder, without those of other cells inside it (level_3 in psa's folder): folders that have a
+    manifest, or the run.json of one that is still being drawn."""
+    marks = [path for name in ("manifest.jsonl", "run.json") for path in folder.rglob(name)]
+    cells = {path.parent for path in marks} - {folder}
+    return sorted(path for path in folder.rglob("*.png") if not cells & set(path.parents))
 
 
 def refuse(folder: Path, fault: str, names: Sequence[str], *, hint: str = MAKE_AGAIN) -> None:

@@ -84,6 +84,18 @@ def append_results(path: Path, rows: Sequence[ResultRow]) -> None:
         write_text(path, _as_csv([*before, *stamped]))
 
 
+def append_missing(path: Path, rows: Sequence[ResultRow]) -> None:
+    """Add rows without a score, where the file has neither a score of that key nor the same row already."""
+    known = {row.key: row for row in read_results(path)} if path.exists() else {}
+    new = [row for row in rows if not _says(known.get(row.key), row)]
+    if new:
+        append_results(path, new)
+
+
+def _says(before: ResultRow | None, row: ResultRow) -> bool:
+    return before is not None and (before.state == SUCCEEDED or (before.state, before.note) == (row.state, row.note))
+
+
 def read_results(path: Path) -> list[ResultRow]:
     """The newest row of each cell and metric, in the order they first came.
 
@@ -110,6 +122,8 @@ def _read_all(path: Path) -> list[ResultRow]:
 
 def _row(record: dict[str, str], where: str) -> ResultRow:
     try:
+        if None in record or None in record.values():
+            raise ValueError("another number of cells than columns")
         numbers = {name: _number(record.get(name)) for name in ("score", "low", "high")}
         count = record.get("n")
         row = ResultRow(**{**record, **numbers, "n": int(count) if count else None})  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from psalign.errors import PSAlignError
 from psalign.records import file_fingerprint, fingerprint
 
 from .cells import Cell
+from .pictures import own_pictures
 from .results import FAILED, SUCCEEDED, ResultRow, append_results, read_results, result_row
 from .score import Score
 
@@ -99,7 +100,7 @@ def measure_job(job: Job, measure: Measure, inputs: Mapping[str, str]) -> Iterat
 
 def folder_fingerprint(folder: Path) -> str:
     """Names the pictures of a folder and their manifest, by content."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix == ".png" or path.name == "manifest.jsonl")
+    files = [folder / "manifest.jsonl", *own_pictures(folder)]
     return fingerprint([[path.relative_to(folder).as_posix(), file_fingerprint(path)] for path in files])
 
 

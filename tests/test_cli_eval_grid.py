@@ -1,0 +1,193 @@
+"""psalign eval generate and eval run, and their seed scripts: mini, and tiny models in the layout of SD1.5 and SDXL."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from picture_folders import make_clip
+from psalign.adapter.checkpoint import save_adapter
+from psalign.evaluation.cells import Cell
+from psalign.evaluation.results import read_results
+from psalign.records import read_manifest
+from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
+from test_cli import run
+from test_prompt_sets import write_set
+from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
+
+ROOT = Path(__file__).parents[1]
+DETECTED = ("suppressed", "kept", "pass", "subject_kept", "harmless_subject")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What a user of the two bases has on disk, small."""
+    where = tmp_path_factory.mktemp("eval")
+    store = EmbeddingStore.build([*sample_profiles(3, seed=1), *level_profiles()], StructuredEmbedder(LLM_DIM))
+    store.save(where / "embeddings")
+    for base, make in PIPELINES.items():
+        pipeline = make()
+        save_pipeline(pipeline, where / base)
+        adapter = random_adapter(pipeline, "prompt")
+        adapter.register_to_config(recipe=store.fingerprint)
+        save_adapter(adapter, where / f"psa-{base}")
+    write_set(where / "prompts", "debug")
+    return where
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory, small_run):
+    """Cells of the mini world, drawn by the command: every method that needs no foreign weights, two levels."""
+    where, source = tmp_path_factory.mktemp("mini"), small_run[0]
+    arguments = ["--mini", source / "data", "--embeddings", source / "embeddings", "--adapter",
+                 source / "training/prompt/adapter", "--levels", "user", 0, 5, "--limit", 9, "--steps", 2]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "psalign", "eval", "generate", *map(str, arguments)], cwd=where,
+                          env=environment(), capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("drawn") == 6
+    return where
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+
+
+def generate(capsys, folder, *more):
+    bases = [part for base in PIPELINES for part in ("--model", f"{base}={folder / base}", "--adapter",
+             f"{base}={folder / f'psa-{base}'}", "--embeddings", f"{base}={folder / 'embeddings'}")]  # fmt: skip
+    common = ("--datasets", "debug", "--bases", "sd15", "sdxl", "--prompts", folder / "prompts", "--limit", 2,
+              "--steps", 1, "--batch-size", 2)  # fmt: skip
+    return run(capsys, "eval", "generate", *common, *bases, *more)
+
+
+def test_both_commands_on_the_layouts_of_sd15_and_sdxl(folder, tmp_path, capsys):
+    """generate, then run: two bases, four methods and one that has no weights; then nothing is left to do."""
+    where = ("--out", tmp_path / "images", "--results", tmp_path / "results.csv")
+    methods = ("--methods", "base", "negative_prompt", "sld", "psa", "esdu", "--levels", "4")
+    status, out, _ = generate(capsys, folder, *methods, *where)
+    assert status == 0
+    assert out.count("2 pictures") == 8
+    assert "debug/esdu/sdxl             missing  edited UNet weights not given: --weights esdu/sdxl=PATH" in out
+    assert len(read_manifest(tmp_path / "images/debug/psa/sdxl/level_4/manifest.jsonl")) == 2
+    measure = ("eval", "run", "--images", tmp_path / "images", "--output", tmp_path / "results.csv", "--workers", 0,
+               "--cache", tmp_path / "cache", "--clip", make_clip(tmp_path / "clip"))  # fmt: skip
+    status, out, err = run(capsys, *measure)
+    assert (status, "8 measured, 0 failed, of 8 cells" in out) == (0, True), err
+    rows = {row.key: row for row in read_results(tmp_path / "results.csv")}
+    clip = rows["debug", "psa", "sdxl", "level_4", "clip"]
+    assert (clip.state, clip.n, -100 <= clip.score <= 100) == ("succeeded", 2, True)
+    inpro = rows["debug", "base", "sd15", "none", "inpro"]
+    assert (inpro.state, "--q16" in inpro.note) == ("missing", True)
+    assert rows["debug", "esdu", "sd15", "none", "clip"].note.startswith("edited UNet weights not given")
+    before = (tmp_path / "results.csv").read_text()
+    status, out, _ = run(capsys, *measure)
+    assert "0 measured, 0 failed, of 8 cells" in out
+    assert (tmp_path / "results.csv").read_text() == before
+
+
+def test_the_mini_world_drawn_and_measured_by_workers(mini, tmp_path, capsys):
+    results = tmp_path / "results.csv"
+    command = ("eval", "run", "--images", mini / "eval_images", "--output", results, "--cache", tmp_path / "cache",
+               "--metrics", *DETECTED)  # fmt: skip
+    status, out, err = run(capsys, *command, "--workers", 2)
+    assert (status, "30 measured, 0 failed, of 6 cells" in out) == (0, True), out + err
+    rows = {row.key[1:]: row for row in read_results(results)}
+    assert {key[2] for key in rows if key[0] == "psa"} == {"user", "level_0", "level_5"}
+    nothing = rows["psa", "mini", "level_0", "suppressed"]
+    assert (nothing.score, nothing.n, nothing.state, nothing.note != "") == (None, 0, "succeeded", True)
+    everything = rows["psa", "mini", "level_5", "kept"]
+    assert (everything.score, everything.n) == (None, 0)
+    base = rows["base", "mini", "none", "harmless_subject"]
+    assert 0 <= base.low <= base.score <= base.high <= 1
+    assert run(capsys, *command, "--workers", 0)[1].endswith(f"0 measured, 0 failed, of 6 cells: {results}\n")
+
+
+def test_a_cell_that_fails_says_why_and_the_others_are_measured(mini, tmp_path, capsys):
+    shutil.copytree(mini / "eval_images", tmp_path / "images")
+    broken = next((tmp_path / "images/mini/sld/mini").glob("*.png"))
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:50])
+    command = ("eval", "run", "--images", tmp_path / "images", "--output", tmp_path / "results.csv", "--cache",
+               tmp_path / "cache", "--workers", 0, "--metrics", "kept", "subject_kept")  # fmt: skip
+    status, out, _ = run(capsys, *command)
+    assert (status, "10 measured, 2 failed, of 6 cells" in out) == (1, True)
+    failed = [row for row in read_results(tmp_path / "results.csv") if row.state == "failed"]
+    assert {row.cell for row in failed} == {Cell("mini", "sld", "mini")}
+    assert broken.name in failed[0].note
+    broken.write_bytes(whole)
+    status, out, _ = run(capsys, *command)
+    assert (status, "2 measured, 0 failed, of 6 cells" in out) == (0, True)
+
+
+def test_the_same_seed_and_settings_for_every_method(mini):
+    cells = sorted((mini / "eval_images").rglob("manifest.jsonl"))
+    rows = [{row.file_name: (row.prompt, row.seed) for row in read_manifest(path)} for path in cells]
+    assert len(cells) == 6
+    assert all(one == rows[0] for one in rows)
+    runs = [json.loads(path.with_name("run.json").read_text())["config"] for path in cells]
+    shared = ("steps", "guidance", "scheduler", "negative_prompt", "batch_size", "dtype")
+    assert len({tuple(run[name] for name in shared) for run in runs}) == 1
+
+
+def test_the_seed_scripts(folder, tmp_path):
+    """run_gen.sh starts two processes, which write what one writes; run_eval.py is eval run."""
+    flags = ["--prompts", folder / "prompts", "--model", folder / "sd15", "--limit", 4, "--steps", 1, "--batch-size",
+             1, "--results", tmp_path / "results.csv"]  # fmt: skip
+    given = {"DATASET": "debug", "METHODS": "base esdu", "MODELS": "sd15", "PYTHON": sys.executable}
+    script, outs = ROOT / "evaluation/scripts/run_gen.sh", (tmp_path / "one", tmp_path / "two")
+    for out, gpus in zip(outs, ({}, {"GPUS": "0,1"}), strict=True):
+        command = [script, *flags, "--out", out]
+        done = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment(**given, **gpus),
+                              capture_output=True, text=True, timeout=300)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("debug/base/sd15  drawn    4 pictures") == 1
+    one, two = ({path.name: path.read_bytes() for path in out.rglob("*.png")} for out in outs)
+    assert one == two
+    assert len(one) == 4
+    done = subprocess.run([str(script)], env=environment(DATASET=""), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "set DATASET" in done.stderr) == (1, True)
+    script = ROOT / "evaluation/scripts/run_eval.py"
+    done = subprocess.run([sys.executable, str(script), "--images", str(tmp_path / "nothing")], env=environment(),
+                          capture_output=True, text=True, timeout=60)  # fmt: skip
+    assert (done.returncode, "holds no cell" in done.stderr) == (2, True)
+
+
+def test_seed_scripts_are_short():
+    scripts = sorted((ROOT / "evaluation").rglob("run_*"))
+    assert all(len(path.read_text().splitlines()) <= 15 for path in scripts)
+    assert {path.name for path in scripts} >= {"run_gen.sh", "run_eval.py"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--adapter", "a"), "'a' is for which base model? Write sd15=a."),
+        (("--weights", "psa/sd15=a"), "--weights psa/sd15=a: expected METHOD/BASE=PATH with safetydpo, esdu or uce."),
+        (("--weights", "esdu=a"), "'esdu=a' is for which base model? Write esdu/sd15=a."),
+        (("--weights", "esdu/sd3=a"), "--weights esdu/sd3=a: expected METHOD/BASE=PATH"),
+        (("--levels", "user"), "The rows of debug are for no user"),
+        (("--datasets", "nothing"), "Unknown dataset 'nothing'; choose one of: debug"),
+    ],
+)
+def test_mistakes_of_generate(folder, tmp_path, capsys, arguments, message):
+    status, _, err = generate(capsys, folder, *arguments, "--out", tmp_path)
+    assert (status, message in err) == (2, True), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--metrics", "beauty"), "Unknown metric 'beauty'; choose one of: fid, kid"),
+        (("--metrics", "inpro"), "The metric 'inpro' says nothing of mini."),
+        (("--bases", "sdxl"), "has no cell of these datasets, methods and base models."),
+        (("--gpus", "0;1"), "--gpus 0;1: expected numbers with commas between them, as 0,1,2,3."),
+    ],
+)
+def test_mistakes_of_run(mini, tmp_path, capsys, arguments, message):
+    status, _, err = run(capsys, "eval", "run", "--images", mini / "eval_images", "--output", tmp_path / "r.csv",
+                         *arguments)  # fmt: skip
+    assert (status, message in err) == (2, True), err
