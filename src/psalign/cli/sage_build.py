@@ -109,9 +109,8 @@ def _writer(arguments: argparse.Namespace, concepts: Any, shard: Shard) -> Promp
 
 def _drawing(arguments: argparse.Namespace, shard: Shard) -> Drawing:
     from ..diffusion.base_models import base_fingerprint, find_base, load_pipeline
-    from ..diffusion.generate import GenerationConfig, generate
+    from ..diffusion.generate import GenerationConfig, Nobody, generate
     from ..sage.build import Drawing
-    from .generate import Nobody
 
     base = find_base(arguments.base)
     config = GenerationConfig(
