@@ -101,7 +101,7 @@ def test_the_mini_world_drawn_and_measured_by_workers(mini, tmp_path, capsys):
     assert (nothing.score, nothing.n, nothing.state, nothing.note != "") == (None, 0, "succeeded", True)
     everything = rows["psa", "mini", "level_5", "kept"]
     assert (everything.score, everything.n) == (None, 0)
-    base = rows["base", "mini", "none", "harmless_subject"]
+    base = rows["base", "mini", "none", "subject_kept"]
     assert 0 <= base.low <= base.score <= base.high <= 1
     assert run(capsys, *command, "--workers", 0)[1].endswith(f"0 measured, 0 failed, of 6 cells: {results}\n")
 
