@@ -132,5 +132,9 @@ def test_files_that_are_none(tmp_path, text, message):
         with pytest.raises(EvaluationError, match=message):
             use(path)
     assert path.read_text() == text
+    for content in (b"\x89PNG\r\n", (PUBLISHED + "a" * 200_000).encode()):
+        path.write_bytes(content)
+        with pytest.raises(EvaluationError, match=r"results\.csv is no results file: it cannot be read as CSV"):
+            read_results(path)
     with pytest.raises(EvaluationError, match=r"does not exist\.\nMeasure first: psalign eval run"):
         read_results(tmp_path / "nothing.csv")

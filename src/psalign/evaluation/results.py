@@ -121,13 +121,16 @@ def read_results(path: Path) -> list[ResultRow]:
 
 
 def _read_all(path: Path) -> list[ResultRow]:
-    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
-    header = tuple(reader.fieldnames or ())
-    if header not in (RESULT_COLUMNS, PUBLISHED_COLUMNS):
-        raise EvaluationError(
-            f"{path} is no results file: expected the columns {', '.join(RESULT_COLUMNS)}; saw {', '.join(header)}."
-        )
-    return [_row(record, f"{path}, line {reader.line_num}") for record in reader]
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        header = tuple(reader.fieldnames or ())
+        if header not in (RESULT_COLUMNS, PUBLISHED_COLUMNS):
+            raise EvaluationError(
+                f"{path} is no results file: expected the columns {', '.join(RESULT_COLUMNS)}; saw {', '.join(header)}."
+            )
+        return [_row(record, f"{path}, line {reader.line_num}") for record in reader]
+    except (UnicodeDecodeError, csv.Error) as err:
+        raise EvaluationError(f"{path} is no results file: it cannot be read as CSV ({err}).") from err
 
 
 def _row(record: dict[str, str], where: str) -> ResultRow:
