@@ -11,6 +11,7 @@ import pytest
 
 from picture_folders import make_clip
 from psalign.adapter.checkpoint import save_adapter
+from psalign.cli import eval_run
 from psalign.evaluation.cells import Cell
 from psalign.evaluation.results import read_results
 from psalign.records import read_manifest
@@ -104,6 +105,31 @@ def test_the_mini_world_drawn_and_measured_by_workers(mini, tmp_path, capsys):
     base = rows["base", "mini", "none", "subject_kept"]
     assert 0 <= base.low <= base.score <= base.high <= 1
     assert run(capsys, *command, "--workers", 0)[1].endswith(f"0 measured, 0 failed, of 6 cells: {results}\n")
+
+
+def test_another_detector_or_nudenet_measures_again(monkeypatch, tmp_path):
+    """What is known hangs on the weights that come with us or with a library, though no flag names them."""
+    from psalign import tools
+    from psalign.evaluation import nudity
+
+    config = tools.ToolsConfig(cache=tmp_path)
+
+    def names():
+        eval_run._tools.cache_clear()
+        cells = [Cell("mini", "base", "mini"), Cell("debug", "base", "sd15")]
+        jobs = eval_run.plan(cells, tmp_path, tmp_path / "results.csv", ["clip"], config)
+        return {(job.cell.base, metric): name for job in jobs for metric, name in job.made_with.items()}
+
+    monkeypatch.setattr(nudity, "_name", lambda: "NudeNet 1")
+    before = names()
+    assert names() == before
+    monkeypatch.setattr(nudity, "_name", lambda: "NudeNet 2")
+    after = names()
+    assert {key for key in before if before[key] != after[key]} == {
+        (base, metric) for base in ("mini", "sd15") for metric in ("inpro", "inpro_strict")
+    }
+    monkeypatch.setattr(tools, "_detector_name", lambda: "another")
+    assert {key for key in after if after[key] != names()[key]} == {("mini", m) for m in ("fid", "kid", *DETECTED)}
 
 
 def test_a_cell_that_fails_says_why_and_the_others_are_measured(mini, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,8 @@ def plan(cells: Sequence[Cell], images: Path, results: Path, metrics: Sequence[s
     useless = [metric for metric in metrics if not any(metric in DATASETS[cell.dataset].metrics for cell in cells)]
     if useless:
         raise UsageError(f"The metric '{useless[0]}' says nothing of {', '.join({cell.dataset for cell in cells})}.")
-    made_with = {metric: _made_with(metric, config) for metric in METRICS}
+    bases = {cell.base for cell in cells}
+    made_with = {base: {metric: _made_with(metric, base, config) for metric in METRICS} for base in bases}
     jobs = []
     for cell in cells:
         here = [metric for metric in METRICS if metric in DATASETS[cell.dataset].metrics]
@@ -81,7 +83,7 @@ def plan(cells: Sequence[Cell], images: Path, results: Path, metrics: Sequence[s
         if not metrics:
             _tell_without_tools(cell, [metric for metric in here if metric not in there], results, config)
         asked = tuple(metric for metric in here if metric in (metrics or there))
-        jobs.append(Job(cell, cell.folder(images), asked, made_with, known_fingerprints(results, cell)))
+        jobs.append(Job(cell, cell.folder(images), asked, made_with[cell.base], known_fingerprints(results, cell)))
     return [job for job in jobs if job.metrics]
 
 
@@ -105,8 +107,9 @@ def _with_tools(base: str, config: ToolsConfig) -> list[str]:
     return metrics_for(_tools(base, config))
 
 
-def _made_with(metric: str, config: ToolsConfig) -> str:
-    """Names the settings of a metric; files by what is in them, folders by their files' names, sizes and times."""
+def _made_with(metric: str, base: str, config: ToolsConfig) -> str:
+    """Names the settings of a metric: files by what is in them, folders by their files' names, sizes and times; and
+    the weights that come with us or with a library."""
     from ..records import file_fingerprint, fingerprint
 
     def name_of(value: Any) -> Any:
@@ -117,7 +120,25 @@ def _made_with(metric: str, config: ToolsConfig) -> str:
         files = sorted(path for path in Path(value).rglob("*") if path.is_file())
         return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
-    return fingerprint([name_of(getattr(config, field)) for field in DEPENDS_ON.get(metric, ())])
+    given = [name_of(getattr(config, field)) for field in DEPENDS_ON.get(metric, ())]
+    return fingerprint([given, _brought_weights(metric, base, config)])
+
+
+def _brought_weights(metric: str, base: str, config: ToolsConfig) -> list[str]:
+    """Names of the weights of a metric that no flag gives: NudeNet's, and the shipped ones of mini."""
+    from ..errors import ExtraMissing
+    from ..evaluation.metrics import METRICS
+
+    tools, needs = _tools(base, config), METRICS[metric].needs
+    names = []
+    if "nudity" in needs and tools.nudity is not None:
+        with suppress(ExtraMissing):  # measuring says so
+            names.append(tools.nudity.name)
+    if tools.detector is not None and {"detector", "features"} & set(needs):
+        names.append(tools.detector.name)
+    if base == "mini" and "clip" in needs and config.clip is None and tools.clip is not None:
+        names.append(tools.clip.name)
+    return names
 
 
 def _tell_without_tools(cell: Cell, metrics: Sequence[str], results: Path, config: ToolsConfig) -> None:
