@@ -298,3 +298,5 @@ def test_the_page_tells_its_command_without_the_folders_above(monkeypatch):
         sys, "argv", ["psalign", "eval", "report", "--images", "/home/somebody/eval_images", "-x", "a/b"]
     )
     assert _given() == ["eval", "report", "--images", "eval_images", "-x", "a/b"]
+    monkeypatch.setattr(sys, "argv", ["psalign", "eval", "report", "--out=/home/somebody/report", "--judge=a/b"])
+    assert _given() == ["eval", "report", "--out=report", "--judge=a/b"]
