@@ -13,7 +13,7 @@ from picture_folders import make_clip
 from psalign.adapter.checkpoint import save_adapter
 from psalign.cli import eval_run
 from psalign.evaluation.cells import Cell
-from psalign.evaluation.results import read_results
+from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.records import read_manifest
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
 from test_cli import run
@@ -105,6 +105,23 @@ def test_the_mini_world_drawn_and_measured_by_workers(mini, tmp_path, capsys):
     base = rows["base", "mini", "none", "subject_kept"]
     assert 0 <= base.low <= base.score <= base.high <= 1
     assert run(capsys, *command, "--workers", 0)[1].endswith(f"0 measured, 0 failed, of 6 cells: {results}\n")
+
+
+def test_a_cell_that_is_drawn_in_part_is_told_and_not_measured(mini, tmp_path, capsys):
+    shutil.copytree(mini / "eval_images", tmp_path / "images")
+    (tmp_path / "images/mini/sld/mini/manifest.jsonl").unlink()
+    command = ("eval", "run", "--images", tmp_path / "images", "--output", tmp_path / "results.csv", "--cache",
+               tmp_path / "cache", "--workers", 0, "--methods", "sld", "base", "--metrics", "kept")  # fmt: skip
+    status, out, err = run(capsys, *command)
+    assert (status, "1 measured, 0 failed, of 1 cells" in out) == (0, True), err
+    assert "mini/sld/mini: drawn in part" in err
+    found = {row.method: (row.state, row.note) for row in read_results(tmp_path / "results.csv")}
+    told = "drawn in part: the same psalign eval generate again draws the rest"
+    assert found["sld"] == ("missing", told)
+    assert found["base"][0] == "succeeded"
+    append_results(tmp_path / "results.csv", [result_row(Cell("mini", "sld", "mini"), "kept", "failed", note="why")])
+    assert run(capsys, *command)[0] == 0
+    assert {row.note for row in read_results(tmp_path / "results.csv") if row.method == "sld"} == {"why"}
 
 
 def test_another_detector_or_nudenet_measures_again(monkeypatch, tmp_path):

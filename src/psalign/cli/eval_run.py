@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..evaluation.score import Score
     from ..tools import ToolsConfig
 
+UNFINISHED = "drawn in part: the same psalign eval generate again draws the rest"
 # Fields of ToolsConfig that each metric's number depends on.
 DEPENDS_ON = {
     "fid": ("fid_reference", "inception"),
@@ -32,7 +34,7 @@ DEPENDS_ON = {
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..evaluation.cells import find_cells
+    from ..evaluation.cells import find_cells, find_unfinished
     from ..evaluation.runner import run_jobs
     from ..tools import ToolsConfig
 
@@ -42,13 +44,14 @@ def run(arguments: argparse.Namespace) -> int:
                 "strict_threshold"),
     )  # fmt: skip
     wanted = {"dataset": arguments.datasets, "method": arguments.methods, "base": arguments.bases}
-    cells = [
-        cell
-        for cell in find_cells(arguments.images)
-        if all(not names or getattr(cell, what) in names for what, names in wanted.items())
-    ]
+
+    def is_wanted(cell: Cell) -> bool:
+        return all(not names or getattr(cell, what) in names for what, names in wanted.items())
+
+    cells = list(filter(is_wanted, find_cells(arguments.images)))
     if not cells:
         raise UsageError(f"{arguments.images} has no cell of these datasets, methods and base models.")
+    _tell_unfinished(list(filter(is_wanted, find_unfinished(arguments.images))), arguments.output, arguments.metrics)
     jobs = plan(cells, arguments.images, arguments.output, arguments.metrics, config)
     measure = partial(measure_cell, config)
     rows = run_jobs(jobs, measure, arguments.output, workers=_environments(arguments.gpus, arguments.workers))
@@ -153,6 +156,20 @@ def _tell_without_tools(cell: Cell, metrics: Sequence[str], results: Path, confi
         except PSAlignError as err:  # which asks for the tools before it looks at pictures
             rows.append(result_row(cell, metric, MISSING, note=str(err)))
     append_missing(results, rows)
+
+
+def _tell_unfinished(cells: Sequence[Cell], results: Path, metrics: Sequence[str]) -> None:
+    """A row `missing` for each metric of cells that are drawn in part, unless results.csv has a score of it, or says
+    why drawing failed."""
+    from ..evaluation.cells import DATASETS
+    from ..evaluation.results import FAILED, MISSING, append_missing, read_results, result_row
+
+    failed = {row.key for row in (read_results(results) if results.exists() else ()) if row.state == FAILED}
+    for cell in cells:
+        print(f"{cell}: {UNFINISHED}", file=sys.stderr)
+        names = [name for name in DATASETS[cell.dataset].metrics if not metrics or name in metrics]
+        rows = [result_row(cell, name, MISSING, note=UNFINISHED) for name in names]
+        append_missing(results, [row for row in rows if row.key not in failed])
 
 
 def _environments(gpus: str | None, workers: int) -> list[dict[str, str]]:
