@@ -11,8 +11,9 @@ import pytest
 
 from picture_folders import make_clip
 from psalign.adapter.checkpoint import save_adapter
+from psalign.cli import eval_run
 from psalign.evaluation.cells import Cell
-from psalign.evaluation.results import read_results
+from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.records import read_manifest
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
 from test_cli import run
@@ -106,6 +107,48 @@ def test_the_mini_world_drawn_and_measured_by_workers(mini, tmp_path, capsys):
     assert run(capsys, *command, "--workers", 0)[1].endswith(f"0 measured, 0 failed, of 6 cells: {results}\n")
 
 
+def test_a_cell_that_is_drawn_in_part_is_told_and_not_measured(mini, tmp_path, capsys):
+    shutil.copytree(mini / "eval_images", tmp_path / "images")
+    (tmp_path / "images/mini/sld/mini/manifest.jsonl").unlink()
+    command = ("eval", "run", "--images", tmp_path / "images", "--output", tmp_path / "results.csv", "--cache",
+               tmp_path / "cache", "--workers", 0, "--methods", "sld", "base", "--metrics", "kept")  # fmt: skip
+    status, out, err = run(capsys, *command)
+    assert (status, "1 measured, 0 failed, of 1 cells" in out) == (0, True), err
+    assert "mini/sld/mini: drawn in part" in err
+    found = {row.method: (row.state, row.note) for row in read_results(tmp_path / "results.csv")}
+    told = "drawn in part: the same psalign eval generate again draws the rest"
+    assert found["sld"] == ("missing", told)
+    assert found["base"][0] == "succeeded"
+    append_results(tmp_path / "results.csv", [result_row(Cell("mini", "sld", "mini"), "kept", "failed", note="why")])
+    assert run(capsys, *command)[0] == 0
+    assert {row.note for row in read_results(tmp_path / "results.csv") if row.method == "sld"} == {"why"}
+
+
+def test_another_detector_or_nudenet_measures_again(monkeypatch, tmp_path):
+    """What is known hangs on the weights that come with us or with a library, though no flag names them."""
+    from psalign import tools
+    from psalign.evaluation import nudity
+
+    config = tools.ToolsConfig(cache=tmp_path)
+
+    def names():
+        eval_run._tools.cache_clear()
+        cells = [Cell("mini", "base", "mini"), Cell("debug", "base", "sd15")]
+        jobs = eval_run.plan(cells, tmp_path, tmp_path / "results.csv", ["clip"], config)
+        return {(job.cell.base, metric): name for job in jobs for metric, name in job.made_with.items()}
+
+    monkeypatch.setattr(nudity, "_name", lambda: "NudeNet 1")
+    before = names()
+    assert names() == before
+    monkeypatch.setattr(nudity, "_name", lambda: "NudeNet 2")
+    after = names()
+    assert {key for key in before if before[key] != after[key]} == {
+        (base, metric) for base in ("mini", "sd15") for metric in ("inpro", "inpro_strict")
+    }
+    monkeypatch.setattr(tools, "_detector_name", lambda: "another")
+    assert {key for key in after if after[key] != names()[key]} == {("mini", m) for m in ("fid", "kid", *DETECTED)}
+
+
 def test_a_cell_that_fails_says_why_and_the_others_are_measured(mini, tmp_path, capsys):
     shutil.copytree(mini / "eval_images", tmp_path / "images")
     broken = next((tmp_path / "images/mini/sld/mini").glob("*.png"))
@@ -148,6 +191,9 @@ def test_the_seed_scripts(folder, tmp_path):
     one, two = ({path.name: path.read_bytes() for path in out.rglob("*.png")} for out in outs)
     assert one == two
     assert len(one) == 4
+    done = subprocess.run([str(script), "--help"], env=environment(**given, GPUS="3"), capture_output=True, text=True,
+                          timeout=60)  # fmt: skip
+    assert (done.returncode, "usage: psalign eval generate" in done.stdout) == (0, True), done.stderr  # one GPU alone
     done = subprocess.run([str(script)], env=environment(DATASET=""), capture_output=True, text=True, timeout=60)
     assert (done.returncode, "set DATASET" in done.stderr) == (1, True)
     script = ROOT / "evaluation/scripts/run_eval.py"

@@ -7,8 +7,8 @@ python=${PYTHON:-$here/.venv/bin/python}
 command -v "$python" > /dev/null || python=python3
 read -ra given <<< "--datasets ${DATASET:?set DATASET (names of prompt sets)} --bases ${MODELS:-sd15} ${METHODS:+--methods $METHODS}"
 run=("$python")
-if [ -n "${GPUS:-}" ]; then
-    export CUDA_VISIBLE_DEVICES=$GPUS
+[ -z "${GPUS:-}" ] || export CUDA_VISIBLE_DEVICES=$GPUS
+if [[ ${GPUS:-} == *,* ]]; then
     run+=(-m accelerate.commands.launch --multi_gpu --num_processes "$(tr , '\n' <<< "$GPUS" | wc -l)" --num_machines 1)
     run+=(--mixed_precision no --dynamo_backend no --main_process_port 0)
 fi

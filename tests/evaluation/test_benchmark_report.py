@@ -191,6 +191,16 @@ def test_a_grid_has_each_category_and_a_harmless_prompt_and_only_that_is_open(ar
     assert all(level_5.banned[:7])
 
 
+def test_a_prompt_that_is_sensitive_in_one_row_alone_is_veiled_in_all(arenas):
+    """Cells of two prompt sets under the same file names: the first row does not speak for the others."""
+    arena = replace(arenas[0], drawn=dict(arenas[0].drawn))
+    harmless = next(name for name, one in arena.drawn[Contender("base")].rows.items() if one.meta["kind"] == "safe")
+    other = arena.drawn[Contender("psa", "level_5")]
+    changed = replace(other.rows[harmless], meta={"kind": "unsafe", "categories": ["Hate"]})
+    arena.drawn[Contender("psa", "level_5")] = replace(other, rows={**other.rows, harmless: changed})
+    assert all(picture_grid(arena).veiled)
+
+
 def test_every_sensitive_picture_lies_under_a_veil_with_a_box(html, arenas):
     grids = [picture_grid(arena) for arena in arenas]
     veiled = sum(sum(grid.veiled) * len(grid.rows) for grid in grids if grid)
@@ -288,3 +298,5 @@ def test_the_page_tells_its_command_without_the_folders_above(monkeypatch):
         sys, "argv", ["psalign", "eval", "report", "--images", "/home/somebody/eval_images", "-x", "a/b"]
     )
     assert _given() == ["eval", "report", "--images", "eval_images", "-x", "a/b"]
+    monkeypatch.setattr(sys, "argv", ["psalign", "eval", "report", "--out=/home/somebody/report", "--judge=a/b"])
+    assert _given() == ["eval", "report", "--out=report", "--judge=a/b"]

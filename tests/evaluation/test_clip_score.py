@@ -95,6 +95,30 @@ def test_models_that_cannot_be_used(tmp_path, clip):
         ClipModel(str(half)).read(["a cat"])
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage"])
+def test_weights_that_are_cut_short_are_told(tmp_path, content):
+    broken = make_clip(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"text-image model '.*/broken' cannot be loaded"):
+        ClipModel(str(broken)).read(["a cat"])
+
+
+def test_weights_of_other_shapes_are_told(tmp_path):
+    other = make_clip(tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "projection_dim": config["projection_dim"] + 1}))
+    with pytest.raises(CheckpointError, match=r"text-image model '.*/other' cannot be loaded"):
+        ClipModel(str(other)).read(["a cat"])
+
+
+def test_numbers_that_are_not_finite_are_no_scores(tmp_path):
+    """Q16 would call them appropriate: no comparison with them is true."""
+    clip = ClipModel(str(make_clip(tmp_path / "clip")))
+    clip._parts[0].visual_projection.weight.data[0, 0] = float("nan")
+    with pytest.raises(CheckpointError, match="gives numbers that are not finite"):
+        clip.see([clip.prepare(np.zeros((64, 64, 3), np.uint8))])
+
+
 def test_weights_are_named_by_content_not_by_place(tmp_path, clip):
     make_clip(tmp_path / "same")
     assert ClipModel(str(tmp_path / "same")).name == ClipModel(str(clip)).name

@@ -46,6 +46,16 @@ def test_prompts_asked_for_other_bans_are_not_paired():
     assert found["pass"].value is None
 
 
+def test_a_prompt_that_asks_for_both_sides_is_a_pair_on_either():
+    """As a judge tells it: one name, a banned and an allowed category. Suppressed +1, kept -1, pass 0."""
+    ours, theirs = (
+        [Fact("1.png", "Hate", banned=True, passed=gone), Fact("1.png", "Violence", banned=False, passed=not gone)]
+        for gone in (True, False)
+    )
+    found = differences(ours, theirs)
+    assert [(found[side].value, found[side].n) for side in ("suppressed", "kept", "pass")] == [(1, 1), (-1, 1), (0, 2)]
+
+
 def test_facts_of_a_detector_are_one_for_each_motif_that_is_asked_for():
     meta = {"suite": "two_motifs", "kind": "unsafe", "motifs": ["sword", "skull"], "seen_user": True, "subject": "cat"}
     meta["categories"] = ["Violence", "Shocking"]

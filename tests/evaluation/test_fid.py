@@ -204,3 +204,18 @@ def test_references_that_cannot_be_used(tmp_path):
     paths = sorted(folder.glob("*"))
     with pytest.raises(EvaluationError, match=r"1 pictures cannot be read as pictures: 01\.png"):
         picture_statistics(folder, paths, [file_fingerprint(path) for path in paths], extraction(None))
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path):
+    class Broken:
+        width = 3
+
+        def __call__(self, pictures):
+            return np.full((len(pictures), 3), np.nan, np.float32)
+
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
+    how = Extraction(Lazy(lambda: "broken", Broken), tmp_path / "cache", 2)
+    with pytest.raises(EvaluationError, match="the feature extractor gives numbers that are not finite"):
+        reference_statistics(tmp_path, how)
+    assert not (tmp_path / "cache").exists()

@@ -153,6 +153,10 @@ def test_a_second_judgement_of_a_method_is_told_and_stands_aside(paths, tmp_path
         "Base model was also judged for psa_level_3's users; not in the tables.",
         "Base model was also judged by a template that is not blind; not in the tables.",
     ]
+    source.with_name("base_published-style.json").write_text(json.dumps({**biased, "judge": record["judge"]}))
+    arena = arena_of(load_findings(paths["images"], paths["results"], judge=[folder]), "sage_seen")
+    assert arena.rates[BASE]["judge_pass"]["value"] == rate["value"]
+    assert arena.remarks[1:] == ["Base model was also judged a second time; not in the tables."]
 
 
 # --- words ----------------------------------------------------------------------------------------------------------

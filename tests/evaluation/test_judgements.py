@@ -107,6 +107,10 @@ def change(path, *keys, to):
     [
         (("mode",), "guess", "is no results file of a judge"),
         (("summary",), None, "is no results file of a judge"),
+        (("judge",), "gpt", "is no results file of a judge"),
+        (("summary",), [], "is no results file of a judge"),
+        (("rows", 0), "0.png", "is no results file of a judge"),
+        (("summary", "failed"), "none", "failed is 'none'; expected a number of rows"),
         (("method",), None, "has no 'method'"),
         (("level",), 9, "is no level"),
         (("summary", "pass"), None, "has no 'pass'"),

@@ -37,6 +37,8 @@ def test_a_line_that_was_cut_short_is_computed_again(tmp_path):
     again, looked = brightness(cache, folder)
     assert (again, looked) == (first, [1])
     assert brightness(cache, folder) == (first, [])
+    cache.path.write_bytes(b"\xff\xfe garbage\n" + cache.path.read_bytes())
+    assert brightness(cache, folder) == (first, [])
 
 
 def test_a_model_is_loaded_once_and_named_without_loading():

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from psalign.errors import EvaluationError
+from psalign.evaluation import results
 from psalign.evaluation.cells import Cell
 from psalign.evaluation.results import (
     FAILED,
@@ -42,6 +43,11 @@ def test_what_is_written_is_read(tmp_path):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", first.timestamp)
 
 
+def test_no_rows_are_a_file_all_the_same(tmp_path):
+    append_results(tmp_path / "results.csv", [])
+    assert read_results(tmp_path / "results.csv") == []
+
+
 def test_the_last_row_of_a_key_wins(tmp_path):
     path = tmp_path / "results.csv"
     other = result_row(CELL, "pass", MISSING, note="no adapter")
@@ -60,6 +66,20 @@ def test_what_is_missing_is_said_once_and_replaces_no_score(tmp_path):
     append_results(path, [ROW])
     append_missing(path, [replace(row, note="no tool") for row in missing])
     assert [(row.state, row.note) for row in read_results(path)] == [("succeeded", ""), ("missing", "no tool")]
+
+
+def test_a_score_that_comes_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    """Another process writes a score just before this one gets the lock."""
+    path, locked = tmp_path / "results.csv", results._locked
+
+    def late(place):
+        monkeypatch.setattr(results, "_locked", locked)
+        append_results(place, [ROW])
+        return locked(place)
+
+    monkeypatch.setattr(results, "_locked", late)
+    append_missing(path, [replace(ROW, score=None, state=MISSING, note="no tool")])
+    assert [(row.state, row.score) for row in read_results(path)] == [("succeeded", ROW.score)]
 
 
 def test_the_published_file_is_read_and_gets_the_other_columns(tmp_path):
@@ -112,5 +132,9 @@ def test_files_that_are_none(tmp_path, text, message):
         with pytest.raises(EvaluationError, match=message):
             use(path)
     assert path.read_text() == text
+    for content in (b"\x89PNG\r\n", (PUBLISHED + "a" * 200_000).encode()):
+        path.write_bytes(content)
+        with pytest.raises(EvaluationError, match=r"results\.csv is no results file: it cannot be read as CSV"):
+            read_results(path)
     with pytest.raises(EvaluationError, match=r"does not exist\.\nMeasure first: psalign eval run"):
         read_results(tmp_path / "nothing.csv")

@@ -1,7 +1,9 @@
 """The runner: measures what is not known, in this process or in workers, and goes on after failures and deaths."""
 
+import multiprocessing
 import os
 import signal
+import struct
 import time
 from functools import partial
 from pathlib import Path
@@ -126,6 +128,31 @@ def test_another_worker_goes_on_after_a_death(images, monkeypatch):
 
 def wait_in_order(pipes):
     return [pipe for pipe in pipes if pipe.poll(30)][:1]
+
+
+class EndsItsProcess:
+    """A measure that ends the process that unpickles it: before that has read its job."""
+
+    def __reduce__(self):
+        return os._exit, (7,)
+
+
+def test_a_worker_that_never_reads_its_job_is_told_like_another(images):
+    results = images.parent / "results.csv"
+    rows = run_jobs(jobs(images), EndsItsProcess(), results, workers=[{}])
+    assert {row.note for row in rows} == {"the process that measured it ended with exit status 7"}
+    assert len(rows) == 9
+    assert set(states(images).values()) == {"failed"}
+
+
+def test_a_worker_that_ends_inside_a_message_is_gone():
+    ours, theirs = multiprocessing.Pipe()
+    os.write(theirs.fileno(), struct.pack("!i", 1000) + b"the beginning")
+    theirs.close()
+    worker = object.__new__(runner.Worker)
+    worker.pipe = ours
+    with pytest.raises(EOFError):
+        worker.take()
 
 
 def test_two_workers_share_the_cells(images):

@@ -30,7 +30,12 @@ def report(arguments: argparse.Namespace) -> None:
 
 def _given() -> list[str]:
     """The command line without the folders above: a report may be shared, a home folder's name need not be."""
-    return [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+
+    def short(word: str) -> str:
+        flag, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
+        return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else word
+
+    return [short(word) for word in sys.argv[1:]]
 
 
 def add_commands(kinds: Any) -> None:

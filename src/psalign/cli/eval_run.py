@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ..evaluation.score import Score
     from ..tools import ToolsConfig
 
+UNFINISHED = "drawn in part: the same psalign eval generate again draws the rest"
 # Fields of ToolsConfig that each metric's number depends on.
 DEPENDS_ON = {
     "fid": ("fid_reference", "inception"),
@@ -31,7 +34,7 @@ DEPENDS_ON = {
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..evaluation.cells import find_cells
+    from ..evaluation.cells import find_cells, find_unfinished
     from ..evaluation.runner import run_jobs
     from ..tools import ToolsConfig
 
@@ -41,13 +44,14 @@ def run(arguments: argparse.Namespace) -> int:
                 "strict_threshold"),
     )  # fmt: skip
     wanted = {"dataset": arguments.datasets, "method": arguments.methods, "base": arguments.bases}
-    cells = [
-        cell
-        for cell in find_cells(arguments.images)
-        if all(not names or getattr(cell, what) in names for what, names in wanted.items())
-    ]
+
+    def is_wanted(cell: Cell) -> bool:
+        return all(not names or getattr(cell, what) in names for what, names in wanted.items())
+
+    cells = list(filter(is_wanted, find_cells(arguments.images)))
     if not cells:
         raise UsageError(f"{arguments.images} has no cell of these datasets, methods and base models.")
+    _tell_unfinished(list(filter(is_wanted, find_unfinished(arguments.images))), arguments.output, arguments.metrics)
     jobs = plan(cells, arguments.images, arguments.output, arguments.metrics, config)
     measure = partial(measure_cell, config)
     rows = run_jobs(jobs, measure, arguments.output, workers=_environments(arguments.gpus, arguments.workers))
@@ -73,7 +77,8 @@ def plan(cells: Sequence[Cell], images: Path, results: Path, metrics: Sequence[s
     useless = [metric for metric in metrics if not any(metric in DATASETS[cell.dataset].metrics for cell in cells)]
     if useless:
         raise UsageError(f"The metric '{useless[0]}' says nothing of {', '.join({cell.dataset for cell in cells})}.")
-    made_with = {metric: _made_with(metric, config) for metric in METRICS}
+    bases = {cell.base for cell in cells}
+    made_with = {base: {metric: _made_with(metric, base, config) for metric in METRICS} for base in bases}
     jobs = []
     for cell in cells:
         here = [metric for metric in METRICS if metric in DATASETS[cell.dataset].metrics]
@@ -81,7 +86,7 @@ def plan(cells: Sequence[Cell], images: Path, results: Path, metrics: Sequence[s
         if not metrics:
             _tell_without_tools(cell, [metric for metric in here if metric not in there], results, config)
         asked = tuple(metric for metric in here if metric in (metrics or there))
-        jobs.append(Job(cell, cell.folder(images), asked, made_with, known_fingerprints(results, cell)))
+        jobs.append(Job(cell, cell.folder(images), asked, made_with[cell.base], known_fingerprints(results, cell)))
     return [job for job in jobs if job.metrics]
 
 
@@ -105,8 +110,9 @@ def _with_tools(base: str, config: ToolsConfig) -> list[str]:
     return metrics_for(_tools(base, config))
 
 
-def _made_with(metric: str, config: ToolsConfig) -> str:
-    """Names the settings of a metric; files by what is in them, folders by their files' names, sizes and times."""
+def _made_with(metric: str, base: str, config: ToolsConfig) -> str:
+    """Names the settings of a metric: files by what is in them, folders by their files' names, sizes and times; and
+    the weights that come with us or with a library."""
     from ..records import file_fingerprint, fingerprint
 
     def name_of(value: Any) -> Any:
@@ -117,7 +123,25 @@ def _made_with(metric: str, config: ToolsConfig) -> str:
         files = sorted(path for path in Path(value).rglob("*") if path.is_file())
         return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
-    return fingerprint([name_of(getattr(config, field)) for field in DEPENDS_ON.get(metric, ())])
+    given = [name_of(getattr(config, field)) for field in DEPENDS_ON.get(metric, ())]
+    return fingerprint([given, _brought_weights(metric, base, config)])
+
+
+def _brought_weights(metric: str, base: str, config: ToolsConfig) -> list[str]:
+    """Names of the weights of a metric that no flag gives: NudeNet's, and the shipped ones of mini."""
+    from ..errors import ExtraMissing
+    from ..evaluation.metrics import METRICS
+
+    tools, needs = _tools(base, config), METRICS[metric].needs
+    names = []
+    if "nudity" in needs and tools.nudity is not None:
+        with suppress(ExtraMissing):  # measuring says so
+            names.append(tools.nudity.name)
+    if tools.detector is not None and {"detector", "features"} & set(needs):
+        names.append(tools.detector.name)
+    if base == "mini" and "clip" in needs and config.clip is None and tools.clip is not None:
+        names.append(tools.clip.name)
+    return names
 
 
 def _tell_without_tools(cell: Cell, metrics: Sequence[str], results: Path, config: ToolsConfig) -> None:
@@ -132,6 +156,20 @@ def _tell_without_tools(cell: Cell, metrics: Sequence[str], results: Path, confi
         except PSAlignError as err:  # which asks for the tools before it looks at pictures
             rows.append(result_row(cell, metric, MISSING, note=str(err)))
     append_missing(results, rows)
+
+
+def _tell_unfinished(cells: Sequence[Cell], results: Path, metrics: Sequence[str]) -> None:
+    """A row `missing` for each metric of cells that are drawn in part, unless results.csv has a score of it, or says
+    why drawing failed."""
+    from ..evaluation.cells import DATASETS
+    from ..evaluation.results import FAILED, MISSING, append_missing, read_results, result_row
+
+    failed = {row.key for row in (read_results(results) if results.exists() else ()) if row.state == FAILED}
+    for cell in cells:
+        print(f"{cell}: {UNFINISHED}", file=sys.stderr)
+        names = [name for name in DATASETS[cell.dataset].metrics if not metrics or name in metrics]
+        rows = [result_row(cell, name, MISSING, note=UNFINISHED) for name in names]
+        append_missing(results, [row for row in rows if row.key not in failed])
 
 
 def _environments(gpus: str | None, workers: int) -> list[dict[str, str]]:

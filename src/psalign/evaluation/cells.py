@@ -102,6 +102,12 @@ def find_cells(root: Path) -> list[Cell]:
     return sorted(found, key=_order)
 
 
+def find_unfinished(root: Path) -> list[Cell]:
+    """Cells of which pictures are being drawn, or were until something stopped it: a run.json, and no manifest yet."""
+    folders = [path.parent for path in root.rglob("run.json") if not path.with_name("manifest.jsonl").exists()]
+    return sorted((_cell_of(folder, root) for folder in folders), key=_order)
+
+
 def _cell_of(folder: Path, root: Path) -> Cell:
     parts = folder.relative_to(root).parts
     level = re.fullmatch(r"level_([0-5])", parts[-1]) if len(parts) == 4 else None

@@ -69,16 +69,22 @@ class ClipModel:
         return pixels
 
     def see(self, prepared: Sequence[np.ndarray]) -> torch.Tensor:
-        """Directions of pictures that `prepare` gave, float32 [B, D], each of length 1."""
+        """Directions of pictures that `prepare` gave, float32 [B, D], each of length 1.
+
+        Raises CheckpointError where they are not finite.
+        """
         import torch
 
         network = self._parts[0]
         with torch.no_grad():
             pixels = torch.from_numpy(np.stack(prepared)).to(self.device)
-            return _directions(network.get_image_features(pixel_values=pixels))
+            return self._directions(network.get_image_features(pixel_values=pixels))
 
     def read(self, texts: Sequence[str]) -> Texts:
-        """Directions of texts; what is longer than the network can read is cut, and said to be."""
+        """Directions of texts; what is longer than the network can read is cut, and said to be.
+
+        Raises CheckpointError where they are not finite.
+        """
         import torch
 
         network, tokenizer, _ = self._parts
@@ -89,25 +95,34 @@ class ClipModel:
             features = network.get_text_features(
                 input_ids=batch["input_ids"].to(self.device), attention_mask=batch["attention_mask"].to(self.device)
             )
-        return Texts(_directions(features), [length > longest for length in lengths])
+        return Texts(self._directions(features), [length > longest for length in lengths])
 
     @cached_property
     def _parts(self) -> tuple[Any, Any, Any]:
         """Network, tokenizer, preparation of pictures. Raises CheckpointError where one is missing or no CLIP."""
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoTokenizer, CLIPModel
 
         try:
             network, told = CLIPModel.from_pretrained(self.model, dtype=torch.float32, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(self.model)
             processor = _picture_processor().from_pretrained(self.model)
-        except (OSError, ValueError) as err:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as err:  # RuntimeError: shapes that do not fit
             raise self._unusable(err) from err
         if told["missing_keys"]:
             raise CheckpointError(
                 f"{self.model} is not a CLIP: it has no weights for {', '.join(sorted(told['missing_keys'])[:3])}, ..."
             )
         return network.to(self.device).eval(), tokenizer, processor
+
+    def _directions(self, features: Any) -> torch.Tensor:
+        """Features of either tower at length 1, float32 on the CPU; transformers 5 gives them inside an object."""
+        vectors: torch.Tensor = getattr(features, "pooler_output", features)
+        directions = (vectors / vectors.norm(dim=-1, keepdim=True)).float().cpu()
+        if not directions.isfinite().all():  # a comparison with such a number is always False: "appropriate"
+            raise CheckpointError(f"The text-image model '{self.model}' gives numbers that are not finite.")
+        return directions
 
     def _unusable(self, err: Exception) -> CheckpointError:
         return CheckpointError(
@@ -124,9 +139,3 @@ def _picture_processor() -> Any:
     except ImportError:  # before transformers 5.3 it had the plain name
         from transformers import CLIPImageProcessor as CLIPImageProcessorPil
     return CLIPImageProcessorPil
-
-
-def _directions(features: Any) -> torch.Tensor:
-    """Features of either tower at length 1, float32 on the CPU; transformers 5 gives them inside an object."""
-    vectors: torch.Tensor = getattr(features, "pooler_output", features)
-    return (vectors / vectors.norm(dim=-1, keepdim=True)).float().cpu()

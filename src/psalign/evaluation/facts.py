@@ -61,13 +61,11 @@ def by_category(facts: Sequence[Fact], categories: Sequence[str]) -> dict[str, d
 def differences(ours: Sequence[Fact], theirs: Sequence[Fact]) -> dict[str, Difference]:
     """Ours less theirs on "suppressed", "kept" and "pass", paired by prompt.
 
-    A prompt is paired only where both were asked for the same user's bans.
+    A prompt is paired only where both were asked for the same user's bans. One that asks for something banned and for
+    something allowed is a pair on either side.
     """
-    sides = {fact.name: fact.side for fact in theirs}
-    comparable = [fact for fact in ours if sides.get(fact.name, fact.side) == fact.side]
-    mine = {fact.name: float(fact.passed) for fact in comparable}
-    other = {fact.name: float(fact.passed) for fact in theirs}
-    groups = {fact.name: fact.side for fact in (*theirs, *comparable)}
+    mine, other = ({f"{fact.name} {fact.side}": float(fact.passed) for fact in facts} for facts in (ours, theirs))
+    groups = {f"{fact.name} {fact.side}": fact.side for fact in (*ours, *theirs)}
     found = {side: paired_difference(*(_only(numbers, groups, side) for numbers in (mine, other))) for side in SIDES}
     both = all(difference.n for difference in found.values())
     return {**found, "pass": paired_difference(mine, other, groups=groups) if both else NO_PAIRS}

@@ -172,7 +172,7 @@ def reference_statistics(reference: Path, how: Extraction) -> Statistics:
 def picture_statistics(folder: Path, paths: list[Path], digests: list[str], how: Extraction) -> Statistics:
     """Statistics of pictures, from the cache where they are there.
 
-    Raises EvaluationError for fewer than two pictures, or one that cannot be read.
+    Raises EvaluationError for fewer than two pictures, one that cannot be read, or features that are not finite.
     """
     name = fingerprint([how.extractor.name, sorted(digests)])
     kept = how.cache / f"statistics-{name}.safetensors" if how.cache is not None else None
@@ -198,7 +198,10 @@ def picture_statistics(folder: Path, paths: list[Path], digests: list[str], how:
 def _features(folder: Path, paths: list[Path], extractor: FeatureExtractor, batch_size: int) -> Iterable[Features]:
     for batch in read_batches(folder, paths, lambda picture: picture, batch_size=batch_size):
         for group in stack(batch):
-            yield extractor(group)
+            found = extractor(group)
+            if not np.isfinite(found).all():
+                raise EvaluationError(f"{folder}: the feature extractor gives numbers that are not finite.")
+            yield found
 
 
 def write_statistics(path: Path, statistics: Statistics) -> None:

@@ -145,14 +145,15 @@ def _rate(row: ResultRow, metric: Metric) -> Record:
 
 
 def _add_judgement(arena: Arena, judgement: Judgement) -> None:
-    """A contender has one row: judged for its own users, by a blind template where both were asked."""
+    """A contender has one row: judged for its own users, by a blind template where both were asked; else the first."""
     who, before = judgement.contender, arena.judgements.get(judgement.contender)
     if judgement.is_for_a_level:
         arena.remarks.append(f"{who.title} was also judged for {judgement.judged_for}'s users; not in the tables.")
         return
     if before is not None:
-        arena.remarks.append(f"{who.title} was also judged by a template that is not blind; not in the tables.")
-    if before is not None and not before.biased:
+        by = "by a template that is not blind" if judgement.biased != before.biased else "a second time"
+        arena.remarks.append(f"{who.title} was also judged {by}; not in the tables.")
+    if before is not None and (judgement.biased or not before.biased):
         return
     arena.judgements[who] = judgement
     arena.rates.setdefault(who, {}).update(judgement.rates)

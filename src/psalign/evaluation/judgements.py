@@ -21,6 +21,7 @@ from .judge_rows import split_model
 
 RATES = ("pass", "banned_respected", "allowed_kept", "clean")
 SHARES = ("a_wins", "b_wins", "ties")
+PARTS = {"dataset": str, "base": str, "judge": dict, "summary": dict, "rows": list}  # of a results file, with its mode
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,19 @@ def _read(path: Path) -> Record:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
         raise EvaluationError(f"{path} is not JSON ({err}).") from err
-    wanted = ("mode", "dataset", "base", "judge", "summary", "rows")
-    missing = [key for key in wanted if not isinstance(record, dict) or key not in record]
-    if missing or record["mode"] not in ("evaluate", "compare"):
+    fits = (
+        isinstance(record, dict)
+        and record.get("mode") in ("evaluate", "compare")
+        and all(isinstance(record.get(key), kind) for key, kind in PARTS.items())
+        and all(isinstance(row, dict) for row in record["rows"])
+    )
+    if not fits:
         raise EvaluationError(
-            f"{path} is no results file of a judge: expected {', '.join(wanted)}, with mode evaluate or compare.",
+            f"{path} is no results file of a judge: expected mode, {', '.join(PARTS)}, with mode evaluate or compare.",
             hint="Give --judge the folders that psalign eval judge wrote, results_evaluate and results_compare.",
         )
-    return record
+    found: Record = record
+    return found
 
 
 def _judgement(record: Record, path: Path) -> Judgement:
@@ -103,7 +109,7 @@ def _judgement(record: Record, path: Path) -> Judgement:
         judged_for=record.get("judged_for") or record["method"],
         rates={f"judge_{name}": read_rate(_get(summary, name, path), f"{path}, {name}") for name in RATES},
         facts=list(_facts(record["rows"], path)),
-        failed=int(_get(summary, "failed", path)),
+        failed=_count(summary, "failed", path),
         biased=bool(record["judge"].get("biased")),
         remarks=_remarks(record),
     )
@@ -124,7 +130,7 @@ def _duel(record: Record, path: Path) -> Duel:
         rates=rates,
         position_bias=read_rate(_get(summary, "position_bias", path), f"{path}, position_bias"),
         self_agreement=read_rate(_get(summary, "self_agreement", path), f"{path}, self_agreement"),
-        failed=int(_get(summary, "failed", path)),
+        failed=_count(summary, "failed", path),
         biased=bool(record["judge"].get("biased")),
         remarks=_remarks(record),
     )
@@ -163,6 +169,13 @@ def read_rate(record: Any, where: str) -> Record:
         if not isinstance(number, int | float) or not 0 <= number <= 1:
             raise EvaluationError(f"{where}: {key} is {number}; expected a number from 0 to 1.")
     return rate
+
+
+def _count(record: Record, key: str, path: Path) -> int:
+    count = _get(record, key, path)
+    if not isinstance(count, int) or count < 0:
+        raise EvaluationError(f"{path}: {key} is {count!r}; expected a number of rows.")
+    return count
 
 
 def _get(record: Record, key: str, path: Path) -> Any:

@@ -80,7 +80,7 @@ class PictureCache:
         if self.path is None or not self.path.exists():
             return {}
         known = {}
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 record = json.loads(line)
                 known[record["key"]] = record["value"]

@@ -35,7 +35,9 @@ def picture_grid(arena: Arena, *, columns: int = COLUMNS) -> Sheet | None:
     return Sheet(
         columns=[first[name].prompt for name in names],
         column_notes=[_note(arena.dataset, first[name]) for name in names],
-        veiled=[is_sensitive(arena.dataset, first[name]) for name in names],
+        veiled=[
+            any(is_sensitive(arena.dataset, c.rows[name]) for c in cells.values() if name in c.rows) for name in names
+        ],
         rows=[_row(who, cell, names, new=who.strictness == 0) for who, cell in cells.items()],
         name=f"{arena.dataset}-{arena.base}",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
@@ -76,20 +76,30 @@ def append_results(path: Path, rows: Sequence[ResultRow]) -> None:
 
     Raises EvaluationError where the file is no results file: nothing is written.
     """
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    stamped = [row if row.timestamp else replace(row, timestamp=now) for row in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
-        before = _read_all(path) if path.exists() else []
-        write_text(path, _as_csv([*before, *stamped]))
+    _append(path, lambda _: rows)
 
 
 def append_missing(path: Path, rows: Sequence[ResultRow]) -> None:
     """Add rows without a score, where the file has neither a score of that key nor the same row already."""
-    known = {row.key: row for row in read_results(path)} if path.exists() else {}
-    new = [row for row in rows if not _says(known.get(row.key), row)]
-    if new:
-        append_results(path, new)
+
+    def unsaid(before: Sequence[ResultRow]) -> list[ResultRow]:
+        known = {row.key: row for row in before}
+        return [row for row in rows if not _says(known.get(row.key), row)]
+
+    if rows:
+        _append(path, unsaid)
+
+
+def _append(path: Path, choose: Callable[[Sequence[ResultRow]], Sequence[ResultRow]]) -> None:
+    """Add the rows that are chosen knowing all that the file has, which nobody else changes meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        before = _read_all(path) if path.exists() else []
+        new = choose(before)
+        if new or not path.exists():
+            now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+            stamped = [row if row.timestamp else replace(row, timestamp=now) for row in new]
+            write_text(path, _as_csv([*before, *stamped]))
 
 
 def _says(before: ResultRow | None, row: ResultRow) -> bool:
@@ -111,13 +121,16 @@ def read_results(path: Path) -> list[ResultRow]:
 
 
 def _read_all(path: Path) -> list[ResultRow]:
-    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
-    header = tuple(reader.fieldnames or ())
-    if header not in (RESULT_COLUMNS, PUBLISHED_COLUMNS):
-        raise EvaluationError(
-            f"{path} is no results file: expected the columns {', '.join(RESULT_COLUMNS)}; saw {', '.join(header)}."
-        )
-    return [_row(record, f"{path}, line {reader.line_num}") for record in reader]
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        header = tuple(reader.fieldnames or ())
+        if header not in (RESULT_COLUMNS, PUBLISHED_COLUMNS):
+            raise EvaluationError(
+                f"{path} is no results file: expected the columns {', '.join(RESULT_COLUMNS)}; saw {', '.join(header)}."
+            )
+        return [_row(record, f"{path}, line {reader.line_num}") for record in reader]
+    except (UnicodeDecodeError, csv.Error) as err:
+        raise EvaluationError(f"{path} is no results file: it cannot be read as CSV ({err}).") from err
 
 
 def _row(record: dict[str, str], where: str) -> ResultRow:

@@ -142,12 +142,15 @@ class Worker:
 
     def give(self, job: Job) -> None:
         self.job, self.missing = job, [metric for metric in job.metrics if metric not in job.known]
-        with suppress(BrokenPipeError):  # the process is gone, which take() will say
+        with suppress(ConnectionError):  # the process is gone, which take() will say
             self.pipe.send(job)
 
     def take(self) -> list[ResultRow] | None:
         """Rows, or None when the job is done. Raises EOFError where the process is gone."""
-        message = self.pipe.recv()
+        try:
+            message = self.pipe.recv()
+        except OSError as err:  # gone before it read its job (ConnectionResetError), or in the middle of a message
+            raise EOFError from err
         if isinstance(message, tuple):  # what the job comes to, once the worker has looked at the pictures
             self.missing = list(message)
             return []
