@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from psalign.errors import ExtraMissing, GenerationError
+from psalign.errors import ExtraMissing, GenerationError, UsageError
 from psalign.mini import world
 from psalign.mini.writer import TemplateWriter, all_motifs
 from psalign.sage.concepts import Concept, Item
@@ -136,6 +136,12 @@ def test_an_endpoint_that_fails_names_the_concept(answer, why):
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
     with pytest.raises(ExtraMissing, match=r"pip install 'psalign\[openai\]'"):
+        OpenAIWriter("m")
+
+
+def test_without_a_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UsageError, match="OPENAI_API_KEY is not set"):
         OpenAIWriter("m")
 
 
