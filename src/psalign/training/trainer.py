@@ -53,7 +53,10 @@ class Trainer:
         data: str,
         validation: Validation | None = None,
     ) -> None:
-        """data: names what is trained on. Raises UsageError for a base model that does not predict noise."""
+        """data: names what is trained on: users, pairs and UNet.
+
+        Raises UsageError for a base model that does not predict noise.
+        """
         from accelerate import Accelerator
 
         predicts = getattr(getattr(noise_scheduler, "config", None), "prediction_type", "epsilon")
