@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,6 +88,43 @@ def test_a_run_of_another_batch_size_with_as_many_pairs_goes_on(tmp_path, monkey
     resumed.train()
     assert len(log_of(tmp_path)) == 6
     assert resumed.step == 6
+
+
+class Together:
+    """An accelerator of two processes that are threads: what they reduce is summed."""
+
+    num_processes = 2
+
+    def __init__(self, index, barrier, given):
+        self.process_index, self.is_main_process, self.barrier, self.given = index, index == 0, barrier, given
+
+    def reduce(self, tensor, *, reduction):
+        assert reduction == "sum"
+        self.given[self.process_index] = tensor
+        self.barrier.wait(60)
+        summed = self.given[0] + self.given[1]
+        self.barrier.wait(60)
+        return summed
+
+
+def test_two_processes_know_each_others_reference_errors(tmp_path):
+    """What the first one saves is then all that any of them knew: a resumed run computes nothing else."""
+    how = {"reference_draws": 2, "visual_share": 0.25}
+    alone = new_trainer(tmp_path / "alone", batch_size=4, **how)
+    barrier, given = threading.Barrier(2), {}
+    both = [new_trainer(tmp_path / f"{index}", batch_size=2, **how) for index in range(2)]
+    for index, trainer in enumerate(both):
+        trainer.accelerator, trainer.pairs_per_step = Together(index, barrier, given), 4
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            alone._take_step()
+            list(pool.map(lambda trainer: trainer._take_step(), both))
+    first, second = (trainer.reference.errors for trainer in both)
+    assert first.isfinite().sum() > 12
+    assert torch.equal(first.nan_to_num(-1), second.nan_to_num(-1))
+    torch.testing.assert_close(first, alone.reference.errors, equal_nan=True)
+    for one, other in zip(both[0].parameters, alone.parameters, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_sigterm_saves_and_exits(tmp_path, monkeypatch):
@@ -176,6 +215,15 @@ def test_a_gradient_that_overflows_in_fp16_is_left_out(tmp_path):
     assert trainer.scaler.get_scale() == scale / 2
     trainer._take_step()
     assert not all(torch.equal(one, other) for one, other in zip(before, trainer.parameters, strict=True))
+
+
+def test_a_clip_of_0_is_none(tmp_path):
+    weights = []
+    for clip in (0.0, 1e9):
+        trainer = new_trainer(tmp_path / str(clip), clip=clip, optimizer="adafactor", weight_decay=0.0)
+        trainer._take_step()
+        weights.append(torch.cat([weight.detach().flatten() for weight in trainer.parameters]))
+    assert torch.equal(*weights)
 
 
 def test_a_moving_average_is_what_is_saved(tmp_path):
