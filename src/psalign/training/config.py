@@ -27,6 +27,7 @@ class TrainingConfig:
     """How an adapter is trained.
 
     batch_size: pairs in one forward pass of one process; accumulation: passes of one step.
+    clip: the most that a gradient's norm may be; 0: as it comes.
     dpo_weight, beta, loss: of the preference loss, "sigmoid" (Diffusion-DPO) or "ipo".
     anchor: what the policy's prediction on the chosen picture is held to, times anchor_weight: "noise" (its denoising
     error), or "caption" (the base's own prediction for the caption that tells that picture).
