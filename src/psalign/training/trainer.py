@@ -67,7 +67,7 @@ class Trainer:
         self.attached, self.pairs, self.config, self.out, self.validation = attached, pairs, config, out, validation
         # Precision and accumulation are our own: accelerate's are one setting per process, and divide the loss too.
         self.accelerator = Accelerator(cpu=attached.unet.device.type == "cpu")
-        self.device = self.accelerator.device
+        self.device = attached.unet.device  # which may be another GPU than the one accelerate takes first
         self.trained = attached.adapter.requires_grad_(True).float()
         self.parameters = [weight for weight in self.trained.parameters() if weight.requires_grad]
         self.objective = Objective(attached, config, noise_scheduler.alphas_cumprod.to(self.device))
@@ -226,7 +226,7 @@ class Trainer:
         figures = self.window.means(self.pairs_per_step, figures_in_play(self.config))
         self.window = _Window()
         if self.is_main:
-            self.log.add(self.step, {**figures, "peak_memory_mb": peak_memory_mb()})
+            self.log.add(self.step, {**figures, "peak_memory_mb": peak_memory_mb(self.device)})
         return float(figures["loss"])
 
     def _validate(self) -> None:
@@ -339,10 +339,10 @@ class _Window:
         return {**figures, **others, **by_cell(*self.cells)}
 
 
-def peak_memory_mb() -> float:
-    """The most memory this process has held: of its GPU, or, without one, of the machine."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory this process has held: of its GPU, or, where it trains on none, of the machine."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage would also count what the process was forked from
         held_kb = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
