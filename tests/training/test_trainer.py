@@ -396,6 +396,7 @@ def test_a_base_that_does_not_predict_noise_is_refused(tmp_path):
         ({"timesteps": (0, 5000)}, "within 0 and 1000"),
         ({"steps": 0}, "training.steps must be more than 0 and finite; saw 0"),
         ({"dpo_weight": 0.0, "anchor_weight": 0.0}, "there is nothing to learn"),
+        ({"dpo_weight": 0.0, "anchor_weight": 0.0, "visual_share": 0.5}, "there is nothing to learn"),  # of users
     ],
 )
 def test_settings_that_make_no_sense(settings, message):

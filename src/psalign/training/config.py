@@ -100,7 +100,7 @@ class TrainingConfig:
             raise UsageError(f"training.ema must be at least 0 and less than 1; saw {self.ema}.")
         if len(self.timesteps) != 2 or not 0 <= self.timesteps[0] < self.timesteps[1] <= 1000:
             raise UsageError(f"training.timesteps must be [low, high) within 0 and 1000; saw {list(self.timesteps)}.")
-        if not any((self.dpo_weight, self.anchor_weight, self.visual_share * self.visual_weight)):
+        if not any((self.dpo_weight, self.anchor_weight)):
             raise UsageError("training.dpo_weight and training.anchor_weight are both 0: there is nothing to learn.")
 
     @property
