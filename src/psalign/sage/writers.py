@@ -203,7 +203,13 @@ class OpenAIWriter(LanguageModelWriter):
                 "OPENAI_API_KEY is not set.", hint="export OPENAI_API_KEY=... (a server of your own may take any word)"
             )
         self._errors, self.model, self.concurrency = openai.OpenAIError, model, concurrency
-        self._client = openai.OpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=2)
+        self._client = openai.OpenAI(
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout_s,
+            max_retries=2,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),  # to no host but the one that was agreed to
+        )
         super().__init__({"writer": "openai", "model": model, "host": self.host}, attempts=attempts)
 
     @property
