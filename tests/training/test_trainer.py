@@ -297,8 +297,10 @@ def test_a_broken_checkpoint_is_named(tmp_path, keep, hint):
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/.step-00000001.pt.77.part").write_bytes(b"of a run that was killed")
     new_trainer(tmp_path, keep=2).train()
-    names = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000004.pt", "step-00000006.pt"]
 
 
