@@ -315,7 +315,7 @@ def _memory(name: str, arguments: argparse.Namespace) -> float:
     way = make_way(name, parts, arguments)
     for _ in range(3):
         way.step()
-    return peak_memory_mb()
+    return peak_memory_mb(parts.device)
 
 
 def _memory_apart(name: str, arguments: argparse.Namespace) -> float:

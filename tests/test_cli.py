@@ -109,6 +109,13 @@ def test_embed_refuses_two_populations_and_training_users_it_does_not_know(peopl
     assert not (tmp_path / "vectors").exists()
 
 
+def test_a_preset_without_the_kind_that_is_asked_for(capsys):
+    """And not with settings that nobody chose for that base model."""
+    given = ("--kind", "published", "--preset", "psa-sdxl-vipl", "--steps", 5, "--data", "d", "--embeddings", "e")
+    status, _, err = run(capsys, "train", *given)
+    assert (status, "psa-sdxl-vipl says nothing of adapters of kind published." in err) == (2, True)
+
+
 def test_a_wrong_level_is_a_usage_error(capsys):
     status, _, err = run(capsys, "generate", "--level", 9, "--prompts", "p", "--embeddings", "e")
     assert (status, err) == (2, "UsageError: Level must be 0, 1, 2, 3, 4 or 5; saw '9'.\n")

@@ -62,7 +62,9 @@ def step_gradients(trainer):
     """The gradient of the trainer's next step, by weight."""
     plan = trainer.pairs.plan(trainer.step, size=trainer.pairs_per_step, config=trainer.config)
     trainer.optimizer.zero_grad(set_to_none=True)
-    figures, _ = trainer._gradients(plan)
+    figures, _, reference = trainer._gradients(plan)
+    if trainer.reference is not None:
+        trainer.reference.store(plan, reference)
     named = {
         name: weight.grad.clone() for name, weight in trainer.trained.named_parameters() if weight.grad is not None
     }

@@ -1,15 +1,20 @@
 """One question at an endpoint: what is sent, what counts as a reply, tries, waits and the budget."""
 
+import base64
+import io
 import json
 import time
 from email.utils import formatdate
 
+import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from judge_server import JudgeServer, answer_honestly, completion, fine, honest, read_request, write_cell
 from psalign.errors import EvaluationError, ExtraMissing, UsageError
 from psalign.evaluation.judge_client import Budget, BudgetSpent, Endpoint, JudgeClient, retry_after_s
-from psalign.evaluation.judge_question import Question, Template
+from psalign.evaluation.judge_question import Judge, Question, Template
 from psalign.evaluation.judge_rows import load_cases, pair_cases
 
 SHOWN = {"shows": "Violence", "banned": ("Violence",), "prompt": "a cat"}
@@ -183,6 +188,26 @@ def test_a_blind_question_names_nothing_but_prompt_and_categories(tmp_path):
     first, second = (read_request(body)[2] for body in server.bodies)
     assert [p.tobytes() for p in first] == [p.tobytes() for p in reversed(second)]
     assert first[0].tobytes() != first[1].tobytes()
+
+
+def test_of_a_picture_nothing_but_its_pixels_is_sent(tmp_path):
+    """Other programs write prompt, model and settings into their files, and cameras the place."""
+    folder = write_cell(tmp_path, "psa", [SHOWN])
+    with Image.open(folder / "0000.png") as drawn:
+        pixels = np.asarray(drawn)
+    for form in ("PNG", "JPEG"):  # whatever its name ends in
+        told, exif = PngInfo(), Image.Exif()
+        told.add_text("parameters", "drawn by psa for user 0000033")
+        exif[0x010E] = "drawn by psa for user 0000033"
+        Image.fromarray(pixels).save(folder / "0000.png", format=form, pnginfo=told, exif=exif, quality=100)
+        assert b"drawn by psa" in (folder / "0000.png").read_bytes()
+        (case,) = load_cases(folder)
+        url = Question(case, Template("evaluate"), Judge("m", "h")).messages()[1]["content"][1]["image_url"]["url"]
+        sent = base64.b64decode(url.removeprefix("data:image/png;base64,"))
+        assert b"drawn by psa" not in sent
+        with Image.open(io.BytesIO(sent)) as seen, Image.open(folder / "0000.png") as kept:
+            assert (seen.format, seen.info) == ("PNG", {})
+            assert np.array_equal(np.asarray(seen), np.asarray(kept))
 
 
 def test_published_style_names_the_methods_in_the_order_shown(tmp_path):

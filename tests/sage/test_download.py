@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import random
 import tarfile
 import threading
 import zipfile
@@ -9,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from psalign.errors import DatasetError, UsageError
+from psalign.errors import DatasetError, OutputError, UsageError
 from psalign.sage.download import PROMPT_SETS, fetch, find_prompt_set, unpack
 
 CONTENT = bytes(range(256)) * 5000
@@ -72,6 +73,33 @@ def test_another_file_and_none(server, tmp_path):
         fetch(server.url + "s", tmp_path / "a.csv")
 
 
+@pytest.mark.parametrize("url", ["sage.tar", "example.org/sage.tar", "file:///etc/passwd", "https://"])
+def test_what_is_no_address(url, tmp_path):
+    with pytest.raises(UsageError, match="is no address; expected one like https://"):
+        fetch(url, tmp_path / "a")
+
+
+def test_a_chunk_that_is_cut_short(tmp_path):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"ff\r\nonly this")
+            self.close_connection = True
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(DatasetError, match="cannot be downloaded"):
+            fetch(f"http://127.0.0.1:{server.server_port}/file", tmp_path / "a")
+        server.shutdown()
+
+
 def test_prompt_sets():
     assert sum(one.rows for one in PROMPT_SETS.values()) == 26_272
     assert all(len(one.sha256) == 64 and one.url.endswith(f"/{name}.csv") for name, one in PROMPT_SETS.items())
@@ -123,3 +151,39 @@ def test_links_and_no_archive(tmp_path):
     (tmp_path / "b").write_bytes(b"nothing")
     with pytest.raises(DatasetError, match="cannot be unpacked"):
         unpack(tmp_path / "b", tmp_path / "out")
+
+
+def test_an_archive_of_a_folder_itself(tmp_path):
+    """As `tar -C data/sage .` makes it: its first member is the folder, "."."""
+    (tmp_path / "sage").mkdir()
+    (tmp_path / "sage/a.txt").write_text("x")
+    with tarfile.open(tmp_path / "a", "w") as archive:
+        archive.add(tmp_path / "sage", arcname=".")
+    assert unpack(tmp_path / "a", tmp_path / "out") == 1
+    assert (tmp_path / "out/a.txt").read_text() == "x"
+    tarred(tmp_path / "b", {".": b"x"})
+    with pytest.raises(DatasetError, match="is not safe to unpack"):
+        unpack(tmp_path / "b", tmp_path / "other")
+
+
+def test_archives_that_are_damaged_or_encrypted(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", bytes(range(256)) * 40)
+    whole = (tmp_path / "a").read_bytes()
+    start = whole.index(b"a.txt") + len(b"a.txt")
+    (tmp_path / "b").write_bytes(whole[:start] + b"\xff" * 20 + whole[start + 20 :])  # no deflate stream
+    flags = whole.index(b"PK\x01\x02") + 8
+    (tmp_path / "c").write_bytes(whole[:6] + b"\x01" + whole[7:flags] + b"\x01" + whole[flags + 1 :])  # encrypted
+    tarred(tmp_path / "d", {"a.txt": random.Random(1).randbytes(100_000)})
+    packed = (tmp_path / "d").read_bytes()
+    (tmp_path / "d").write_bytes(packed[:50_000] + b"\xff" * 20_000 + packed[70_000:])
+    for name in "bcd":
+        with pytest.raises(DatasetError, match="cannot be unpacked"):
+            unpack(tmp_path / name, tmp_path / "out")
+
+
+def test_an_archive_that_cannot_be_written(tmp_path):
+    zipped(tmp_path / "a", {"train/a.jpg": b"picture"})
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match=r"cannot be unpacked into .*out: Not a directory"):
+        unpack(tmp_path / "a", tmp_path / "out")

@@ -1,17 +1,21 @@
 """Writers of prompts: replies that count, replies that do not, and the concept that a failure names."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
-from psalign.errors import ExtraMissing, GenerationError
+from psalign.errors import ExtraMissing, GenerationError, UsageError
 from psalign.mini import world
 from psalign.mini.writer import TemplateWriter, all_motifs
 from psalign.sage.concepts import Concept, Item
 from psalign.sage.writers import LanguageModelWriter, OpenAIWriter, Prompts, TransformersWriter
+from psalign.users.categories import ModelFailure, OpenAIBackend
 from psalign.users.language_model import load_language_model
+from psalign.users.profile import UserProfile
 from tiny_language_model import save_language_model
 from users.test_categories import completion, endpoint
 
@@ -133,10 +137,46 @@ def test_an_endpoint_that_fails_names_the_concept(answer, why):
     assert len(sent) == 2
 
 
+class Redirecting(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(307)
+        self.send_header("Location", self.server.elsewhere)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_redirection_is_not_followed_to_another_host():
+    """Neither with concepts nor with profiles: one host was agreed to."""
+    with (
+        endpoint(lambda body: (200, completion(GOOD))) as (backend, sent),
+        ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as server,
+    ):
+        server.elsewhere = f"{str(backend._client.base_url).rstrip('/')}/chat/completions"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        there = {"base_url": f"http://127.0.0.1:{server.server_port}/v1", "api_key": "none"}
+        with pytest.raises(GenerationError, match="APIStatusError"):
+            OpenAIWriter("m", **there, attempts=1).write(ITEM)
+        (told,) = OpenAIBackend("m", **there).categories([UserProfile(user_id="0000001", banned=())])
+        server.shutdown()
+    assert isinstance(told, ModelFailure)
+    assert sent == []
+
+
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
     with pytest.raises(ExtraMissing, match=r"pip install 'psalign\[openai\]'"):
         OpenAIWriter("m")
+
+
+def test_without_a_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for client in (OpenAIWriter, OpenAIBackend):
+        with pytest.raises(UsageError, match="OPENAI_API_KEY is not set"):
+            client("m")
 
 
 @pytest.mark.parametrize("concept", all_motifs(), ids=lambda concept: concept.concept)

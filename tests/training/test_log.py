@@ -1,10 +1,11 @@
 """The log: fixed columns, appended; steps that are run again are cut."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
-from psalign.errors import ExtraMissing
+from psalign.errors import ExtraMissing, OutputError
 from psalign.training.log import Log, read_log
 
 
@@ -14,6 +15,12 @@ def test_lines_and_empty_cells(tmp_path):
     log.add(10, {"loss": 0.5})
     log.add(20, {"loss": 0.25, "dpo": 1.0})
     assert (tmp_path / "log.csv").read_text() == "step,loss,dpo\n10,0.5,\n20,0.25,1.0\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's disk that is always full")
+def test_a_full_disk_is_told():
+    with pytest.raises(OutputError, match="/dev/full cannot be written: No space left on device"):
+        Log(Path("/dev/full"), ("loss",)).add(10, {"loss": 0.5})
 
 
 def test_going_on_cuts_later_and_torn_lines(tmp_path):

@@ -34,6 +34,15 @@ def test_adafactor_keeps_less_than_adamw():
     assert sizes["adafactor"] < 0.1 * sizes["adamw"]
 
 
+def test_weights_that_start_at_zero_move_by_the_learning_rate_under_adafactor():
+    """Equal gradients are divided by their own size: a step of lr, not of lr times the size of the weights."""
+    weight = torch.nn.Parameter(torch.zeros(4, 4))
+    optimizer = make_optimizer([weight], TrainingConfig(optimizer="adafactor", lr=5e-6))
+    weight.grad = torch.full((4, 4), 0.3)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((4, 4), -5e-6))
+
+
 def test_eight_bits_without_bitsandbytes_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ExtraMissing, match=r"pip install 'psalign\[8bit\]'"):

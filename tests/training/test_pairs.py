@@ -128,6 +128,21 @@ def test_the_share_of_rows_with_something_to_take_away(rows, users):
         assert (plan.rows == 0).tolist() == [True] * 2 + [False] * 2
 
 
+def test_a_share_of_pairs_that_there_are_none_of_is_refused(rows, users):
+    """Not a smaller step than was asked for, whose parts would be empty."""
+    first, safe, kept = rows
+    for some, config, what in (
+        ([safe, kept], {"rewritten_share": 0.5}, r"2 of the 4 .* with something to take away \(rewritten_share\)"),
+        ([kept], {"visual_share": 0.25}, r"1 of the 4 .* with a safe caption \(visual_share\); the dataset has none"),
+    ):
+        pairs = Pairs(some, make_cache(some), users)
+        with pytest.raises(DatasetError, match=what):
+            pairs.plan(0, size=4, config=replace(CALM, **config))
+    assert (
+        len(Pairs([first, safe], make_cache(rows), users).plan(0, size=4, config=replace(CALM, rewritten_share=1))) == 4
+    )
+
+
 def test_visual_pairs_are_a_safe_picture_and_its_poor_rendering(rows, users):
     cache = make_cache(rows, variants=("plain", "degraded"))
     plan, batch = batch_of(Pairs(rows, cache, users), 0, size=4, config=replace(CALM, visual_share=0.5))

@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,6 +88,43 @@ def test_a_run_of_another_batch_size_with_as_many_pairs_goes_on(tmp_path, monkey
     resumed.train()
     assert len(log_of(tmp_path)) == 6
     assert resumed.step == 6
+
+
+class Together:
+    """An accelerator of two processes that are threads: what they reduce is summed."""
+
+    num_processes = 2
+
+    def __init__(self, index, barrier, given):
+        self.process_index, self.is_main_process, self.barrier, self.given = index, index == 0, barrier, given
+
+    def reduce(self, tensor, *, reduction):
+        assert reduction == "sum"
+        self.given[self.process_index] = tensor
+        self.barrier.wait(60)
+        summed = self.given[0] + self.given[1]
+        self.barrier.wait(60)
+        return summed
+
+
+def test_two_processes_know_each_others_reference_errors(tmp_path):
+    """What the first one saves is then all that any of them knew: a resumed run computes nothing else."""
+    how = {"reference_draws": 2, "visual_share": 0.25}
+    alone = new_trainer(tmp_path / "alone", batch_size=4, **how)
+    barrier, given = threading.Barrier(2), {}
+    both = [new_trainer(tmp_path / f"{index}", batch_size=2, **how) for index in range(2)]
+    for index, trainer in enumerate(both):
+        trainer.accelerator, trainer.pairs_per_step = Together(index, barrier, given), 4
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            alone._take_step()
+            list(pool.map(lambda trainer: trainer._take_step(), both))
+    first, second = (trainer.reference.errors for trainer in both)
+    assert first.isfinite().sum() > 12
+    assert torch.equal(first.nan_to_num(-1), second.nan_to_num(-1))
+    torch.testing.assert_close(first, alone.reference.errors, equal_nan=True)
+    for one, other in zip(both[0].parameters, alone.parameters, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_sigterm_saves_and_exits(tmp_path, monkeypatch):
@@ -178,6 +217,15 @@ def test_a_gradient_that_overflows_in_fp16_is_left_out(tmp_path):
     assert not all(torch.equal(one, other) for one, other in zip(before, trainer.parameters, strict=True))
 
 
+def test_a_clip_of_0_is_none(tmp_path):
+    weights = []
+    for clip in (0.0, 1e9):
+        trainer = new_trainer(tmp_path / str(clip), clip=clip, optimizer="adafactor", weight_decay=0.0)
+        trainer._take_step()
+        weights.append(torch.cat([weight.detach().flatten() for weight in trainer.parameters]))
+    assert torch.equal(*weights)
+
+
 def test_a_moving_average_is_what_is_saved(tmp_path):
     """By hand: average = decay * average + (1 - decay) * weights, after each step, from the first weights."""
     trainer = new_trainer(tmp_path, ema=0.8, steps=3)
@@ -249,8 +297,10 @@ def test_a_broken_checkpoint_is_named(tmp_path, keep, hint):
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/.step-00000001.pt.77.part").write_bytes(b"of a run that was killed")
     new_trainer(tmp_path, keep=2).train()
-    names = [path.name for path in list_checkpoints(tmp_path / "checkpoints")]
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000004.pt", "step-00000006.pt"]
 
 
@@ -348,6 +398,7 @@ def test_a_base_that_does_not_predict_noise_is_refused(tmp_path):
         ({"timesteps": (0, 5000)}, "within 0 and 1000"),
         ({"steps": 0}, "training.steps must be more than 0 and finite; saw 0"),
         ({"dpo_weight": 0.0, "anchor_weight": 0.0}, "there is nothing to learn"),
+        ({"dpo_weight": 0.0, "anchor_weight": 0.0, "visual_share": 0.5}, "there is nothing to learn"),  # of users
     ],
 )
 def test_settings_that_make_no_sense(settings, message):

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from .options import add_model, add_out, add_preset, at_least, command, given
 from .tables import summary
 
@@ -29,6 +30,11 @@ def train(arguments: argparse.Namespace) -> None:
     from ..training.run import has_split, load_pairs, train_adapter, training_config
     from ..users.embedding import EmbeddingStore
 
+    if arguments.kind not in load_preset(arguments.preset, changes=arguments.set):
+        raise UsageError(
+            f"{arguments.preset} says nothing of adapters of kind {arguments.kind}.",
+            hint=f"Choose another --preset, or give a file that has a section `{arguments.kind}`.",
+        )
     preset = load_preset(arguments.preset, changes=[*_changes(arguments), *arguments.set])
     config = training_config(preset, arguments.kind)
     users = EmbeddingStore.load(arguments.embeddings)

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from psalign.errors import EvaluationError
 from psalign.records import Record, fingerprint
@@ -132,7 +136,16 @@ def _data_url(picture: PictureFile) -> str:
             f"{picture.path} was changed while it was being judged.",
             hint="Run the same command again: judgements of pictures that did not change are kept.",
         )
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(_pixels_alone(content)).decode()}"
+
+
+def _pixels_alone(content: bytes) -> bytes:
+    """A picture as PNG without anything else that its file may hold: what drew it, its prompt, a camera's place."""
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(content)) as opened:
+        plain = Image.fromarray(np.asarray(opened.convert("RGB")))
+    plain.save(stream, format="PNG")
+    return stream.getvalue()
 
 
 @cache

@@ -92,7 +92,7 @@ def build_cache(
         name for name in VARIANTS if (framing.flip or "flipped" not in name) and (degraded or "degraded" not in name)
     )
     digests = _digests([pictures / name for name in names], folder / f"digests-{share.index}.json")
-    vae, text = _model_name(pipeline, ("vae",)), _model_name(pipeline, ("text_encoder", "text_encoder_2"))
+    vae, text = model_name(pipeline, ("vae",)), model_name(pipeline, ("text_encoder", "text_encoder_2"))
     picture_keys = [
         fingerprint([FORMAT, vae, digest, places[name], framing.size_px, variant])
         for variant in variants
@@ -113,6 +113,17 @@ def build_cache(
         captions={caption: i for i, caption in enumerate(captions)},
         variants=variants,
     )
+
+
+def model_name(pipeline: Any, parts: Iterable[str]) -> str:
+    """16 hexadecimal digits that name the weights, as they lie in memory, of parts of a pipeline."""
+    digest = hashlib.sha256()
+    for part in parts:
+        module = getattr(pipeline, part, None)
+        for key, weight in sorted(module.state_dict().items()) if module is not None else ():
+            digest.update(f"{part}.{key} {tuple(weight.shape)} {weight.dtype}".encode())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _fill(
@@ -199,17 +210,6 @@ def _digests(paths: Sequence[Path], index: Path) -> list[str]:
     if now != {name: known.get(name) for name in now}:
         write_json(index, {**known, **now})
     return [now[str(path)][2] for path in paths]
-
-
-def _model_name(pipeline: Any, parts: Iterable[str]) -> str:
-    """16 hexadecimal digits that name the weights, as they lie in memory, of parts of a pipeline."""
-    digest = hashlib.sha256()
-    for part in parts:
-        module = getattr(pipeline, part, None)
-        for key, weight in sorted(module.state_dict().items()) if module is not None else ():
-            digest.update(f"{part}.{key} {tuple(weight.shape)} {weight.dtype}".encode())
-            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 @contextmanager

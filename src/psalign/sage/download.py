@@ -5,17 +5,22 @@ Place on the path of data: before everything, on a machine with a network.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import http.client
+import lzma
 import os
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -24,6 +29,8 @@ from ..errors import DatasetError, OutputError, UsageError
 REPOSITORY = "https://raw.githubusercontent.com/M-E-AGI-Lab/PSAlign/2dde9226278cc5aa5ce3fcfc5ad0f75373ca324a"
 BLOCK = 1 << 20
 MAX_UNPACKED_BYTES = 64 << 30  # SAGE is about 9 GB
+# What a damaged or encrypted archive raises, by the kind of its compression.
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -63,15 +70,18 @@ def find_prompt_set(name: str) -> PromptSet:
 def fetch(url: str, path: Path, *, sha256: str | None = None, timeout_s: float = 60.0) -> Path:
     """Download a file; one that is there and right is left alone, one that was cut short goes on.
 
-    sha256: of the whole file, where it is known. Raises DatasetError where it cannot be had or is another file.
+    sha256: of the whole file, where it is known. Raises UsageError for what is no web address, DatasetError where it
+    cannot be had or is another file.
     """
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise UsageError(f"{url!r} is no address; expected one like https://host/sage.tar.")
     if path.exists() and (sha256 is None or digest_of(path) == sha256):
         return path
     aside = path.with_name(f".{path.name}.part")
     aside.parent.mkdir(parents=True, exist_ok=True)
     try:
         _continue(url, aside, timeout_s)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as err:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as err:
         raise DatasetError(
             f"{url} cannot be downloaded: {err}", hint="Run the same command again: it goes on from what has come."
         ) from err
@@ -120,7 +130,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) 
     """Unpack a .zip or .tar archive, files alone, into a folder. Returns how many.
 
     Raises DatasetError, before anything is written, for a path that leads out of the folder, a link, or more than
-    max_bytes; for an archive that is none.
+    max_bytes; for an archive that is none, is damaged or encrypted. Raises OutputError where it cannot be written.
     """
     try:
         with _open_archive(archive) as (members, read):
@@ -131,8 +141,10 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) 
             for name in tqdm(names, desc="unpacking", unit="file", disable=len(names) < 100):
                 _write_member(folder / PurePosixPath(name), read(name))
             return len(names)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as err:
+    except BROKEN as err:
         raise DatasetError(f"{archive} cannot be unpacked: {err}") from err
+    except OSError as err:
+        raise OutputError(f"{archive} cannot be unpacked into {folder}: {err.strerror or err}.") from err
 
 
 @contextmanager
@@ -157,7 +169,8 @@ def _tar_kind(member: tarfile.TarInfo) -> str:
 
 def _checked(name: str, size: int, kind: str, archive: Path) -> int:
     path = PurePosixPath(name.replace("\\", "/"))
-    if kind == "other" or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    nameless = not path.parts and kind != "folder"  # the folder itself is there: tar -C data/sage .
+    if kind == "other" or nameless or path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
         raise DatasetError(f"{archive} is not safe to unpack: '{name}' leads out of the folder or is no plain file.")
     return size
 

@@ -6,6 +6,7 @@ that was asked for; one that is not is asked for again, and a concept without a 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import ExtraMissing, GenerationError
+from ..errors import ExtraMissing, GenerationError, UsageError
 from ..records import Record, fingerprint
 from .concepts import Item, is_concept
 
@@ -180,7 +181,7 @@ class OpenAIWriter(LanguageModelWriter):
     """Any OpenAI-compatible endpoint; categories and concepts leave this machine, and nothing of users.
 
     base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY of the environment. timeout_s: of one request.
-    Raises ExtraMissing without the extra `openai`.
+    Raises ExtraMissing without the extra `openai`, UsageError without a key.
     """
 
     def __init__(
@@ -197,8 +198,18 @@ class OpenAIWriter(LanguageModelWriter):
             import openai
         except ImportError:
             raise ExtraMissing("openai", "openai") from None
+        if not (api_key or os.environ.get("OPENAI_API_KEY")):
+            raise UsageError(
+                "OPENAI_API_KEY is not set.", hint="export OPENAI_API_KEY=... (a server of your own may take any word)"
+            )
         self._errors, self.model, self.concurrency = openai.OpenAIError, model, concurrency
-        self._client = openai.OpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=2)
+        self._client = openai.OpenAI(
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout_s,
+            max_retries=2,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),  # to no host but the one that was agreed to
+        )
         super().__init__({"writer": "openai", "model": model, "host": self.host}, attempts=attempts)
 
     @property

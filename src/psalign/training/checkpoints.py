@@ -26,7 +26,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, step: int, keep: int
     stream = io.BytesIO()
     torch.save(state, stream)
     write_bytes(folder / f"step-{step:08d}.pt", stream.getvalue())
-    for old in list_checkpoints(folder)[:-keep]:
+    for old in [*list_checkpoints(folder)[:-keep], *folder.glob(".step-*.part")]:  # parts: of runs that were killed
         old.unlink()
 
 

@@ -27,6 +27,7 @@ class TrainingConfig:
     """How an adapter is trained.
 
     batch_size: pairs in one forward pass of one process; accumulation: passes of one step.
+    clip: the most that a gradient's norm may be; 0: as it comes.
     dpo_weight, beta, loss: of the preference loss, "sigmoid" (Diffusion-DPO) or "ipo".
     anchor: what the policy's prediction on the chosen picture is held to, times anchor_weight: "noise" (its denoising
     error), or "caption" (the base's own prediction for the caption that tells that picture).
@@ -99,7 +100,7 @@ class TrainingConfig:
             raise UsageError(f"training.ema must be at least 0 and less than 1; saw {self.ema}.")
         if len(self.timesteps) != 2 or not 0 <= self.timesteps[0] < self.timesteps[1] <= 1000:
             raise UsageError(f"training.timesteps must be [low, high) within 0 and 1000; saw {list(self.timesteps)}.")
-        if not any((self.dpo_weight, self.anchor_weight, self.visual_share * self.visual_weight)):
+        if not any((self.dpo_weight, self.anchor_weight)):
             raise UsageError("training.dpo_weight and training.anchor_weight are both 0: there is nothing to learn.")
 
     @property

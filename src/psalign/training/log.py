@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExtraMissing
+from ..errors import ExtraMissing, OutputError
 from ..records import Record, write_text
 
 
@@ -33,9 +33,15 @@ class Log:
         write_text(self.path, text.getvalue())
 
     def add(self, step: int, figures: Record) -> None:
-        """Append a line; figures that are not known are left empty."""
-        with self.path.open("a", encoding="utf-8", newline="") as stream:
-            csv.DictWriter(stream, self.columns, lineterminator="\n").writerow({"step": step, **figures})
+        """Append a line; figures that are not known are left empty. Raises OutputError where it cannot be written."""
+        try:
+            with self.path.open("a", encoding="utf-8", newline="") as stream:
+                csv.DictWriter(stream, self.columns, lineterminator="\n").writerow({"step": step, **figures})
+        except OSError as err:
+            raise OutputError(
+                f"{self.path} cannot be written: {err.strerror}.",
+                hint="Free some space and run the same command again: it goes on from the last checkpoint.",
+            ) from err
         if self.writer is not None:
             for name, value in figures.items():
                 self.writer.add_scalar(f"{self.name}/{name}", value, step)

@@ -19,14 +19,15 @@ FINAL_SHARE = 0.1  # of the learning rate, where the cosine ends
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
     """The optimiser that a config names.
 
-    "adafactor": factored second moments, a step relative to the learning rate given. "adamw8bit": AdamW with its
-    moments in 8 bits, of bitsandbytes.
+    "adafactor": factored second moments, with steps of the learning rate given. "adamw8bit": AdamW with its moments in
+    8 bits, of bitsandbytes.
     Raises ExtraMissing without the extra `8bit`, UsageError where bitsandbytes has no device to run on.
     """
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
     if config.optimizer == "adafactor":
-        return torch.optim.Adafactor(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        # torch also scales a step by the size of the weights, at least 1e-3: those that start at zero would stay there.
+        return torch.optim.Adafactor(parameters, lr=config.lr, eps=(None, 1.0), weight_decay=config.weight_decay)
     try:
         import bitsandbytes
     except ImportError:

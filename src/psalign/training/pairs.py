@@ -112,7 +112,10 @@ class Pairs:
         return len(self.table)
 
     def plan(self, step: int, *, size: int, config: TrainingConfig) -> Plan:
-        """The pairs of a step of `size` pairs: shuffled epochs, one after the other."""
+        """The pairs of a step of `size` pairs: shuffled epochs, one after the other.
+
+        Raises DatasetError where the config asks for a share of pairs of a kind that there are none of.
+        """
         rows, draws, visual = self._rows(step, size, config)
         scalars = [_scalars(config.seed, row, draw, config) for row, draw in zip(rows, draws, strict=True)]
         captioned, with_user, flipped, timesteps = (np.array(column) for column in zip(*scalars, strict=True))
@@ -154,15 +157,19 @@ class Pairs:
         everything, seed = np.arange(len(self)), config.seed
         visual = round(size * config.visual_share)
         safe = np.flatnonzero(self.table[:, 6] == SIDES.index("safe"))
-        parts = [(safe, visual, seed + 2, True)] if visual else []
+        parts = [("with a safe caption (visual_share)", safe, visual, seed + 2, True)]
         if config.rewritten_share is None:
-            parts.append((everything, size - visual, seed, False))
+            parts.append(("", everything, size - visual, seed, False))
         else:
             is_rewritten = self.table[:, 2] != self.table[:, 3]
+            some, none = np.flatnonzero(is_rewritten), np.flatnonzero(~is_rewritten)
             count = round((size - visual) * config.rewritten_share)
-            parts.append((np.flatnonzero(is_rewritten), count, seed, False))
-            parts.append((np.flatnonzero(~is_rewritten), size - visual - count, seed + 1, False))
-        drawn = [(*_draw(numbers, step, n, s), np.full(n, v)) for numbers, n, s, v in parts if n and len(numbers)]
+            parts.append(("with something to take away (rewritten_share)", some, count, seed, False))
+            parts.append(("with nothing to take away (rewritten_share)", none, size - visual - count, seed + 1, False))
+        for what, numbers, n, _, _ in parts:
+            if n and not len(numbers):
+                raise DatasetError(f"{n} of the {size} pairs of a step are to be some {what}; the dataset has none.")
+        drawn = [(*_draw(numbers, step, n, s), np.full(n, v)) for _, numbers, n, s, v in parts if n]
         rows, epochs, is_visual = (np.concatenate(column) for column in zip(*drawn, strict=True))
         draws = epochs % config.reference_draws if config.reference_draws else epochs
         return rows, draws, is_visual

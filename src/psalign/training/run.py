@@ -21,7 +21,7 @@ from ..diffusion.generate import GenerationConfig
 from ..diffusion.shards import Shard
 from ..errors import UsageError
 from ..records import Record
-from ..sage.cache import Share, build_cache
+from ..sage.cache import Share, build_cache, model_name
 from ..sage.framing import Framing
 from ..sage.rows import has_rows, load_split, needs_bans, picture_folder
 from ..users.embedding import EmbeddingStore
@@ -121,6 +121,7 @@ def train_adapter(
     config = replace(training_config(preset, kind), seed=seed)
     adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed)
     with _made_ready(pipeline, config):
+        data = f"{users.fingerprint} {pairs.name} {model_name(pipeline, ('unet',))}"
         attached = attach(pipeline.unet, adapter.to(pipeline.unet.device))
         validation = None
         if unseen is not None and config.validation_pairs:
@@ -128,7 +129,6 @@ def train_adapter(
             validation = Validation(
                 unseen, users, pipeline, replace(drawn, base=base), out, config, pipeline.unet.device
             )
-        data = f"{users.fingerprint} {pairs.name}"
         try:
             Trainer(attached, pairs, pipeline.scheduler, config, out, data=data, validation=validation).train()
         finally:

@@ -53,7 +53,10 @@ class Trainer:
         data: str,
         validation: Validation | None = None,
     ) -> None:
-        """data: names what is trained on. Raises UsageError for a base model that does not predict noise."""
+        """data: names what is trained on: users, pairs and UNet.
+
+        Raises UsageError for a base model that does not predict noise.
+        """
         from accelerate import Accelerator
 
         predicts = getattr(getattr(noise_scheduler, "config", None), "prediction_type", "epsilon")
@@ -64,7 +67,7 @@ class Trainer:
         self.attached, self.pairs, self.config, self.out, self.validation = attached, pairs, config, out, validation
         # Precision and accumulation are our own: accelerate's are one setting per process, and divide the loss too.
         self.accelerator = Accelerator(cpu=attached.unet.device.type == "cpu")
-        self.device = self.accelerator.device
+        self.device = attached.unet.device  # which may be another GPU than the one accelerate takes first
         self.trained = attached.adapter.requires_grad_(True).float()
         self.parameters = [weight for weight in self.trained.parameters() if weight.requires_grad]
         self.objective = Objective(attached, config, noise_scheduler.alphas_cumprod.to(self.device))
@@ -135,22 +138,26 @@ class Trainer:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         plan = self.pairs.plan(self.step, size=self.pairs_per_step, config=self.config)
-        figures, cells = self._gradients(plan)
-        stopped, figures, cells = self._together(stop, figures, cells)
+        figures, cells, reference = self._gradients(plan)
+        stopped, figures, cells, reference = self._together(stop, figures, cells, reference)
+        if self.reference is not None:
+            self.reference.store(plan, reference)
         norm = self._apply(plan)
         self.step += 1
         seconds = time.perf_counter() - started
         self.window.add(figures, cells, {"lr": lr, "grad_norm": norm, "seconds": seconds})
         return stopped
 
-    def _gradients(self, plan: Plan) -> tuple[torch.Tensor, torch.Tensor]:
+    def _gradients(self, plan: Plan) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Gradients of this process's part of a step; the parts of all processes and passes add up to the step's mean.
 
-        Returns FIGURES, and pairs ranked rightly and seen by CELLS, [2, cells].
+        Returns FIGURES; pairs ranked rightly and seen by CELLS, [2, cells]; and the reference's errors of the step's
+        pairs, [G, 2], where they are kept: 0 for those of other processes.
         """
         totals = Totals.of(plan, self.pairs, null_user=self.objective.null_user)
         figures = torch.zeros(len(FIGURES), device=self.device)
         cells = torch.zeros(2, len(CELLS), device=self.device)
+        reference = torch.zeros(0 if self.reference is None else len(plan), 2, device=self.device)
         for turn in range(self.config.accumulation):
             index = turn * self.accelerator.num_processes + self.accelerator.process_index
             part = plan.part(index, self.config.batch_size)
@@ -158,7 +165,7 @@ class Trainer:
             known = self.reference.look_up(part) if self.reference is not None else None
             outcome = self.objective(batch, totals, known)
             if self.reference is not None:
-                self.reference.store(part, outcome.reference.cpu())
+                reference[index * self.config.batch_size :][: len(part)] = outcome.reference
             if not math.isfinite(outcome.loss.item()):
                 raise TrainingError(
                     f"The loss of step {self.step} is {outcome.loss.item()}; its rows are {self.pairs.told(part)}.",
@@ -167,31 +174,36 @@ class Trainer:
             self.scaler.scale(outcome.loss).backward()
             figures += outcome.figures
             cells += torch.stack([outcome.right, outcome.seen])
-        return figures, cells
+        return figures, cells, reference
 
     def _together(
-        self, stop: bool, figures: torch.Tensor, cells: torch.Tensor
-    ) -> tuple[bool, torch.Tensor, torch.Tensor]:
-        """Sums over all processes: gradients, figures, and whether anyone was told to stop, in one message."""
+        self, stop: bool, figures: torch.Tensor, cells: torch.Tensor, reference: torch.Tensor
+    ) -> tuple[bool, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sums over all processes: gradients, figures, and whether anyone was told to stop, in one message.
+
+        With them go the reference's errors: a pair may be another process's the next time, and after a resume all
+        processes know what the first one had saved.
+        """
         if self.accelerator.num_processes == 1:
-            return stop, figures.cpu(), cells.cpu()
+            return stop, figures.cpu(), cells.cpu(), reference.cpu()
         for weight in self.parameters:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         told = torch.tensor([float(stop)], device=self.device)
-        parts = [*(weight.grad for weight in self.parameters if weight.grad is not None), figures, cells, told]
+        gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
+        parts = [*gradients, reference, figures, cells, told]
         summed = self.accelerator.reduce(torch.cat([part.flatten().float() for part in parts]), reduction="sum")
         back = [
             piece.view_as(part) for piece, part in zip(summed.split([p.numel() for p in parts]), parts, strict=True)
         ]
         for weight, gradient in zip(self.parameters, back, strict=False):
             weight.grad = gradient
-        return bool(back[-1] > 0), back[-3].cpu(), back[-2].cpu()
+        return bool(back[-1] > 0), back[-3].cpu(), back[-2].cpu(), back[-4].cpu()
 
     def _apply(self, plan: Plan) -> float:
-        """Clip and take the step. Returns the gradient's norm before clipping."""
+        """Clip (where clip is above 0) and take the step. Returns the gradient's norm before clipping."""
         self.scaler.unscale_(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip or math.inf))
         if not math.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() < SMALLEST_SCALE):
             raise TrainingError(
                 f"The gradient of step {self.step} is not finite; its rows are {self.pairs.told(plan)}.",
@@ -214,7 +226,7 @@ class Trainer:
         figures = self.window.means(self.pairs_per_step, figures_in_play(self.config))
         self.window = _Window()
         if self.is_main:
-            self.log.add(self.step, {**figures, "peak_memory_mb": peak_memory_mb()})
+            self.log.add(self.step, {**figures, "peak_memory_mb": peak_memory_mb(self.device)})
         return float(figures["loss"])
 
     def _validate(self) -> None:
@@ -327,10 +339,10 @@ class _Window:
         return {**figures, **others, **by_cell(*self.cells)}
 
 
-def peak_memory_mb() -> float:
-    """The most memory this process has held: of its GPU, or, without one, of the machine."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory this process has held: of its GPU, or, where it trains on none, of the machine."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage would also count what the process was forked from
         held_kb = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))

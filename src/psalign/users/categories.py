@@ -6,6 +6,7 @@ not finite) bans all seven for that user, counted and reported: a picture too fe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import ExtraMissing
+from ..errors import ExtraMissing, UsageError
 from ..records import CATEGORIES, Record
 from .language_model import DEFAULT_MODEL, load_language_model
 from .policy import explain
@@ -149,7 +150,7 @@ class OpenAIBackend:
 
     base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY of the environment. timeout_s: of one request;
     retries: after rate limits, server errors and timeouts; concurrency: requests at a time.
-    Raises ExtraMissing without the extra `openai`.
+    A redirection is a failure. Raises ExtraMissing without the extra `openai`, UsageError without a key.
     """
 
     def __init__(
@@ -166,9 +167,19 @@ class OpenAIBackend:
             import openai
         except ImportError:
             raise ExtraMissing("openai", "openai") from None
+        if not (api_key or os.environ.get("OPENAI_API_KEY")):
+            raise UsageError(
+                "OPENAI_API_KEY is not set.", hint="export OPENAI_API_KEY=... (a server of your own may take any word)"
+            )
         self._errors = openai.OpenAIError
         self.model, self.concurrency = model, concurrency
-        self._client = openai.OpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=retries)
+        self._client = openai.OpenAI(
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout_s,
+            max_retries=retries,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),  # to no host but the one that was agreed to
+        )
 
     @property
     def host(self) -> str:
