@@ -7,13 +7,13 @@ import shutil
 import sys
 from dataclasses import replace
 from html import unescape
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmark_world import build
+from html_page import Page
 from psalign.cli import main
 from psalign.cli.eval_report import _given
 from psalign.errors import ExtraMissing
@@ -27,33 +27,7 @@ from psalign.evaluation.tables import BENCHMARK_METRICS, METRIC_GROUPS, points, 
 from psalign.mini.detector import load_detector
 from psalign.records import ManifestRow
 
-VOID = {"meta", "img", "br", "input"}
 NASTY = 'weights <script>alert("x")</script> & more'
-
-
-class Page(HTMLParser):
-    """The text, tags and attributes of a page; checks that every tag is closed in order."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.text = [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text.append(data)
 
 
 @pytest.fixture(scope="module")

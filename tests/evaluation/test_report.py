@@ -3,12 +3,12 @@ import io
 import re
 from dataclasses import asdict
 from html import unescape
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from html_page import Page
 from psalign.evaluation.charts import curve_chart, nice_ticks
 from psalign.evaluation.report import Sheet, SheetRow, flatten, write_report, write_sheet_png
 from psalign.evaluation.sheet import wrap
@@ -16,33 +16,7 @@ from psalign.evaluation.statistics import mean_distance, mean_rate, wilson
 from psalign.evaluation.tables import METRICS, duration, percent
 from psalign.records import CATEGORIES
 
-VOID = {"meta", "img", "br"}
 NASTY = 'a cat & <script>alert("x")</script>'
-
-
-class Page(HTMLParser):
-    """Collects the text, tags and attributes of a page, and checks that every tag is closed in order."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.text = [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text.append(data)
 
 
 def method_metrics(seed):

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from psalign.errors import EvaluationError, ExtraMissing, UsageError
+from psalign.endpoint import no_redirects, openai_library
+from psalign.errors import EvaluationError, UsageError
 from psalign.records import Record
 
 from .judge_question import Judge, Question
@@ -83,10 +84,7 @@ class JudgeClient:
     def __init__(
         self, endpoint: Endpoint, *, budget: Budget | None = None, sleep: Callable[[float], Any] | None = None
     ) -> None:
-        try:
-            import openai
-        except ImportError:
-            raise ExtraMissing("openai", "openai") from None
+        openai = openai_library()
         self.endpoint, self.budget, self.stop = endpoint, budget or Budget(), threading.Event()
         self.said = ""
         self._sleep = sleep or self.stop.wait
@@ -202,9 +200,7 @@ def _plain(openai: Any, endpoint: Endpoint) -> Any:
         raise UsageError(
             "OPENAI_API_KEY is not set.", hint="export OPENAI_API_KEY=... (a server of your own may take any word)"
         )
-    return openai.OpenAI(
-        base_url=url or None, timeout=endpoint.timeout_s, max_retries=0, http_client=_no_redirects(openai)
-    )
+    return openai.OpenAI(base_url=url or None, timeout=endpoint.timeout_s, max_retries=0, http_client=no_redirects())
 
 
 def _azure(openai: Any, endpoint: Endpoint) -> Any:
@@ -224,9 +220,5 @@ def _azure(openai: Any, endpoint: Endpoint) -> Any:
         api_version=version,
         timeout=endpoint.timeout_s,
         max_retries=0,
-        http_client=_no_redirects(openai),
+        http_client=no_redirects(),
     )
-
-
-def _no_redirects(openai: Any) -> Any:
-    return openai.DefaultHttpxClient(follow_redirects=False)

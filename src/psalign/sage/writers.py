@@ -6,7 +6,6 @@ that was asked for; one that is not is asked for again, and a concept without a 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import ExtraMissing, GenerationError, UsageError
+from ..endpoint import open_endpoint, openai_library
+from ..errors import GenerationError
 from ..records import Record, fingerprint
 from .concepts import Item, is_concept
 
@@ -194,22 +194,8 @@ class OpenAIWriter(LanguageModelWriter):
         concurrency: int = 8,
         attempts: int = 4,
     ) -> None:
-        try:
-            import openai
-        except ImportError:
-            raise ExtraMissing("openai", "openai") from None
-        if not (api_key or os.environ.get("OPENAI_API_KEY")):
-            raise UsageError(
-                "OPENAI_API_KEY is not set.", hint="export OPENAI_API_KEY=... (a server of your own may take any word)"
-            )
-        self._errors, self.model, self.concurrency = openai.OpenAIError, model, concurrency
-        self._client = openai.OpenAI(
-            base_url=base_url,
-            api_key=api_key,
-            timeout=timeout_s,
-            max_retries=2,
-            http_client=openai.DefaultHttpxClient(follow_redirects=False),  # to no host but the one that was agreed to
-        )
+        self._errors, self.model, self.concurrency = openai_library().OpenAIError, model, concurrency
+        self._client = open_endpoint(base_url=base_url, api_key=api_key, timeout_s=timeout_s, retries=2)
         super().__init__({"writer": "openai", "model": model, "host": self.host}, attempts=attempts)
 
     @property

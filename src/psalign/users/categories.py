@@ -6,7 +6,6 @@ not finite) bans all seven for that user, counted and reported: a picture too fe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import ExtraMissing, UsageError
+from ..endpoint import open_endpoint, openai_library
 from ..records import CATEGORIES, Record
 from .language_model import DEFAULT_MODEL, load_language_model
 from .policy import explain
@@ -163,23 +162,9 @@ class OpenAIBackend:
         retries: int = 2,
         concurrency: int = 8,
     ) -> None:
-        try:
-            import openai
-        except ImportError:
-            raise ExtraMissing("openai", "openai") from None
-        if not (api_key or os.environ.get("OPENAI_API_KEY")):
-            raise UsageError(
-                "OPENAI_API_KEY is not set.", hint="export OPENAI_API_KEY=... (a server of your own may take any word)"
-            )
-        self._errors = openai.OpenAIError
+        self._errors = openai_library().OpenAIError
         self.model, self.concurrency = model, concurrency
-        self._client = openai.OpenAI(
-            base_url=base_url,
-            api_key=api_key,
-            timeout=timeout_s,
-            max_retries=retries,
-            http_client=openai.DefaultHttpxClient(follow_redirects=False),  # to no host but the one that was agreed to
-        )
+        self._client = open_endpoint(base_url=base_url, api_key=api_key, timeout_s=timeout_s, retries=retries)
 
     @property
     def host(self) -> str:
