@@ -7,6 +7,7 @@ that was asked for; one that is not is asked for again, and a concept without a 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -68,7 +69,7 @@ class Unusable(Exception):
     """A reply that cannot be used; the message says why."""
 
 
-class LanguageModelWriter:
+class LanguageModelWriter(ABC):
     """What the writers below share: questions, the reading of replies, and asking again.
 
     attempts: replies to one question, before it fails. reply: of a subclass; text and a seed in, the reply out.
@@ -80,9 +81,9 @@ class LanguageModelWriter:
         self.recipe = {**recipe, "templates": fingerprint([_template("prompts"), _template("concepts")])}
         self.attempts = attempts
 
+    @abstractmethod
     def reply(self, text: str, kind: type[BaseModel], seed: int) -> str | None:
         """What the model says. Raises Unusable where it says nothing."""
-        raise NotImplementedError
 
     def write(self, item: Item) -> Prompts:
         """The prompts of a concept and index. Raises GenerationError that names the concept."""
