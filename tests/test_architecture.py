@@ -107,6 +107,48 @@ def test_rooms_import_only_what_they_may(path):
     assert not wrong, f"{name_of(path)} may not import {', '.join(wrong)}"
 
 
+def circles(room: str) -> list[list[str]]:
+    """Circles of imports among a room's modules, type-checking imports too, each from its first module by name."""
+    files = {path.stem: path for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__"}
+    edges: dict[str, set[str]] = {}
+    for module, path in files.items():
+        inside = f"psalign.{room}."
+        names = imported(path, ast.parse(path.read_text(encoding="utf-8")))
+        edges[module] = {name.removeprefix(inside).split(".")[0] for name in names if name.startswith(inside)} & set(
+            files
+        )
+    found: list[list[str]] = []
+
+    def walk(trail: list[str]) -> None:
+        for following in sorted(edges[trail[-1]]):
+            if following == trail[0]:
+                found.append(trail)
+            elif following > trail[0] and following not in trail:
+                walk([*trail, following])
+
+    for module in sorted(files):
+        walk([module])
+    return found
+
+
+@pytest.mark.parametrize("room", ["adapter", "training", "baselines", "mini", "users"])
+def test_no_circle_of_imports(room):
+    assert circles(room) == []
+
+
+def test_circles_are_found(tmp_path, monkeypatch):
+    (tmp_path / "room").mkdir()
+    for name, text in {
+        "a": "from .b import x",
+        "b": "def f():\n    from .c import y",
+        "c": "from . import a, d",
+    }.items():
+        (tmp_path / f"room/{name}.py").write_text(text)
+    (tmp_path / "room/d.py").write_text("from ..errors import z")
+    monkeypatch.setitem(circles.__globals__, "PACKAGE", tmp_path)
+    assert circles("room") == [["a", "b", "c"]]
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_optional_libraries_are_imported_inside_functions(path):
     room = room_of(module_of(path))

@@ -76,7 +76,7 @@ def test_fold_gives_the_same_pictures(folder, tmp_path, capsys):
     for adapter, vectors in ((folder / "full", folder / "vectors"), (tmp_path / "adapter", tmp_path / "embeddings")):
         store = EmbeddingStore.load(vectors)
         psa = attach(pipe, load_adapter(adapter))
-        pictures.append(draw(pipe, psa.condition(store.batch(store.user_ids[:2]))))
+        pictures.append(draw(pipe, psa, store.batch(store.user_ids[:2])))
         psa.unload()
     torch.testing.assert_close(*pictures, atol=1e-5, rtol=0)
 

@@ -6,7 +6,7 @@ import torch
 from psalign.baselines.sld import STRENGTHS, Call, Strength, find_strength, safe_latent_diffusion, safety_guidance
 from psalign.diffusion.base_models import load_pipeline
 from psalign.errors import GuardError, UsageError
-from tiny_pipelines import PIPELINES, draw
+from tiny_pipelines import PIPELINES, PROMPTS, draw_text
 
 AT_ONCE = Strength(scale=5000, warm_up=0, threshold=1.0, momentum_scale=0.5, momentum_beta=0.7)
 CONCEPTS = ["a red cat", "a boat at night"]
@@ -24,7 +24,7 @@ def sd15():
 
 def drawn(pipeline, limits=None, **more):
     size = 64 if pipeline.unet.config.cross_attention_dim == 128 else 32
-    return draw(pipeline, limits, height=size, width=size, **more)
+    return draw_text(pipeline, {"prompt": PROMPTS, **(limits or {})}, height=size, width=size, **more)
 
 
 def maps(*values):

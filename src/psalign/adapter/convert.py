@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from ..errors import CheckpointError, OutputError, UsageError
 from ..records import PUBLISHED_RECIPE, write_bytes
 from .adapter import PSAAdapter
+from .published import PublishedAdapter
 
 PUBLISHED_FILES = ("psa_adapter.safetensors", "psa_adapter.bin")
 # Width D of the text states and number of cross-attentions of each base model's UNet.
@@ -39,9 +40,10 @@ def find_published(place: Path) -> Path | None:
     return next((place / name for name in PUBLISHED_FILES if (place / name).is_file()), None)
 
 
-def read_published(path: Path) -> PSAAdapter:
-    """An adapter of kind `published` from a published file; N, widths and base model are read from the tensors.
+def read_published(path: Path) -> PublishedAdapter:
+    """An adapter of kind `published` from a published file; widths and base model are read from the tensors.
 
+    Of more user tokens than one the published code reads the first alone, whatever the file holds; so do we.
     Raises CheckpointError for a file that cannot be read, missing or extra keys, or shapes of no known base model.
     """
     weights = _check_keys(_read(path), path)
@@ -55,13 +57,13 @@ def read_published(path: Path) -> PSAAdapter:
             f"(known: {known}).",
             hint=_HINT,
         )
-    adapter = PSAAdapter(
-        kind="published",
+    for name in ("user_proj.proj.weight", "user_proj.proj.bias"):
+        weights[name] = weights[name][:token_dim]
+    adapter = PublishedAdapter(
         base=base,
         recipe=PUBLISHED_RECIPE,
         llm_dim=llm_dim,
         context_dim=token_dim,
-        n_tokens=len(weights["user_proj.proj.weight"]) // token_dim,
         widths=tuple(len(weights[f"layers.{i}.to_v_user.weight"]) for i in range(layers)),
     )
     try:
@@ -114,10 +116,11 @@ def _require_new(path: Path) -> None:
 
 def _require_full(adapter: PSAAdapter, what: str) -> None:
     config = adapter.config
-    if config.kind != "published" or config.folded or config.value_rank or config.proj_rank or not config.with_keys:
+    full = isinstance(adapter, PublishedAdapter) and config.with_keys and not (config.value_rank or config.proj_rank)
+    if not full:
         raise UsageError(
-            f"{what} is made of an uncompressed adapter of kind 'published'; this one is of kind '{config.kind}'"
-            f"{', compressed or folded' if config.kind == 'published' else ''}."
+            f"{what} is made of an uncompressed adapter of kind 'published'; this one is of kind '{adapter.kind}'"
+            f"{', compressed or folded' if adapter.kind == 'published' else ''}."
         )
 
 

@@ -30,7 +30,7 @@ def _of_preset(name: str) -> Any:
     """A preset's adapter of kind `prompt` at its real shapes, without memory for its weights."""
     import torch
 
-    from ..adapter.adapter import PSAAdapter
+    from ..adapter.prompt import PromptAdapter
     from ..config import load_preset
     from ..diffusion.base_models import find_base
     from ..training.run import check_shape
@@ -39,8 +39,7 @@ def _of_preset(name: str) -> Any:
     base, shape = find_base(preset.get("base", "mini")), preset["prompt"].get("adapter") or {}
     check_shape("prompt", shape)
     with torch.device("meta"):
-        return PSAAdapter(
-            kind="prompt",
+        return PromptAdapter(
             base=base.name,
             llm_dim=preset["llm_dim"],
             context_dim=base.context_dim,

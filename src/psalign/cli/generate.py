@@ -34,7 +34,7 @@ def generate(arguments: argparse.Namespace) -> None:
     meta = load_meta_file(arguments.prompts, seed=arguments.seed)
     rows, users = _rows_and_users(meta, arguments, shard)
     config = GenerationConfig(
-        method="base" if adapter is None else adapter.config.kind,
+        method="base" if adapter is None else adapter.kind,
         base=base.name,
         steps=arguments.steps or base.steps,
         guidance=base.guidance if arguments.guidance is None else arguments.guidance,

@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..adapter.guard import AttachedAdapter
+from ..adapter.text import accepted_by, encode_texts
 from ..errors import GenerationError, OutputError, RecipeMismatch, UsageError
 from ..records import ManifestRow, PromptRow, Record, fingerprint, write_bytes, write_json, write_jsonl
 from .base_models import base_fingerprint
@@ -211,19 +212,21 @@ def draw_batch(
 
     Raises GenerationError for pictures that are not finite.
     """
+    prompts, negatives = [row.prompt for row in rows], config.negatives(rows)
+    if attached is None:
+        text = accepted_by(pipeline, encode_texts(pipeline, prompts, negatives).arguments())
+    else:
+        vectors = [None if row.user_id is None else users.vectors([row.user_id])[0] for row in rows]
+        text = attached.encode(
+            pipeline, prompts, vectors, negative_prompt=negatives, recipe=users.fingerprint, scale=config.scale
+        )
     arguments: dict[str, Any] = {
-        "prompt": [row.prompt for row in rows],
-        "negative_prompt": config.negatives(rows),
+        **text,
         "generator": [torch.Generator().manual_seed(row.seed) for row in rows],
         "num_inference_steps": config.steps,
         "guidance_scale": config.guidance,
         "output_type": "np",
     }
-    if attached is not None:
-        vectors = [None if row.user_id is None else users.vectors([row.user_id])[0] for row in rows]
-        arguments |= attached.condition(
-            vectors, recipe=users.fingerprint, scale=config.scale, guided=config.guidance > 1
-        )
     if guide is not None:
         arguments |= guide(rows)
     pictures = pipeline(**arguments).images

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from ..adapter.adapter import KINDS, PSAAdapter, cross_attention_widths
+from ..adapter.adapter import PSAAdapter, cross_attention_widths
 from ..adapter.attach import attach
+from ..adapter.checkpoint import KINDS
 from ..config import settings
 from ..diffusion.base_models import DTYPES, find_base
 from ..diffusion.generate import GenerationConfig
@@ -30,7 +31,11 @@ from .pairs import Pairs
 from .trainer import Trainer
 from .validation import Validation
 
-SHAPE = ("n_tokens", "proj_rank", "rank", "heads", "depth", "gated")
+# Settings of a kind's section `adapter`.
+SHAPES = {
+    "prompt": ("n_tokens", "proj_rank", "rank", "heads", "depth", "gated"),
+    "published": ("n_tokens", "proj_rank"),
+}
 
 
 def load_pairs(
@@ -68,29 +73,32 @@ def has_split(data: Path, split: str) -> bool:
 def new_adapter(
     kind: str, shape: Record, pipeline: Any, users: EmbeddingStore, *, base: str, seed: int = 0
 ) -> PSAAdapter:
-    """An untrained adapter that fits the pipeline and the users' vectors; shape: names of SHAPE.
+    """An untrained adapter that fits the pipeline and the users' vectors; shape: names of SHAPES.
 
-    Raises UsageError for an unknown name in shape, or a value that makes no sense.
+    Raises UsageError for an unknown kind, an unknown name in shape, or a value that makes no sense.
     """
     check_shape(kind, shape)
     torch.manual_seed(seed)
-    return PSAAdapter(
-        kind=kind,
-        base=base,
-        recipe=users.fingerprint,
-        llm_dim=users.recipe.llm_dim,
-        context_dim=pipeline.unet.config.cross_attention_dim,
-        pooled_dim=find_base(base).pooled_dim,
-        widths=cross_attention_widths(pipeline.unet) if kind == "published" else (),
-        **shape,
-    )
+    fitting: Record = {
+        "base": base,
+        "recipe": users.fingerprint,
+        "llm_dim": users.recipe.llm_dim,
+        "context_dim": pipeline.unet.config.cross_attention_dim,
+    }
+    if kind == "prompt":
+        fitting["pooled_dim"] = find_base(base).pooled_dim
+    else:
+        fitting["widths"] = cross_attention_widths(pipeline.unet)
+    return KINDS[kind](**fitting, **shape)
 
 
 def check_shape(kind: str, shape: Record) -> None:
-    """Raises UsageError for an unknown name, or a value that makes no sense."""
+    """Raises UsageError for an unknown kind or name, or a value that makes no sense."""
+    if kind not in SHAPES:
+        raise UsageError(f"Unknown adapter kind '{kind}'; choose one of: {', '.join(SHAPES)}.")
     for name, value in shape.items():
-        if name not in SHAPE:
-            raise UsageError(f"Unknown setting {kind}.adapter.{name}; choose one of: {', '.join(SHAPE)}.")
+        if name not in SHAPES[kind]:
+            raise UsageError(f"Unknown setting {kind}.adapter.{name}; choose one of: {', '.join(SHAPES[kind])}.")
         if name == "gated" and not isinstance(value, bool):
             raise UsageError(f"{kind}.adapter.gated must be true or false; saw {value!r}.")
         low = 0 if name == "proj_rank" else 1

@@ -249,7 +249,7 @@ class EmbeddingStore:
         return self.standardise(self._raw[rows])
 
     def batch(self, user_ids: Sequence[str | None]) -> UserBatch:
-        """Users in the order asked for, ready for an adapter's condition(); None for a row with no user.
+        """Users in the order asked for, ready for an adapter's encode(); None for a row with no user.
 
         Raises EmbeddingMissing that names the first five users who have no vector.
         """
