@@ -47,7 +47,7 @@ def load_pairs(
     preset: section `pictures` says how pictures are framed; poor renderings are cached where a section trains on them.
     """
     preset, shard = preset or {}, Shard()
-    rows = load_split(data, split, banned=users.banned if needs_bans(data) else None)
+    rows = load_split(data, split, banned=users.known_bans if needs_bans(data) else None)
     cache = build_cache(
         rows,
         picture_folder(data, split),
