@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from psalign.decoding import decode
 from psalign.errors import EvaluationError
 from psalign.records import Record, fingerprint
 
@@ -142,9 +143,7 @@ def _data_url(picture: PictureFile) -> str:
 def _pixels_alone(content: bytes) -> bytes:
     """A picture as PNG without anything else that its file may hold: what drew it, its prompt, a camera's place."""
     stream = io.BytesIO()
-    with Image.open(io.BytesIO(content)) as opened:
-        plain = Image.fromarray(np.asarray(opened.convert("RGB")))
-    plain.save(stream, format="PNG")
+    Image.fromarray(np.asarray(decode(content))).save(stream, format="PNG")
     return stream.getvalue()
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..decoding import DECODER
 from ..errors import DatasetError
 from ..records import file_fingerprint, fingerprint, write_json
 from .framing import Framed, Framing, read_framed
@@ -94,7 +95,7 @@ def build_cache(
     digests = _digests([pictures / name for name in names], folder / f"digests-{share.index}.json")
     vae, text = model_name(pipeline, ("vae",)), model_name(pipeline, ("text_encoder", "text_encoder_2"))
     picture_keys = [
-        fingerprint([FORMAT, vae, digest, places[name], framing.size_px, variant])
+        fingerprint([FORMAT, DECODER, vae, digest, places[name], framing.size_px, variant])
         for variant in variants
         for name, digest in zip(names, digests, strict=True)
     ]

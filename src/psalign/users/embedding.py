@@ -178,7 +178,7 @@ class EmbeddingStore:
         are not of one build.
         """
         folder = Path(folder)
-        if not (folder / INDEX).is_file() and any(folder.glob("*.npy")):
+        if not (folder / INDEX).is_file() and _npy_files(folder):
             return cls._load_npy(folder, profiles)
         index, tensors = _read_store(folder)
         try:
@@ -199,7 +199,7 @@ class EmbeddingStore:
 
     @classmethod
     def _load_npy(cls, folder: Path, profiles: Sequence[UserProfile]) -> EmbeddingStore:
-        paths = sorted(folder.glob("*.npy"))
+        paths = _npy_files(folder)
         ids = _read_ids([path.stem for path in paths], folder)
         raw = _read_vectors(paths)
         recipe, kept = _read_npy_index(folder, raw.shape[1])
@@ -388,6 +388,11 @@ def _read_store(folder: Path) -> tuple[Record, dict[str, Any]]:
     if len(index["user_ids"]) != len(index["banned"]):
         raise _damaged(folder, f"{len(index['user_ids'])} users beside {len(index['banned'])} ban lists")
     return index, tensors
+
+
+def _npy_files(folder: Path) -> list[Path]:
+    """Vectors of a folder, without what starts with a dot (._0000033.npy, which a Mac leaves beside)."""
+    return sorted(path for path in folder.glob("*.npy") if not path.name.startswith("."))
 
 
 def _read_ids(names: Sequence[Any], folder: Path) -> list[str]:
