@@ -14,7 +14,7 @@ PACKAGE = SOURCE / "psalign"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room may import itself and GROUND. A name with a dot allows that module only.
-GROUND = {"errors", "decoding", "ids", "records", "config", "endpoint"}
+GROUND = {"errors", "decoding", "ids", "records", "config", "llm"}
 ROOMS = {"users", "adapter", "diffusion", "mini", "sage", "training", "baselines", "evaluation"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decoding": set(),
     "records": {"errors", "ids"},
     "config": {"errors", "records"},
-    "endpoint": {"errors"},
+    "llm": {"errors", "records"},
     "users": set(),
     "adapter": set(),
     "sage": set(),

@@ -25,7 +25,7 @@ from psalign.decoding import decode
 from psalign.errors import EvaluationError
 from psalign.records import Record, fingerprint
 
-from .judge_reply import CompareReply, EvaluateReply, Reply, response_format
+from .judge_reply import CompareReply, EvaluateReply, Reply, reply_schema
 from .judge_rows import PERSONALISED, Case, PictureFile, split_model
 
 BLIND, PUBLISHED_STYLE = "blind", "published-style"
@@ -58,7 +58,7 @@ class Template:
     @cached_property
     def fingerprint(self) -> str:
         """Names the words, the layout of the message and the form of the reply."""
-        return fingerprint([self.text, PLACES, response_format(self.reply)])
+        return fingerprint([self.text, PLACES, {"type": "json_schema", "json_schema": reply_schema(self.reply)}])
 
 
 @dataclass(frozen=True)
