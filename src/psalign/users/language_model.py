@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, reason_of
 from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint, write_bytes
 from .embedding import Array, Embedder, Recipe, StructuredEmbedder
 from .policy import banned_categories
@@ -187,9 +187,9 @@ def load_language_model(
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
         kind = AutoModelForCausalLM if with_head else AutoModel
         network = kind.from_pretrained(model, revision=revision, dtype=kinds[dtype])
-    except (OSError, ValueError) as err:
+    except Exception as err:  # over a damaged or foreign folder transformers raises nearly anything
         raise CheckpointError(
-            f"The language model '{model}' cannot be loaded: {err}",
+            f"The language model '{model}' cannot be loaded: {reason_of(err)}",
             hint="Give the id of a causal language model on the Hugging Face hub, or the folder of one.",
         ) from err
     tokenizer.padding_side = "right"  # a causal model then gives every token the state it has alone
