@@ -292,6 +292,12 @@ class EmbeddingStore:
         banned = {user_id: self._banned[user_id] for user_id in kept}
         return EmbeddingStore(raw, banned=banned, recipe=self.recipe, mean=self.mean, std=self.std)
 
+    def raw(self) -> EmbeddingStore:
+        """The same users with their raw vectors, as save_npy writes them and a published adapter reads them."""
+        width = self._raw.shape[1]
+        mean, std = np.zeros(width, np.float32), np.ones(width, np.float32)
+        return EmbeddingStore(self._raw, banned=self._banned, recipe=self.recipe, mean=mean, std=std)
+
     def joined(self, others: EmbeddingStore) -> EmbeddingStore:
         """The store with other users of the same space; who is in both is as in `others`. Raises RecipeMismatch."""
         if others.fingerprint != self.fingerprint:
