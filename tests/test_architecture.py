@@ -14,13 +14,15 @@ PACKAGE = SOURCE / "psalign"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room may import itself and GROUND. A name with a dot allows that module only.
-GROUND = {"errors", "records", "config", "endpoint"}
+GROUND = {"errors", "decoding", "ids", "records", "config", "llm"}
 ROOMS = {"users", "adapter", "diffusion", "mini", "sage", "training", "baselines", "evaluation"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "records": {"errors"},
+    "ids": set(),
+    "decoding": set(),
+    "records": {"errors", "ids"},
     "config": {"errors", "records"},
-    "endpoint": {"errors"},
+    "llm": {"errors", "records"},
     "users": set(),
     "adapter": set(),
     "sage": set(),
@@ -39,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": ROOMS,
 }
-LIGHT = ("__init__", "errors", "records", "config", "cli", "users")  # load without HEAVY
+LIGHT = ("__init__", "errors", "ids", "records", "config", "cli", "users")  # load without HEAVY
 HEAVY = {
     "accelerate", "datasets", "diffusers", "fastapi", "gradio", "huggingface_hub", "matplotlib", "openai", "PIL",
     "requests", "scipy", "sklearn", "torch", "torchvision", "transformers", "uvicorn",

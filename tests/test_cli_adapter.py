@@ -163,7 +163,8 @@ def test_an_adapter_alone_is_replaced(folder, tmp_path, capsys):
 def test_a_checkpoint_is_not_written_over(command, folder, tmp_path, capsys):
     (tmp_path / "psa_adapter.safetensors").write_bytes(b"weights")
     out = tmp_path if command[0] == "convert" else tmp_path / "psa_adapter.safetensors"
-    status, _, err = run(capsys, "adapter", command[0], folder / "full", *command[1:], "--out", out)
+    vectors = ("--embeddings", folder / "vectors") if command[0] == "convert" else ()
+    status, _, err = run(capsys, "adapter", command[0], folder / "full", *command[1:], *vectors, "--out", out)
     assert status == 1
     assert "is there already" in err
     assert (tmp_path / "psa_adapter.safetensors").read_bytes() == b"weights"

@@ -18,7 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .errors import DatasetError, OutputError
+from .errors import DatasetError, EvaluationError, OutputError
+from .ids import normalise_user_id
 
 CATEGORIES = ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda")
 
@@ -26,6 +27,8 @@ CATEGORIES = ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shock
 PUBLISHED_RECIPE = "published"
 
 Record = dict[str, Any]
+
+BANS_UNKNOWN = "Draw these pictures again with --users: the users file that says what each user bans."
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class PromptRow:
 class ManifestRow:
     """One picture that was made, with all that is needed to make or judge it again.
 
-    banned: the categories that this row's user bans (never the profile they came from).
+    banned: the categories that this row's user bans (never the profile they came from); () for a row of no user;
+    None: not known, which whatever measures limits refuses.
     """
 
     file_name: str
@@ -55,12 +59,22 @@ class ManifestRow:
     method: str
     base: str
     user_id: str | None = None
-    banned: tuple[str, ...] = ()
+    banned: tuple[str, ...] | None = ()
     level: int | None = None
     scale: float = 1.0
     adapter: str | None = None
     recipe: str | None = None
     meta: Record = field(default_factory=dict)
+
+    @property
+    def known_bans(self) -> tuple[str, ...]:
+        """The categories that this row's user bans. Raises EvaluationError where that is not known."""
+        if self.banned is None:
+            raise EvaluationError(
+                f"{self.file_name}: nothing says what its user {self.user_id} bans, so limits cannot be measured.",
+                hint=BANS_UNKNOWN,
+            )
+        return self.banned
 
 
 @dataclass(frozen=True)
@@ -197,12 +211,19 @@ def read_jsonl(path: Path) -> Iterator[Record]:
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """Rows of a manifest.jsonl. Raises DatasetError for a row with missing or unknown keys."""
+    """Rows of a manifest.jsonl. A row of a user without `banned`, or with null, has bans that are not known.
+
+    Raises DatasetError for a row with missing or unknown keys, or a user id that is none.
+    """
     rows = []
     for number, record in enumerate(read_jsonl(path), start=1):
         try:
-            rows.append(ManifestRow(**{**record, "banned": tuple(record.get("banned", ()))}))
-        except TypeError as err:
+            user_id = record.get("user_id")
+            banned = record.get("banned", () if user_id is None else None)
+            known = {"user_id": None if user_id is None else normalise_user_id(user_id),
+                     "banned": None if banned is None else tuple(banned)}  # fmt: skip
+            rows.append(ManifestRow(**{**record, **known}))
+        except (TypeError, ValueError) as err:
             raise DatasetError(f"{path}, row {number}: not a manifest row ({err}).") from err
     return rows
 

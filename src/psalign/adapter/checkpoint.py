@@ -17,6 +17,7 @@ from ..errors import CheckpointError, OutputError
 from ..records import file_fingerprint, write_bytes, write_text
 from .adapter import PSAAdapter
 from .convert import find_published, read_published
+from .places import find_adapter
 from .prompt import PromptAdapter
 from .published import FoldedAdapter, PublishedAdapter
 
@@ -71,13 +72,15 @@ def _class_of(folder: Path) -> type[PSAAdapter] | None:
 
 
 def load_adapter(folder: Path, *, base: str | None = None) -> PSAAdapter:
-    """Read an adapter: a folder that save_adapter wrote, or a published file or a folder with one.
+    """Read an adapter: a folder that save_adapter wrote, a published file or a folder with one, or the folder of a
+    training run (see find_adapter).
 
     base: the row of BASES it must have been trained for, where given.
     Raises CheckpointError where it is missing, broken, has other keys or shapes, or was trained for another base.
     """
-    published = None if (folder / "config.json").is_file() else find_published(folder)
-    adapter = _load_folder(folder) if published is None else read_published(published)
+    place = find_adapter(folder)
+    published = None if (place / "config.json").is_file() else find_published(place)
+    adapter = _load_folder(place) if published is None else read_published(published)
     if base is not None and adapter.config.base != base:
         raise CheckpointError(
             f"The adapter in {folder} was trained for '{adapter.config.base}'; this run uses '{base}'.",
@@ -107,8 +110,9 @@ def _load_folder(folder: Path) -> PSAAdapter:
 
 def adapter_fingerprint(folder: Path) -> str:
     """16 hexadecimal digits that name an adapter's weights; folder: what load_adapter reads."""
-    published = None if (folder / "config.json").is_file() else find_published(folder)
-    return file_fingerprint(published or folder / WEIGHTS)
+    place = find_adapter(folder)
+    published = None if (place / "config.json").is_file() else find_published(place)
+    return file_fingerprint(published or place / WEIGHTS)
 
 
 def describe(adapter: PSAAdapter) -> dict[str, Any]:

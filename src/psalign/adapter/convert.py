@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from ..errors import CheckpointError, OutputError, UsageError
@@ -26,6 +26,7 @@ PUBLISHED_FILES = ("psa_adapter.safetensors", "psa_adapter.bin")
 # Width D of the text states and number of cross-attentions of each base model's UNet.
 LAYOUTS = {(768, 16): "sd15", (2048, 70): "sdxl", (128, 7): "mini"}
 PROJECTION = ("proj.weight", "proj.bias", "norm.weight", "norm.bias")
+RECIPE = "recipe"  # in the header of a safetensors file of ours
 IP_ADAPTER_TOKENS = 4  # diffusers takes no other number
 
 Weights = dict[str, torch.Tensor]
@@ -61,7 +62,7 @@ def read_published(path: Path) -> PublishedAdapter:
         weights[name] = weights[name][:token_dim]
     adapter = PublishedAdapter(
         base=base,
-        recipe=PUBLISHED_RECIPE,
+        recipe=_recipe_of(path),
         llm_dim=llm_dim,
         context_dim=token_dim,
         widths=tuple(len(weights[f"layers.{i}.to_v_user.weight"]) for i in range(layers)),
@@ -73,8 +74,8 @@ def read_published(path: Path) -> PublishedAdapter:
     return adapter.eval()
 
 
-def write_published(adapter: PSAAdapter, path: Path) -> None:
-    """Write the safetensors form of a published adapter.
+def write_published(adapter: PSAAdapter, path: Path, *, recipe: str = PUBLISHED_RECIPE) -> None:
+    """Write the safetensors form of a published adapter. recipe: of the raw vectors that it reads.
 
     Raises UsageError for an adapter that has no such form, OutputError where the file is there already.
     """
@@ -84,7 +85,25 @@ def write_published(adapter: PSAAdapter, path: Path) -> None:
              for i in range(len(adapter.config.widths)) for x in "kv"}  # fmt: skip
     state = adapter.state_dict()
     weights = {names.get(name, name): weight.detach().cpu().contiguous() for name, weight in state.items()}
-    write_bytes(path, save(weights, metadata={"format": "pt"}))
+    write_bytes(path, save(weights, metadata={"format": "pt", RECIPE: recipe}))
+
+
+@torch.no_grad()
+def fold_standardisation(adapter: PSAAdapter, mean: torch.Tensor, std: torch.Tensor, *, recipe: str) -> None:
+    """Change a published adapter, in place, into one that reads raw vectors where it read standardised ones.
+
+    mean, std: [llm_dim], of the vectors it was trained with; recipe: of the raw ones. W (v - mean) / std + b is
+    (W / std) v + (b - (W / std) mean). The unconditional branch reads a zero vector in the published form; standardised
+    that was the mean user, raw it is not, so pictures with guidance are not those of before.
+    Raises UsageError for an adapter that has no published form.
+    """
+    require_published_form(adapter)
+    state = adapter.state_dict()
+    weight, bias = (state[f"user_proj.proj.{name}"].double() for name in ("weight", "bias"))
+    weight = weight / std.double()
+    state["user_proj.proj.bias"].copy_(bias - weight @ mean.double())
+    state["user_proj.proj.weight"].copy_(weight)
+    adapter.register_to_config(recipe=recipe)
 
 
 def write_ip_adapter(adapter: PSAAdapter, path: Path) -> None:
@@ -105,6 +124,11 @@ def write_ip_adapter(adapter: PSAAdapter, path: Path) -> None:
         for x in "kv":  # diffusers counts self-attentions too: cross-attentions have the odd numbers
             weights[f"ip_adapter.{2 * i + 1}.to_{x}_ip.weight"] = state[f"layers.{i}.to_{x}_user.weight"]
     write_bytes(path, save({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}))
+
+
+def require_published_form(adapter: PSAAdapter) -> None:
+    """Raises UsageError for an adapter that has no published form."""
+    _require_full(adapter, "The published form")
 
 
 def _require_new(path: Path) -> None:
@@ -144,6 +168,14 @@ def _read(path: Path) -> Weights:
     if wrong:
         raise CheckpointError(f"{path}: {', '.join(wrong[:3])} is no tensor.", hint=_HINT)
     return flat
+
+
+def _recipe_of(path: Path) -> str:
+    """The recipe of the vectors that an adapter reads: what the file says, else the published one."""
+    if path.suffix != ".safetensors":
+        return PUBLISHED_RECIPE
+    with safe_open(path, framework="pt") as file:
+        return str((file.metadata() or {}).get(RECIPE, PUBLISHED_RECIPE))
 
 
 def _check_keys(flat: Weights, path: Path) -> Weights:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def embed(arguments: argparse.Namespace) -> None:
     from ..users.bans import add_bans
     from ..users.embedding import Embedder, EmbeddingStore, StructuredEmbedder
-    from ..users.language_model import ResumableEmbedder, TransformersEmbedder
+    from ..users.language_model import PublishedEmbedder, ResumableEmbedder, TransformersEmbedder
     from ..users.levels import level_profiles
     from ..users.profile import load_profiles
 
@@ -27,8 +27,9 @@ def embed(arguments: argparse.Namespace) -> None:
     if arguments.bans:
         profiles = add_bans(profiles, arguments.bans)
     embedder: Embedder = StructuredEmbedder(arguments.llm_dim)
-    if arguments.backend == "transformers":
-        language_model = TransformersEmbedder(
+    if arguments.backend != "structured":
+        kind = PublishedEmbedder if arguments.backend == "published" else TransformersEmbedder
+        language_model = kind(
             arguments.model, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size
         )
         embedder = ResumableEmbedder(language_model, arguments.out / "unfinished")
@@ -70,8 +71,9 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--data", type=Path, help="standardise over the training users of this SAGE dataset alone")
     one.add_argument("--npy", type=Path, help="also write raw vectors here in the published form, <user id>.npy")
     one.add_argument("--like", type=Path, help="standardise as these vectors (those an adapter was trained with)")
-    one.add_argument("--backend", choices=("structured", "transformers"), default="structured",
-                     help="structured: from the fields (default); transformers: a causal language model")  # fmt: skip
+    one.add_argument("--backend", choices=("structured", "transformers", "published"), default="structured",
+                     help="structured: from the fields (default); transformers: a causal language model; published: "
+                          "the same, raw, for published adapters")  # fmt: skip
     one.add_argument("--llm-dim", type=at_least(1), default=64, help="width of a structured vector (default 64)")
     one.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct", help="language model: hub id or folder")
     one.add_argument("--batch-size", type=at_least(1), default=16, help="users the language model reads at a time")

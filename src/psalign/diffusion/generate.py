@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,8 @@ from tqdm import tqdm
 
 from ..adapter.guard import AttachedAdapter
 from ..adapter.text import accepted_by, encode_texts
-from ..errors import GenerationError, OutputError, RecipeMismatch, UsageError
+from ..errors import GenerationError, OutputError, RecipeMismatch, UnknownUser, UsageError
+from ..ids import level_of
 from ..records import ManifestRow, PromptRow, Record, fingerprint, write_bytes, write_json, write_jsonl
 from .base_models import base_fingerprint
 from .shards import Shard
@@ -35,14 +35,14 @@ NO_LIMIT = 1 << 20  # tokens: to see what would be cut
 
 
 class Users(Protocol):
-    """What generation needs to know of users: their vectors and bans, never their profiles."""
+    """What generation needs to know of users: their vectors and bans (None: not known), never their profiles."""
 
     @property
     def fingerprint(self) -> str: ...
 
     def vectors(self, user_ids: Sequence[str]) -> np.ndarray: ...
 
-    def banned(self, user_id: str) -> tuple[str, ...]: ...
+    def banned(self, user_id: str) -> tuple[str, ...] | None: ...
 
 
 class Nobody:
@@ -53,8 +53,16 @@ class Nobody:
     def vectors(self, user_ids: Sequence[str]) -> np.ndarray:
         raise UsageError(f"There are no user vectors; saw {', '.join(user_ids[:5])}.")
 
-    def banned(self, user_id: str) -> tuple[str, ...]:
-        return ()
+    def banned(self, user_id: str) -> tuple[str, ...] | None:
+        return None
+
+
+def known_bans(users: Users, user_id: str) -> tuple[str, ...]:
+    """What a user bans. Raises UnknownUser where that is not known: it is never taken for nothing."""
+    banned = users.banned(user_id)
+    if banned is None:
+        raise UnknownUser(f"Nothing says what user {user_id} bans.", hint="Give their users file with --users.")
+    return banned
 
 
 # What the pipeline call is given for these rows, beside prompts, seeds and sampling.
@@ -331,7 +339,6 @@ def _users_fingerprint(rows: Sequence[PromptRow], users: Users, *, with_vectors:
 
 
 def _manifest_row(row: PromptRow, config: GenerationConfig, users: Users) -> ManifestRow:
-    level = re.fullmatch(r"level_([0-5])", row.user_id or "")
     return ManifestRow(
         file_name=row.file_name,
         prompt=row.prompt,
@@ -340,7 +347,7 @@ def _manifest_row(row: PromptRow, config: GenerationConfig, users: Users) -> Man
         base=config.base,
         user_id=row.user_id,
         banned=users.banned(row.user_id) if row.user_id is not None else (),
-        level=int(level[1]) if level else None,
+        level=level_of(row.user_id),
         scale=config.scale,
         adapter=config.adapter,
         recipe=users.fingerprint,

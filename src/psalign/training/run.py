@@ -28,6 +28,7 @@ from ..sage.rows import has_rows, load_split, needs_bans, picture_folder
 from ..users.embedding import EmbeddingStore
 from .config import PRECISIONS, TrainingConfig
 from .pairs import Pairs
+from .schedule import require_trainable
 from .trainer import Trainer
 from .validation import Validation
 
@@ -50,9 +51,11 @@ def load_pairs(
     """Pairs of a split of a SAGE dataset, with latents and text states cached in folder.
 
     preset: section `pictures` says how pictures are framed; poor renderings are cached where a section trains on them.
+    Raises UsageError, before anything is encoded, for a base model that training on pictures would get wrong.
     """
     preset, shard = preset or {}, Shard()
-    rows = load_split(data, split, banned=users.banned if needs_bans(data) else None)
+    require_trainable(pipeline)
+    rows = load_split(data, split, banned=users.known_bans if needs_bans(data) else None)
     cache = build_cache(
         rows,
         picture_folder(data, split),

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UnknownUser, UsageError
+from ..ids import normalise_user_id
 from ..records import CATEGORIES, read_jsonl
-from .profile import UserProfile, normalise_user_id
+from .profile import UserProfile
 
 
 def load_bans(path: Path) -> dict[str, tuple[str, ...]]:
-    """Banned categories by user id. Raises UsageError for a line that is no ban list."""
+    """Banned categories by user id; two lines of one user ban what either bans. Raises UsageError for another line."""
     bans: dict[str, tuple[str, ...]] = {}
     for number, record in enumerate(read_jsonl(path), start=1):
         banned = record.get("banned")
@@ -20,8 +21,17 @@ def load_bans(path: Path) -> dict[str, tuple[str, ...]]:
                 f"{path}, line {number}: no ban list; expected user_id and banned, out of: {', '.join(CATEGORIES)}.",
                 hint="Run: psalign users ban --users users.csv --out bans.jsonl",
             )
-        bans[normalise_user_id(record["user_id"])] = tuple(banned)
+        user_id = _user_id(record["user_id"], f"{path}, line {number}")
+        both = {*banned, *bans.get(user_id, ())}  # two lines of one user: what either bans
+        bans[user_id] = tuple(category for category in CATEGORIES if category in both)
     return bans
+
+
+def _user_id(value: object, where: str) -> str:
+    try:
+        return normalise_user_id(value)
+    except ValueError as err:
+        raise UsageError(f"{where}: no user id: {err}.") from err
 
 
 def add_bans(profiles: Sequence[UserProfile], path: Path) -> list[UserProfile]:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import UnknownUser, UsageError
+from ..ids import find_user_id, normalise_user_id
 from ..records import read_jsonl, write_jsonl
 from .embedding import INDEX, EmbeddingStore
-from .profile import load_profiles, normalise_user_id, save_profiles
+from .profile import load_profiles, save_profiles
 
 
 def forget_user(user_id: str, places: Iterable[Path]) -> list[str]:
@@ -31,7 +32,7 @@ def _forget(user_id: str, place: Path) -> bool:
     if (place / INDEX).is_file():
         return _forget_in_store(user_id, place)
     if place.is_dir() and any(place.glob("*.npy")):
-        files = [path for path in place.glob("*.npy") if normalise_user_id(path.stem) == user_id]
+        files = [path for path in place.glob("*.npy") if find_user_id(path.stem) == user_id]
         for path in files:
             path.unlink()
         return bool(files)
@@ -73,4 +74,4 @@ def _forget_in_lines(user_id: str, place: Path) -> bool:
 
 def _id_of(record: dict[str, object]) -> str | None:
     value = next((value for key, value in record.items() if key.lower() == "user_id"), None)
-    return None if value is None else normalise_user_id(value)
+    return find_user_id(value)
