@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # What the six infer_*.sh share: infer.sh BASE METHOD [more arguments of `psalign generate`].
 #   BASE    sd15 or sdxl
-#   METHOD  base: the base model itself; psa: users from stored vectors, or LEVEL; psa_llm: vectors made of the profile
-#           columns of META_FILE, by LLM where the stored vectors were made by a language model
-# From the environment: META_FILE, SD_MODEL, PSA_PATH, EMBEDS, LEVEL, LLM, OUT, NUM_PROCESSES, PYTHON.
+#   METHOD  base: the base model itself; psa: users from stored vectors, or LEVEL; psa_llm: users who have no stored vector
+#           from the profile columns of META_FILE, by LLM where the vectors are a language model's
+# From the environment, all optional: META_FILE, SD_MODEL, PSA_PATH, EMBEDS, USERS, LEVEL, LLM, OUT, NUM_PROCESSES, PYTHON.
 set -euo pipefail
 
 base=$1 method=$2
@@ -14,26 +14,33 @@ stop() {
     echo "infer_${base}_$method.sh: $1" >&2
     exit 2
 }
-need() { # need NAME MEANING: stop with a message where the variable is not set
-    [ -n "${!1:-}" ] || stop "set $1 ($2)."
+there() { # there NAME PATH COMMAND: stop, with the command that makes it, where the path does not exist
+    [ -e "$2" ] || stop "there is no $2. Make it: $3 (or set $1)."
 }
 
-need META_FILE "a .csv with a column prompt, or a .jsonl"
-[ "$method" = base ] || need PSA_PATH "an adapter: a folder, or psa_adapter.bin"
+META_FILE=${META_FILE:-$here/data/example_prompts.csv} # a .csv with a column prompt, or a .jsonl
+PSA_PATH=${PSA_PATH:-trained_models/psa-$base}         # an adapter: a folder, a training run's, or psa_adapter.bin
+stored=${EMBEDS:-data/embeddings}
+there META_FILE "$META_FILE" "git checkout -- data"
 if [ "$method" = base ]; then LEVEL=; fi # the base model knows no levels
 if [ "$method" = psa_llm ] && [ -n "${LEVEL:-}" ]; then stop "LEVEL is for infer_${base}_psa.sh; unset it."; fi
+if [ "$method" != base ]; then there PSA_PATH "$PSA_PATH" "bash launchers/train_psa_$base.sh"; fi
+if [ "$method" = psa ] || { [ "$method" = psa_llm ] && [ -n "${EMBEDS:-}" ]; }; then
+    there EMBEDS "$stored" "python utils/generate_user_embeddings.py"
+fi
 
 python=${PYTHON:-$here/.venv/bin/python}
 if [ -z "${PYTHON:-}" ] && [ ! -x "$python" ]; then python=python3; fi
 command -v "$python" > /dev/null || stop "there is no $python; set PYTHON (an interpreter that has psalign)."
 
 out=outputs/$base/$method${LEVEL:+/level_$LEVEL}
-arguments=(--prompts "$META_FILE" --base "$base" --out "${OUT:-$out}")
+arguments=(--prompts "$META_FILE" --base "$base" --out "${OUT:-$out}" ${USERS:+--users "$USERS"})
 if [ -n "${SD_MODEL:-}" ]; then arguments+=(--model "$SD_MODEL"); fi
-if [ "$method" = base ]; then # with EMBEDS the manifest names users and their bans, to compare with
-    arguments+=(${EMBEDS:+--embeddings "$EMBEDS"})
-else
-    arguments+=(--adapter "$PSA_PATH" --embeddings "${EMBEDS:-data/embeddings}")
+if [ "$method" != base ]; then
+    arguments+=(--adapter "$PSA_PATH")
+    if [ -e "$stored" ]; then arguments+=(--embeddings "$stored"); fi
+elif [ -n "${EMBEDS:-}" ]; then # with EMBEDS the manifest names users and their bans, to compare with
+    arguments+=(--embeddings "$EMBEDS")
 fi
 if [ -n "${LEVEL:-}" ]; then arguments+=(--level "$LEVEL"); fi
 if [ "$method" = psa_llm ]; then arguments+=(--profiles ${LLM:+--llm "$LLM"}); fi

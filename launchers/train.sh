@@ -18,8 +18,8 @@ if [ -z "${PYTHON:-}" ] && [ ! -x "$python" ]; then python=python3; fi
 command -v "$python" > /dev/null || stop "there is no $python; set PYTHON (an interpreter that has psalign)."
 
 export DATA=${DATA:-data/sage} EMBEDS=${EMBEDS:-data/embeddings} OUT=${OUT:-trained_models/psa-$base}
-[ -d "$DATA" ] || stop "there is no $DATA; set DATA (a SAGE dataset; psalign sage download or build)."
-[ -d "$EMBEDS" ] || stop "there is no $EMBEDS; set EMBEDS (user vectors; psalign embed)."
+[ -d "$DATA" ] || stop "there is no $DATA. Unpack the SAGE dataset there, or make one: psalign sage build (or set DATA)."
+[ -d "$EMBEDS" ] || stop "there is no $EMBEDS. Make it: psalign embed --users <the dataset's users> --out $EMBEDS (or set EMBEDS)."
 
 run=("$python")
 if [ -n "${ACCELERATE_CONFIG:-}" ]; then # launchers/accelerate/*.yaml, or one of your own

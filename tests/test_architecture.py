@@ -34,10 +34,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tools": {"evaluation", "mini"},
     "methods": {"adapter", "baselines", "diffusion"},
     "prompt_sets": {"diffusion", "sage"},
+    "adopt": {"evaluation", "prompt_sets", "users"},
     "grid": {"baselines", "diffusion", "evaluation", "methods", "mini", "prompt_sets", "users"},
     "quickstart": ROOMS | {"methods"},
     "serve": ROOMS,
-    "cli": ROOMS | {"grid", "quickstart", "serve", "tools"},
+    "cli": ROOMS | {"adopt", "grid", "quickstart", "serve", "tools"},
     "__main__": {"cli"},
     "__init__": ROOMS,
 }

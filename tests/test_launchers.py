@@ -189,8 +189,13 @@ def test_profiles_read_by_a_language_model(folder, launch):
 
 
 MISTAKES = {
-    "no META_FILE": ("infer_sd15_base", {"META_FILE": None}, "infer_sd15_base.sh: set META_FILE (a .csv", 2),
-    "no adapter": ("infer_sdxl_psa", {"PSA_PATH": None}, "infer_sdxl_psa.sh: set PSA_PATH (an adapter", 2),
+    "no META_FILE": ("infer_sd15_base", {"META_FILE": "none.csv"}, "infer_sd15_base.sh: there is no none.csv.", 2),
+    "no adapter": (
+        "infer_sdxl_psa",
+        {"PSA_PATH": None},
+        "there is no trained_models/psa-sdxl. Make it: bash launchers/train_psa_sdxl.sh (or set PSA_PATH)",
+        2,
+    ),
     "a level for profiles": ("infer_sd15_psa_llm", {"LEVEL": "3"}, "LEVEL is for infer_sd15_psa.sh; unset it", 2),
     "no such Python": ("infer_sd15_base", {"PYTHON": "/no/python"}, "there is no /no/python; set PYTHON", 2),
     "level nine": ("infer_sd15_psa", {"LEVEL": "9"}, "Level must be 0, 1, 2, 3, 4 or 5; saw '9'", 2),
@@ -201,7 +206,12 @@ MISTAKES = {
         1,
     ),
     "another model": ("infer_sd15_base", {"SD_MODEL": "nothing"}, "'sd15' cannot be loaded from nothing", 1),
-    "no vectors": ("infer_sd15_psa", {"EMBEDS": None}, "data/embeddings holds no user vectors", 1),
+    "no vectors": (
+        "infer_sd15_psa",
+        {"EMBEDS": None},
+        "there is no data/embeddings. Make it: python utils/generate_user_embeddings.py (or set EMBEDS)",
+        2,
+    ),
 }
 
 

@@ -1,8 +1,12 @@
-"""`python utils/generate_user_embeddings.py ...` is `psalign embed ...`, for those who come from the published code."""
+"""`python utils/generate_user_embeddings.py ...` is `psalign embed ...`; bare, it embeds the example users of data/."""
 
 import sys
+from pathlib import Path
 
 from psalign.cli import main
 
+EXAMPLE = ["--users", str(Path(__file__).parents[1] / "data" / "example_users.csv")]
+
 if __name__ == "__main__":
-    sys.exit(main(["embed", *sys.argv[1:]]))
+    given = sys.argv[1:]
+    sys.exit(main(["embed", *([] if {"--users", "-h", "--help"} & set(given) else EXAMPLE), *given]))

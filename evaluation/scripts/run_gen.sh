@@ -5,11 +5,11 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${PYTHON:-$here/.venv/bin/python}
 command -v "$python" > /dev/null || python=python3
-read -ra given <<< "--datasets ${DATASET:?set DATASET (names of prompt sets)} --bases ${MODELS:-sd15} ${METHODS:+--methods $METHODS}"
+read -ra given <<< "--datasets ${DATASET:-debug} --bases ${MODELS:-sd15 sdxl} ${METHODS:+--methods $METHODS}"
 run=("$python")
 [ -z "${GPUS:-}" ] || export CUDA_VISIBLE_DEVICES=$GPUS
 if [[ ${GPUS:-} == *,* ]]; then
     run+=(-m accelerate.commands.launch --multi_gpu --num_processes "$(tr , '\n' <<< "$GPUS" | wc -l)" --num_machines 1)
     run+=(--mixed_precision no --dynamo_backend no --main_process_port 0)
 fi
-exec "${run[@]}" -m psalign eval generate "${given[@]}" "$@"
+exec "${run[@]}" -m psalign eval generate --home "$here" "${given[@]}" "$@"

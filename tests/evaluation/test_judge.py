@@ -395,13 +395,21 @@ def test_pictures_that_cannot_be_judged_cost_nothing(folder, capsys):
 
 WRONG = {
     "no judge": ("--mode evaluate --dataset sage_seen --models base", 2, "No judge.\nGive --judge-model"),
-    "no models": ("--mode evaluate --dataset sage_seen --judge-model m", 2, "--mode evaluate takes --models A B"),
     "a pair to evaluate": (
         "--mode evaluate --dataset sage_seen --models base --model-a base --judge-model m",
         2,
         "neither --model-a nor --model-b",
     ),
-    "half a pair": ("--mode compare --dataset sage_seen --model-a base --judge-model m", 2, "takes --model-a A and"),
+    "models of a pair": (
+        "--mode compare --dataset sage_seen --models base --judge-model m",
+        2,
+        "takes --model-a A and",
+    ),
+    "pictures that nobody drew": (
+        "--mode compare --images nowhere --judge-model m",
+        2,
+        "nowhere holds no pictures of base and psa on sage_seen or sage_unseen.\nDraw them first: DATASET=sage",
+    ),
     "bans of a pair": (
         "--mode compare --dataset sage_seen --model-a base --model-b psa --bans-of psa --judge-model m",
         2,
@@ -497,3 +505,42 @@ def test_the_page_names_every_flag():
 
 def test_colours_are_apart():
     assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+def test_all_is_every_dataset_with_users_on_every_base_that_is_drawn(folder, capsys):
+    """As the published README types it; what was not drawn is said once, and the rest is judged."""
+    images = folder / "eval_images"
+    for dataset, base, models in (("sage_seen", "sdxl", ("base",)), ("sage_unseen", "sd15", ("base", "psa"))):
+        for model in models:
+            write_cell(images, model, rows(4, good=1), dataset=dataset, base=base)
+    with JudgeServer().running() as server:
+        there = ("--judge-model", "m", "--endpoint", server.url, "--yes", "--dataset", "all")
+        status, _, err = run(capsys, "--mode", "evaluate", "--models", "base", "safetydpo", "psa", *there)
+        assert status == 0, err
+        assert err.count("Not drawn, so not judged: ") == 1
+        assert "sage_seen/safetydpo/sd15" in err
+        found = {str(path.relative_to("results_evaluate")) for path in Path("results_evaluate").rglob("*.json")}
+        assert found == {
+            f"{place}.json"
+            for place in (
+                "sage_seen/sd15/base",
+                "sage_seen/sd15/psa",
+                "sage_seen/sdxl/base",
+                "sage_unseen/sd15/base",
+                "sage_unseen/sd15/psa",
+            )
+        }
+        status, _, err = run(capsys, *there)  # bare, it compares base with psa
+        assert status == 0, err
+        found = {str(path.relative_to("results_compare")) for path in Path("results_compare").rglob("*.json")}
+        assert found == {"sage_seen/sd15/base_vs_psa.json", "sage_unseen/sd15/base_vs_psa.json"}
+        assert "sage_seen/psa/sdxl" in err
+
+
+def test_a_test_of_a_few_rows_does_not_pass_for_all(folder, capsys):
+    with JudgeServer().running() as server:
+        assert evaluate(capsys, server, "--test", "--sample-size", "4")[0] == 0
+    found = read("results_evaluate/test/sage_seen/sd15/base.json")
+    assert len(found["rows"]) == 4
+    assert found["remarks"] == ["A test of 4 of 10 rows."]
+    assert not Path("results_evaluate/sage_seen").exists()

@@ -47,12 +47,12 @@ def embed(arguments: argparse.Namespace) -> None:
 
 def _population(profiles: list[UserProfile], data: Path | None) -> list[UserProfile]:
     """The training users of a dataset, or everyone. Raises UnknownUser for training users without a profile."""
-    from ..sage.rows import load_split
+    from ..sage.rows import dataset_root, load_split
 
     if data is None:
         return profiles
     # Whom a preference favours does not matter here: only whose rows there are.
-    rows = load_split(data, "train", banned=lambda user_id: (), check_pictures=False)
+    rows = load_split(dataset_root(data), "train", banned=lambda user_id: (), check_pictures=False)
     trained = {row.user_id for row in rows}
     unknown = sorted(trained - {profile.user_id for profile in profiles})
     if unknown:

@@ -9,7 +9,10 @@ from typing import Any
 from ..errors import UsageError
 from .options import at_least, command, given
 
+DATA = Path("data")
 BASE_NAMES = ("sd15", "sdxl", "mini")
+METHODS = ("base", "negative_prompt", "sld", "psa")  # that need no foreign weights
+FOREIGN = ("safetydpo", "esdu", "uce")
 
 
 def generate(arguments: argparse.Namespace) -> int:
@@ -17,13 +20,18 @@ def generate(arguments: argparse.Namespace) -> int:
     from ..grid import GridConfig, describe, draw_grid, plan_cells
 
     levels = [None if level == "user" else int(level) for level in arguments.levels]
-    cells = plan_cells(arguments.datasets, arguments.methods, arguments.bases, levels)
-    weights = {("psa", base): path for base, path in _by_base(arguments.adapter, arguments.bases).items()}
+    if arguments.home is not None:
+        _fill_from(arguments.home, arguments)
+    weights = _found(None if arguments.home is None else arguments.home / "trained_models", arguments.bases)
+    weights |= {("psa", base): path for base, path in _by_base(arguments.adapter, arguments.bases).items()}
+    weights |= _weights(arguments.weights, arguments.bases)
+    methods = arguments.methods or [*METHODS, *dict.fromkeys(name for name, _ in weights if name not in METHODS)]
+    cells = plan_cells(arguments.datasets, methods, arguments.bases, levels)
     config = GridConfig(
-        prompts=arguments.prompts,
-        mini=arguments.mini,
-        weights={**weights, **_weights(arguments.weights, arguments.bases)},
-        embeddings=_by_base(arguments.embeddings, arguments.bases),
+        prompts=arguments.prompts or DATA / "prompts",
+        mini=arguments.mini or DATA / "mini",
+        weights=weights,
+        embeddings=_for_all(arguments.embeddings, arguments.bases),
         users=arguments.users,
         models={base: str(path) for base, path in _by_base(arguments.model, arguments.bases).items()},
         negative_prompt=arguments.negative_prompt,
@@ -39,6 +47,30 @@ def generate(arguments: argparse.Namespace) -> int:
     return int(any(outcome.state == "failed" for outcome in outcomes))
 
 
+def _fill_from(home: Path, arguments: argparse.Namespace) -> None:
+    """Where nothing is given, what a checkout has in its data/; prompts of the published folder eval_data/ first."""
+    data = home / "data"
+    here = Path("eval_data")
+    arguments.prompts = arguments.prompts or (here if here.is_dir() else data / "prompts")
+    arguments.mini = arguments.mini or data / "mini"
+    if not arguments.embeddings and (data / "embeddings").is_dir():
+        arguments.embeddings = [str(data / "embeddings")]
+    if arguments.users is None and (data / "users.csv").is_file():
+        arguments.users = data / "users.csv"
+
+
+def _found(folder: Path | None, bases: list[str]) -> dict[tuple[str, str], Path]:
+    """Adapters and weights that lie in a folder by name: psa-sd15, safetydpo-sdxl, esdu-sd15.safetensors, ..."""
+    places = {
+        (method, base): folder / f"{method}-{base}{end}"
+        for end in ("", ".safetensors")
+        for method in ("psa", *FOREIGN)
+        for base in bases
+        if folder is not None and (folder / f"{method}-{base}{end}").exists()
+    }
+    return places
+
+
 def _by_base(values: list[str], bases: list[str]) -> dict[str, Path]:
     """["mini=a", "b"] by base; a path without a base is for the only one. Raises UsageError where it is not clear."""
     found: dict[str, Path] = {}
@@ -52,13 +84,20 @@ def _by_base(values: list[str], bases: list[str]) -> dict[str, Path]:
     return found
 
 
+def _for_all(values: list[str], bases: list[str]) -> dict[str, Path]:
+    """As _by_base; a path without a base is for every one that has none of its own."""
+    named = [value for value in values if value.partition("=")[0] in BASE_NAMES]
+    general = [Path(value) for value in values if value not in named]
+    return {**{base: path for path in general for base in bases}, **_by_base(named, bases)}
+
+
 def _weights(values: list[str], bases: list[str]) -> dict[tuple[str, str], Path]:
     """["esdu/sd15=a"] by method and base. Raises UsageError for another form."""
     found = {}
     for value in values:
         name, equals, path = value.partition("=")
         method, slash, base = name.partition("/")
-        if not equals or method not in ("safetydpo", "esdu", "uce") or (slash and base not in BASE_NAMES):
+        if not equals or method not in FOREIGN or (slash and base not in BASE_NAMES):
             raise UsageError(
                 f"--weights {value}: expected METHOD/BASE=PATH with safetydpo, esdu or uce.",
                 hint="For example --weights esdu/sd15=weights/esdu.safetensors; an adapter of ours goes to --adapter.",
@@ -75,9 +114,9 @@ def add_commands(kinds: Any) -> None:
                   "--adapter trained_models/mini/adapter --levels user 0 1 2 3 4 5 --limit 100")  # fmt: skip
     one.add_argument("--datasets", nargs="+", default=["mini"], metavar="NAME",
                      help="debug, coco_10k, i2p_4073, CoProv2_test, sage_seen, sage_unseen, ud_1434, mini")  # fmt: skip
-    one.add_argument("--methods", nargs="+", default=["base", "negative_prompt", "sld", "psa"], metavar="NAME",
+    one.add_argument("--methods", nargs="+", default=[], metavar="NAME",
                      help="base, psa, safetydpo, esdu, uce, sld, negative_prompt (default: those without foreign "
-                          "weights)")  # fmt: skip
+                          "weights, and those with --weights)")  # fmt: skip
     one.add_argument("--bases", nargs="+", default=["mini"], metavar="NAME", help="sd15, sdxl, mini (default mini)")
     one.add_argument("--levels", nargs="+", default=[], choices=[*"012345", "user"], metavar="LEVEL",
                      help="of psa: 0..5, or user: each row's own (default: user; or all six)")  # fmt: skip
@@ -89,12 +128,21 @@ def add_commands(kinds: Any) -> None:
 
 
 def _add_sources(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--prompts", type=Path, default=Path("data/prompts"), help="published prompt sets (sage download)")
-    one.add_argument("--mini", type=Path, default=Path("data/mini"), help="mini dataset (mini build)")
+    one.add_argument("--prompts", type=Path, help="published prompt sets (sage download; default data/prompts)")
+    one.add_argument("--mini", type=Path, help="mini dataset (mini build; default data/mini)")
     one.add_argument("--adapter", action="append", default=[], metavar="[BASE=]PATH", help="of psa")
     one.add_argument("--weights", action="append", default=[], metavar="METHOD[/BASE]=PATH",
                      help="LoRA of safetydpo; edited UNet of esdu or uce (.safetensors)")  # fmt: skip
-    one.add_argument("--embeddings", action="append", default=[], metavar="[BASE=]DIR", help="user vectors of psa")
+    one.add_argument("--home", type=Path, metavar="DIR",
+                     help="a checkout: what is not given comes from its data/ and trained_models/, where adapters and "
+                          "weights have names like psa-sd15, safetydpo-sdxl, uce-sd15.safetensors")  # fmt: skip
+    one.add_argument(
+        "--embeddings",
+        action="append",
+        default=[],
+        metavar="[BASE=]DIR",
+        help="user vectors of psa; without BASE= for all bases",
+    )
     one.add_argument("--users", type=Path, help="users file: what users ban, where vectors do not say it")
     one.add_argument("--model", action="append", default=[], metavar="[BASE=]PATH", help="another place of a base")
     one.add_argument("--variant", help="of the base model's files, as fp16: half the download")

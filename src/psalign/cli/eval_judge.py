@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..evaluation.judge_question import Judge, Question
 
 RATES = ("pass", "banned_respected", "allowed_kept", "clean", "self_agreement")
+ALL, USER_DATASETS = "all", ("sage_seen", "sage_unseen")  # as the published judge takes "all"
 PAIR_RATES = ("a_wins", "b_wins", "ties", "position_bias", "self_agreement")
 
 
@@ -33,10 +34,13 @@ def judge(arguments: argparse.Namespace) -> int:
     from ..evaluation.judge_client import Budget, Endpoint, JudgeClient
 
     _check(arguments)
-    endpoint = Endpoint(arguments.judge_model, arguments.endpoint, arguments.api_version, arguments.timeout_s)
+    endpoint = Endpoint(
+        arguments.judge_model, arguments.endpoint, arguments.api_version, arguments.timeout_s, arguments.max_retries
+    )
     client = JudgeClient(endpoint, budget=Budget(arguments.max_requests))
     sheets = _sheets(arguments, client.judge)
     out = arguments.out or Path(f"results_{arguments.mode}")
+    out = out / "test" if arguments.test else out  # a few rows must not pass for all
     with JudgeCache(out / "judgements.jsonl") as cache:
         canary = canary_question(out / "canary.png", client.judge)
         questions = [question for sheet in sheets for question in sheet.questions()]
@@ -56,31 +60,70 @@ def _check(arguments: argparse.Namespace) -> None:
     if not arguments.judge_model:
         raise UsageError("No judge.", hint="Give --judge-model (or JUDGE_MODEL): a model that takes pictures.")
     pair = (arguments.model_a, arguments.model_b)
-    if arguments.mode == "compare" and (None in pair or arguments.models or arguments.bans_of):
+    if arguments.mode == "compare" and (arguments.models or arguments.bans_of):
         raise UsageError("--mode compare takes --model-a A and --model-b B, and neither --models nor --bans-of.")
-    if arguments.mode == "evaluate" and (pair != (None, None) or not arguments.models):
+    if arguments.mode == "evaluate" and pair != (None, None):
         raise UsageError("--mode evaluate takes --models A B ..., and neither --model-a nor --model-b.")
+    arguments.models = arguments.models or ["base", "psa"]
+    arguments.model_a, arguments.model_b = arguments.model_a or "base", arguments.model_b or "psa"
     if (arguments.send == "profile") != (arguments.users is not None):
         raise UsageError("--send profile and --users go together: profiles are read for nothing else.")
 
 
 def _sheets(arguments: argparse.Namespace, judge: Judge) -> list[Sheet]:
+    """The sheets of every dataset and base that is asked for. One that is named must be there; of `all` and of bases
+    that are not named, those that are drawn."""
     from ..evaluation.judge_question import Template
     from ..evaluation.judge_sheets import Setting, compare_sheet, evaluate_sheets
     from ..users.profile import load_profiles
 
-    setting = Setting(
-        images=arguments.images,
-        dataset=arguments.dataset,
-        base=arguments.base,
-        template=Template(arguments.mode, arguments.template),
-        judge=judge,
-        repeat_share=arguments.repeat,
-        profiles=load_profiles(arguments.users) if arguments.users else None,
-    )
-    if arguments.mode == "compare":
-        return [compare_sheet(setting, arguments.model_a, arguments.model_b)]
-    return evaluate_sheets(setting, arguments.models, bans_of=arguments.bans_of)
+    profiles = load_profiles(arguments.users) if arguments.users else None
+    sheets: list[Sheet] = []
+    for dataset, base, models in _places(arguments):
+        setting = Setting(
+            images=arguments.images,
+            dataset=dataset,
+            base=base,
+            template=Template(arguments.mode, arguments.template),
+            judge=judge,
+            repeat_share=arguments.repeat,
+            profiles=profiles,
+            limit=arguments.sample_size if arguments.test else None,
+        )
+        if arguments.mode == "compare":
+            sheets.append(compare_sheet(setting, *models))
+        else:
+            sheets += evaluate_sheets(setting, models, bans_of=arguments.bans_of)
+    return sheets
+
+
+def _places(arguments: argparse.Namespace) -> list[tuple[str, str, list[str]]]:
+    """Dataset, base and models of each group of sheets; of `all` what is drawn, and what is not is said.
+
+    Raises UsageError where nothing is drawn. A dataset that is named must have every model that is asked for.
+    """
+    from ..evaluation.judge_sheets import drawn_bases, is_drawn
+
+    compared, images = arguments.mode == "compare", arguments.images
+    models = [arguments.model_a, arguments.model_b] if compared else arguments.models
+    if arguments.dataset != ALL:
+        bases = [arguments.base] if arguments.base else drawn_bases(images, arguments.dataset) or ["sd15"]
+        return [(arguments.dataset, base, models) for base in bases]
+    places, missing = [], []
+    for dataset in USER_DATASETS:
+        for base in [arguments.base] if arguments.base else drawn_bases(images, dataset):
+            there = [model for model in models if is_drawn(images, dataset, base, model)]
+            missing += [f"{dataset}/{model}/{base}" for model in models if model not in there]
+            if there and (there == models or not compared):
+                places.append((dataset, base, there))
+    if not places:
+        raise UsageError(
+            f"{images} holds no pictures of {' and '.join(models)} on {' or '.join(USER_DATASETS)}.",
+            hint=f"Draw them first: DATASET={USER_DATASETS[0]} bash evaluation/scripts/run_gen.sh",
+        )
+    if missing:
+        print(f"Not drawn, so not judged: {', '.join(missing)}.", file=sys.stderr)
+    return places
 
 
 def _ask_to_send(todo: Sequence[Question], client: JudgeClient, arguments: argparse.Namespace) -> None:
@@ -203,13 +246,27 @@ def add_commands(kinds: Any) -> None:
     one = command(kinds, "judge", judge, "judge pictures, or compare two methods, by a vision-language model",
                   "psalign eval judge --mode evaluate --dataset sage_seen --base sd15 --models base psa "
                   "--judge-model gpt-4o")  # fmt: skip
-    one.add_argument("--mode", choices=("evaluate", "compare"), required=True)
+    one.add_argument("-m", "--mode", choices=("evaluate", "compare"), default="compare", help="default compare")
     one.add_argument("--images", type=Path, default=Path("eval_images"), help="cells (default eval_images)")
-    one.add_argument("--dataset", required=True, help="a folder of --images: sage_seen, i2p_4073, mini, ...")
-    one.add_argument("--base", default="sd15", help="base model of the cells (default sd15)")
-    one.add_argument("--models", nargs="+", metavar="MODEL", help="evaluate these: base safetydpo psa psa_level_3 ...")
-    one.add_argument("--model-a", metavar="MODEL", help="compare this one")
-    one.add_argument("--model-b", metavar="MODEL", help="with this one")
+    one.add_argument(
+        "-d",
+        "--dataset",
+        default=ALL,
+        help=f"a folder of --images: sage_seen, i2p_4073, mini, ...; all (default): {', '.join(USER_DATASETS)}",
+    )
+    one.add_argument("--base", help="base model of the cells (default: every one that is drawn)")
+    one.add_argument("-t", "--test", action="store_true", help="a few rows of each model, into <out>/test")
+    one.add_argument(
+        "-s", "--sample-size", type=at_least(1), default=10, metavar="N", help="rows of --test (default 10)"
+    )
+    one.add_argument(
+        "--models",
+        nargs="+",
+        metavar="MODEL",
+        help="evaluate these: base safetydpo psa psa_level_3 ... (default base psa)",
+    )
+    one.add_argument("--model-a", metavar="MODEL", help="compare this one (default base)")
+    one.add_argument("--model-b", metavar="MODEL", help="with this one (default psa)")
     one.add_argument("--bans-of", metavar="MODEL", help="judge every model for the users that MODEL was drawn for")
     one.add_argument("--judge-model", help="name at the endpoint; Azure: of the deployment (default: JUDGE_MODEL)")
     one.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible (default: OPENAI_BASE_URL; or Azure's, "
@@ -223,7 +280,12 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--repeat", type=_share, default=0.05, metavar="SHARE",
                      help="of rows judged twice, to see if the judge agrees with itself (default 0.05)")  # fmt: skip
     one.add_argument("--concurrency", type=at_least(1), default=8, help="requests at a time (default 8)")
-    one.add_argument("--timeout-s", type=_seconds, default=60.0, help="of one request (default 60)")
+    one.add_argument("--timeout-s", "--timeout", type=_seconds, default=60.0, help="of one request (default 60)")
+    one.add_argument("-r", "--max-retries", type=at_least(0), default=5, metavar="N",
+                     help="tries after a failure that passes (default 5)")  # fmt: skip
+    for name in ("--model-a-name", "--model-b-name"):  # of the published script: a judge hears no names
+        one.add_argument(name, help=argparse.SUPPRESS)
+    one.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     one.add_argument("--max-requests", type=at_least(0), metavar="N", help="stop after N; what was judged is kept")
     one.add_argument("--rate-price", type=_price_of, nargs=2, metavar=("IN", "OUT"),
                      help="price of a million tokens read and written, for the estimate")  # fmt: skip

@@ -38,8 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ..evaluation.runner import run_jobs
     from ..tools import ToolsConfig
 
+    gpus = _gpus_there(arguments.gpus)
     config = ToolsConfig(
-        device="cuda" if arguments.gpus else "cpu",
+        device="cuda" if gpus else "cpu",
         **given(arguments, "cache", "batch_size", "fid_reference", "clip", "inception", "q16", "q16_clip",
                 "strict_threshold"),
     )  # fmt: skip
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     _tell_unfinished(list(filter(is_wanted, find_unfinished(arguments.images))), arguments.output, arguments.metrics)
     jobs = plan(cells, arguments.images, arguments.output, arguments.metrics, config)
     measure = partial(measure_cell, config)
-    rows = run_jobs(jobs, measure, arguments.output, workers=_environments(arguments.gpus, arguments.workers))
+    rows = run_jobs(jobs, measure, arguments.output, workers=_environments(gpus, arguments.workers))
     failed = [row for row in rows if row.state == "failed"]
     print(_table(sorted(rows, key=lambda row: cells.index(row.cell))))
     print(f"{len(rows) - len(failed)} measured, {len(failed)} failed, of {len(cells)} cells: {arguments.output}")
@@ -172,13 +173,31 @@ def _tell_unfinished(cells: Sequence[Cell], results: Path, metrics: Sequence[str
         append_missing(results, [row for row in rows if row.key not in failed])
 
 
-def _environments(gpus: str | None, workers: int) -> list[dict[str, str]]:
+def _gpus_there(asked: str | None) -> list[str]:
+    """Numbers of --gpus that are here; one line says which are not. Raises UsageError for what is no number."""
+    if not asked:
+        return []
+    names = [name.strip() for name in asked.split(",")]
+    if not all(name.isdecimal() for name in names):
+        raise UsageError(f"--gpus {asked}: expected numbers with commas between them, as 0,1,2,3.")
+    count = _count_gpus()
+    there = [name for name in names if int(name) < count]
+    if len(there) < len(names):
+        used = f"GPU {', '.join(there)}" if there else "the CPU"
+        print(f"--gpus {asked}: there are {count} GPUs here; measuring on {used}.", file=sys.stderr)
+    return there
+
+
+def _count_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _environments(gpus: Sequence[str], workers: int) -> list[dict[str, str]]:
     """One worker process for each GPU, or so many that share the CPU; none for measuring in this process."""
     if gpus:
-        names = [name.strip() for name in gpus.split(",")]
-        if not all(name.isdecimal() for name in names):
-            raise UsageError(f"--gpus {gpus}: expected numbers with commas between them, as 0,1,2,3.")
-        return [{"CUDA_VISIBLE_DEVICES": name} for name in names]
+        return [{"CUDA_VISIBLE_DEVICES": name} for name in gpus]
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // max(1, workers)))
     return [{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads}] * workers
 
@@ -199,7 +218,7 @@ def _table(rows: Sequence[ResultRow]) -> str:
 def add_commands(kinds: Any) -> None:
     one = command(kinds, "run", run, "measure the pictures of every cell, and what results.csv lacks of it alone",
                   "psalign eval run --images eval_images --output eval_results.csv --gpus 0,1,2,3")  # fmt: skip
-    one.add_argument("--images", type=Path, default=Path("eval_images"), help="default eval_images")
+    one.add_argument("--images", "--eval_dir", type=Path, default=Path("eval_images"), help="default eval_images")
     one.add_argument("--output", type=Path, default=Path("eval_results.csv"), help="default eval_results.csv")
     one.add_argument("--metrics", nargs="+", default=[], metavar="NAME",
                      help="fid, kid, clip, inpro, inpro_strict; mini also suppressed, kept, pass, subject_kept, "

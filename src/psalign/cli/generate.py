@@ -6,11 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..records import PromptRow, Record
+from ..records import PUBLISHED_RECIPE, PromptRow, Record
 from .options import add_model, add_out, at_least, command, level
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def generate(arguments: argparse.Namespace) -> None:
     adapter = None if arguments.adapter is None else load_adapter(arguments.adapter, base=base.name)
     shard = Shard(arguments.device)
     meta = load_meta_file(arguments.prompts, seed=arguments.seed)
-    rows, users = _rows_and_users(meta, arguments, shard)
+    raw = adapter is not None and adapter.config.recipe == PUBLISHED_RECIPE
+    rows, users = _rows_and_users(meta, arguments, shard, needs_store=not raw)
     config = GenerationConfig(
         method="base" if adapter is None else adapter.kind,
         base=base.name,
@@ -65,15 +67,20 @@ def generate(arguments: argparse.Namespace) -> None:
 
 
 def _rows_and_users(
-    meta: Sequence[MetaRow], arguments: argparse.Namespace, shard: Shard
+    meta: Sequence[MetaRow], arguments: argparse.Namespace, shard: Shard, *, needs_store: bool
 ) -> tuple[list[PromptRow], Any]:
-    """Rows with their users, and the vectors and bans of those; nobody's where no adapter is to draw for them."""
+    """Rows with their users, and the vectors and bans of those; nobody's where no adapter is to draw for them.
+
+    needs_store: whether profiles need stored vectors to be standardised by.
+    """
     from ..diffusion.generate import Nobody
     from ..ids import level_id
     from ..users.embedding import EmbeddingStore
     from ..users.profile import load_profiles
 
     rows = [row.prompt for row in meta]
+    if arguments.embeddings is None and arguments.profiles and not needs_store:
+        return _embed_profiles(meta, None, arguments, shard)
     if arguments.embeddings is None:
         if arguments.adapter is not None or arguments.level is not None or arguments.profiles:
             raise UsageError(
@@ -95,12 +102,15 @@ def _rows_and_users(
 
 
 def _embed_profiles(
-    meta: Sequence[MetaRow], store: EmbeddingStore, arguments: argparse.Namespace, shard: Shard
+    meta: Sequence[MetaRow], store: EmbeddingStore | None, arguments: argparse.Namespace, shard: Shard
 ) -> tuple[list[PromptRow], EmbeddingStore]:
-    """Users of the rows: from their stored vectors; else from the profile columns, in the space of those vectors."""
+    """Users of the rows: from their stored vectors; else from the profile columns, in the space of those vectors.
+
+    store: None for a published adapter, whose vectors are raw: they need no others to be standardised by.
+    """
     from ..users.embedding import EmbeddingStore
     from ..users.floor import above_the_floor
-    from ..users.language_model import embedder_for
+    from ..users.language_model import DEFAULT_MODEL, PublishedEmbedder, embedder_for
 
     profiles: dict[str, UserProfile] = {}
     rows = []
@@ -110,6 +120,9 @@ def _embed_profiles(
         if profiles.setdefault(profile.user_id, profile) != profile:
             raise UsageError(f"{where}: user {profile.user_id} has another profile than in a row before.")
         rows.append(replace(row.prompt, user_id=profile.user_id))
+    if store is None:
+        embed = partial(PublishedEmbedder, arguments.llm or DEFAULT_MODEL, device=str(shard.device))
+        return rows, shard.from_first(lambda: EmbeddingStore.build(list(profiles.values()), embed()))
     floor = above_the_floor(list(profiles.values()), store)
     if shard.is_first:
         print(*floor.remarks, sep="\n", end="\n" * bool(floor.remarks), file=sys.stderr)

@@ -26,10 +26,12 @@ def train(arguments: argparse.Namespace) -> None:
     from ..config import load_preset
     from ..diffusion.base_models import load_pipeline
     from ..diffusion.shards import Shard
+    from ..sage.rows import dataset_root
     from ..training.config import PRECISIONS
     from ..training.run import has_split, load_pairs, train_adapter, training_config
     from ..users.embedding import EmbeddingStore
 
+    arguments.data = dataset_root(arguments.data)
     if arguments.kind not in load_preset(arguments.preset, changes=arguments.set):
         raise UsageError(
             f"{arguments.preset} says nothing of adapters of kind {arguments.kind}.",

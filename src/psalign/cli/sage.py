@@ -14,9 +14,11 @@ from .options import add_out, command
 
 
 def validate(arguments: argparse.Namespace) -> int:
+    from ..sage.rows import dataset_root
     from ..sage.validate import FAULTS
     from ..sage.validate import validate as check
 
+    arguments.data = dataset_root(arguments.data)
     bans, source = _bans(arguments.data, arguments.users)
     found = check(arguments.data, bans=bans, check_pictures=not arguments.metadata_only)
     if arguments.json:
@@ -74,9 +76,10 @@ def _banned(data: Path, users: Path | None) -> Callable[[str], tuple[str, ...]] 
 
 
 def stats(arguments: argparse.Namespace) -> None:
-    from ..sage.rows import SPLITS, find_splits, load_split
+    from ..sage.rows import SPLITS, dataset_root, find_splits, load_split
     from ..sage.validate import count_rows
 
+    arguments.data = dataset_root(arguments.data)
     banned = _banned(arguments.data, arguments.users)
     counts = {
         split: count_rows(load_split(arguments.data, split, banned=banned, check_pictures=False))
@@ -92,8 +95,10 @@ def stats(arguments: argparse.Namespace) -> None:
 def export(arguments: argparse.Namespace) -> None:
     from ..sage.export import ExportConfig
     from ..sage.export import export as write
+    from ..sage.rows import dataset_root
     from ..users.pseudonym import pseudonym, read_key
 
+    arguments.data = dataset_root(arguments.data)
     config = ExportConfig(arguments.name, arguments.license, with_profiles=arguments.with_profiles)
     banned, note = _banned(arguments.data, arguments.users), "Ids of users are pseudonyms."
     if arguments.plain_ids:

@@ -22,13 +22,12 @@ from psalign.records import file_fingerprint, fingerprint, write_bytes
 
 from .features import FeatureExtractor, Features, stack
 from .picture_cache import Lazy, read_batches
-from .pictures import MAKE_AGAIN
+from .pictures import MAKE_AGAIN, PICTURE_SUFFIXES
 from .statistics import Mean, Z
 
 Float64 = NDArray[np.float64]
 KEPT = 10_000  # features of a set that are kept for KID; and below which KID stands beside FID
 MEND = "Take them out of the reference folder, or save them again."
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 NEGLIGIBLE = 1e-13  # of the largest eigenvalue: what float64 leaves where a covariance has none
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from psalign.errors import UsageError
 from psalign.users.profile import UserProfile
 
+from .cells import BASES
 from .judge import Sheet, make_trials
 from .judge_question import Judge, Template
 from .judge_rows import Case, add_persons, cell_folder, load_cases, pair_cases, split_model
@@ -19,7 +20,10 @@ from .judge_rows import Case, add_persons, cell_folder, load_cases, pair_cases, 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all sheets of a command share. profiles: None tells the judge nothing of a person but categories."""
+    """What all sheets of a command share. profiles: None tells the judge nothing of a person but categories.
+
+    limit: rows of each model, evenly spaced, the same for all; None: all.
+    """
 
     images: Path
     dataset: str
@@ -28,9 +32,25 @@ class Setting:
     judge: Judge
     repeat_share: float = 0.05
     profiles: Sequence[UserProfile] | None = None
+    limit: int | None = None
 
     def folder(self, model: str) -> Path:
         return cell_folder(self.images, dataset=self.dataset, model=model, base=self.base)
+
+
+def drawn_bases(images: Path, dataset: str) -> list[str]:
+    """Base models that pictures of a dataset were drawn with, by any method, in the order of BASES."""
+    return [base for base in BASES if any((images / dataset).glob(f"*/{base}/**/manifest.jsonl"))]
+
+
+def is_drawn(images: Path, dataset: str, base: str, model: str) -> bool:
+    """Whether a model's pictures are there. Raises UsageError for a name that is no model."""
+    try:
+        cell_folder(images, dataset=dataset, model=model, base=base)
+    except UsageError:
+        split_model(model)
+        return False
+    return True
 
 
 def evaluate_sheets(setting: Setting, models: Sequence[str], *, bans_of: str | None = None) -> list[Sheet]:
@@ -75,6 +95,9 @@ def results_path(out: Path, sheet: Sheet) -> Path:
 def _sheet(
     setting: Setting, models: tuple[str, ...], cases: list[Case], *, judged_for: str | None, remarks: Sequence[str]
 ) -> Sheet:
+    if setting.limit is not None and setting.limit < len(cases):
+        remarks = [*remarks, f"A test of {setting.limit} of {len(cases)} rows."]
+        cases = [cases[i * len(cases) // setting.limit] for i in range(setting.limit)]
     if setting.profiles is not None:
         cases = add_persons(cases, setting.profiles)
     trials = make_trials(cases, setting.template, setting.judge, models=models, repeat_share=setting.repeat_share)

@@ -17,6 +17,7 @@ from psalign.errors import EvaluationError
 from psalign.records import ManifestRow, read_manifest
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB [0, 255]
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SHOWN_FAULTS = 5
 MAKE_AGAIN = "Make these pictures again with psalign generate: what cannot be judged never counts as safe."
 
@@ -51,7 +52,7 @@ def own_pictures(folder: Path) -> list[Path]:
     manifest, or the run.json of one that is still being drawn."""
     marks = [path for name in ("manifest.jsonl", "run.json") for path in folder.rglob(name)]
     cells = {path.parent for path in marks} - {folder}
-    found = (path for path in folder.rglob("*.png") if not is_hidden(path))
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path))
     return sorted(path for path in found if not cells & set(path.parents))
 
 

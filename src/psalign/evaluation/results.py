@@ -109,7 +109,7 @@ def _says(before: ResultRow | None, row: ResultRow) -> bool:
 def read_results(path: Path) -> list[ResultRow]:
     """The newest row of each cell and metric, in the order they first came.
 
-    Reads the published file too, which has fewer columns and calls the method psa psa_adapter.
+    Reads the published file too, which has fewer columns and other states, and calls the method psa psa_adapter.
     Raises EvaluationError, with file and line, for a file or a row that is none.
     """
     if not path.is_file():
@@ -142,13 +142,25 @@ def _row(record: dict[str, str], where: str) -> ResultRow:
         row = ResultRow(**{**record, **numbers, "n": int(count) if count else None})  # type: ignore[arg-type]
     except (TypeError, ValueError) as err:
         raise EvaluationError(f"{where}: not a results row ({err}).") from err
+    row = _of_the_published_script(row)
     if row.state not in STATES:
         raise EvaluationError(f"{where}: state must be one of {', '.join(STATES)}; saw {row.state!r}.")
     return replace(row, method=OLD_NAMES.get(row.method, row.method))
 
 
+def _of_the_published_script(row: ResultRow) -> ResultRow:
+    """A row by our states: `old` is a score of an earlier run, `skipped` a cell that was not there, and a failure may
+    say why in its state."""
+    if row.state == "old":
+        return replace(row, state=SUCCEEDED, note=row.note or "marked old in the published file")
+    if row.state == "skipped":
+        return replace(row, state=MISSING, note=row.note or "skipped by the published script")
+    state, colon, why = row.state.partition(": ")
+    return replace(row, state=FAILED, note=row.note or why) if colon and state == FAILED else row
+
+
 def _number(text: str | None) -> float | None:
-    if not text:
+    if not text or text == "NA":
         return None
     if not math.isfinite(float(text)):
         raise ValueError(f"{text} is not finite")

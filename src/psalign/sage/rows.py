@@ -16,12 +16,23 @@ from .layout_a import METADATA, parse_row, to_record, write_split
 from .preference import SPLITS, SageRow, picture_name, unsafe_is_chosen
 
 __all__ = [
-    "METADATA", "SPLITS", "Banned", "SageRow", "find_splits", "has_rows", "load_split", "needs_bans", "parse_row",
-    "picture_folder", "picture_name", "read_splits", "to_record", "unsafe_is_chosen", "write_split",
+    "METADATA", "SPLITS", "Banned", "SageRow", "dataset_root", "find_splits", "has_rows", "load_split", "needs_bans",
+    "parse_row", "picture_folder", "picture_name", "read_splits", "to_record", "unsafe_is_chosen", "write_split",
 ]  # fmt: skip
 
 Banned = Callable[[str], Collection[str]]  # categories that a user bans, by user id
+UNPACKED = "sage_dataset"
 HINT = "docs/DATA.md has both layouts. To try without SAGE: psalign mini build --out data/mini"
+
+
+def dataset_root(folder: Path) -> Path:
+    """Where the dataset of a folder lies: there, or in sage_dataset/ inside it, where the published zip unpacks."""
+    inside = folder / UNPACKED
+    return inside if not _has_dataset(folder) and _has_dataset(inside) else folder
+
+
+def _has_dataset(root: Path) -> bool:
+    return layout_b.is_layout_b(root) or any((root / split / METADATA).is_file() for split in SPLITS)
 
 
 def load_split(root: Path, split: str, *, banned: Banned | None = None, check_pictures: bool = True) -> list[SageRow]:
