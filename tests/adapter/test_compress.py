@@ -87,7 +87,7 @@ def test_real_sizes_at_the_ranks_the_documentation_names(base, rank, limit_mb):
     """Counted on the meta device, for vectors of width 3584; the sums of widths are those of the real UNets."""
     context_dim, layers, total = {"sd15": (768, 16, 12_480), "sdxl": (2048, 70, 83_200)}[base]
     widths = (*[total // layers] * (layers - 1), total - (layers - 1) * (total // layers))
-    shape = {"kind": "published", "llm_dim": 3584, "context_dim": context_dim, "n_tokens": 1, "widths": widths}
+    shape = {"llm_dim": 3584, "context_dim": context_dim, "n_tokens": 1, "widths": widths}
     with torch.device("meta"):
         full = PublishedAdapter(**shape)
         small = PublishedAdapter(**shape, with_keys=False, proj_rank=rank, value_rank=rank)
