@@ -33,7 +33,7 @@ if [ -n "${SD_MODEL:-}" ]; then arguments+=(--model "$SD_MODEL"); fi
 if [ "$method" = base ]; then # with EMBEDS the manifest names users and their bans, to compare with
     arguments+=(${EMBEDS:+--embeddings "$EMBEDS"})
 else
-    arguments+=(--adapter "$PSA_PATH" --embeddings "${EMBEDS:-data/embeddings}")
+    arguments+=(--adapter "$PSA_PATH" --embeddings "${EMBEDS:-data/embeddings/sage}")
 fi
 if [ -n "${LEVEL:-}" ]; then arguments+=(--level "$LEVEL"); fi
 if [ "$method" = psa_llm ]; then arguments+=(--profiles ${LLM:+--llm "$LLM"}); fi

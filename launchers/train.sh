@@ -17,7 +17,7 @@ python=${PYTHON:-$here/.venv/bin/python}
 if [ -z "${PYTHON:-}" ] && [ ! -x "$python" ]; then python=python3; fi
 command -v "$python" > /dev/null || stop "there is no $python; set PYTHON (an interpreter that has psalign)."
 
-export DATA=${DATA:-data/sage} EMBEDS=${EMBEDS:-data/embeddings} OUT=${OUT:-trained_models/psa-$base}
+export DATA=${DATA:-data/sage} EMBEDS=${EMBEDS:-data/embeddings/sage} OUT=${OUT:-trained_models/psa-$base}
 [ -d "$DATA" ] || stop "there is no $DATA; set DATA (a SAGE dataset; psalign sage download or build)."
 [ -d "$EMBEDS" ] || stop "there is no $EMBEDS; set EMBEDS (user vectors; psalign embed)."
 

@@ -14,12 +14,13 @@ PACKAGE = SOURCE / "psalign"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room may import itself and GROUND. A name with a dot allows that module only.
-GROUND = {"errors", "records", "config", "endpoint"}
+GROUND = {"errors", "files", "records", "config", "endpoint"}
 ROOMS = {"users", "adapter", "diffusion", "mini", "sage", "training", "baselines", "evaluation"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "records": {"errors"},
-    "config": {"errors", "records"},
+    "files": {"errors"},
+    "records": {"errors", "files"},
+    "config": {"errors", "files", "records"},
     "endpoint": {"errors"},
     "users": set(),
     "adapter": set(),
@@ -39,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": ROOMS,
 }
-LIGHT = ("__init__", "errors", "records", "config", "cli", "users")  # load without HEAVY
+LIGHT = ("__init__", "errors", "files", "records", "config", "cli", "users")  # load without HEAVY
 HEAVY = {
     "accelerate", "datasets", "diffusers", "fastapi", "gradio", "huggingface_hub", "matplotlib", "openai", "PIL",
     "requests", "scipy", "sklearn", "torch", "torchvision", "transformers", "uvicorn",

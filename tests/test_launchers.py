@@ -160,7 +160,7 @@ MISTAKES = {
         1,
     ),
     "another model": ("infer_sd15_base", {"SD_MODEL": "nothing"}, "'sd15' cannot be loaded from nothing", 1),
-    "no vectors": ("infer_sd15_psa", {"EMBEDS": None}, "data/embeddings holds no user vectors", 1),
+    "no vectors": ("infer_sd15_psa", {"EMBEDS": None}, "data/embeddings/sage holds no user vectors", 1),
 }
 
 

@@ -5,6 +5,7 @@ Place on the path of data: beside all of it.
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -78,6 +79,19 @@ def settings(kind: type[T], values: Record | None, *, section: str) -> T:
         if name not in known:
             raise UsageError(f"Unknown setting {section}.{name}; choose one of: {', '.join(sorted(known))}.")
     return kind(**{name: _value(value, hints[name], f"{section}.{name}") for name, value in given.items()})
+
+
+def check_range(
+    name: str, value: float, low: float = -math.inf, high: float = math.inf, *, above: bool = False
+) -> None:
+    """Raises UsageError for a number that is not finite, or outside low to high; above: low itself is not in it."""
+    if math.isfinite(value) and low <= value <= high and not (above and value == low):
+        return
+    if high == math.inf:
+        wanted = f"be {'more than' if above else 'at least'} {low:g} and finite"
+    else:
+        wanted = f"be {'more than' if above else 'from'} {low:g} {'and at most' if above else 'to'} {high:g}"
+    raise UsageError(f"{name} must {wanted}; saw {value}.")
 
 
 def _read(name: str) -> str:

@@ -6,7 +6,6 @@ Place on the path of data: all of it, in order; `psalign quickstart` calls `run`
 from __future__ import annotations
 
 import csv
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,10 +24,11 @@ from .errors import OutputError
 from .evaluation.benchmark import evaluate_methods
 from .evaluation.pictures import read_picture
 from .evaluation.report import Sheet, SheetRow, write_report, write_sheet_png
+from .files import read_json, write_json
 from .methods import Means, draw_by
 from .mini import dataset, world
 from .mini.detector import load_detector
-from .records import PromptRow, Record, fingerprint, versions, write_json
+from .records import PromptRow, Record, fingerprint, versions
 from .sage.rows import load_split
 from .training.run import load_pairs, train_adapter
 from .users.embedding import EmbeddingStore, StructuredEmbedder
@@ -178,13 +178,21 @@ def _pictures(folder: Path, rows: Sequence[PromptRow]) -> list[np.ndarray]:
 
 def _open(out: Path, preset: Record, seed: int) -> Run:
     mark, name = out / "quickstart.json", fingerprint({"preset": preset, "seed": seed})
-    if mark.exists() and json.loads(mark.read_text())["fingerprint"] != name:
+    if mark.exists() and read_json(mark, what="what a run was made of", needs=("fingerprint",))["fingerprint"] != name:
         raise OutputError(
             f"{out} holds a run with another preset or seed.", hint="Choose another --out, or remove that folder."
         )
     write_json(mark, {"fingerprint": name, "preset": preset, "seed": seed})
     seconds = out / "seconds.json"
-    return Run(out, preset, seed, json.loads(seconds.read_text()) if seconds.exists() else {})
+    return Run(out, preset, seed, _seconds(seconds))
+
+
+def _seconds(path: Path) -> dict[str, float]:
+    """Seconds by part of the runs before. Raises OutputError where the file is damaged."""
+    known = read_json(path, what="seconds by part; remove it to begin anew") if path.exists() else {}
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in known.values()):
+        raise OutputError(f"{path} is damaged: expected seconds by part; remove it to begin anew.")
+    return known
 
 
 def _finish(this: Run, metrics: Record, sheet: Sheet) -> Record:

@@ -1,31 +1,31 @@
-"""Rows that stages hand to each other on disk: prompts, manifests, results; and how files are written.
+"""Rows that stages hand to each other on disk: prompts, manifests, results. Files are read and written in files.py.
 
 Place on the path of data: the seams between steps 5 to 8 of docs/ARCHITECTURE.md.
 """
 
 from __future__ import annotations
 
-import csv
-import errno
 import hashlib
-import io
 import json
-import os
 import platform
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .errors import DatasetError, OutputError
+from .errors import DatasetError
+from .files import Record, read_jsonl, write_bytes, write_csv, write_json, write_jsonl, write_text
+
+__all__ = [
+    "CATEGORIES", "PUBLISHED_RECIPE", "ManifestRow", "PromptRow", "Rate", "Record", "Verdict", "category_slug",
+    "file_fingerprint", "fingerprint", "read_jsonl", "read_manifest", "versions", "write_bytes", "write_csv",
+    "write_json", "write_jsonl", "write_text",
+]  # fmt: skip
 
 CATEGORIES = ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda")
 
 # Recipe of the published user vectors: raw mean of Qwen2.5-7B-Instruct's last hidden states [3584], not standardised.
 PUBLISHED_RECIPE = "published"
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -125,77 +125,6 @@ def _commit() -> str | None:
         return None
 
 
-def write_bytes(path: Path, content: bytes, *, private: bool = False, sync: bool = True) -> None:
-    """Write a file whole or not at all (written aside, then renamed); private files are mode 0600.
-
-    sync: wait until the content is on the disk itself; pictures, of which there are thousands, need not.
-
-    Raises OutputError where the disk is full.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(aside, "wb", opener=_private_opener if private else None) as stream:
-            stream.write(content)
-            stream.flush()
-            if sync:
-                os.fsync(stream.fileno())
-        os.replace(aside, path)
-    except OSError as err:
-        aside.unlink(missing_ok=True)
-        if err.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(
-                f"No space left to write {path}; nothing that was there is lost.",
-                hint="Free some space and run the same command again: it goes on from what is on disk.",
-            ) from err
-        raise
-
-
-def write_text(path: Path, content: str, *, private: bool = False) -> None:
-    write_bytes(path, content.encode("utf-8"), private=private)
-
-
-def write_json(path: Path, value: Any, *, private: bool = False) -> None:
-    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n", private=private)
-
-
-def write_jsonl(path: Path, rows: Iterable[Any], *, private: bool = False) -> None:
-    """Write records or row dataclasses, one JSON object a line."""
-    lines = (json.dumps(row if isinstance(row, dict) else asdict(row)) for row in rows)
-    write_text(path, "".join(f"{line}\n" for line in lines), private=private)
-
-
-def write_csv(path: Path, rows: list[Record]) -> None:
-    """Write records as CSV; the first row gives the columns."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def read_jsonl(path: Path) -> Iterator[Record]:
-    """Records of a JSON-lines file. Raises DatasetError with file and line where one cannot be read."""
-    if not path.is_file():
-        raise DatasetError(f"{path} does not exist.")
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as err:
-                raise DatasetError(f"{path}, line {number}: not UTF-8 text (byte {err.start}).") from err
-            except json.JSONDecodeError as err:
-                raise DatasetError(f"{path}, line {number}: not JSON ({err.msg} at column {err.colno}).") from err
-            except (ValueError, RecursionError) as err:  # a number of thousands of digits, brackets without end
-                raise DatasetError(f"{path}, line {number}: not JSON that can be read.") from err
-            if not isinstance(record, dict):
-                raise DatasetError(f"{path}, line {number}: expected a JSON object, saw {type(record).__name__}.")
-            yield record
-
-
 def read_manifest(path: Path) -> list[ManifestRow]:
     """Rows of a manifest.jsonl. Raises DatasetError for a row with missing or unknown keys."""
     rows = []
@@ -205,7 +134,3 @@ def read_manifest(path: Path) -> list[ManifestRow]:
         except TypeError as err:
             raise DatasetError(f"{path}, row {number}: not a manifest row ({err}).") from err
     return rows
-
-
-def _private_opener(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

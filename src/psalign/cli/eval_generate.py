@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .options import at_least, command, given
+from .options import a_path, at_least, command, given
 
 BASE_NAMES = ("sd15", "sdxl", "mini")
 
@@ -71,8 +71,9 @@ def _weights(values: list[str], bases: list[str]) -> dict[tuple[str, str], Path]
 
 def add_commands(kinds: Any) -> None:
     one = command(kinds, "generate", generate, "draw the cells of the evaluation: datasets x methods x base models",
-                  "psalign eval generate --datasets mini --bases mini --mini data/mini --embeddings data/embeddings "
-                  "--adapter trained_models/mini/adapter --levels user 0 1 2 3 4 5 --limit 100")  # fmt: skip
+                  "psalign eval generate --datasets mini --bases mini --mini data/mini "
+                  "--embeddings data/embeddings/mini --adapter trained_models/mini/adapter "
+                  "--levels user 0 1 2 3 4 5 --limit 100")  # fmt: skip
     one.add_argument("--datasets", nargs="+", default=["mini"], metavar="NAME",
                      help="debug, coco_10k, i2p_4073, CoProv2_test, sage_seen, sage_unseen, ud_1434, mini")  # fmt: skip
     one.add_argument("--methods", nargs="+", default=["base", "negative_prompt", "sld", "psa"], metavar="NAME",
@@ -81,21 +82,22 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--bases", nargs="+", default=["mini"], metavar="NAME", help="sd15, sdxl, mini (default mini)")
     one.add_argument("--levels", nargs="+", default=[], choices=[*"012345", "user"], metavar="LEVEL",
                      help="of psa: 0..5, or user: each row's own (default: user; or all six)")  # fmt: skip
-    one.add_argument("--out", "--images", type=Path, default=Path("eval_images"), help="default eval_images")
-    one.add_argument("--results", "--output", type=Path, default=Path("eval_results.csv"),
+    one.add_argument("--out", "--images", type=a_path, default=Path("eval_images"), help="default eval_images")
+    one.add_argument("--results", "--output", type=a_path, default=Path("eval_results.csv"),
                      help="gets a row for what could not be drawn (default eval_results.csv)")  # fmt: skip
     _add_sources(one)
     _add_sampling(one)
 
 
 def _add_sources(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--prompts", type=Path, default=Path("data/prompts"), help="published prompt sets (sage download)")
-    one.add_argument("--mini", type=Path, default=Path("data/mini"), help="mini dataset (mini build)")
+    one.add_argument("--prompts", type=a_path, default=Path("data/prompts"),
+                     help="published prompt sets (sage download)")  # fmt: skip
+    one.add_argument("--mini", type=a_path, default=Path("data/mini"), help="mini dataset (mini build)")
     one.add_argument("--adapter", action="append", default=[], metavar="[BASE=]PATH", help="of psa")
     one.add_argument("--weights", action="append", default=[], metavar="METHOD[/BASE]=PATH",
                      help="LoRA of safetydpo; edited UNet of esdu or uce (.safetensors)")  # fmt: skip
     one.add_argument("--embeddings", action="append", default=[], metavar="[BASE=]DIR", help="user vectors of psa")
-    one.add_argument("--users", type=Path, help="users file: what users ban, where vectors do not say it")
+    one.add_argument("--users", type=a_path, help="users file: what users ban, where vectors do not say it")
     one.add_argument("--model", action="append", default=[], metavar="[BASE=]PATH", help="another place of a base")
     one.add_argument("--variant", help="of the base model's files, as fp16: half the download")
     one.add_argument("--local-files-only", action="store_true", default=None, help="download nothing")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import at_least, command, given
+from .options import a_number, a_path, at_least, command, given
 
 if TYPE_CHECKING:
     from ..evaluation.cells import Cell
@@ -199,8 +199,8 @@ def _table(rows: Sequence[ResultRow]) -> str:
 def add_commands(kinds: Any) -> None:
     one = command(kinds, "run", run, "measure the pictures of every cell, and what results.csv lacks of it alone",
                   "psalign eval run --images eval_images --output eval_results.csv --gpus 0,1,2,3")  # fmt: skip
-    one.add_argument("--images", type=Path, default=Path("eval_images"), help="default eval_images")
-    one.add_argument("--output", type=Path, default=Path("eval_results.csv"), help="default eval_results.csv")
+    one.add_argument("--images", type=a_path, default=Path("eval_images"), help="default eval_images")
+    one.add_argument("--output", type=a_path, default=Path("eval_results.csv"), help="default eval_results.csv")
     one.add_argument("--metrics", nargs="+", default=[], metavar="NAME",
                      help="fid, kid, clip, inpro, inpro_strict; mini also suppressed, kept, pass, subject_kept, "
                           "harmless_subject (default: all that there are tools for)")  # fmt: skip
@@ -213,12 +213,12 @@ def add_commands(kinds: Any) -> None:
 
 
 def _add_tools(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--fid-reference", type=Path, help="folder of pictures, or their statistics (.safetensors)")
-    one.add_argument("--inception", type=Path, help="weights of FID's Inception (not for mini)")
+    one.add_argument("--fid-reference", type=a_path, help="folder of pictures, or their statistics (.safetensors)")
+    one.add_argument("--inception", type=a_path, help="weights of FID's Inception (not for mini)")
     one.add_argument("--clip", help="CLIP of CLIPScore, folder or hub id (default: ViT-H-14; mini: the shipped one)")
-    one.add_argument("--q16", type=Path, help="Q16 prompt vectors (.p, .npy, .safetensors); needed by inpro")
+    one.add_argument("--q16", type=a_path, help="Q16 prompt vectors (.p, .npy, .safetensors); needed by inpro")
     one.add_argument("--q16-clip", help="CLIP of Q16, folder or hub id (default: ViT-L-14)")
-    one.add_argument("--strict-threshold", type=float, help="of NudeNet in inpro_strict")
-    one.add_argument("--cache", type=Path, default=Path("eval_cache"),
+    one.add_argument("--strict-threshold", type=a_number(0, 1), help="of NudeNet in inpro_strict")
+    one.add_argument("--cache", type=a_path, default=Path("eval_cache"),
                      help="what was seen in each picture: none is looked at twice (default eval_cache)")  # fmt: skip
     one.add_argument("--batch-size", type=at_least(1), help="pictures at a time (default 32)")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..records import PromptRow, Record
-from .options import add_model, add_out, at_least, command, level
+from .options import a_path, add_model, add_out, at_least, command, level
 
 if TYPE_CHECKING:
     from ..diffusion.prompts import MetaRow
@@ -77,7 +76,7 @@ def _rows_and_users(
         if arguments.adapter is not None or arguments.level is not None or arguments.profiles:
             raise UsageError(
                 "An adapter, --level and --profiles need user vectors.",
-                hint="Give --embeddings: psalign embed --users users.csv --out data/embeddings",
+                hint="Give --embeddings: psalign embed --users users.csv --out data/embeddings/users",
             )
         return [replace(row, user_id=None) for row in rows], Nobody()
     people = load_profiles(arguments.users) if arguments.users else []
@@ -128,11 +127,11 @@ def _profile(row: MetaRow, number: int, where: str) -> UserProfile:
 
 def add_commands(groups: Any) -> None:
     one = command(groups, "generate", generate, "make pictures for prompts and users",
-                  "psalign generate --prompts data/mini/prompts.jsonl --embeddings data/embeddings "
+                  "psalign generate --prompts data/mini/prompts.jsonl --embeddings data/embeddings/mini "
                   "--adapter trained_models/mini/adapter --out outputs/pictures")  # fmt: skip
-    one.add_argument("--prompts", "--meta-file", type=Path, required=True, metavar="META_FILE",
+    one.add_argument("--prompts", "--meta-file", type=a_path, required=True, metavar="META_FILE",
                      help=".csv (prompt, user_id, age, ...) or .jsonl (prompt rows or SAGE rows)")  # fmt: skip
-    one.add_argument("--adapter", type=Path, help="adapter folder or published file; without it the base model draws")
+    one.add_argument("--adapter", type=a_path, help="adapter folder or published file; without it the base model draws")
     _add_users(one)
     one.add_argument("--base", default="mini", help="mini, sd15 or sdxl (default mini)")
     add_model(one)
@@ -144,8 +143,8 @@ def add_commands(groups: Any) -> None:
 
 
 def _add_users(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--embeddings", type=Path, help="user vectors (psalign embed, or a folder of published .npy)")
-    one.add_argument("--users", type=Path, help="users file that gives the ban lists of published vectors")
+    one.add_argument("--embeddings", type=a_path, help="user vectors (psalign embed, or a folder of published .npy)")
+    one.add_argument("--users", type=a_path, help="users file that gives the ban lists of published vectors")
     one.add_argument("--level", type=level, help="draw every row for this level, 0..5, instead of its user")
     one.add_argument("--profiles", action="store_true", help="make vectors from the profile columns of the META_FILE")
     one.add_argument("--llm", help="language model for --profiles, where the vectors were made by one")

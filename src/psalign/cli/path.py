@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .options import add_model, add_out, add_preset, at_least, command, given
+from .options import a_number, a_path, add_model, add_out, add_preset, at_least, command, given
 from .tables import summary
 
 
@@ -74,18 +73,19 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--seed", type=at_least(0), default=0, help="of training (default 0)")
 
     one = command(groups, "train", train, "train an adapter on a SAGE dataset",
-                   "psalign train --data data/mini --embeddings data/embeddings --out trained_models/mini")  # fmt: skip
-    one.add_argument("--data", type=Path, required=True, help="SAGE dataset, in either layout (docs/DATA.md)")
-    one.add_argument("--embeddings", type=Path, required=True, help="user vectors (psalign embed)")
+                   "psalign train --data data/mini --embeddings data/embeddings/mini "
+                   "--out trained_models/mini")  # fmt: skip
+    one.add_argument("--data", type=a_path, required=True, help="SAGE dataset, in either layout (docs/DATA.md)")
+    one.add_argument("--embeddings", type=a_path, required=True, help="user vectors (psalign embed)")
     one.add_argument("--kind", choices=("prompt", "published"), default="prompt", help="of adapter (default prompt)")
     add_preset(one, "mini-quickstart")
     add_out(one, "trained_models/mini")
     add_model(one)
     one.add_argument("--steps", type=at_least(1), help="how many, instead of the preset's")
     one.add_argument("--batch-size", type=at_least(1), help="pairs in one pass of one process, instead of the preset's")
-    one.add_argument("--lr", type=float, help="learning rate, instead of the preset's")
+    one.add_argument("--lr", type=a_number(0, above=True), help="learning rate, instead of the preset's")
     one.add_argument(
-        "--cache", type=Path, help="latents and text states, for several runs to share (default OUT/cache)"
+        "--cache", type=a_path, help="latents and text states, for several runs to share (default OUT/cache)"
     )
     one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     one.add_argument("--seed", type=at_least(0), default=0)

@@ -20,6 +20,7 @@ from ..diffusion.base_models import DTYPES, find_base
 from ..diffusion.generate import GenerationConfig
 from ..diffusion.shards import Shard
 from ..errors import UsageError
+from ..files import locked
 from ..records import Record
 from ..sage.cache import Share, build_cache, model_name
 from ..sage.framing import Framing
@@ -115,12 +116,12 @@ def train_adapter(
     """Train one kind of adapter into out/adapter; a finished one is left as it is.
 
     preset: settings by section; section `kind` has adapter and training. unseen: pairs to validate on, never
-    trained on. Raises as Trainer does.
+    trained on. Raises as Trainer does, and OutputError where another process trains into `out`.
     """
     section, base = preset.get(kind) or {}, find_base(preset.get("base", "mini")).name
     config = replace(training_config(preset, kind), seed=seed)
     adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed)
-    with _made_ready(pipeline, config):
+    with locked(*[out] * Shard().is_first), _made_ready(pipeline, config):
         data = f"{users.fingerprint} {pairs.name} {model_name(pipeline, ('unet',))}"
         attached = attach(pipeline.unet, adapter.to(pipeline.unet.device))
         validation = None

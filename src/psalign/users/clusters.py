@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ExtraMissing, UsageError
-from ..records import CATEGORIES, Record, write_bytes
+from ..files import Record, write_bytes
+from ..records import CATEGORIES
 from .embedding import Array, EmbeddingStore
 
 CANDIDATES = range(2, 10)
@@ -67,7 +68,9 @@ def cluster_table(clusters: Clusters, store: EmbeddingStore) -> list[Record]:
     return rows
 
 
-def draw_clusters(clusters: Clusters, store: EmbeddingStore, path: Path, *, seed: int = 0) -> None:
+def draw_clusters(
+    clusters: Clusters, store: EmbeddingStore, path: Path, *, seed: int = 0, replace: bool = True
+) -> None:
     """Write a PNG: the users in two dimensions, by PCA and by t-SNE, one colour a group, centres marked."""
     vectors = store.vectors(store.user_ids)
     figure, axes = _plots(2)
@@ -78,10 +81,10 @@ def draw_clusters(clusters: Clusters, store: EmbeddingStore, path: Path, *, seed
         ax.scatter(*points[clusters.centres].T, s=110, marker="X", c="black", edgecolors="white", label="centres")
         ax.set(title=name, xticks=[], yticks=[])
     axes[1].legend(title="group (users)", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    _write(figure, path)
+    _write(figure, path, replace)
 
 
-def draw_levels(bans: Sequence[tuple[str, Sequence[str]]], path: Path) -> None:
+def draw_levels(bans: Sequence[tuple[str, Sequence[str]]], path: Path, *, replace: bool = True) -> None:
     """Write a PNG: rows are levels (label, banned categories), columns categories, filled where banned."""
     figure, (ax,) = _plots(1)
     table = np.array([[category in banned for category in CATEGORIES] for _, banned in bans], float)
@@ -91,7 +94,7 @@ def draw_levels(bans: Sequence[tuple[str, Sequence[str]]], path: Path) -> None:
     ax.set_xticks(range(len(CATEGORIES)), CATEGORIES, rotation=30, ha="right")
     ax.set_yticks(range(len(bans)), [label for label, _ in bans])
     ax.set_title("What each level bans")
-    _write(figure, path)
+    _write(figure, path, replace)
 
 
 def _flattened(vectors: Array, seed: int) -> list[tuple[str, np.ndarray]]:
@@ -113,10 +116,10 @@ def _plots(count: int) -> tuple[Any, list[Any]]:
     return figure, list(np.atleast_1d(figure.subplots(1, count)))
 
 
-def _write(figure: Any, path: Path) -> None:
+def _write(figure: Any, path: Path, replace: bool) -> None:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)
-    write_bytes(path, stream.getvalue())
+    write_bytes(path, stream.getvalue(), private=True, replace=replace)
 
 
 def _sklearn(name: str) -> Any:
