@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import DatasetError
@@ -126,11 +128,63 @@ def _commit() -> str | None:
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """Rows of a manifest.jsonl. Raises DatasetError for a row with missing or unknown keys."""
+    """Rows of a manifest.jsonl.
+
+    Raises DatasetError for a row with missing or unknown keys, a value of the wrong kind, or a user of whom it does not
+    say what they ban: that is not known, and not nothing.
+    """
     rows = []
     for number, record in enumerate(read_jsonl(path), start=1):
+        where = f"{path}, row {number}"
         try:
-            rows.append(ManifestRow(**{**record, "banned": tuple(record.get("banned", ()))}))
+            row = ManifestRow(**record)
         except TypeError as err:
-            raise DatasetError(f"{path}, row {number}: not a manifest row ({err}).") from err
+            raise DatasetError(f"{where}: not a manifest row ({err}).") from err
+        for name, (is_right, expected) in MANIFEST_FIELDS.items():
+            if not is_right(getattr(row, name)):
+                raise DatasetError(f"{where}: {name} must be {expected}; saw {str(getattr(row, name))[:60]!r}.")
+        if row.user_id is not None and "banned" not in record:
+            raise DatasetError(f"{where}: what user {row.user_id} bans is not there; expected a list of categories.")
+        rows.append(replace(row, banned=tuple(row.banned)))
     return rows
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _is_ban_list(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, str) and one in CATEGORIES for one in value)
+
+
+def _is_picture_name(value: Any) -> bool:
+    path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath("/")
+    return bool(path.name) and not path.is_absolute() and ".." not in path.parts
+
+
+MANIFEST_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # what each value must be, as a check and in words
+    "file_name": (_is_picture_name, "a relative path without '..'"),
+    "prompt": (_is_text, "text"),
+    "seed": (_is_whole, "a whole number from 0 to 2**63 - 1"),
+    "method": (_is_text, "text"),
+    "base": (_is_text, "text"),
+    "user_id": (_is_text_or_none, "text or null"),
+    "banned": (_is_ban_list, f"a list out of {', '.join(CATEGORIES)}"),
+    "level": (lambda value: value is None or (_is_whole(value) and value <= 5), "a whole number from 0 to 5, or null"),
+    "scale": (_is_number, "a finite number of at least 0"),
+    "adapter": (_is_text_or_none, "text or null"),
+    "recipe": (_is_text_or_none, "text or null"),
+    "meta": (lambda value: isinstance(value, dict), "a JSON object"),
+}

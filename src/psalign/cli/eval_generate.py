@@ -16,6 +16,7 @@ def generate(arguments: argparse.Namespace) -> int:
     from ..diffusion.shards import Shard
     from ..grid import GridConfig, describe, draw_grid, plan_cells
 
+    _require_there(arguments)
     levels = [None if level == "user" else int(level) for level in arguments.levels]
     cells = plan_cells(arguments.datasets, arguments.methods, arguments.bases, levels)
     weights = {("psa", base): path for base, path in _by_base(arguments.adapter, arguments.bases).items()}
@@ -37,6 +38,15 @@ def generate(arguments: argparse.Namespace) -> int:
     if Shard(arguments.device).is_first:
         print(describe(outcomes))
     return int(any(outcome.state == "failed" for outcome in outcomes))
+
+
+def _require_there(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for weights or vectors that were named and are not there."""
+    for flag in ("adapter", "weights", "embeddings"):
+        for value in getattr(arguments, flag):
+            path = Path(value.partition("=")[2] or value)
+            if not path.exists():
+                raise UsageError(f"--{flag} {value}: {path} does not exist.")
 
 
 def _by_base(values: list[str], bases: list[str]) -> dict[str, Path]:

@@ -72,6 +72,8 @@ def _rows_and_users(
     from ..users.profile import load_profiles
 
     rows = [row.prompt for row in meta]
+    if arguments.profiles and arguments.level is not None:
+        raise UsageError("--profiles and --level both say whom rows are for; give one of them.")
     if arguments.embeddings is None:
         if arguments.adapter is not None or arguments.level is not None or arguments.profiles:
             raise UsageError(

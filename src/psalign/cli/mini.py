@@ -11,12 +11,13 @@ from .tables import percent
 
 
 def build(arguments: argparse.Namespace) -> None:
-    from ..config import load_preset, settings
+    from ..config import settings
     from ..diffusion.prompts import load_prompts
     from ..mini import dataset
     from ..mini.reference import draw_reference
+    from .settings import load_settings
 
-    preset = load_preset(arguments.preset, changes=arguments.set)
+    preset = load_settings(arguments, reads=("dataset",))
     dataset.build(arguments.out, settings(dataset.DatasetConfig, preset.get("dataset"), section="dataset"))
     draw_reference(arguments.out / "reference", load_prompts(arguments.out / "prompts.jsonl"))
     print(f"Dataset: {arguments.out}")

@@ -12,10 +12,10 @@ from .tables import summary
 
 
 def quickstart(arguments: argparse.Namespace) -> None:
-    from ..config import load_preset
     from ..quickstart import run
+    from .settings import EVERYTHING, load_settings
 
-    preset = load_preset(arguments.preset, changes=arguments.set)
+    preset = load_settings(arguments, reads=EVERYTHING)
     metrics = run(arguments.out, preset, seed=arguments.seed)
     print(summary(metrics))
     print(f"\nReport:  {arguments.out / 'report.html'}\nNumbers: {arguments.out / 'metrics.json'}")
@@ -28,13 +28,15 @@ def train(arguments: argparse.Namespace) -> None:
     from ..training.config import PRECISIONS
     from ..training.run import has_split, load_pairs, train_adapter, training_config
     from ..users.embedding import EmbeddingStore
+    from .settings import load_settings
 
     if arguments.kind not in load_preset(arguments.preset, changes=arguments.set):
         raise UsageError(
             f"{arguments.preset} says nothing of adapters of kind {arguments.kind}.",
             hint=f"Choose another --preset, or give a file that has a section `{arguments.kind}`.",
         )
-    preset = load_preset(arguments.preset, changes=[*_changes(arguments), *arguments.set])
+    reads = ("base", "pictures", "generation", arguments.kind)
+    preset = load_settings(arguments, reads=reads, flags=_changes(arguments))
     config = training_config(preset, arguments.kind)
     users = EmbeddingStore.load(arguments.embeddings)
     device = str(Shard(arguments.device).device)
@@ -42,10 +44,11 @@ def train(arguments: argparse.Namespace) -> None:
         preset.get("base", "mini"), source=arguments.model, device=device, dtype=PRECISIONS[config.mixed_precision]
     )
     cache = arguments.cache or arguments.out / "cache"
-    pairs = load_pairs(arguments.data, cache, pipeline, users, preset=preset)
+    how = {"preset": preset, "allow_contradictions": arguments.allow_contradictions}
+    pairs = load_pairs(arguments.data, cache, pipeline, users, **how)
     unseen = None
     if config.validation_pairs and has_split(arguments.data, "val"):
-        unseen = load_pairs(arguments.data, cache, pipeline, users, split="val", preset=preset)
+        unseen = load_pairs(arguments.data, cache, pipeline, users, split="val", **how)
     train_adapter(preset, arguments.kind, pipeline, pairs, users, arguments.out, seed=arguments.seed, unseen=unseen)
     print(f"Adapter: {arguments.out / 'adapter'}")
 
@@ -87,6 +90,8 @@ def add_commands(groups: Any) -> None:
     one.add_argument(
         "--cache", type=a_path, help="latents and text states, for several runs to share (default OUT/cache)"
     )
+    one.add_argument("--allow-contradictions", action="store_true",
+                     help="train although preferences contradict what the vectors say users ban")  # fmt: skip
     one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     one.add_argument("--seed", type=at_least(0), default=0)
 

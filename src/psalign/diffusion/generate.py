@@ -30,6 +30,8 @@ from .shards import Shard
 
 PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+MOST_STEPS = 1000
+MUCH_GUIDANCE = 20.0
 MAX_FAILURES_SHOWN = 100
 MAX_CUT_SHOWN = 10
 NOBODY = ""  # in place of a user id, in negative_prompts
@@ -89,6 +91,10 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise UsageError(f"steps and batch_size must be at least 1; saw {self.steps} and {self.batch_size}.")
+        if self.steps > MOST_STEPS:
+            raise UsageError(
+                f"steps must be at most {MOST_STEPS}, which base models are trained with; saw {self.steps}."
+            )
         if not np.isfinite(self.scale) or not np.isfinite(self.guidance):
             raise UsageError(f"scale and guidance must be finite; saw {self.scale} and {self.guidance}.")
         if self.scale < 0:
@@ -242,9 +248,17 @@ def draw_batch(
     if broken:
         raise GenerationError(
             f"{len(broken)} of {len(rows)} pictures are not finite: {', '.join(broken[:5])}.",
-            hint="Lower --scale or --guidance; if that does not help, the weights are broken.",
+            hint=_why_not_finite(config),
         )
     return (pictures * 255).round().astype(np.uint8)
+
+
+def _why_not_finite(config: GenerationConfig) -> str:
+    if config.scale > 1 or config.guidance > MUCH_GUIDANCE:
+        return "Lower --scale or --guidance; if that does not help, the weights are broken."
+    if config.adapter is not None:
+        return "The adapter's weights may be broken: trained with a high learning rate, or damaged."
+    return "The weights of the base model may be broken, or do not fit --dtype."
 
 
 def cut_texts(pipeline: Any, texts: Iterable[str]) -> dict[str, str]:

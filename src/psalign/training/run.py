@@ -5,7 +5,7 @@ Place on the path of data: what `psalign train` and the quickstart call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,19 +19,23 @@ from ..config import settings
 from ..diffusion.base_models import DTYPES, find_base
 from ..diffusion.generate import GenerationConfig
 from ..diffusion.shards import Shard
-from ..errors import UsageError
+from ..errors import DatasetError, UsageError
 from ..files import locked
-from ..records import Record
+from ..records import PUBLISHED_RECIPE, Record
 from ..sage.cache import Share, build_cache, model_name
 from ..sage.framing import Framing
-from ..sage.rows import has_rows, load_split, needs_bans, picture_folder
+from ..sage.rows import SageRow, has_rows, load_split, needs_bans, picture_folder, unsafe_is_chosen
 from ..users.embedding import EmbeddingStore
 from .config import PRECISIONS, TrainingConfig
 from .pairs import Pairs
 from .trainer import Trainer
 from .validation import Validation
 
-SHAPE = ("n_tokens", "proj_rank", "rank", "heads", "depth", "gated")
+SHOWN = 5  # contradictions in a message
+SHAPE = {  # settings of an adapter's shape, by kind, and the most that each may be
+    "prompt": {"n_tokens": 256, "proj_rank": 1 << 16, "rank": 1 << 14, "heads": 1 << 10, "depth": 64, "gated": 1},
+    "published": {"n_tokens": 256, "proj_rank": 1 << 16},
+}
 
 
 def load_pairs(
@@ -42,13 +46,18 @@ def load_pairs(
     *,
     split: str = "train",
     preset: Record | None = None,
+    allow_contradictions: bool = False,
 ) -> Pairs:
     """Pairs of a split of a SAGE dataset, with latents and text states cached in folder.
 
     preset: section `pictures` says how pictures are framed; poor renderings are cached where a section trains on them.
+    Raises, before anything is encoded, DatasetError for preferences that contradict what the users' vectors say they
+    ban, unless allow_contradictions.
     """
     preset, shard = preset or {}, Shard()
     rows = load_split(data, split, banned=users.banned if needs_bans(data) else None)
+    if not allow_contradictions and not needs_bans(data) and users.recipe.backend != PUBLISHED_RECIPE:
+        check_preferences(rows, users, where=f"{data}, {split}")  # published vectors do not say what users ban
     cache = build_cache(
         rows,
         picture_folder(data, split),
@@ -59,6 +68,27 @@ def load_pairs(
         share=Share(shard.index, shard.count, shard.wait),
     )
     return Pairs(rows, cache, users)
+
+
+def check_preferences(rows: Sequence[SageRow], users: EmbeddingStore, *, where: str) -> None:
+    """Raises DatasetError, with the first five, where a row's chosen picture is not the one that the preference rule
+    gives for what its user bans: vectors of other users whose ids are the same, or chosen and rejected swapped."""
+    wrong = [
+        f"  row {number}, user {row.user_id}, {row.category}, {row.caption_kind} caption: chosen is {row.chosen}"
+        for number, row in enumerate(rows, start=1)
+        if row.chose_unsafe != unsafe_is_chosen(
+            caption_kind=row.caption_kind, category=row.category, banned=users.banned(row.user_id)
+        )
+    ]  # fmt: skip
+    if wrong:
+        more = [f"  and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+        raise DatasetError(
+            "\n".join([
+                f"{where}: {len(wrong)} of {len(rows)} preferences contradict what the vectors say their users ban:",
+                *wrong[:SHOWN], *more,
+            ]),
+            hint="Embed the users of this dataset (psalign embed --data), or mean it: --allow-contradictions.",
+        )  # fmt: skip
 
 
 def has_split(data: Path, split: str) -> bool:
@@ -90,13 +120,15 @@ def new_adapter(
 def check_shape(kind: str, shape: Record) -> None:
     """Raises UsageError for an unknown name, or a value that makes no sense."""
     for name, value in shape.items():
-        if name not in SHAPE:
-            raise UsageError(f"Unknown setting {kind}.adapter.{name}; choose one of: {', '.join(SHAPE)}.")
+        if name not in SHAPE[kind]:
+            raise UsageError(f"Unknown setting {kind}.adapter.{name}; choose one of: {', '.join(SHAPE[kind])}.")
         if name == "gated" and not isinstance(value, bool):
             raise UsageError(f"{kind}.adapter.gated must be true or false; saw {value!r}.")
         low = 0 if name == "proj_rank" else 1
         if name != "gated" and (type(value) is not int or value < low):
             raise UsageError(f"{kind}.adapter.{name} must be a whole number of at least {low}; saw {value!r}.")
+        if value > SHAPE[kind][name]:
+            raise UsageError(f"{kind}.adapter.{name} must be at most {SHAPE[kind][name]}; saw {value!r}.")
     rank, heads = shape.get("rank", 64), shape.get("heads", 4)
     if rank % heads:
         raise UsageError(f"{kind}.adapter.rank must be a multiple of heads; saw {rank} and {heads}.")
