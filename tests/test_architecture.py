@@ -14,11 +14,12 @@ PACKAGE = SOURCE / "psalign"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room may import itself and GROUND. A name with a dot allows that module only.
-GROUND = {"errors", "files", "records", "config", "endpoint"}
+GROUND = {"errors", "files", "progress", "records", "config", "endpoint"}
 ROOMS = {"users", "adapter", "diffusion", "mini", "sage", "training", "baselines", "evaluation"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
+    "progress": set(),
     "records": {"errors", "files"},
     "config": {"errors", "files", "records"},
     "endpoint": {"errors"},
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": ROOMS,
 }
-LIGHT = ("__init__", "errors", "files", "records", "config", "cli", "users")  # load without HEAVY
+LIGHT = ("__init__", "errors", "files", "progress", "records", "config", "cli", "users")  # load without HEAVY
 HEAVY = {
     "accelerate", "datasets", "diffusers", "fastapi", "gradio", "huggingface_hub", "matplotlib", "openai", "PIL",
     "requests", "scipy", "sklearn", "torch", "torchvision", "transformers", "uvicorn",

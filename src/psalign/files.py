@@ -74,16 +74,19 @@ def _hold(lock: Path, wait_s: float) -> Iterator[None]:
         finally:
             HELD[lock] -= 1
         return
-    new = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
-    _make_folder(lock.parent)
+    new = [folder for folder in (lock.parent, *lock.parent.parents) if not os.path.lexists(folder)]
     held = FileLock(str(lock), timeout=wait_s, mode=0o600)
     try:
+        _make_folder(lock.parent)
         held.acquire()
     except Timeout as err:
         raise OutputError(
             f"{lock.parent / lock.name[1:-5]} is being written by {_holder(lock)}.",
             hint="Wait until that has ended, or choose another path.",
         ) from err
+    except OSError:
+        _remove_empty(new)
+        raise
     HELD[lock] = 1
     try:
         with suppress(OSError):
@@ -94,9 +97,14 @@ def _hold(lock: Path, wait_s: float) -> Iterator[None]:
         with suppress(OSError):
             lock.unlink()  # while it is held: who waited for it sees that the file has gone, and takes a new one
         held.release()
-        with suppress(OSError):  # folders that were made for the lock alone
-            for folder in new:
-                folder.rmdir()
+        _remove_empty(new)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders that were made for a lock alone, the innermost first."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _make_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..errors import OutputError, PSAlignError, UsageError
 from ..files import locked
+from ..progress import set_quiet
 from . import adapter, completion, embed, eval, generate, mini, path, sage, users
 from .environment import told
 from .options import Formatter, Parser
@@ -68,6 +69,7 @@ def _run(arguments: argparse.Namespace) -> int | None:
     if not hasattr(arguments, "command"):  # a group of commands without one
         arguments.parser.print_help()
         return 0
+    set_quiet(arguments.quiet)
     if hasattr(arguments, "fill"):
         arguments.fill(arguments)
     _require_other_output(arguments)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,11 @@ def generate(arguments: argparse.Namespace) -> int:
         **given(arguments, "steps", "guidance", "batch_size", "limit"),
     )
     outcomes = draw_grid(cells, arguments.out, config=config, results=arguments.results)
-    if Shard(arguments.device).is_first:
+    if Shard(arguments.device).is_first and arguments.json:
+        print(
+            json.dumps([{**asdict(outcome.cell), **asdict(outcome), "cell": str(outcome.cell)} for outcome in outcomes])
+        )
+    elif Shard(arguments.device).is_first:
         print(describe(outcomes))
     return int(any(outcome.state == "failed" for outcome in outcomes))
 
@@ -95,6 +101,7 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--out", "--images", type=a_path, default=Path("eval_images"), help="default eval_images")
     one.add_argument("--results", "--output", type=a_path, default=Path("eval_results.csv"),
                      help="gets a row for what could not be drawn (default eval_results.csv)")  # fmt: skip
+    one.add_argument("--json", action="store_true", help="for machines: what became of each cell")
     _add_sources(one)
     _add_sampling(one)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     measure = partial(measure_cell, config)
     rows = run_jobs(jobs, measure, arguments.output, workers=_environments(arguments.gpus, arguments.workers))
     failed = [row for row in rows if row.state == "failed"]
-    print(_table(sorted(rows, key=lambda row: cells.index(row.cell))))
+    rows = sorted(rows, key=lambda row: cells.index(row.cell))
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return int(bool(failed))
+    print(_table(rows))
     print(f"{len(rows) - len(failed)} measured, {len(failed)} failed, of {len(cells)} cells: {arguments.output}")
     return int(bool(failed))
 
@@ -209,6 +215,7 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--gpus", help="numbers, as 0,1,2,3: one worker process each")
     one.add_argument("--workers", type=at_least(0), default=1,
                      help="processes on the CPU, where no GPUs are given; 0: in this one (default 1)")  # fmt: skip
+    one.add_argument("--json", action="store_true", help="for machines: the rows that were measured")
     _add_tools(one)
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,13 @@ def export(arguments: argparse.Namespace) -> None:
         def rename(user_id: str) -> str:
             return user_id
     else:
-        key = read_key(arguments.key)
 
         def rename(user_id: str) -> str:
-            return pseudonym(user_id, key)
+            return pseudonym(user_id, key())
+
+        @lru_cache(maxsize=1)
+        def key() -> bytes:  # made once the dataset has been read
+            return read_key(arguments.key)
 
     if config.with_profiles:
         print(

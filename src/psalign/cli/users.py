@@ -136,17 +136,16 @@ def levels(arguments: argparse.Namespace) -> None:
     from ..users.profile import UserProfile, load_profiles
 
     if arguments.published:
-        bans = dict(zip(PUBLISHED_LEVELS, PUBLISHED_LEVEL_BANS, strict=True))
-        users = [UserProfile(user_id=user_id, banned=banned) for user_id, banned in bans.items()]
+        published = zip(PUBLISHED_LEVELS, PUBLISHED_LEVEL_BANS, strict=True)
+        users = [UserProfile(user_id=user_id, banned=banned) for user_id, banned in published]
     else:
         users = choose_levels(load_profiles(arguments.users)) if arguments.users else level_profiles()
-    shown = []
-    for level, user in enumerate(users):
-        banned = banned_categories(user)
-        shown.append((f"level {level} ({user.user_id})" if arguments.users else f"level {level}", banned))
-        print(json.dumps({"level": level, "user_id": user.user_id, "banned": list(banned)}))
+    bans = [banned_categories(user) for user in users]
+    names = [f"level {k} ({user.user_id})" if arguments.users else f"level {k}" for k, user in enumerate(users)]
     if arguments.picture:
-        draw_levels(shown, arguments.picture, replace=arguments.force)
+        draw_levels(list(zip(names, bans, strict=True)), arguments.picture, replace=arguments.force)
+    for level, (user, banned) in enumerate(zip(users, bans, strict=True)):
+        print(json.dumps({"level": level, "user_id": user.user_id, "banned": list(banned)}))
 
 
 def add_commands(groups: Any) -> None:

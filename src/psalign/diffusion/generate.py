@@ -19,11 +19,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from ..adapter.guard import AttachedAdapter
 from ..errors import GenerationError, OutputError, RecipeMismatch, UsageError
 from ..files import locked, read_json, write_bytes, write_json, write_jsonl
+from ..progress import Progress
 from ..records import ManifestRow, PromptRow, Record, fingerprint
 from .base_models import base_fingerprint
 from .shards import Shard
@@ -194,7 +194,7 @@ def _draw_share(drawing: Drawing, rows: Sequence[PromptRow], out: Path, shard: S
     batches = [batch for batch in batches if any(not is_whole_png(out / row.file_name) for row in batch)]
     failed: list[tuple[str, str]] = []
     quiet = not batches or not shard.is_first
-    for batch in tqdm(batches, desc=drawing.config.method, unit="batch", disable=quiet):
+    for batch in Progress(batches, desc=drawing.config.method, unit="batch", disable=quiet):
         for row, picture in _draw_or_tell(drawing, batch, failed):
             if not is_whole_png(out / row.file_name):
                 write_picture(out / row.file_name, picture)

@@ -31,6 +31,7 @@ FIRST_WORDS = {
     "user": "user_id",
 }  # of the columns that a limit hangs on
 OURS = OF_USERS | {*PROMPT, "user_id", "user_data", "file_name", "seed", "meta"}
+MAX_DIGITS = 20  # of a seed
 OF_PAIRS = ("chosen", "rejected")  # columns of SAGE rows that say nothing of a picture to draw
 
 
@@ -152,9 +153,10 @@ def _seed(given: Any, seed: int, number: int, where: str) -> Any:
     if given in (None, ""):
         return derive_seed(seed, number - 1)
     if isinstance(given, str):
-        if not given.strip().isdigit():
-            raise DatasetError(f"{where}: seed must be a whole number from 0 to 2**63 - 1; saw {given!r}.")
-        return int(given)
+        digits = given.strip()
+        if not (digits.isascii() and digits.isdecimal() and len(digits) <= MAX_DIGITS):
+            raise DatasetError(f"{where}: seed must be a whole number from 0 to 2**63 - 1; saw {given[:40]!r}.")
+        return int(digits)
     return given
 
 

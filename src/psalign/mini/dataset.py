@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from ..config import check_range
 from ..errors import OutputError, UsageError
 from ..files import read_json, write_bytes, write_json, write_jsonl
+from ..progress import Progress
 from ..records import CATEGORIES, PromptRow, Record, fingerprint
 from ..sage.rows import METADATA, SPLITS, SageRow, picture_name, unsafe_is_chosen, write_split
 from ..users.levels import level_profiles
@@ -150,7 +150,7 @@ def _ban_list(user_id: str, rng: np.random.Generator) -> UserProfile:
 def _build_split(root: Path, split: str, users: Sequence[UserProfile], config: DatasetConfig, *, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows: list[SageRow] = []
-    for user in tqdm(users, desc=f"drawing {split}", unit="user"):
+    for user in Progress(users, desc=f"drawing {split}", unit="user"):
         for index in range(config.concepts):
             rows += _pair(root / split, user, config, rng, index=index, held_out=split.startswith("test"))
     write_split(root, split, rows)

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from ..errors import GenerationError, OutputError
+from ..progress import Progress
 from ..records import PromptRow, Record, fingerprint, versions, write_bytes, write_csv, write_json
 from .cache import Share
 from .concepts import Concept, Item, by_category, read_concepts, write_concepts
@@ -188,7 +188,7 @@ def _prompts(folder: Path, items: Sequence[Item], writer: PromptWriter, share: S
     with ThreadPoolExecutor(max_workers=writer.concurrency) as pool:
         jobs = [pool.submit(write, item) for item in mine]
         try:
-            for job in tqdm(jobs, desc="writing prompts", unit="prompt", disable=len(jobs) < 2):
+            for job in Progress(jobs, desc="writing prompts", unit="prompt", disable=len(jobs) < 2):
                 job.result()
         except GenerationError as err:  # told once the others are on disk, and every process is here
             failed = err
@@ -227,7 +227,7 @@ def picture_rows(items: Sequence[Item], prompts: Mapping[str, Prompts], *, seed:
 
 def _place_pictures(root: Path, plan: Plan, *, quality: int) -> None:
     """Each user's pictures under their published names: one file for all who share a pair, where links can be made."""
-    for item in tqdm(plan.items, desc="encoding pictures", unit="pair", disable=len(plan.items) < 100):
+    for item in Progress(plan.items, desc="encoding pictures", unit="pair", disable=len(plan.items) < 100):
         for side in ("safe", "unsafe"):
             _encode(root / WORK / "pictures" / f"{item.key}_{side}.png", _encoded(root, item, side), quality)
     for split, pairs in plan.pairs.items():

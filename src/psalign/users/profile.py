@@ -167,6 +167,8 @@ def load_profiles(path: Path) -> list[UserProfile]:
     """
     faults: list[str] = []
     columns, records = _read_records(Path(path), faults)
+    if faults and not columns:
+        raise ProfileError(_fault_list(path, faults))
     fields = _map_columns(columns, where=f"{path}: ")
     names = {field: column for column, field in fields.items()}
     profiles: list[UserProfile] = []
