@@ -30,7 +30,7 @@ def generate(arguments: argparse.Namespace) -> None:
     base = find_base(arguments.base)
     adapter = None if arguments.adapter is None else load_adapter(arguments.adapter, base=base.name)
     shard = Shard(arguments.device)
-    meta = load_meta_file(arguments.prompts, seed=arguments.seed)
+    meta = load_meta_file(arguments.prompts, seed=arguments.seed, keep=arguments.keep_columns)
     rows, users = _rows_and_users(meta, arguments, shard)
     config = GenerationConfig(
         method="base" if adapter is None else adapter.config.kind,
@@ -133,6 +133,8 @@ def add_commands(groups: Any) -> None:
                   "--adapter trained_models/mini/adapter --out outputs/pictures")  # fmt: skip
     one.add_argument("--prompts", "--meta-file", type=a_path, required=True, metavar="META_FILE",
                      help=".csv (prompt, user_id, age, ...) or .jsonl (prompt rows or SAGE rows)")  # fmt: skip
+    one.add_argument("--keep-columns", nargs="+", default=[], metavar="NAME",
+                     help="other columns of META_FILE that go into the manifest, as hard (default: none)")  # fmt: skip
     one.add_argument("--adapter", type=a_path, help="adapter folder or published file; without it the base model draws")
     _add_users(one)
     one.add_argument("--base", default="mini", help="mini, sd15 or sdxl (default mini)")

@@ -141,7 +141,7 @@ def add_command(kinds: Any) -> None:
     one.add_argument("--concepts", type=a_path,
                      help="CSV with category and concept (writer template: the mini world's motifs)")  # fmt: skip
     one.add_argument("--expand", type=at_least(1), metavar="N", help="let the writer find more, up to N a category")
-    one.add_argument("--held-out", type=a_number(0, 1), default=0.0, metavar="SHARE",
+    one.add_argument("--held-out", type=float, default=0.0, metavar="SHARE",
                      help="of each category's concepts, for val and tests alone (default 0)")  # fmt: skip
     one.add_argument("--per-category", type=at_least(1), default=3, help="pairs a user gets of each (default 3)")
     one.add_argument("--prompts-per-concept", type=at_least(1), default=2, help="pairs a concept has (default 2)")

@@ -19,6 +19,7 @@ from ..records import CATEGORIES
 from .embedding import Array, EmbeddingStore
 
 CANDIDATES = range(2, 10)
+LEAST_SHOWN = 5  # users of a group that is described
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,21 @@ def cluster_users(store: EmbeddingStore, *, k: int | None = None, seed: int = 0)
 
 
 def cluster_table(clusters: Clusters, store: EmbeddingStore) -> list[Record]:
-    """One record a group: size, the user at its centre, and the share of its users who ban each category."""
+    """One record a group: size, the user at its centre, and the share of its users who ban each category.
+
+    Of a group of fewer than LEAST_SHOWN users no more is told than that: shares of few people tell of each of them.
+    """
     rows = []
     for group in range(clusters.k):
         members = [clusters.user_ids[i] for i in np.flatnonzero(clusters.labels == group)]
         bans = [set(store.banned(user_id)) for user_id in members]
         centre = next(clusters.user_ids[i] for i in np.flatnonzero(clusters.centres & (clusters.labels == group)))
         shares = {category: round(sum(category in ban for ban in bans) / len(bans), 3) for category in CATEGORIES}
-        rows.append({"cluster": group, "users": len(members), "centre": centre, **shares})
+        if len(members) < LEAST_SHOWN:
+            hidden = dict.fromkeys(("centre", *CATEGORIES), "")
+            rows.append({"cluster": group, "users": f"fewer than {LEAST_SHOWN}", **hidden})
+        else:
+            rows.append({"cluster": group, "users": len(members), "centre": centre, **shares})
     return rows
 
 
@@ -77,7 +85,7 @@ def draw_clusters(
     for ax, (name, points) in zip(axes, _flattened(vectors, seed), strict=True):
         for group in range(clusters.k):
             inside = clusters.labels == group
-            ax.scatter(*points[inside].T, s=9, alpha=0.6, linewidths=0, label=f"{group} ({inside.sum()})")
+            ax.scatter(*points[inside].T, s=9, alpha=0.6, linewidths=0, label=_label(group, int(inside.sum())))
         ax.scatter(*points[clusters.centres].T, s=110, marker="X", c="black", edgecolors="white", label="centres")
         ax.set(title=name, xticks=[], yticks=[])
     axes[1].legend(title="group (users)", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
@@ -95,6 +103,10 @@ def draw_levels(bans: Sequence[tuple[str, Sequence[str]]], path: Path, *, replac
     ax.set_yticks(range(len(bans)), [label for label, _ in bans])
     ax.set_title("What each level bans")
     _write(figure, path, replace)
+
+
+def _label(group: int, users: int) -> str:
+    return f"{group} ({users if users >= LEAST_SHOWN else f'fewer than {LEAST_SHOWN}'})"
 
 
 def _flattened(vectors: Array, seed: int) -> list[tuple[str, np.ndarray]]:
