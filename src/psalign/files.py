@@ -35,14 +35,14 @@ HELD: dict[Path, int] = {}  # locks of this process, and how many times each is 
 
 
 @contextmanager
-def locked(*places: Path, inputs: Sequence[Path] = (), wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+def locked(*places: Path, inputs: Sequence[Path] = (), wait_s: float | None = None) -> Iterator[None]:
     """Hold files and folders for this process alone; who comes later waits, then gets an error that names the holder.
 
     places: files or folders, which need not exist; a link stands for what it leads to. inputs: more of them, which are
     only read and must not change meanwhile: one that is not there, or whose folder may not be written, is not locked.
-    wait_s: seconds to wait for each. All are taken in one order, so that two processes never wait for each other:
-    take them in one call. A lock ends with its process, however that ends, and its file `.<name>.lock` goes with it.
-    A process that holds a place already may hold it again. Pipes and devices are not locked.
+    wait_s: seconds to wait for each (default LOCK_WAIT_S). All are taken in one order, so that two processes never
+    wait for each other: take them in one call. A lock ends with its process, however that ends, and its file
+    `.<name>.lock` goes with it. A process may hold a place more than once. Pipes and devices are not locked.
     Raises OutputError where another process keeps a place for longer than wait_s.
     """
     needed = {lock_path(place) for place in places if not is_special(place)}
@@ -50,7 +50,7 @@ def locked(*places: Path, inputs: Sequence[Path] = (), wait_s: float = LOCK_WAIT
     with ExitStack() as stack:
         for lock in sorted(needed | wanted):
             try:
-                stack.enter_context(_hold(lock, wait_s))
+                stack.enter_context(_hold(lock, LOCK_WAIT_S if wait_s is None else wait_s))
             except OSError as err:
                 if lock in needed or err.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                     raise
