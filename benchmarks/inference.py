@@ -5,7 +5,8 @@
 Full-size UNets with random weights: time and memory do not depend on what weights say. A round is one call of every
 variant on the same inputs, with guidance, so that a busy machine slows all of them alike; a ratio is a variant's call
 over the base's of the same round. What depends on user and prompt alone is made in the first call of a picture and kept
-for its other steps: it is timed apart, as a share of one call of the base.
+for its other steps: it is timed apart, as a share of one call of the base. A later call pays for the guard, which
+recognises each row of text, and, with kind `published`, for its term in the cross-attentions.
 
 `plain processor` is the published way written down plainly: attention processors that attend to the user's tokens in
 every cross-attention at every step. Writes benchmarks/results/inference-<model>-<device>.json.
@@ -28,6 +29,12 @@ from torch.nn import functional as F
 
 from psalign.adapter.adapter import PSAAdapter, cross_attention_widths
 from psalign.adapter.attach import attach
+from psalign.adapter.guard import AttachedAdapter
+from psalign.adapter.prompt import PromptAdapter
+from psalign.adapter.published import PublishedAdapter
+from psalign.adapter.recognition import KnownText
+from psalign.adapter.text import Texts
+from psalign.adapter.users import RowUsers
 from psalign.config import load_preset
 from psalign.diffusion.base_models import BASES, load_pipeline
 from psalign.records import write_json
@@ -73,11 +80,35 @@ def main() -> None:
     for name, figure in figures.items():
         low, high = figure["p10"], figure["p90"]
         print(f"{name:22} {figure['ratio']:.3f} x base  [{low:.3f}, {high:.3f}]  once per call {figure['once']:+.3f}")
-    record = {"model": arguments.model, "size_px": arguments.size, "users": arguments.users, "rounds": arguments.rounds}
+    guard = guard_share(unet, inputs, statistics.median(seconds["base"]), arguments.rounds)
+    print(f"the guard's look at the text: {guard:.4f} of one call of the base")
+    record = {
+        "guard_share": guard,
+        "model": arguments.model,
+        "size_px": arguments.size,
+        "users": arguments.users,
+        "rounds": arguments.rounds,
+    }
     record |= {"dtype": arguments.dtype, "compiled": arguments.compile, "device": _device_name(device)}
     record |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "variants": figures}
     name = f"inference-{arguments.model}-{device.type}-{arguments.users}{'-compiled' if arguments.compile else ''}.json"
     write_json(Path(__file__).parent / "results" / name, record)
+
+
+def guard_share(unet: Any, inputs: dict[str, Any], base_seconds: float, rounds: int) -> float:
+    """What recognising the rows of one call takes, as a share of one call of the base."""
+    added = inputs.get("added_cond_kwargs") or {"text_embeds": None}
+    states, pooled = inputs["encoder_hidden_states"], added["text_embeds"]
+    negative, prompts = states.chunk(2)
+    plain, pooled_prompts = (None, None) if pooled is None else pooled.chunk(2)
+    users = RowUsers(torch.zeros(len(prompts), 1), torch.ones(len(prompts)))
+    text = KnownText(Texts(prompts, negative, pooled_prompts, plain), users, owner=None)
+    taken = []
+    for _ in range(rounds + WARM_UP):
+        started = time.perf_counter()
+        text.recognise(states, pooled)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[WARM_UP:]) / base_seconds
 
 
 class Way:
@@ -97,26 +128,31 @@ class Way:
     @torch.no_grad()
     def time(self, inputs: dict[str, Any]) -> tuple[float, float, int]:
         """Seconds that only the first call takes, seconds of a later call, peak bytes on the device."""
-        call, leave = self._on()
+        made, leave = self._on()
         try:
-            kept = call()
             if self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            first = self._timed(lambda: self.unet(**inputs, **kept))
-            step = self._timed(lambda: self.unet(**inputs, **kept))
+            kept: dict[str, Any] = {}
+
+            def first_call() -> None:
+                kept.update(made(inputs))
+                self.unet(**kept)
+
+            first = self._timed(first_call)
+            step = self._timed(lambda: self.unet(**kept))
             peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
         finally:
             leave()
         return first - step, step, peak
 
-    def _on(self) -> tuple[Callable[[], dict[str, Any]], Callable[[], None]]:
-        """What a call passes beside its inputs, made anew for a picture; and how to leave the UNet."""
+    def _on(self) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], Callable[[], None]]:
+        """What makes a picture's inputs of the base's, once; and how to leave the UNet."""
         if self.adapter is None:
             return dict, lambda: None
         if self.name.startswith("plain"):
             return _plain_processors(self.unet, self.adapter, self.vectors.to(self.device))
         psa = attach(self.unet, self.adapter)
-        return lambda: psa.condition(self.vectors, recipe="benchmark", guided=True), psa.unload
+        return lambda inputs: for_users(psa, inputs, self.vectors), psa.unload
 
     def _timed(self, run: Callable[[], Any]) -> float:
         self._wait()
@@ -128,6 +164,20 @@ class Way:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def for_users(psa: AttachedAdapter, inputs: dict[str, Any], vectors: torch.Tensor) -> dict[str, Any]:
+    """Inputs of a call with guidance, rewritten for their users."""
+    added = inputs.get("added_cond_kwargs") or {"text_embeds": None}
+    negative, prompts = inputs["encoder_hidden_states"].chunk(2)
+    plain, pooled = (None, None) if added["text_embeds"] is None else added["text_embeds"].chunk(2)
+    text = psa.rewrite(prompts, vectors, pooled=pooled, negative=negative, negative_pooled=plain, recipe="benchmark")
+    states = torch.cat([text["negative_prompt_embeds"], text["prompt_embeds"]])
+    made = {**inputs, "encoder_hidden_states": states, "cross_attention_kwargs": text["cross_attention_kwargs"]}
+    if pooled is not None:
+        both = torch.cat([text["negative_pooled_prompt_embeds"], text["pooled_prompt_embeds"]])
+        made["added_cond_kwargs"] = {**added, "text_embeds": both}
+    return made
 
 
 class PlainProcessor(nn.Module):
@@ -153,7 +203,7 @@ def attend(attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
 
 def _plain_processors(
     unet: Any, adapter: PSAAdapter, vectors: torch.Tensor
-) -> tuple[Callable[[], dict[str, Any]], Callable[[], None]]:
+) -> tuple[Callable[[dict[str, Any]], dict[str, Any]], Callable[[], None]]:
     before = dict(unet.attn_processors)
     vectors = torch.cat([torch.zeros_like(vectors), vectors])  # unconditional rows are the null user
     tokens = adapter.user_tokens(vectors).to(unet.dtype)
@@ -200,10 +250,10 @@ def make_adapter(name: str, model: str, unet: Any, llm_dim: int) -> PSAAdapter:
     if name.startswith("prompt"):
         preset = load_preset("mini-quickstart" if model == "mini" else f"psa-{model}")
         shape = preset["prompt"]["adapter"] | {"pooled_dim": BASES[model].pooled_dim}
-        adapter = PSAAdapter(kind="prompt", **shared, **shape)
+        adapter: PSAAdapter = PromptAdapter(**shared, **shape)
     else:
         tokens = int(name.rpartition("=")[2])
-        adapter = PSAAdapter(kind="published", **shared, n_tokens=tokens, widths=cross_attention_widths(unet))
+        adapter = PublishedAdapter(**shared, n_tokens=tokens, widths=cross_attention_widths(unet))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in adapter.parameters():

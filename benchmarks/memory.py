@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from psalign.adapter.adapter import PSAAdapter
+from psalign.adapter.prompt import PromptAdapter
 from psalign.config import load_preset
 from psalign.diffusion.base_models import BASES
 from psalign.records import versions, write_json
@@ -61,7 +61,7 @@ def count(base: str, rows: int, *, checkpointing: bool) -> dict[str, float]:
     return {"peak_gb": round(live.peak / 1e9, 2), "frozen_gb": round(frozen / 1e9, 2)}
 
 
-def _step(base: str, unet: Any, adapter: PSAAdapter, optimizer: torch.optim.Optimizer, rows: int) -> None:
+def _step(base: str, unet: Any, adapter: PromptAdapter, optimizer: torch.optim.Optimizer, rows: int) -> None:
     side, dtype = BASES[base].size_px // 8, torch.bfloat16
     noisy, times = torch.randn((rows, 4, side, side), dtype=dtype), torch.full((rows,), 500)
     states, pooled = torch.randn((rows, TOKENS, BASES[base].context_dim)), None
@@ -71,7 +71,7 @@ def _step(base: str, unet: Any, adapter: PSAAdapter, optimizer: torch.optim.Opti
         added = {"added_cond_kwargs": {"text_embeds": pooled.to(dtype), "time_ids": sizes}}
     with torch.no_grad():
         reference = unet(noisy, times, states.to(dtype), **added).sample
-    tokens = adapter.user_tokens(torch.randn((rows, adapter.config.llm_dim)))
+    tokens = adapter.user_tokens(torch.randn((rows, adapter.llm_dim)))
     rewritten = states + adapter.rewriter(states, tokens)
     if pooled is not None:
         steered = pooled + adapter.rewriter.pooled(pooled, tokens)
@@ -82,10 +82,10 @@ def _step(base: str, unet: Any, adapter: PSAAdapter, optimizer: torch.optim.Opti
     optimizer.zero_grad(set_to_none=True)
 
 
-def _adapter(base: str, unet: Any) -> PSAAdapter:
+def _adapter(base: str, unet: Any) -> PromptAdapter:
     shape = load_preset(f"psa-{base}")["prompt"]["adapter"]
-    return PSAAdapter(
-        kind="prompt", base=base, recipe="benchmark", llm_dim=3584, context_dim=unet.config.cross_attention_dim,
+    return PromptAdapter(
+        base=base, recipe="benchmark", llm_dim=3584, context_dim=unet.config.cross_attention_dim,
         pooled_dim=BASES[base].pooled_dim, **shape,
     )  # fmt: skip
 

@@ -32,6 +32,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from psalign.adapter.adapter import PSAAdapter, cross_attention_widths
 from psalign.adapter.attach import attach
+from psalign.adapter.prompt import PromptAdapter
+from psalign.adapter.published import PublishedAdapter
 from psalign.config import load_preset
 from psalign.diffusion.base_models import BASES, load_pipeline
 from psalign.records import versions, write_json
@@ -259,10 +261,10 @@ def make_adapter(kind: str, parts: Parts) -> PSAAdapter:
     shared = {"recipe": "benchmark", "base": parts.model, "llm_dim": parts.llm_dim}
     shared |= {"context_dim": parts.unet.config.cross_attention_dim}
     if kind == "published":
-        return PSAAdapter(kind=kind, **shared, n_tokens=1, widths=cross_attention_widths(parts.unet)).to(parts.device)
+        return PublishedAdapter(**shared, n_tokens=1, widths=cross_attention_widths(parts.unet)).to(parts.device)
     preset = load_preset("mini-quickstart" if parts.model == "mini" else f"psa-{parts.model}")
     shape = preset["prompt"]["adapter"] | {"pooled_dim": BASES[parts.model].pooled_dim}
-    return PSAAdapter(kind="prompt", **shared, **shape).to(parts.device)
+    return PromptAdapter(**shared, **shape).to(parts.device)
 
 
 def make_pairs(parts: Parts) -> Pairs:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import UNet2DConditionModel
 
 from psalign.adapter.adapter import PSAAdapter, cross_attention_widths
+from psalign.adapter.guard import AttachedAdapter
+from psalign.adapter.prompt import PromptAdapter
+from psalign.adapter.published import PublishedAdapter
 
 LLM_DIM = 12
 RECIPE = "tests"
@@ -31,19 +36,13 @@ def tiny_unet(*, seed: int = 0, context_dim: int = 16) -> UNet2DConditionModel:
 def tiny_adapter(unet: UNet2DConditionModel, kind: str, *, n_tokens: int = 1, trained: bool = True) -> PSAAdapter:
     """An adapter that fits the UNet; kind "gated" is a gated "prompt"; trained: with every weight random."""
     torch.manual_seed(1)
-    widths = cross_attention_widths(unet) if kind == "published" else ()
-    adapter = PSAAdapter(
-        kind="prompt" if kind == "gated" else kind,
-        base="mini",
-        recipe=RECIPE,
-        llm_dim=LLM_DIM,
-        context_dim=unet.config.cross_attention_dim,
-        n_tokens=n_tokens,
-        rank=8,
-        heads=2,
-        gated=kind == "gated",
-        widths=widths,
-    ).eval()
+    shape = {"base": "mini", "recipe": RECIPE, "llm_dim": LLM_DIM, "context_dim": unet.config.cross_attention_dim}
+    adapter: PSAAdapter
+    if kind == "published":
+        adapter = PublishedAdapter(**shape, n_tokens=n_tokens, widths=cross_attention_widths(unet))
+    else:
+        adapter = PromptAdapter(**shape, n_tokens=n_tokens, rank=8, heads=2, gated=kind == "gated")
+    adapter.eval()
     if trained:
         with torch.no_grad():
             for weight in adapter.parameters():
@@ -59,6 +58,14 @@ def unet_inputs(batch: int, *, context_dim: int = 16, seed: int = 2) -> dict[str
         "timestep": torch.full((batch,), 500),
         "encoder_hidden_states": torch.randn((batch, 5, context_dim), generator=generator),
     }
+
+
+def for_users(psa: AttachedAdapter, inputs: dict[str, Any], users: Any, **more: Any) -> dict[str, Any]:
+    """The inputs of a UNet call with the text rewritten for users of the tests' recipe. more: of `rewrite`."""
+    text = psa.rewrite(inputs["encoder_hidden_states"], users, recipe=RECIPE, **more)
+    states = [text[name] for name in ("negative_prompt_embeds", "prompt_embeds") if name in text]
+    kept = {"cross_attention_kwargs": text["cross_attention_kwargs"]}
+    return {**inputs, "encoder_hidden_states": torch.cat(states), **kept}
 
 
 def vectors(count: int, *, seed: int = 3) -> torch.Tensor:

@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 
 import psalign
-from psalign.adapter.adapter import PSAAdapter
 from psalign.adapter.guard import AttachedAdapter
+from psalign.adapter.prompt import PromptAdapter
+from psalign.adapter.published import PublishedAdapter
 
 PAGE = (Path(__file__).parents[1] / "docs/API.md").read_text(encoding="utf-8")
 SECTIONS = {
     "## `psalign.load_psa_adapter`": psalign.load_psa_adapter,
-    "### `condition`": AttachedAdapter.condition,
-    "## `PSAAdapter`": PSAAdapter.__init__,
+    "### `encode`": AttachedAdapter.encode,
+    "### `rewrite`": AttachedAdapter.rewrite,
+    "### `PromptAdapter`": PromptAdapter.__init__,
+    "### `PublishedAdapter`": PublishedAdapter.__init__,
 }
 
 

@@ -14,15 +14,17 @@ PACKAGE = SOURCE / "psalign"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room may import itself and GROUND. A name with a dot allows that module only.
-GROUND = {"errors", "files", "progress", "records", "config", "endpoint"}
+GROUND = {"errors", "decoding", "files", "ids", "progress", "records", "config", "llm"}
 ROOMS = {"users", "adapter", "diffusion", "mini", "sage", "training", "baselines", "evaluation"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "ids": set(),
+    "decoding": set(),
     "files": {"errors"},
     "progress": set(),
-    "records": {"errors", "files"},
+    "records": {"errors", "files", "ids"},
     "config": {"errors", "files", "records"},
-    "endpoint": {"errors"},
+    "llm": {"errors", "files", "records"},
     "users": set(),
     "adapter": set(),
     "sage": set(),
@@ -41,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": ROOMS,
 }
-LIGHT = ("__init__", "errors", "files", "progress", "records", "config", "cli", "users")  # load without HEAVY
+LIGHT = ("__init__", "errors", "files", "ids", "progress", "records", "config", "cli", "users")  # load without HEAVY
 HEAVY = {
     "accelerate", "datasets", "diffusers", "fastapi", "gradio", "huggingface_hub", "matplotlib", "openai", "PIL",
     "requests", "scipy", "sklearn", "torch", "torchvision", "transformers", "uvicorn",
@@ -107,6 +109,48 @@ def forbidden_imports(path: Path, tree: ast.AST) -> list[str]:
 def test_rooms_import_only_what_they_may(path):
     wrong = forbidden_imports(path, ast.parse(path.read_text(encoding="utf-8")))
     assert not wrong, f"{name_of(path)} may not import {', '.join(wrong)}"
+
+
+def circles(room: str) -> list[list[str]]:
+    """Circles of imports among a room's modules, type-checking imports too, each from its first module by name."""
+    files = {path.stem: path for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__"}
+    edges: dict[str, set[str]] = {}
+    for module, path in files.items():
+        inside = f"psalign.{room}."
+        names = imported(path, ast.parse(path.read_text(encoding="utf-8")))
+        edges[module] = {name.removeprefix(inside).split(".")[0] for name in names if name.startswith(inside)} & set(
+            files
+        )
+    found: list[list[str]] = []
+
+    def walk(trail: list[str]) -> None:
+        for following in sorted(edges[trail[-1]]):
+            if following == trail[0]:
+                found.append(trail)
+            elif following > trail[0] and following not in trail:
+                walk([*trail, following])
+
+    for module in sorted(files):
+        walk([module])
+    return found
+
+
+@pytest.mark.parametrize("room", ["adapter", "training", "baselines", "mini", "users"])
+def test_no_circle_of_imports(room):
+    assert circles(room) == []
+
+
+def test_circles_are_found(tmp_path, monkeypatch):
+    (tmp_path / "room").mkdir()
+    for name, text in {
+        "a": "from .b import x",
+        "b": "def f():\n    from .c import y",
+        "c": "from . import a, d",
+    }.items():
+        (tmp_path / f"room/{name}.py").write_text(text)
+    (tmp_path / "room/d.py").write_text("from ..errors import z")
+    monkeypatch.setitem(circles.__globals__, "PACKAGE", tmp_path)
+    assert circles("room") == [["a", "b", "c"]]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

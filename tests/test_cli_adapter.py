@@ -76,7 +76,7 @@ def test_fold_gives_the_same_pictures(folder, tmp_path, capsys):
     for adapter, vectors in ((folder / "full", folder / "vectors"), (tmp_path / "adapter", tmp_path / "embeddings")):
         store = EmbeddingStore.load(vectors)
         psa = attach(pipe, load_adapter(adapter))
-        pictures.append(draw(pipe, psa.condition(store.batch(store.user_ids[:2]))))
+        pictures.append(draw(pipe, psa, store.batch(store.user_ids[:2])))
         psa.unload()
     torch.testing.assert_close(*pictures, atol=1e-5, rtol=0)
 
@@ -163,7 +163,8 @@ def test_an_adapter_alone_is_replaced(folder, tmp_path, capsys):
 def test_a_checkpoint_is_not_written_over(command, folder, tmp_path, capsys):
     (tmp_path / "psa_adapter.safetensors").write_bytes(b"weights")
     out = tmp_path if command[0] == "convert" else tmp_path / "psa_adapter.safetensors"
-    status, _, err = run(capsys, "adapter", command[0], folder / "full", *command[1:], "--out", out)
+    vectors = ("--embeddings", folder / "vectors") if command[0] == "convert" else ()
+    status, _, err = run(capsys, "adapter", command[0], folder / "full", *command[1:], *vectors, "--out", out)
     assert status == 1
     assert "is there already" in err
     assert (tmp_path / "psa_adapter.safetensors").read_bytes() == b"weights"

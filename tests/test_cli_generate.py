@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from psalign.records import read_manifest
+from psalign.records import CATEGORIES, read_manifest
 from psalign.users import EmbeddingStore
 from test_cli import run
 
@@ -112,7 +112,25 @@ def test_profiles_make_other_vectors_and_stay_out_of_the_manifest(folder, capsys
     text = (folder / "profiles/manifest.jsonl").read_text()
     assert "Islam" not in text
     assert "age" not in json.loads(text.splitlines()[0])["meta"]
-    assert {row.banned for row in read_manifest(folder / "profiles/manifest.jsonl")} == {("Sexuality", "Propaganda")}
+    stored = EmbeddingStore.load(folder / "embeddings")
+    for row in read_manifest(folder / "profiles/manifest.jsonl"):
+        assert set(row.banned) == {"Sexuality", "Propaganda", *stored.banned(row.user_id)}
+
+
+def test_profile_columns_never_take_a_ban_away(folder, capsys):
+    """A user who bans everything, with the columns of somebody who bans nothing: drawn from the stored vector."""
+    (folder / "loose.csv").write_text(f"prompt,user_id,age,gender\n{PROMPTS[0]},level_5,30,male\n")
+    (folder / "stored.csv").write_text(f"prompt,user_id\n{PROMPTS[0]},level_5\n")
+    status, _, err = run(capsys, "generate", *flags(folder, out="loose", prompts="loose.csv", profiles=True))
+    assert (status, "User level_5: the profile columns leave out Hate, Harassment" in err) == (0, True)
+    assert run(capsys, "generate", *flags(folder, out="stored", prompts="stored.csv"))[0] == 0
+    assert [row.banned for row in read_manifest(folder / "loose/manifest.jsonl")] == [CATEGORIES]
+    assert pictures(folder / "loose") == pictures(folder / "stored")
+
+
+def test_columns_that_are_not_read_are_told(folder, capsys):
+    _, _, err = run(capsys, "generate", *flags(folder, out="told"))
+    assert "Profile columns are not read" in err
 
 
 def test_levels_several_pictures_and_sampling(folder, capsys):

@@ -6,6 +6,7 @@ import stat
 import numpy as np
 import pytest
 
+from psalign.records import CATEGORIES
 from psalign.users import EmbeddingStore, load_profiles
 from test_cli import run
 from tiny_language_model import save_language_model
@@ -121,6 +122,9 @@ def test_published_levels_and_vectors(folder, capsys):
     assert run(capsys, "embed", "--users", "users.csv", "--out", "vectors", "--npy", "npy")[0] == 0
     raw, store = EmbeddingStore.load(folder / "npy"), EmbeddingStore.load(folder / "vectors")
     assert set(raw.user_ids) == set(store.user_ids)
+    assert raw.recipe == store.recipe  # structured vectors do not become published ones
+    assert raw.fingerprint not in (store.fingerprint, "published")
+    assert raw.banned("level_5") == store.banned("level_5") == CATEGORIES
     np.testing.assert_array_equal(store.standardise(raw.vectors(["7"])), store.vectors(["7"]))
 
 

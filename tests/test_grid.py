@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 
@@ -215,7 +216,7 @@ def test_a_user_that_the_file_does_not_know_fails_the_cell(world, tmp_path):
     config = config_of(world, embeddings={}, users=tmp_path / "users.csv")
     (outcome,) = draw_grid([Cell("sage_unseen", "base", "sd15")], tmp_path, config=config)
     assert outcome.state == "failed"
-    assert "is not in" in outcome.note
+    assert "Nothing says what 1 of 1 users ban" in outcome.note
 
 
 def test_faults_at_the_door(world, tmp_path):
@@ -241,3 +242,18 @@ def test_sld_for_what_each_user_bans(world, tmp_path):
     assert concepts["all"] == ["hate harassment violence self-harm sexuality shocking propaganda"]
     banned = read_manifest(cell.folder(tmp_path / "user") / "manifest.jsonl")[0].banned
     assert concepts["user"] == [" ".join(category.lower() for category in banned)]
+
+
+def test_users_whose_bans_are_not_known_are_not_drawn(world, tmp_path):
+    """Published vectors and a users file that lacks one of them: the cell fails by name, and none is `banned: []`."""
+    for user_id in (EmbeddingStore.load(world / "embeddings").user_ids[0], "0000501"):
+        np.save(tmp_path / f"{user_id}.npy", np.ones((1, LLM_DIM), np.float32))
+    save_profiles(tmp_path / "others.csv", sample_profiles(5, seed=1)[1:])
+    vectors = {"embeddings": {"sd15": tmp_path}, "users": tmp_path / "others.csv"}
+    published = {**config_of(world).weights}
+    cells = plan_cells(["sage_unseen"], ["psa", "base"], ["sd15"])
+    outcomes = draw_grid(cells, tmp_path / "out", config=config_of(world, weights=published, **vectors))
+    assert {outcome.state for outcome in outcomes} == {"failed"}
+    assert all("Nothing says what 1 of 1 users ban" in outcome.note for outcome in outcomes)
+    with pytest.raises(UsageError, match="nothing says what they ban"):
+        draw_grid(cells, tmp_path / "out", config=config_of(world, embeddings={"sd15": tmp_path}))

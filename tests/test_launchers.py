@@ -12,8 +12,9 @@ import pytest
 from psalign.adapter.checkpoint import save_adapter
 from psalign.adapter.convert import write_published
 from psalign.cli import main
+from psalign.records import CATEGORIES
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
-from psalign.users.language_model import TransformersEmbedder
+from psalign.users.language_model import PublishedEmbedder, TransformersEmbedder
 from tiny_language_model import save_language_model
 from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
 
@@ -97,15 +98,21 @@ def test_every_launcher_runs(name, folder, launch):
     assert {row["method"] for row in rows} == {"base" if name.endswith("base") else "prompt"}
     assert "female" not in json.dumps(rows)
     assert {row["user_id"] for row in rows} == set(EmbeddingStore.load(folder / "embeddings").user_ids[:2])
-    if name.endswith("llm"):  # bans by the rules from the columns, not those of the stored users
-        assert rows[0]["banned"] == ["Hate", "Violence", "Self-Harm", "Sexuality", "Shocking"]
+    if name.endswith("llm"):  # the columns of a child of nine add to what is stored, and take nothing away
+        stored = EmbeddingStore.load(folder / "embeddings").banned(rows[0]["user_id"])
+        assert set(rows[0]["banned"]) == {"Hate", "Violence", "Self-Harm", "Sexuality", "Shocking", *stored}
 
 
 def test_a_launcher_with_two_processes_from_first_to_last(folder):
     """The second process has its users' vectors from the first."""
     done = start("infer_sdxl_psa_llm", folder, NUM_PROCESSES=2, OUT="two")
     assert done.returncode == 0, done.stderr
-    assert [(row["base"], len(row["banned"])) for row in rows_of(folder / "two")] == [("sdxl", 5), ("sdxl", 2)]
+    stored = EmbeddingStore.load(folder / "embeddings")
+    rules = (("Hate", "Violence", "Self-Harm", "Sexuality", "Shocking"), ("Violence", "Shocking"))
+    expected = [{*bans, *stored.banned(user_id)} for bans, user_id in zip(rules, stored.user_ids, strict=False)]
+    assert [(row["base"], set(row["banned"])) for row in rows_of(folder / "two")] == [
+        ("sdxl", bans) for bans in expected
+    ]
 
 
 def test_the_base_model_needs_no_users(folder, launch):
@@ -132,6 +139,40 @@ def test_a_level_and_a_published_checkpoint(folder, launch):
     assert status == 0, err
     rows = rows_of(folder / "published")
     assert {(row["method"], row["level"], row["recipe"]) for row in rows} == {("published", 5, "published")}
+    assert [row["banned"] for row in rows] == [list(CATEGORIES)] * 2
+
+
+def test_published_vectors_without_a_users_file_have_unknown_bans(folder, launch):
+    """Level 5 by the id that published files call it, and a user of whom nothing is known but a vector."""
+    npy = folder / "published vectors"
+    npy.mkdir()
+    for user_id in ("0000501", "0000033"):
+        np.save(npy / f"{user_id}.npy", np.ones((1, LLM_DIM), np.float32))
+    given = {"PSA_PATH": "sd15-published", "EMBEDS": npy}
+    assert launch("infer_sd15_psa", LEVEL="5", OUT="level-5", **given)[0] == 0
+    rows = rows_of(folder / "level-5")
+    assert {(row["user_id"], row["level"], tuple(row["banned"])) for row in rows} == {("level_5", 5, CATEGORIES)}
+    (folder / "33.csv").write_text("prompt,user_id\na cat,33.0\n")
+    status, err = launch("infer_sd15_psa", META_FILE="33.csv", OUT="unknown", **given)
+    assert (status, "nothing says what 1 of 1 users ban: 0000033" in err) == (0, True)
+    assert [row["banned"] for row in rows_of(folder / "unknown")] == [None]
+
+
+def test_a_published_checkpoint_draws_for_people_who_have_no_stored_vector(folder, launch):
+    """_llm as published: the language model that made the vectors reads the columns of each row."""
+    llm = save_language_model(folder / "published llm")
+    people = [*sample_profiles(2, seed=1), *level_profiles()]
+    EmbeddingStore.build(people, PublishedEmbedder(llm)).save_npy(folder / "llm npy")
+    adapter = random_adapter(PIPELINES["sd15"](), "published", llm_dim=32)
+    write_published(adapter, folder / "llm-published/psa_adapter.safetensors")
+    (folder / "new.csv").write_text("prompt,user_id,age,gender\na cat,new,9,female\na dog,0000001,30,male\n")
+    given = {"PSA_PATH": "llm-published", "EMBEDS": "llm npy", "LLM": llm, "META_FILE": "new.csv", "OUT": "new"}
+    status, err = launch("infer_sd15_psa_llm", **given)
+    assert status == 0, err
+    rows = rows_of(folder / "new")
+    assert [(row["user_id"], row["recipe"]) for row in rows] == [("new", "published"), ("0000001", "published")]
+    assert rows[0]["banned"] == ["Hate", "Violence", "Self-Harm", "Sexuality", "Shocking"]
+    assert rows[1]["banned"] == list(EmbeddingStore.load(folder / "llm npy").banned("1"))
 
 
 def test_profiles_read_by_a_language_model(folder, launch):

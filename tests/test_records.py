@@ -47,15 +47,14 @@ def test_manifest_rows_come_back_equal(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"banned": "Hate"}, "banned must be a list out of Hate"),
-        ({"banned": ["Fun"]}, "banned must be a list out of"),
-        ({"banned": None}, "banned must be a list out of"),
+        ({"banned": "Hate"}, "banned must be null or a list out of Hate"),
+        ({"banned": ["Fun"]}, "banned must be null or a list out of"),
         ({"level": 6}, "level must be a whole number from 0 to 5, or null; saw '6'"),
         ({"level": "2"}, "level must be"),
         ({"seed": -1}, "seed must be a whole number"),
         ({"seed": True}, "seed must be a whole number"),
         ({"scale": "1"}, "scale must be a finite number"),
-        ({"user_id": 33}, "user_id must be text or null"),
+        ({"user_id": "a/b"}, "user_id must be a user id or null"),
         ({"meta": []}, "meta must be a JSON object"),
         ({"file_name": "../a.png"}, "file_name must be a relative path"),
         ({"prompt": None}, "prompt must be text"),
@@ -63,17 +62,8 @@ def test_manifest_rows_come_back_equal(tmp_path):
 )
 def test_values_of_a_manifest_have_their_kind(tmp_path, change, message):
     write_jsonl(tmp_path / "manifest.jsonl", [{**asdict(ROW), **change}])
-    with pytest.raises(DatasetError, match=rf"manifest\.jsonl, row 1: {message}"):
+    with pytest.raises(DatasetError, match=rf"manifest\.jsonl, row 1: not a manifest row: {message}"):
         read_manifest(tmp_path / "manifest.jsonl")
-
-
-def test_what_a_user_bans_must_be_said(tmp_path):
-    record = {key: value for key, value in asdict(ROW).items() if key != "banned"}
-    write_jsonl(tmp_path / "manifest.jsonl", [record])
-    with pytest.raises(DatasetError, match="what user 0000033 bans is not there"):
-        read_manifest(tmp_path / "manifest.jsonl")
-    write_jsonl(tmp_path / "manifest.jsonl", [{**record, "user_id": None, "level": None}])
-    assert read_manifest(tmp_path / "manifest.jsonl")[0].banned == ()
 
 
 @pytest.mark.parametrize("record", [{"file_name": "a.png"}, {**asdict(ROW), "shoe": 1}])

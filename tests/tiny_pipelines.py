@@ -17,6 +17,9 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from psalign.adapter.adapter import PSAAdapter, cross_attention_widths
+from psalign.adapter.guard import AttachedAdapter
+from psalign.adapter.prompt import PromptAdapter
+from psalign.adapter.published import PublishedAdapter
 from psalign.diffusion.base_models import mini_folder
 from psalign.users.embedding import UserBatch
 
@@ -99,19 +102,14 @@ def random_adapter(pipeline: Any, kind: str, *, n_tokens: int = 1, llm_dim: int 
     """An adapter with random weights that fits the pipeline."""
     torch.manual_seed(1)
     unet, pooled = pipeline.unet, 1280 if hasattr(pipeline, "text_encoder_2") else 0
-    adapter = PSAAdapter(
-        kind=kind,
-        base="sdxl" if pooled else "sd15",
-        recipe=RECIPE,
-        llm_dim=llm_dim,
-        context_dim=unet.config.cross_attention_dim,
-        n_tokens=n_tokens,
-        rank=8,
-        heads=2,
-        gated=kind == "prompt",
-        pooled_dim=pooled if kind == "prompt" else 0,
-        widths=cross_attention_widths(unet) if kind == "published" else (),
-    ).eval()
+    shape = {"base": "sdxl" if pooled else "sd15", "recipe": RECIPE, "llm_dim": llm_dim, "n_tokens": n_tokens}
+    shape["context_dim"] = unet.config.cross_attention_dim
+    adapter: PSAAdapter
+    if kind == "published":
+        adapter = PublishedAdapter(**shape, widths=cross_attention_widths(unet))
+    else:
+        adapter = PromptAdapter(**shape, rank=8, heads=2, gated=True, pooled_dim=pooled)
+    adapter.eval()
     with torch.no_grad():
         for weight in adapter.parameters():
             weight.normal_(std=0.3)
@@ -151,10 +149,28 @@ def users(count: int = 2) -> UserBatch:
     return UserBatch(tuple(rows.numpy()), RECIPE)
 
 
-def draw(pipeline: Any, limits: dict[str, Any] | None = None, **more: Any) -> torch.Tensor:
-    """Latents of two prompts, in two steps with guidance, from fixed seeds."""
+PROMPTS = ["a red cat on the left", "a blue dog in a meadow"]
+
+
+def draw(
+    pipeline: Any,
+    psa: AttachedAdapter | None = None,
+    who: Any = None,
+    *,
+    prompt: list[str] = PROMPTS,
+    scale: Any = 1.0,
+    recipe: str | None = None,
+    **more: Any,
+) -> torch.Tensor:
+    """Latents of two prompts, in two steps with guidance, from fixed seeds; by psa for users(), or others."""
+    who = users() if who is None else who
+    text = {"prompt": prompt} if psa is None else psa.encode(pipeline, prompt, who, scale=scale, recipe=recipe)
+    return draw_text(pipeline, text, **more)
+
+
+def draw_text(pipeline: Any, text: dict[str, Any], **more: Any) -> torch.Tensor:
+    """`draw` for arguments that say what to draw: prompts, or what encode() gave. None leaves an argument out."""
     arguments: dict[str, Any] = {
-        "prompt": ["a red cat on the left", "a blue dog in a meadow"],
         "generator": [torch.Generator().manual_seed(seed) for seed in (7, 8)],
         "num_inference_steps": 2,
         "guidance_scale": 4.0,
@@ -162,7 +178,8 @@ def draw(pipeline: Any, limits: dict[str, Any] | None = None, **more: Any) -> to
         "height": SIZE_PX,
         "width": SIZE_PX,
     }
-    latents: torch.Tensor = pipeline(**{**arguments, **(limits or {}), **more}).images
+    arguments = {name: value for name, value in {**arguments, **text, **more}.items() if value is not None}
+    latents: torch.Tensor = pipeline(**arguments).images
     return latents
 
 

@@ -36,6 +36,11 @@ class PSAlignError(Exception):
         return f"{message}\n{self.hint}" if self.hint else message
 
 
+def reason_of(err: BaseException) -> str:
+    """First line of what a library said, or the kind of error where it said nothing: for a message of ours."""
+    return next(iter(str(err).splitlines()), "") or type(err).__name__
+
+
 class UsageError(PSAlignError):
     exit_status = 2
 

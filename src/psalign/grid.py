@@ -30,12 +30,13 @@ from .errors import (
 )
 from .evaluation.cells import DATASETS, LEVELS, Cell
 from .evaluation.results import FAILED, MISSING, append_missing, result_row
+from .ids import level_id, level_of
 from .methods import NEEDS_WEIGHTS, Means, draw_by
 from .mini.dataset import WORDS_TO_AVOID
 from .prompt_sets import SEED, load_prompt_set
 from .records import PromptRow, Record, read_manifest
 from .users.embedding import EmbeddingStore
-from .users.levels import level_user
+from .users.levels import PUBLISHED_LEVELS
 from .users.policy import banned_categories
 from .users.profile import load_profiles
 
@@ -199,6 +200,7 @@ class Grid:
             sld_concepts=self.config.sld_concepts,
         )
         rows = self._rows_of(cell, rows)
+        self._require_bans(rows, means.users)
         if self.shard.is_first:
             print(f"{cell}: {len(rows)} pictures", file=sys.stderr)
         return len(draw_by(cell.method, pipeline, rows, folder, config=self._drawing(cell), means=means))
@@ -223,7 +225,7 @@ class Grid:
             rows = [replace(row, seed=published_seed(cell, row)) for row in rows]
         if cell.level is None:
             return list(rows)
-        return [replace(row, user_id=level_user(cell.level, self._store(cell.base))) for row in rows]
+        return [replace(row, user_id=level_id(cell.level)) for row in rows]
 
     def _lacks(self, cell: Cell) -> str:
         """What a cell cannot be drawn without; empty where all is there."""
@@ -254,9 +256,26 @@ class Grid:
         return self._stores[base]
 
     def _store_knows_bans(self, base: str) -> bool:
-        """Published vectors come without bans."""
-        folder = self.config.embeddings.get(base)
-        return folder is not None and not any(folder.glob("*.npy"))
+        """Whether vectors bring the bans of people, not of levels alone: published ones do not. Vectors that cannot be
+        read count as if they did: their own cell says why it failed."""
+        if base not in self.config.embeddings:
+            return False
+        try:
+            store = self._store(base)
+        except OF_ONE_CELL:
+            return True
+        people = (user_id for user_id in store.user_ids if level_of(user_id) is None)
+        return any(store.banned(user_id) is not None for user_id in people if user_id not in PUBLISHED_LEVELS)
+
+    def _require_bans(self, rows: Sequence[PromptRow], users: Users) -> None:
+        """Raises UnknownUser where nothing says what a row's user bans: its pictures could not be measured."""
+        ids = sorted({row.user_id for row in rows if row.user_id is not None})
+        unknown = [user_id for user_id in ids if users.banned(user_id) is None]
+        if unknown:
+            raise UnknownUser(
+                f"Nothing says what {len(unknown)} of {len(ids)} users ban: {', '.join(unknown[:5])}.",
+                hint="Give --users the users file with all of them.",
+            )
 
     def _users(self, cell: Cell) -> Users:
         """Vectors for psa alone: the other methods know what users ban, and their pictures hang on nothing else."""
@@ -264,12 +283,7 @@ class Grid:
             return self._store(cell.base)
         if not DATASETS[cell.dataset].has_users:
             return Nobody()
-        return Bans(self._store(cell.base).banned if self._store_knows_bans(cell.base) else self._banned)
-
-    def _banned(self, user_id: str) -> tuple[str, ...]:
-        if user_id not in self._bans:
-            raise UnknownUser(f"user {user_id} is not in {self.config.users}.", hint="Give --users the file with all.")
-        return self._bans[user_id]
+        return Bans(self._store(cell.base).banned if self._store_knows_bans(cell.base) else self._bans.get)
 
 
 def _not_drawn(cell: Cell, why: str, manifest: Path) -> Outcome:
@@ -284,7 +298,7 @@ class Bans:
 
     fingerprint = "bans"
 
-    def __init__(self, banned: Callable[[str], tuple[str, ...]]) -> None:
+    def __init__(self, banned: Callable[[str], tuple[str, ...] | None]) -> None:
         self.banned = banned
 
     def vectors(self, user_ids: Sequence[str]) -> np.ndarray:

@@ -19,7 +19,7 @@ from .baselines.negative_prompt import CATEGORY_WORDS, negative_prompt, with_neg
 from .baselines.safetydpo import USUAL_NAME, lora_weights
 from .baselines.sld import find_strength, safe_latent_diffusion
 from .baselines.weights import find_weights
-from .diffusion.generate import GenerationConfig, Guide, Nobody, Users, generate
+from .diffusion.generate import GenerationConfig, Guide, Nobody, Users, generate, known_bans
 from .errors import UsageError
 from .records import CATEGORIES, ManifestRow, PromptRow, Record, file_fingerprint
 
@@ -108,7 +108,7 @@ def _sld(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, mea
     def concept(row: PromptRow) -> str:
         if means.sld_concepts == "all" or row.user_id is None:
             return everything
-        return negative_prompt(means.users.banned(row.user_id), means.words)
+        return negative_prompt(known_bans(means.users, row.user_id), means.words)
 
     strength = find_strength(means.sld)
     told = {"strength": asdict(strength), "concepts": sorted({concept(row) for row in rows})}

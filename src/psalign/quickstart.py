@@ -149,7 +149,7 @@ def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore, *, base: str) ->
     )
     table = [SheetRow("Base model", "knows no user", _pictures(folders["base"], rows(None)))]
     for number, user in enumerate(people):
-        banned = users.banned(user)
+        banned = users.known_bans(user)
         table.append(
             SheetRow(
                 label=user.replace("level_", "Level ") if user.startswith("level_") else f"User {int(user)}",
@@ -175,7 +175,7 @@ def _sheet_users(data: Path, users: EmbeddingStore) -> list[str]:
     """Three unseen users with different limits, neither none nor all."""
     found: dict[tuple[str, ...], str] = {}
     for row in load_split(data, "test_unseen", check_pictures=False):
-        banned = users.banned(row.user_id)
+        banned = users.known_bans(row.user_id)
         if 1 < len(banned) < 5:
             found.setdefault(banned, row.user_id)
     return list(found.values())[:3]

@@ -15,19 +15,22 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .errors import DatasetError
+from .errors import DatasetError, EvaluationError
 from .files import Record, read_jsonl, write_bytes, write_csv, write_json, write_jsonl, write_text
+from .ids import find_user_id, normalise_user_id
 
 __all__ = [
-    "CATEGORIES", "PUBLISHED_RECIPE", "ManifestRow", "PromptRow", "Rate", "Record", "Verdict", "category_slug",
-    "file_fingerprint", "fingerprint", "read_jsonl", "read_manifest", "versions", "write_bytes", "write_csv",
-    "write_json", "write_jsonl", "write_text",
+    "BANS_UNKNOWN", "CATEGORIES", "PUBLISHED_RECIPE", "ManifestRow", "PromptRow", "Rate", "Record", "Verdict",
+    "category_slug", "file_fingerprint", "fingerprint", "read_jsonl", "read_manifest", "versions", "write_bytes",
+    "write_csv", "write_json", "write_jsonl", "write_text",
 ]  # fmt: skip
 
 CATEGORIES = ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda")
 
 # Recipe of the published user vectors: raw mean of Qwen2.5-7B-Instruct's last hidden states [3584], not standardised.
 PUBLISHED_RECIPE = "published"
+
+BANS_UNKNOWN = "Draw these pictures again with --users: the users file that says what each user bans."
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class PromptRow:
 class ManifestRow:
     """One picture that was made, with all that is needed to make or judge it again.
 
-    banned: the categories that this row's user bans (never the profile they came from).
+    banned: the categories that this row's user bans (never the profile they came from); () for a row of no user;
+    None: not known, which whatever measures limits refuses.
     """
 
     file_name: str
@@ -57,12 +61,22 @@ class ManifestRow:
     method: str
     base: str
     user_id: str | None = None
-    banned: tuple[str, ...] = ()
+    banned: tuple[str, ...] | None = ()
     level: int | None = None
     scale: float = 1.0
     adapter: str | None = None
     recipe: str | None = None
     meta: Record = field(default_factory=dict)
+
+    @property
+    def known_bans(self) -> tuple[str, ...]:
+        """The categories that this row's user bans. Raises EvaluationError where that is not known."""
+        if self.banned is None:
+            raise EvaluationError(
+                f"{self.file_name}: nothing says what its user {self.user_id} bans, so limits cannot be measured.",
+                hint=BANS_UNKNOWN,
+            )
+        return self.banned
 
 
 @dataclass(frozen=True)
@@ -128,24 +142,24 @@ def _commit() -> str | None:
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """Rows of a manifest.jsonl.
+    """Rows of a manifest.jsonl. A row of a user without `banned`, or with null, has bans that are not known.
 
-    Raises DatasetError for a row with missing or unknown keys, a value of the wrong kind, or a user of whom it does not
-    say what they ban: that is not known, and not nothing.
+    Raises DatasetError for a row with missing or unknown keys, or a value of the wrong kind.
     """
     rows = []
     for number, record in enumerate(read_jsonl(path), start=1):
         where = f"{path}, row {number}"
         try:
-            row = ManifestRow(**record)
+            row = ManifestRow(**{"banned": None if record.get("user_id") is not None else (), **record})
         except TypeError as err:
             raise DatasetError(f"{where}: not a manifest row ({err}).") from err
         for name, (is_right, expected) in MANIFEST_FIELDS.items():
             if not is_right(getattr(row, name)):
-                raise DatasetError(f"{where}: {name} must be {expected}; saw {str(getattr(row, name))[:60]!r}.")
-        if row.user_id is not None and "banned" not in record:
-            raise DatasetError(f"{where}: what user {row.user_id} bans is not there; expected a list of categories.")
-        rows.append(replace(row, banned=tuple(row.banned)))
+                raise DatasetError(
+                    f"{where}: not a manifest row: {name} must be {expected}; saw {str(getattr(row, name))[:60]!r}."
+                )
+        user_id = None if row.user_id is None else normalise_user_id(row.user_id)
+        rows.append(replace(row, user_id=user_id, banned=None if row.banned is None else tuple(row.banned)))
     return rows
 
 
@@ -180,8 +194,8 @@ MANIFEST_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # what each v
     "seed": (_is_whole, "a whole number from 0 to 2**63 - 1"),
     "method": (_is_text, "text"),
     "base": (_is_text, "text"),
-    "user_id": (_is_text_or_none, "text or null"),
-    "banned": (_is_ban_list, f"a list out of {', '.join(CATEGORIES)}"),
+    "user_id": (lambda value: value is None or find_user_id(value) is not None, "a user id or null"),
+    "banned": (lambda value: value is None or _is_ban_list(value), f"null or a list out of {', '.join(CATEGORIES)}"),
     "level": (lambda value: value is None or (_is_whole(value) and value <= 5), "a whole number from 0 to 5, or null"),
     "scale": (_is_number, "a finite number of at least 0"),
     "adapter": (_is_text_or_none, "text or null"),

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers import tiny_adapter, tiny_unet
-from psalign.adapter.adapter import PSAAdapter
 from psalign.adapter.card import model_card
 from psalign.adapter.checkpoint import WEIGHTS, adapter_fingerprint, load_adapter, save_adapter
+from psalign.adapter.prompt import PromptAdapter
 from psalign.errors import CheckpointError
 
 
@@ -58,7 +58,7 @@ def test_saving_again_replaces(saved):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is not an adapter: expected config\.json"):
+    with pytest.raises(CheckpointError, match=r"is not an adapter: expected diffusion_pytorch_model"):
         load_adapter(tmp_path / "nothing")
 
 
@@ -96,11 +96,11 @@ def test_broken_config(saved):
 
 def test_config_is_readable(saved):
     config = json.loads((saved[1] / "config.json").read_text())
-    assert (config["kind"], config["base"], config["recipe"]) == ("prompt", "mini", "tests")
+    assert (config["_class_name"], config["base"], config["recipe"]) == ("PromptAdapter", "mini", "tests")
 
 
 def test_save_pretrained_writes_the_card(tmp_path):
-    adapter = PSAAdapter(kind="prompt", recipe="abc")
+    adapter = PromptAdapter(recipe="abc")
     adapter.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == model_card(adapter)
     assert load_adapter(tmp_path).config.recipe == "abc"
@@ -120,7 +120,7 @@ def test_pushing_to_the_hub_keeps_the_card(door, tmp_path, monkeypatch):
         "create_repo",
         lambda repo_id, **options: made.update(options) or SimpleNamespace(repo_id=repo_id),
     )
-    adapter = PSAAdapter(kind="prompt", recipe="abc")
+    adapter = PromptAdapter(recipe="abc")
     if door == "push_to_hub":
         assert adapter.push_to_hub("someone/psa", private=True) == "address of the commit"
         assert made["private"] is True

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from psalign.adapter.adapter import PSAAdapter
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter, save_adapter
 from psalign.adapter.compress import compress, fold, fp16_bytes
+from psalign.adapter.published import PublishedAdapter
 from psalign.errors import UsageError
 from tiny_pipelines import LLM_DIM, PIPELINES, RECIPE, draw, random_adapter, users
 
@@ -20,13 +20,13 @@ def test_folded_is_unfolded(base, guidance, tmp_path):
     pipe = PIPELINES[base]()
     adapter = random_adapter(pipe, "published")
     psa = attach(pipe, adapter)
-    expected = draw(pipe, psa.condition(users(), scale=[1.0, 0.6]), guidance_scale=guidance)
+    expected = draw(pipe, psa, users(), scale=[1.0, 0.6], guidance_scale=guidance)
     psa.unload()
     folded, vectors = fold(adapter, VECTORS, recipe="folded")
     assert vectors.shape == (2, sum(adapter.config.widths))
     save_adapter(folded, tmp_path / "folded")
     psa = attach(pipe, load_adapter(tmp_path / "folded"))
-    drawn = draw(pipe, psa.condition(vectors, recipe="folded", scale=[1.0, 0.6]), guidance_scale=guidance)
+    drawn = draw(pipe, psa, vectors, recipe="folded", scale=[1.0, 0.6], guidance_scale=guidance)
     torch.testing.assert_close(drawn, expected, atol=1e-5, rtol=0)
     assert (drawn - draw(PIPELINES[base](), guidance_scale=guidance)).abs().max() > 0.01
 
@@ -40,9 +40,9 @@ def test_compressing_to_full_rank_changes_nothing_but_the_keys(tmp_path):
     assert made.users == 12
     save_adapter(made.adapter, tmp_path / "small")
     psa = attach(pipe, adapter)
-    expected = draw(pipe, psa.condition(POPULATION[:2], recipe=RECIPE))
+    expected = draw(pipe, psa, POPULATION[:2], recipe=RECIPE)
     psa.unload()
-    drawn = draw(pipe, attach(pipe, load_adapter(tmp_path / "small")).condition(POPULATION[:2], recipe=RECIPE))
+    drawn = draw(pipe, attach(pipe, load_adapter(tmp_path / "small")), POPULATION[:2], recipe=RECIPE)
     torch.testing.assert_close(drawn, expected, atol=1e-3, rtol=0)
 
 
@@ -89,7 +89,7 @@ def test_real_sizes_at_the_ranks_the_documentation_names(base, rank, limit_mb):
     widths = (*[total // layers] * (layers - 1), total - (layers - 1) * (total // layers))
     shape = {"kind": "published", "llm_dim": 3584, "context_dim": context_dim, "n_tokens": 1, "widths": widths}
     with torch.device("meta"):
-        full = PSAAdapter(**shape)
-        small = PSAAdapter(**shape, with_keys=False, proj_rank=rank, value_rank=rank)
+        full = PublishedAdapter(**shape)
+        small = PublishedAdapter(**shape, with_keys=False, proj_rank=rank, value_rank=rank)
     assert fp16_bytes(full) / 1e6 == pytest.approx({"sd15": 44, "sdxl": 696}[base], rel=0.01)
     assert fp16_bytes(small) <= limit_mb * 1e6

@@ -54,15 +54,18 @@ def test_the_layouts_are_those_of_the_base_models():
 @pytest.mark.parametrize("base", PIPELINES)
 @pytest.mark.parametrize("n_tokens", [1, 3])
 def test_a_published_file_comes_back_bit_for_bit(base, n_tokens, tmp_path):
+    """Of three tokens the first alone: the published code reads no other."""
     adapter = random_adapter(PIPELINES[base](), "published", n_tokens=n_tokens)
     torch.save(parts_of(adapter), tmp_path / "psa_adapter.bin")
     write_published(adapter, tmp_path / "other/psa_adapter.safetensors")
     for place in (tmp_path / "psa_adapter.bin", tmp_path, tmp_path / "other"):
         read = load_adapter(place, base=base)
-        assert (read.config.recipe, read.config.n_tokens) == (PUBLISHED_RECIPE, n_tokens)
+        assert (read.config.recipe, read.config.n_tokens) == (PUBLISHED_RECIPE, 1)
         assert tuple(read.config.widths) == tuple(adapter.config.widths)
         for name, weight in adapter.state_dict().items():
-            assert torch.equal(read.state_dict()[name], weight), name
+            kept = read.state_dict()[name]
+            assert torch.equal(kept, weight[: len(kept)]), name
+            assert len(kept) == len(weight) or name in ("user_proj.proj.weight", "user_proj.proj.bias")
     assert adapter_fingerprint(tmp_path) == adapter_fingerprint(tmp_path / "psa_adapter.bin")
     assert set(load_file(tmp_path / "other/psa_adapter.safetensors")) == {
         f"{group}.{name}" for group, part in parts_of(adapter).items() for name in part
@@ -72,10 +75,10 @@ def test_a_published_file_comes_back_bit_for_bit(base, n_tokens, tmp_path):
 def test_a_published_file_steers_a_pipeline(published):
     write, adapter = published
     pipe = PIPELINES["sd15"]()
-    expected = draw(pipe, attach(pipe, adapter).condition(users()))
+    expected = draw(pipe, attach(pipe, adapter))
     pipe = PIPELINES["sd15"]()
     psa = load_psa_adapter(pipe, write(parts_of(adapter)))
-    torch.testing.assert_close(draw(pipe, psa.condition(VECTORS, recipe="published")), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(draw(pipe, psa, VECTORS, recipe="published"), expected, atol=1e-6, rtol=0)
 
 
 def without(part, name):
@@ -158,13 +161,13 @@ def test_it_computes_what_the_ip_adapter_attention_of_diffusers_computes(base, g
     adapter = random_adapter(pipe, "published")
     write_ip_adapter(adapter, tmp_path / "ip.safetensors")
 
-    def one(limits=None, **more):
+    def one(psa=None, who=None, **more):
         seed = [torch.Generator().manual_seed(7)]
-        return draw(pipe, limits, prompt=["a red cat on the left"], generator=seed, guidance_scale=guidance, **more)
+        return draw(pipe, psa, who, prompt=["a red cat on the left"], generator=seed, guidance_scale=guidance, **more)
 
     plain = one()
     psa = attach(pipe, adapter)
-    ours = one(psa.condition(VECTORS[:1], recipe="tests"))
+    ours = one(psa, VECTORS[:1], recipe="tests")
     psa.unload()
     pipe.load_ip_adapter(tmp_path, subfolder="", weight_name="ip.safetensors", image_encoder_folder=None)
     pipe.set_ip_adapter_scale(1.0)

@@ -1,15 +1,17 @@
 """The adapter on a UNet: what it must never change, what it must refuse."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers import LLM_DIM, RECIPE, tiny_adapter, tiny_unet, unet_inputs, vectors
-from psalign.adapter.adapter import PSAAdapter, cross_attentions
+from helpers import LLM_DIM, RECIPE, for_users, tiny_adapter, tiny_unet, unet_inputs, vectors
+from psalign.adapter.adapter import cross_attentions
 from psalign.adapter.attach import attach
-from psalign.errors import CheckpointError, GuardError, RecipeMismatch, UsageError
+from psalign.adapter.users import RowUsers
+from psalign.errors import CheckpointError, GuardError, RecipeMismatch
 
 KINDS = [("prompt", 1), ("prompt", 4), ("gated", 4), ("published", 1), ("published", 4)]
 
@@ -24,7 +26,7 @@ def test_untrained_adapter_is_the_base_bit_for_bit(kind, n_tokens):
     unet, inputs = tiny_unet(), unet_inputs(3)
     base = unet(**inputs).sample
     psa = attach(unet, tiny_adapter(unet, kind, n_tokens=n_tokens, trained=False))
-    assert torch.equal(unet(**inputs, **psa.condition(vectors(3), recipe=RECIPE)).sample, base)
+    assert torch.equal(unet(**for_users(psa, inputs, vectors(3))).sample, base)
 
 
 @pytest.mark.parametrize(("kind", "n_tokens"), KINDS)
@@ -33,10 +35,10 @@ def test_trained_adapter_steers_and_every_way_out_is_the_base(kind, n_tokens):
     unet, inputs = tiny_unet(), unet_inputs(3)
     base = unet(**inputs).sample
     psa = attach(unet, tiny_adapter(unet, kind, n_tokens=n_tokens))
-    steered = unet(**inputs, **psa.condition(vectors(3), recipe=RECIPE)).sample
+    steered = unet(**for_users(psa, inputs, vectors(3))).sample
     assert (steered - base).abs().amax((1, 2, 3)).min() > 1e-3
-    assert torch.equal(unet(**inputs, **psa.condition(vectors(3), recipe=RECIPE, scale=0.0)).sample, base)
-    assert torch.equal(unet(**inputs, **psa.condition([None] * 3, recipe=RECIPE)).sample, base)
+    assert torch.equal(unet(**for_users(psa, inputs, vectors(3), scale=0.0)).sample, base)
+    assert torch.equal(unet(**for_users(psa, inputs, [None] * 3)).sample, base)
     with psa.disabled():
         assert torch.equal(unet(**inputs).sample, base)
     psa.unload()
@@ -49,28 +51,33 @@ def test_a_batch_of_users_scales_and_no_user_equals_single_runs(kind, n_tokens):
     unet, inputs = tiny_unet(), unet_inputs(4)
     psa = attach(unet, tiny_adapter(unet, kind, n_tokens=n_tokens))
     users, scales = [*vectors(3), None], [1.0, 0.5, 1.5, 1.0]
-    together = unet(**inputs, **psa.condition(users, recipe=RECIPE, scale=scales)).sample
+    together = unet(**for_users(psa, inputs, users, scale=scales)).sample
     for i in range(4):
-        alone = unet(**rows(inputs, i), **psa.condition([users[i]], recipe=RECIPE, scale=scales[i])).sample
+        alone = unet(**for_users(psa, rows(inputs, i), [users[i]], scale=scales[i])).sample
         torch.testing.assert_close(together[i : i + 1], alone, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["prompt", "published"])
 @torch.no_grad()
-def test_guidance_puts_unconditional_rows_first(kind):
+def test_the_unconditional_text_is_not_rewritten(kind):
     """prompt: unconditional rows are the base. published: they are the projection of a zero vector."""
     unet, inputs = tiny_unet(), unet_inputs(4)
-    inputs["sample"][:2] = inputs["sample"][2:]
     base = unet(**inputs).sample
     psa = attach(unet, tiny_adapter(unet, kind))
-    both = unet(**inputs, **psa.condition(vectors(2), recipe=RECIPE)).sample
-    conditional = unet(**rows(inputs, 2, 3), **psa.condition(vectors(2), recipe=RECIPE, guided=False)).sample
+    prompts, negative = rows(inputs, 2, 3), rows(inputs, 0, 1)
+    states = negative["encoder_hidden_states"]
+    both = unet(**{**inputs, **text_only(for_users(psa, prompts, vectors(2), negative=states))}).sample
+    conditional = unet(**for_users(psa, prompts, vectors(2))).sample
     torch.testing.assert_close(both[2:], conditional, atol=2e-5, rtol=0)
     if kind == "prompt":
         torch.testing.assert_close(both[:2], base[:2], atol=2e-5, rtol=0)
     else:
-        null = unet(**rows(inputs, 0, 1), **psa.condition(torch.zeros(2, LLM_DIM), recipe=RECIPE, guided=False)).sample
+        null = unet(**for_users(psa, negative, torch.zeros(2, LLM_DIM))).sample
         torch.testing.assert_close(both[:2], null, atol=2e-5, rtol=0)
+
+
+def text_only(inputs):
+    return {name: inputs[name] for name in ("encoder_hidden_states", "cross_attention_kwargs")}
 
 
 @pytest.mark.parametrize("n_tokens", [1, 4])
@@ -79,7 +86,7 @@ def test_published_is_text_attention_plus_scaled_user_attention(n_tokens):
     """to_out(Attn(q, text) + scale * Attn(q, user)), written out by hand for one cross-attention."""
     unet = tiny_unet()
     adapter = tiny_adapter(unet, "published", n_tokens=n_tokens)
-    attention, layer = cross_attentions(unet)[0], adapter.layers[0]
+    attention, layer = next(iter(cross_attentions(unet).values())), adapter.layers[0]
     hidden, text = torch.randn(2, 6, attention.to_q.in_features), torch.randn(2, 5, 16)
     tokens = adapter.user_tokens(vectors(2))
 
@@ -94,9 +101,9 @@ def test_published_is_text_attention_plus_scaled_user_attention(n_tokens):
     by_hand = attention.to_out[0](by_hand)
 
     psa = attach(unet, adapter)
-    condition = psa.condition(vectors(2), recipe=RECIPE, scale=0.7)["cross_attention_kwargs"]["psa"]
-    psa._steer_by(psa._steering(condition, text, 0, lora_scale=1.0))
-    torch.testing.assert_close(attention(hidden, encoder_hidden_states=text), by_hand, atol=1e-5, rtol=0)
+    behind = psa._terms.behind(vectors(2), torch.full((2,), 0.7), like=text)
+    got = attention(hidden, encoder_hidden_states=torch.cat([text, behind], dim=1))
+    torch.testing.assert_close(got, by_hand, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("kind", "n_tokens"), KINDS)
@@ -104,29 +111,28 @@ def test_published_is_text_attention_plus_scaled_user_attention(n_tokens):
 def test_replaced_attention_processors_do_not_lose_the_adapter(kind, n_tokens):
     unet, inputs = tiny_unet(), unet_inputs(2)
     psa = attach(unet, tiny_adapter(unet, kind, n_tokens=n_tokens))
-    users = psa.condition(vectors(2), recipe=RECIPE)
-    before = unet(**inputs, **users).sample
+    inputs = for_users(psa, inputs, vectors(2))
+    before = unet(**inputs).sample
     for replace in (
         lambda: unet.set_attention_slice("max"),
         unet.set_default_attn_processor,
         unet.fuse_qkv_projections,
     ):
         replace()
-        torch.testing.assert_close(unet(**inputs, **users).sample, before, atol=1e-4, rtol=0)
+        torch.testing.assert_close(unet(**inputs).sample, before, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
-def test_the_rewritten_prompt_is_computed_once_per_call():
-    unet, inputs = tiny_unet(), unet_inputs(2)
-    psa = attach(unet, tiny_adapter(unet, "prompt"))
-    calls = []
-    psa.adapter.rewriter.register_forward_hook(lambda *_: calls.append(1))
-    users = psa.condition(vectors(2), recipe=RECIPE)
-    first = unet(**inputs, **users).sample
-    assert torch.equal(unet(**inputs, **users).sample, first)
-    assert len(calls) == 1
-    unet(**{**inputs, "encoder_hidden_states": inputs["encoder_hidden_states"].clone()}, **users)
-    assert len(calls) == 2
+def test_the_prompt_is_rewritten_once_and_the_terms_are_computed_once():
+    for kind, inside in (("prompt", "rewriter"), ("published", "user_proj")):
+        unet = tiny_unet()
+        psa = attach(unet, tiny_adapter(unet, kind))
+        calls = []
+        getattr(psa.adapter, inside).register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        inputs = for_users(psa, unet_inputs(1), vectors(1))
+        first = unet(**inputs).sample
+        assert torch.equal(unet(**inputs).sample, first)
+        assert len(calls) == 1
 
 
 def test_gradients_reach_every_weight_that_can_learn():
@@ -134,16 +140,49 @@ def test_gradients_reach_every_weight_that_can_learn():
     for kind, n_tokens in (("prompt", 4), ("gated", 4), ("published", 1)):
         unet = tiny_unet().requires_grad_(False)
         psa = attach(unet, tiny_adapter(unet, kind, n_tokens=n_tokens))
-        users = psa.condition(vectors(2), recipe=RECIPE)
-        unet(**unet_inputs(2), **users).sample.square().mean().backward()
+        inputs = unet_inputs(2)
+        noisy, timesteps, states = inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"]
+        users = RowUsers(vectors(2), torch.ones(2))
+        psa.denoise(noisy, timesteps, states, users=users).square().mean().backward()
         weights = psa.adapter.named_parameters()
         silent = [name for name, weight in weights if weight.grad is None or not weight.grad.any()]
         assert [name for name in silent if "to_k_user" not in name] == []
 
 
-def other_condition():
-    unet = tiny_unet()
-    return attach(unet, tiny_adapter(unet, "prompt")).condition(vectors(1), recipe=RECIPE)
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+@torch.no_grad()
+def test_what_training_calls_is_what_a_pipeline_gets(kind):
+    unet, inputs = tiny_unet(), unet_inputs(2)
+    base = unet(**inputs).sample
+    psa = attach(unet, tiny_adapter(unet, kind))
+    noisy, timesteps, states = inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"]
+    users = RowUsers(vectors(2), torch.tensor([1.0, 0.5]))
+    trained = psa.denoise(noisy, timesteps, states, users=users)
+    drawn = unet(**for_users(psa, inputs, vectors(2), scale=[1.0, 0.5])).sample
+    torch.testing.assert_close(trained, drawn, atol=2e-5, rtol=0)
+    assert torch.equal(psa.denoise(noisy, timesteps, states), base)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+def test_gradients_are_the_same_with_gradient_checkpointing(kind):
+    """Layers that are computed a second time, in the backward pass, see the same text and the same terms."""
+    gradients = []
+    for checkpointing in (False, True):
+        unet = tiny_unet().requires_grad_(False).train()
+        psa = attach(unet, tiny_adapter(unet, kind))
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        inputs = unet_inputs(2)
+        users = RowUsers(vectors(2), torch.ones(2))
+        predicted = psa.denoise(
+            *(inputs[name] for name in ("sample", "timestep", "encoder_hidden_states")), users=users
+        )
+        with psa.disabled(), torch.no_grad():  # another call in between: it must leave no trace
+            unet(**unet_inputs(3))
+        predicted.square().mean().backward()
+        gradients.append([w.grad for w in psa.adapter.parameters() if w.grad is not None])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed, atol=1e-6, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -153,7 +192,7 @@ def test_a_replaced_cross_attention_is_noticed():
     block = unet.mid_block.attentions[0].transformer_blocks[0]
     block.attn2 = copy.deepcopy(block.attn2)
     with pytest.raises(GuardError, match="1 of 7 cross-attentions have lost the adapter"):
-        unet(**unet_inputs(2), **psa.condition(vectors(2), recipe=RECIPE))
+        unet(**for_users(psa, unet_inputs(2), vectors(2)))
 
 
 def disable_twice(psa):
@@ -161,41 +200,118 @@ def disable_twice(psa):
         pass
 
 
+def changed(psa, change):
+    """Inputs for two users with guidance, changed after they were made."""
+    inputs = unet_inputs(4)
+    prompts = {**inputs, "encoder_hidden_states": inputs["encoder_hidden_states"][2:]}
+    made = for_users(psa, prompts, vectors(2), negative=inputs["encoder_hidden_states"][:2])
+    states = change(made["encoder_hidden_states"], inputs["encoder_hidden_states"])
+    rows = len(states)
+    return {
+        **made,
+        "sample": torch.zeros(rows, 4, 8, 8),
+        "timestep": torch.full((rows,), 500),
+        "encoder_hidden_states": states,
+    }
+
+
+def in_place(states, raw):
+    states[3] = raw[3]
+    return states
+
+
+def behind_the_count(states, raw):
+    """A change that torch's own count of changes does not see."""
+    states.data[3] = raw[3]
+    return states
+
+
+# What is done to the text [negative of two users, prompts of two users]; raw: the same before it was rewritten.
+CHANGES = {
+    "a raw prompt": lambda states, raw: torch.cat([states[:3], raw[3:]]),
+    "a change in place": in_place,
+    "a change in place that torch does not count": behind_the_count,
+    "prompts in another order": lambda states, raw: states[[0, 1, 3, 2]],
+    "prompts first": lambda states, raw: states[[2, 3, 0, 1]],
+    "one user's prompt for both": lambda states, raw: states[[0, 1, 2, 2]],
+    "a row that is no text of the call": lambda states, raw: states + 1e-3,
+    "one row too many": lambda states, raw: torch.cat([states, states[:1]]),
+    "tokens in another order": lambda states, raw: states.flip(1),
+    "prompts mixed": lambda states, raw: torch.cat([states[:2], states[2:].mean(0, keepdim=True).expand(2, -1, -1)]),
+}
+
+
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_text_that_was_changed_after_it_was_rewritten_is_refused(kind, change):
+    unet = tiny_unet()
+    psa = attach(unet, tiny_adapter(unet, kind))
+    same = changed(psa, lambda states, raw: states)
+    unet(**same)
+
+    def change_it(states, raw):
+        if states.shape[1] > raw.shape[1]:  # kind `published`: a mark stands behind the text
+            raw = torch.cat([raw, states[:, -1:].nan_to_num(0, 1, 1)], dim=1)
+        return CHANGES[change](states, raw)
+
+    with pytest.raises(GuardError, match="was not rewritten for these users"):
+        unet(**changed(psa, change_it))
+
+
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+@torch.no_grad()
+def test_another_number_of_latents_is_refused(kind):
+    unet = tiny_unet()
+    psa = attach(unet, tiny_adapter(unet, kind))
+    inputs = for_users(psa, unet_inputs(2), vectors(2))
+    with pytest.raises(GuardError, match="2 rows of text for 4 rows of latents"):
+        unet(**{**inputs, "sample": torch.zeros(4, 4, 8, 8), "timestep": torch.tensor(500)})
+
+
+def of_another_adapter(psa, unet):
+    other = tiny_unet()
+    return unet(**for_users(attach(other, tiny_adapter(other, "prompt")), unet_inputs(1), vectors(1)))
+
+
+def of_another_call(psa, unet):
+    """A text that was rewritten for these users, with what came with the text of other users."""
+    one, two = (for_users(psa, unet_inputs(1, seed=seed), vectors(1, seed=seed)) for seed in (2, 3))
+    return unet(**{**one, "cross_attention_kwargs": two["cross_attention_kwargs"]})
+
+
+def raw_as_another_calls_negative(psa, unet):
+    """A raw prompt that another call, still under way, has for a negative prompt."""
+    raw = unet_inputs(1)
+    other = for_users(psa, unet_inputs(1, seed=9), vectors(1), negative=raw["encoder_hidden_states"])
+    try:
+        return unet(**raw)
+    finally:
+        assert other
+
+
+def rewrite(psa, *rows, **more):
+    return psa.rewrite(unet_inputs(1)["encoder_hidden_states"], *rows, **{"recipe": RECIPE, **more})
+
+
 REFUSED = {
-    "no users": (lambda psa, unet: unet(**unet_inputs(2)), "called without users"),
-    "three users for two rows": (
-        lambda psa, unet: unet(**unet_inputs(2), **psa.condition(vectors(3), recipe=RECIPE)),
-        "2 rows for 3 users",
+    "no users": (lambda psa, unet: unet(**unet_inputs(2)), "UNet2DConditionModel was called without users"),
+    "a raw prompt that is a negative prompt elsewhere": (raw_as_another_calls_negative, "called without users"),
+    "text of another adapter": (of_another_adapter, "made by another adapter"),
+    "text of another call": (of_another_call, "not rewritten for these users"),
+    "three users for two rows": (lambda psa, unet: for_users(psa, unet_inputs(2), vectors(3)), "3 users for 2 prompts"),
+    "text of another width": (
+        lambda psa, unet: psa.rewrite(torch.zeros(1, 5, 24), vectors(1), recipe=RECIPE),
+        "text states have width 24; the adapter is for 16",
     ),
-    "guidance over fewer prompts than users": (
-        lambda psa, unet: unet(
-            **{**unet_inputs(4), "sample": torch.zeros(4, 4, 8, 8)}, **psa.condition(vectors(4), recipe=RECIPE)
-        ),
-        "two equal halves",
-    ),
-    "two prompts for one user": (
-        lambda psa, unet: unet(**unet_inputs(2), **psa.condition(vectors(1), recipe=RECIPE)),
-        "2 different rows for 1 users: half of them would have no user",
-    ),
-    "users made ready for another adapter": (
-        lambda psa, unet: unet(**unet_inputs(1), **other_condition()),
-        "made ready for another adapter",
-    ),
-    "a scale below zero": (lambda psa, unet: psa.condition(vectors(1), recipe=RECIPE, scale=-1.0), "at least 0"),
-    "guidance that was ruled out": (
-        lambda psa, unet: unet(**unet_inputs(4), **psa.condition(vectors(2), recipe=RECIPE, guided=False)),
-        "4 rows for 2 users",
-    ),
-    "a vector of another width": (lambda psa, unet: psa.condition(torch.zeros(1, 3), recipe=RECIPE), r"takes \(12,\)"),
-    "a vector with nan": (
-        lambda psa, unet: psa.condition(torch.full((1, LLM_DIM), torch.nan), recipe=RECIPE),
-        "not finite",
-    ),
+    "a scale below zero": (lambda psa, unet: rewrite(psa, vectors(1), scale=-1.0), "at least 0"),
     "an infinite scale": (
-        lambda psa, unet: psa.condition(vectors(1), recipe=RECIPE, scale=float("inf")),
+        lambda psa, unet: rewrite(psa, vectors(1), scale=float("inf")),
         "scale must be finite and at least 0",
     ),
-    "nobody": (lambda psa, unet: psa.condition([], recipe=RECIPE), "No users"),
+    "a vector of another width": (lambda psa, unet: rewrite(psa, torch.zeros(1, 3)), r"takes \(12,\)"),
+    "a vector with nan": (lambda psa, unet: rewrite(psa, torch.full((1, LLM_DIM), torch.nan)), "not finite"),
+    "nobody": (lambda psa, unet: rewrite(psa, []), "No users"),
     "disabled twice": (lambda psa, unet: disable_twice(psa), "disabled already"),
     "attached twice": (lambda psa, unet: attach(unet, tiny_adapter(unet, "prompt")), "has an adapter already"),
 }
@@ -211,11 +327,56 @@ def test_the_guard_refuses(case):
         call(psa, unet)
 
 
+@torch.no_grad()
+def test_text_that_comes_alone_is_recognised_while_its_call_is_under_way():
+    """A stand-in for the UNet may pass the text on and drop what came with it."""
+    unet = tiny_unet()
+    psa = attach(unet, tiny_adapter(unet, "prompt"))
+    inputs = for_users(psa, unet_inputs(2), vectors(2))
+    wanted = unet(**inputs).sample
+    call = inputs.pop("cross_attention_kwargs")
+    assert torch.equal(unet(**inputs).sample, wanted)
+    del call
+    with pytest.raises(GuardError, match="called without users"):
+        unet(**inputs)
+
+
+@torch.no_grad()
+def test_disabled_is_for_its_own_thread_alone():
+    unet, inputs = tiny_unet(), unet_inputs(1)
+    psa = attach(unet, tiny_adapter(unet, "prompt"))
+    with psa.disabled(), ThreadPoolExecutor(1) as others:
+        unet(**inputs)
+        with pytest.raises(GuardError, match="called without users"):
+            others.submit(lambda: unet(**inputs)).result()
+
+
+@torch.no_grad()
+def test_what_was_rewritten_stays_so_where_the_adapter_is_disabled():
+    for kind in ("prompt", "published"):
+        unet = tiny_unet()
+        psa = attach(unet, tiny_adapter(unet, kind))
+        inputs = for_users(psa, unet_inputs(1), vectors(1))
+        wanted = unet(**inputs).sample
+        with psa.disabled():
+            assert torch.equal(unet(**inputs).sample, wanted)
+
+
+@torch.no_grad()
+def test_a_denoiser_that_lost_the_guard_draws_nothing_for_kind_published():
+    unet = tiny_unet()
+    psa = attach(unet, tiny_adapter(unet, "published"))
+    inputs = for_users(psa, unet_inputs(1), vectors(1))
+    psa.unload()
+    inputs.pop("cross_attention_kwargs")
+    assert unet(**inputs).sample.isnan().all()
+
+
 def test_vectors_of_another_recipe_are_refused():
     unet = tiny_unet()
     psa = attach(unet, tiny_adapter(unet, "prompt"))
     with pytest.raises(RecipeMismatch, match="made by recipe other; the adapter was trained with tests"):
-        psa.condition(vectors(1), recipe="other")
+        rewrite(psa, vectors(1), recipe="other")
 
 
 @pytest.mark.parametrize("kind", ["prompt", "published"])
@@ -223,8 +384,3 @@ def test_an_adapter_of_another_base_is_refused(kind):
     adapter = tiny_adapter(tiny_unet(context_dim=24), kind)
     with pytest.raises(CheckpointError, match="text states of width 24; this UNet's are 16"):
         attach(tiny_unet(), adapter)
-
-
-def test_unknown_kind():
-    with pytest.raises(UsageError, match="Unknown adapter kind 'magic'; choose one of: prompt, published"):
-        PSAAdapter(kind="magic")

@@ -16,8 +16,9 @@ from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig
 
 from psalign.adapter.attach import attach
+from psalign.adapter.recognition import LAYOUTS
 from psalign.errors import GuardError
-from tiny_pipelines import draw, load_ip_adapter, random_adapter, sd15_pipeline, users
+from tiny_pipelines import PROMPTS, draw, draw_text, load_ip_adapter, random_adapter, sd15_pipeline, users
 
 GUARD = Path(__file__).parents[2] / "docs/GUARD.md"
 
@@ -87,20 +88,21 @@ KEEPS = {
     "`unet.compile()`": lambda pipe: pipe.unet.compile(backend="eager"),
     "`unet.compile_repeated_blocks()`": lambda pipe: pipe.unet.compile_repeated_blocks(backend="eager"),
 }
-REFUSES = {
-    "`copy.deepcopy(pipe.unet)`": (copy_the_unet, "made ready for another adapter"),
-    "the UNet saved and loaded, or another one put in its place": (reload, "reached a UNet that has no adapter"),
-    "`psa.unload()`": (lambda pipe: pipe.unet._psa_attached.unload(), "reached a UNet that has no adapter"),
-    "its forward hooks cleared": (
-        lambda pipe: pipe.unet._forward_pre_hooks.clear(),
-        "reached a UNet that has no adapter",
-    ),
-}
+REFUSES = {"`copy.deepcopy(pipe.unet)`": (copy_the_unet, "made by another adapter")}
 REFUSES_PUBLISHED = {"a cross-attention replaced": (replace_a_cross_attention, "1 of 16 cross-attentions have lost")}
-ELSEWHERE = {  # rows that tests/adapter/test_pipelines.py shows
+# The hooks are gone: text that was rewritten stays so, and text of kind `published` gives NaN.
+UNHOOKS = {
+    "the UNet saved and loaded, or another one put in its place": reload,
+    "`psa.unload()`": lambda pipe: pipe.unet._psa_attached.unload(),
+    "its forward hooks cleared": lambda pipe: pipe.unet._forward_pre_hooks.clear(),
+}
+ELSEWHERE = {  # rows that tests/adapter/test_pipelines.py and test_pipeline_kinds.py show
     "`from_pipe(...)`",
     "a ControlNet that joins later",
     "guidance cut off part-way",
+    "`enable_layerwise_casting(...)`",
+    "`enable_group_offload(...)`",
+    "the text changed by a callback",
 }
 
 
@@ -110,7 +112,7 @@ def expected():
     pipe, pictures = sd15_pipeline(), {"base": draw(sd15_pipeline())}
     for kind in ("prompt", "published"):
         psa = attach(pipe, random_adapter(pipe, kind))
-        pictures[kind] = draw(pipe, psa.condition(users()))
+        pictures[kind] = draw(pipe, psa)
         psa.unload()
     return pictures
 
@@ -121,7 +123,7 @@ def test_what_keeps_the_adapter(call, kind, expected):
     pipe = sd15_pipeline()
     psa = attach(pipe, random_adapter(pipe, kind))
     more = KEEPS[call](pipe) or {}
-    drawn = draw(pipe, psa.condition(users()), **more)
+    drawn = draw(pipe, psa, **more)
     torch.testing.assert_close(drawn, expected[kind], atol=1e-4, rtol=0)
     assert (drawn - expected["base"]).abs().max() > 0.01
     with pytest.raises(GuardError, match="called without users"):
@@ -133,17 +135,43 @@ CASES += [("published", call) for call in REFUSES_PUBLISHED]
 
 
 @pytest.mark.parametrize(("kind", "call"), CASES)
-def test_what_would_lose_the_adapter_is_refused(kind, call, tmp_path):
+def test_what_would_lose_the_adapter_is_refused(kind, call):
     pipe = sd15_pipeline()
     psa = attach(pipe, random_adapter(pipe, kind))
-    limits = psa.condition(users())
+    text = psa.encode(pipe, PROMPTS, users())
     change, message = (REFUSES | REFUSES_PUBLISHED)[call]
-    change(*((pipe, tmp_path) if change is reload else (pipe,)))
+    change(pipe)
     with pytest.raises(GuardError, match=message):
-        draw(pipe, limits)
+        draw_text(pipe, text)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+@pytest.mark.parametrize("call", UNHOOKS)
+def test_what_takes_the_hooks_away_never_gives_the_base(kind, call, expected, tmp_path):
+    pipe = sd15_pipeline()
+    psa = attach(pipe, random_adapter(pipe, kind))
+    text, change = psa.encode(pipe, PROMPTS, users()), UNHOOKS[call]
+    change(*((pipe, tmp_path) if change is reload else (pipe,)))
+    drawn = draw_text(pipe, text)
+    if kind == "prompt":
+        torch.testing.assert_close(drawn, expected[kind], atol=1e-4, rtol=0)
+    else:
+        assert drawn.isnan().all()
+
+
+def rows_of(heading):
+    """First cells of the table under a heading of the page."""
+    section = GUARD.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return [row for row in re.findall(r"^\| (.+?) \| .+ \|$", section, re.M) if not row.startswith("-")][1:]
 
 
 def test_the_page_has_these_rows():
-    rows = re.findall(r"^\| (.+?) \| .+ \|$", GUARD.read_text(encoding="utf-8"), re.M)
-    named = {row for row in rows if row != "call" and not row.startswith("-")}
-    assert named == set(KEEPS) | set(REFUSES) | set(REFUSES_PUBLISHED) | ELSEWHERE
+    assert set(rows_of("What others do to the UNet")) == (
+        set(KEEPS) | set(REFUSES) | set(REFUSES_PUBLISHED) | set(UNHOOKS) | ELSEWHERE
+    )
+
+
+def test_the_page_has_every_layout():
+    kinds = {"prompts": "c", "unconditional texts": "u"}
+    cells = [row.split(", ") for row in rows_of("Which promise holds where")]
+    assert {"".join(kinds[kind] for kind in cell) for cell in cells} == set(LAYOUTS)

@@ -19,8 +19,19 @@ from peft import LoraConfig
 from psalign import load_psa_adapter
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import save_adapter
+from psalign.adapter.text import encode_texts
 from psalign.errors import CheckpointError, GuardError
-from tiny_pipelines import PIPELINES, SIZE_PX, controlnet_of, draw, load_ip_adapter, random_adapter, users
+from tiny_pipelines import (
+    PIPELINES,
+    PROMPTS,
+    SIZE_PX,
+    controlnet_of,
+    draw,
+    draw_text,
+    load_ip_adapter,
+    random_adapter,
+    users,
+)
 
 BOTH = [(base, kind) for base in PIPELINES for kind in ("prompt", "published")]
 IMAGE = torch.rand((2, 3, SIZE_PX, SIZE_PX), generator=torch.Generator().manual_seed(3))
@@ -44,16 +55,15 @@ def row(batch, i):
 
 def alone(pipe, psa, i, **more):
     """Row i of draw(), drawn by itself."""
-    prompt, seed = ["a red cat on the left", "a blue dog in a meadow"][i], [7, 8][i]
-    generator = [torch.Generator().manual_seed(seed)]
-    return draw(pipe, psa.condition(row(users(), i)), prompt=[prompt], generator=generator, **more)[0]
+    generator = [torch.Generator().manual_seed([7, 8][i])]
+    return draw(pipe, psa, row(users(), i), prompt=[PROMPTS[i]], generator=generator, **more)[0]
 
 
 @pytest.mark.parametrize(("base", "kind"), BOTH)
 @pytest.mark.parametrize("guidance", [4.0, 1.0])
 def test_a_batch_of_users_is_the_users_one_by_one(base, kind, guidance):
     pipe, psa = attached(base, kind)
-    together = draw(pipe, psa.condition(users()), guidance_scale=guidance)
+    together = draw(pipe, psa, guidance_scale=guidance)
     for i in range(2):
         torch.testing.assert_close(together[i], alone(pipe, psa, i, guidance_scale=guidance), atol=1e-4, rtol=0)
     assert (together - draw(PIPELINES[base](), guidance_scale=guidance)).abs().max() > 0.01
@@ -62,17 +72,17 @@ def test_a_batch_of_users_is_the_users_one_by_one(base, kind, guidance):
 @pytest.mark.parametrize(("base", "kind"), BOTH)
 def test_rows_scales_and_pictures_per_prompt(base, kind):
     pipe, psa = attached(base, kind)
-    plain, full = draw(PIPELINES[base]()), draw(pipe, psa.condition(users()))
+    full, bare = draw(pipe, psa), PIPELINES[base]()
+    plain = draw_text(bare, encode_texts(bare, PROMPTS).arguments())  # one by one, as encode() does
     mixed = type(users())((users().vectors[0], None), users().recipe)
-    drawn = draw(pipe, psa.condition(mixed))
+    drawn = draw(pipe, psa, mixed)
     torch.testing.assert_close(drawn[0], full[0], atol=1e-4, rtol=0)
     torch.testing.assert_close(drawn[1], plain[1], atol=1e-6, rtol=0)
-    drawn = draw(pipe, psa.condition(users(), scale=[0.0, 1.0]))
+    drawn = draw(pipe, psa, users(), scale=[0.0, 1.0])
     torch.testing.assert_close(drawn[0], plain[0], atol=1e-6, rtol=0)
     torch.testing.assert_close(drawn[1], full[1], atol=1e-4, rtol=0)
     seeds = [torch.Generator().manual_seed(seed) for seed in (7, 70, 8, 80)]
-    limits = psa.condition(users(), images_per_prompt=2)
-    four = draw(pipe, limits, num_images_per_prompt=2, generator=seeds)
+    four = draw(pipe, psa, num_images_per_prompt=2, generator=seeds)
     torch.testing.assert_close(four[[0, 2]], full, atol=1e-4, rtol=0)
 
 
@@ -98,26 +108,11 @@ def test_image_to_image_and_inpainting(base, kind):
         other.set_progress_bar_config(disable=True)
         more = {"image": IMAGE, "strength": 1.0, **more}
         size = {} if "mask_image" in more else {"height": None, "width": None}
-        limits = psa.condition(users())
         with psa.disabled():
-            plain = draw_like(other, **more, **size)
-        steered = draw_like(other, limits, **more, **size)
-        assert (steered - plain).abs().max() > 0.01
+            plain = draw(other, **more, **size)
+        assert (draw(other, psa, **more, **size) - plain).abs().max() > 0.01
         with pytest.raises(GuardError, match="called without users"):
-            draw_like(other, **more, **size)
-
-
-def draw_like(pipe, limits=None, **more):
-    """draw() for pipelines that take their size from the picture."""
-    sized = {name: value for name, value in more.items() if value is not None or name not in ("height", "width")}
-    arguments = {
-        "prompt": ["a red cat on the left", "a blue dog in a meadow"],
-        "generator": [torch.Generator().manual_seed(seed) for seed in (7, 8)],
-        "num_inference_steps": 2,
-        "guidance_scale": 4.0,
-        "output_type": "latent",
-    }
-    return pipe(**arguments, **(limits or {}), **sized).images
+            draw(other, **more, **size)
 
 
 @pytest.mark.parametrize(("base", "kind"), BOTH)
@@ -134,7 +129,7 @@ def test_a_controlnet_does_not_see_what_the_user_bans(base, kind):
     prompts = seen[0]
     psa = attach(pipe, random_adapter(pipe, kind))
     seen.clear()
-    steered = draw(pipe, psa.condition(users()), image=IMAGE)
+    steered = draw(pipe, psa, image=IMAGE)
     assert (steered - raw).abs().max() > 0.01
     assert torch.equal(seen[0][:2], prompts[:2])
     if kind == "published":
@@ -149,51 +144,41 @@ def test_a_controlnet_does_not_see_what_the_user_bans(base, kind):
         draw(pipe, image=IMAGE)
 
 
-def test_a_controlnet_in_guess_mode_reads_the_prompts_alone():
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+def test_a_controlnet_in_guess_mode_reads_one_text_a_user(kind):
     pipe = PIPELINES["sd15"]()
-    net = controlnet_of(pipe)
+    net, seen = controlnet_of(pipe), []
     pipe = StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=net)
     pipe.set_progress_bar_config(disable=True)
-    psa = attach(pipe, random_adapter(pipe, "prompt"))
-    draw(pipe, psa.condition(users()), image=IMAGE, guess_mode=True)
-    psa.unload()
-    psa = attach(pipe, random_adapter(pipe, "published"))
-    with pytest.raises(GuardError, match="cannot keep a ControlNet from reading what a user bans without guidance"):
-        draw(pipe, psa.condition(users()), image=IMAGE, guess_mode=True)
+    net.mid_block.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+    )
+    psa = attach(pipe, random_adapter(pipe, kind))
+    text = psa.encode(pipe, PROMPTS, users())
+    draw_text(pipe, text, image=IMAGE, guess_mode=True)
+    wanted = text["prompt_embeds"] if kind == "prompt" else text["negative_prompt_embeds"][:, :-1]
+    assert torch.equal(seen[0], wanted)
 
 
 @pytest.mark.parametrize("kind", ["prompt", "published"])
-def test_a_controlnet_that_joins_later_is_refused_until_it_is_guarded(kind):
+def test_controlnets_that_join_later_read_no_raw_prompt(kind):
     pipe, psa = attached("sd15", kind)
-    net = controlnet_of(pipe)
-    joined = StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=net)
-    joined.set_progress_bar_config(disable=True)
-    with pytest.raises(GuardError, match="has read the prompt without these users' limits"):
-        draw(joined, psa.condition(users()), image=IMAGE)
-    psa.guard_controlnet(net)
-    late = draw(joined, psa.condition(users()), image=IMAGE)
-    fresh = StableDiffusionControlNetPipeline.from_pipe(
-        PIPELINES["sd15"](), controlnet=controlnet_of(PIPELINES["sd15"]())
-    )
-    fresh.set_progress_bar_config(disable=True)
-    early = draw(fresh, attach(fresh, random_adapter(fresh, kind)).condition(users()), image=IMAGE)
-    torch.testing.assert_close(late, early, atol=1e-5, rtol=0)
-    first = psa.condition(users())
-    psa.condition(type(users())(users().vectors[::-1], users().recipe))
-    with pytest.raises(GuardError, match="condition\\(\\) again right before the pipeline"):
-        draw(joined, first, image=IMAGE)
-
-
-def test_a_guarded_controlnet_does_not_vouch_for_another():
-    pipe, psa = attached("sd15", "prompt")
-    first, second = (
-        StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=controlnet_of(pipe)) for _ in range(2)
-    )
-    psa.guard_controlnet(first.controlnet)
-    limits = psa.condition(users())
-    draw(first, limits, image=IMAGE)
-    with pytest.raises(GuardError, match="has read the prompt without these users' limits"):
-        draw(second, limits, image=IMAGE)
+    nets = [controlnet_of(pipe), controlnet_of(pipe)]
+    seen = []
+    for net in nets:
+        net.mid_block.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+        )
+    one = StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=nets[0])
+    both = StableDiffusionControlNetPipeline(**{**one.components, "controlnet": nets}, requires_safety_checker=False)
+    raw = pipe.encode_prompt(PROMPTS, "cpu", 1, False)[0]
+    for joined, image in ((one, IMAGE), (both, [IMAGE, IMAGE])):
+        joined.set_progress_bar_config(disable=True)
+        draw(joined, psa, image=image)
+        assert not any(torch.allclose(row, text) for rows in seen for row in rows for text in raw)
+        with pytest.raises(GuardError, match="ControlNetModel was called without users"):
+            draw(joined, image=image)
+    assert len(seen) == 2 + 4
 
 
 @pytest.mark.parametrize(("base", "kind"), BOTH)
@@ -210,11 +195,11 @@ def test_guidance_cut_off_part_way(base, kind):
     names = ["latents", "prompt_embeds"] + (["add_text_embeds", "add_time_ids"] if base == "sdxl" else [])
     more = {"callback_on_step_end": cut_off, "callback_on_step_end_tensor_inputs": names, "num_inference_steps": 3}
     pipe, psa = attached(base, kind)
-    together = draw(pipe, psa.condition(users()), **more)
+    together = draw(pipe, psa, **more)
     for i in range(2):
         torch.testing.assert_close(together[i], alone(pipe, psa, i, **more), atol=1e-4, rtol=0)
-    same = [torch.Generator().manual_seed(7) for _ in range(2)]  # equal halves: told by the prompts all the same
-    draw(pipe, psa.condition(users()), generator=same, **more)
+    same = [torch.Generator().manual_seed(7) for _ in range(2)]
+    draw(pipe, psa, generator=same, **more)
 
 
 @pytest.mark.parametrize("kind", ["prompt", "published"])
@@ -222,7 +207,7 @@ def test_guidance_cut_off_part_way(base, kind):
 def test_any_scheduler(kind, scheduler):
     pipe, psa = attached("sd15", kind)
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
-    drawn = draw(pipe, psa.condition(users()))
+    drawn = draw(pipe, psa)
     for i in range(2):
         torch.testing.assert_close(drawn[i], alone(pipe, psa, i), atol=1e-4, rtol=0)
 
@@ -231,10 +216,10 @@ def test_any_scheduler(kind, scheduler):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(base, kind, dtype):
     full_pipe, full_psa = attached(base, kind)
-    full = draw(full_pipe, full_psa.condition(users()))
+    full = draw(full_pipe, full_psa)
     pipe, psa = attached(base, kind)
     pipe.to(dtype)
-    drawn = draw(pipe, psa.condition(users()))
+    drawn = draw(pipe, psa)
     assert drawn.dtype == dtype
     plain = draw(PIPELINES[base]())
     assert (drawn.float() - full).abs().mean() < 0.2 * (full - plain).abs().mean()
@@ -249,18 +234,18 @@ def test_a_lora_loaded_before_or_after_gives_the_same(kind):
     before = PIPELINES["sd15"]()
     with_lora(before)
     plain = draw(before)
-    first = draw(before, attach(before, random_adapter(before, kind)).condition(users()))
+    first = draw(before, attach(before, random_adapter(before, kind)))
     after, psa = attached("sd15", kind)
     with_lora(after)
-    torch.testing.assert_close(draw(after, psa.condition(users())), first, atol=1e-5, rtol=0)
+    torch.testing.assert_close(draw(after, psa), first, atol=1e-5, rtol=0)
     assert (first - plain).abs().max() > 0.01
-    limits = psa.condition(users())
-    limits["cross_attention_kwargs"]["scale"] = 0.5
-    half = draw(after, limits)
+    text = psa.encode(after, PROMPTS, users())
+    text["cross_attention_kwargs"]["scale"] = 0.5
+    half = draw_text(after, text)
     assert (half - first).abs().max() > 1e-4
-    limits["cross_attention_kwargs"]["scale"] = 0.0
+    text["cross_attention_kwargs"]["scale"] = 0.0
     without, other = attached("sd15", kind)
-    torch.testing.assert_close(draw(after, limits), draw(without, other.condition(users())), atol=1e-5, rtol=0)
+    torch.testing.assert_close(draw_text(after, text), draw(without, other), atol=1e-5, rtol=0)
 
 
 def test_three_lines(tmp_path):
@@ -268,7 +253,7 @@ def test_three_lines(tmp_path):
     adapter = random_adapter(pipe, "prompt")
     save_adapter(adapter, tmp_path / "psa/adapter")
     psa = load_psa_adapter(pipe, tmp_path / "psa", subfolder="adapter")
-    assert (draw(pipe, psa.condition(users())) - draw(PIPELINES["sd15"]())).abs().max() > 0.01
+    assert (draw(pipe, psa) - draw(PIPELINES["sd15"]())).abs().max() > 0.01
     with pytest.raises(GuardError, match="has an adapter already"):
         load_psa_adapter(pipe.unet, tmp_path / "psa/adapter")
 
@@ -284,24 +269,48 @@ def test_what_cannot_be_loaded(tmp_path):
         load_psa_adapter([], tmp_path / "sdxl")
 
 
-def test_users_of_another_shape_are_named():
-    _, psa = attached("sd15", "prompt")
-    with pytest.raises(GuardError, match="users with the recipe of their vectors; saw Tensor and no recipe"):
-        psa.condition(torch.zeros(2, 12))
-    with pytest.raises(GuardError, match=r"one number or one per user; saw \(3,\) for 2 users"):
-        psa.condition(users(), scale=[1.0, 1.0, 1.0])
-    with pytest.raises(GuardError, match="images_per_prompt must be at least 1; saw 0"):
-        psa.condition(users(), images_per_prompt=0)
+REFUSED_TEXTS = {
+    "users without a recipe": ((PROMPTS, torch.zeros(2, 12)), {}, "users with the recipe of their vectors; saw Tensor"),
+    "three scales for two users": (
+        (PROMPTS, users()),
+        {"scale": [1.0, 1.0, 1.0]},
+        r"one number or one per user; saw \(3,\) for 2",
+    ),
+    "three prompts for two users": (
+        (["a cat"] * 3, users()),
+        {},
+        "2 users for 3 prompts; expected one user per prompt",
+    ),
+    "no prompts": (([], users()), {}, "No prompts"),
+    "one negative prompt for two rows": (
+        (PROMPTS, users()),
+        {"negative_prompt": ["blur"]},
+        "negative_prompt must be one text or one per prompt; saw 1 for 2 prompts",
+    ),
+    "an option of another pipeline": (
+        (PROMPTS, users()),
+        {"max_sequence_length": 3},
+        "does not take max_sequence_length",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_TEXTS)
+def test_texts_and_users_that_do_not_match_are_named(case):
+    pipe, psa = attached("sd15", "prompt")
+    given, more, message = REFUSED_TEXTS[case]
+    with pytest.raises(GuardError, match=message):
+        psa.encode(pipe, *given, **more)
 
 
 def test_a_copied_unet_has_its_own_adapter():
     for kind in ("prompt", "published"):
         pipe, psa = attached("sd15", kind)
-        expected = draw(pipe, psa.condition(users()))
+        expected = draw(pipe, psa)
         pipe.unet = copy.deepcopy(pipe.unet)
         own = pipe.unet._psa_attached
         assert own is not psa
-        torch.testing.assert_close(draw(pipe, own.condition(users())), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(draw(pipe, own), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["prompt", "published"])
@@ -315,16 +324,11 @@ def test_an_ip_adapter_loaded_before_keeps_its_picture_prompt(kind):
                 value.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(2))
     plain = draw(pipe, **more)
     psa = attach(pipe, random_adapter(pipe, kind))
-    steered = draw(pipe, psa.condition(users()), **more)
-    only_user = draw(*with_limits(kind))
+    steered = draw(pipe, psa, **more)
+    only_user = draw(*attached("sd15", kind))
     for other in (plain, only_user):
         assert (steered - other).abs().max() > 0.01
-    torch.testing.assert_close(draw(pipe, psa.condition(users(), scale=0.0), **more), plain, atol=1e-6, rtol=0)
-
-
-def with_limits(kind):
-    pipe, psa = attached("sd15", kind)
-    return pipe, psa.condition(users())
+    torch.testing.assert_close(draw(pipe, psa, users(), scale=0.0, **more), plain, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["prompt", "published"])
@@ -332,12 +336,12 @@ def test_compiled_once_for_every_scale_and_user(kind):
     """One graph (fullgraph), and neither another scale nor another user compiles again or gives stale pictures."""
     pipe, psa = attached("sd15", kind)
     others = type(users())(users().vectors[::-1], users().recipe)
-    wanted = [draw(pipe, psa.condition(who, scale=scale)) for who, scale in ((users(), 0.5), (others, 1.0))]
+    wanted = [draw(pipe, psa, who, scale=scale) for who, scale in ((users(), 0.5), (others, 1.0))]
     pipe = PIPELINES["sd15"]()
     pipe.unet = torch.compile(pipe.unet, backend="eager", fullgraph=True)
     psa = attach(pipe, random_adapter(pipe, kind))
-    draw(pipe, psa.condition(users()))
-    torch.testing.assert_close(draw(pipe, psa.condition(users(), scale=0.5)), wanted[0], atol=1e-5, rtol=0)
+    draw(pipe, psa)
+    torch.testing.assert_close(draw(pipe, psa, users(), scale=0.5), wanted[0], atol=1e-5, rtol=0)
     with torch.compiler.set_stance("fail_on_recompile"):
-        torch.testing.assert_close(draw(pipe, psa.condition(others)), wanted[1], atol=1e-5, rtol=0)
-        torch.testing.assert_close(draw(pipe, psa.condition(users(), scale=0.5)), wanted[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(draw(pipe, psa, others), wanted[1], atol=1e-5, rtol=0)
+        torch.testing.assert_close(draw(pipe, psa, users(), scale=0.5), wanted[0], atol=1e-5, rtol=0)

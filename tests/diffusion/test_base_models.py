@@ -1,5 +1,6 @@
 """The name of a base: of its files, its hub id, or the weights in memory."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -120,3 +121,34 @@ def test_what_is_no_base_model(saved, tmp_path):
         load_pipeline(base, source=str(tmp_path / "one.safetensors"))
     with pytest.raises(UsageError, match="Unknown base model 'sd3'; choose one of: mini, sd15, sdxl"):
         load_pipeline("sd3")
+
+
+def without(path):
+    return lambda folder: shutil.rmtree(folder / path)
+
+
+def holding(path, content):
+    return lambda folder: (folder / path).write_bytes(content)
+
+
+DAMAGED = {
+    "no class": holding("model_index.json", b"{}"),
+    "a schedule that there is not": holding(
+        "scheduler/scheduler_config.json", b'{"_class_name": "DDIMScheduler", "beta_schedule": "magic"}'
+    ),
+    "weights that are none": holding("text_encoder/model.safetensors", b"x" * 100),
+    "an empty file": holding("unet/diffusion_pytorch_model.safetensors", b""),
+    "no JSON": holding("vae/config.json", b"{"),
+    "no tokenizer": without("tokenizer"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_model_is_named_and_is_no_traceback(damage, saved, tmp_path):
+    (base, whole), folder = saved, tmp_path / "model"
+    shutil.copytree(whole, folder)
+    DAMAGED[damage](folder)
+    with pytest.raises(
+        CheckpointError, match=r"The base model .* (cannot be loaded from|is not whole).*\nGive --model"
+    ):
+        load_pipeline(base, source=str(folder), local_files_only=True)

@@ -48,7 +48,7 @@ def test_file_names_are_spelt_one_way(tmp_path):
         ("prompt", ["a cat"], "text"),
         ("prompt", None, "text"),
         *(("seed", value, "a whole number from 0 to") for value in (-1, True, 1.0, "1", None, 2**63)),
-        *(("user_id", value, "text, a whole number or null") for value in (True, 1.5, -3, "", ["0000001"])),
+        *(("user_id", value, "null, or 1 to 64 of letters, digits") for value in (True, 1.5, -3, "", ["0000001"])),
         *(("meta", value, "a JSON object") for value in (None, [], "x")),
     ],
 )

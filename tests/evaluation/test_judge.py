@@ -244,12 +244,12 @@ def test_a_wrong_key_costs_one_request(folder, capsys):
 
 
 def test_an_endpoint_that_rejects_our_requests_costs_one(folder, capsys):
-    told = {"error": {"message": "temperature\x1b[31m is not supported"}}
+    told = {"error": {"message": "pictures\x1b[31m are not supported"}}
     with JudgeServer(lambda body, times: (400, {}, told)).running() as server:
         status, _, err = evaluate(capsys, server)
     assert (status, len(server.bodies)) == (1, 1)
     assert "127.0.0.1 cannot be asked: rejected after 1 tries. It says: " in err
-    assert "temperature[31m is not supported" in err  # and no colours of its own
+    assert "pictures[31m are not supported" in err  # and no colours of its own
     assert "\nThe endpoint rejects our requests: the model must take pictures" in err
 
 

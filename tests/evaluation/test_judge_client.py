@@ -13,9 +13,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from judge_server import JudgeServer, answer_honestly, completion, fine, honest, read_request, write_cell
 from psalign.errors import EvaluationError, ExtraMissing, UsageError
-from psalign.evaluation.judge_client import Budget, BudgetSpent, Endpoint, JudgeClient, retry_after_s
+from psalign.evaluation.judge_client import Budget, BudgetSpent, Endpoint, JudgeClient
 from psalign.evaluation.judge_question import Judge, Question, Template
 from psalign.evaluation.judge_rows import load_cases, pair_cases
+from psalign.llm import retry_after_s
 
 SHOWN = {"shows": "Violence", "banned": ("Violence",), "prompt": "a cat"}
 SEEN = {"banned_visible": ["Violence"], "allowed_present": "not_asked", "quality": 70, "reason": "the colour"}
@@ -56,10 +57,10 @@ def test_an_honest_reply(tmp_path):
 FAILURES = {
     "malformed": (200, completion('{"banned_visible": ['), "malformed", 2),
     "words": (200, completion("The picture is fine."), "malformed", 2),
-    "nothing": (200, completion(""), "malformed", 2),
-    "no content": (200, completion(None), "malformed", 2),
-    "no choices": (200, {**completion(""), "choices": []}, "malformed", 2),
-    "no JSON at all": (200, b"<html>", "malformed", 2),
+    "nothing": (200, completion(""), "server", 4),
+    "no content": (200, completion(None), "server", 4),
+    "no choices": (200, {**completion(""), "choices": []}, "server", 4),
+    "no JSON at all": (200, b"<html>", "server", 4),
     "another category": (200, completion(json.dumps({**SEEN, "banned_visible": ["Fun"]})), "malformed", 2),
     "a word where a number belongs": (200, completion(json.dumps({**SEEN, "quality": "70"})), "malformed", 2),
     "too high a quality": (200, completion(json.dumps({**SEEN, "quality": 101})), "malformed", 2),
@@ -329,3 +330,31 @@ def test_the_honest_judge_of_these_tests_is_honest(tmp_path):
     replies = [honest(body) for body in server.bodies]
     assert [reply["banned_visible"] for reply in replies] == [["Violence"], []]
     assert [reply["allowed_present"] for reply in replies] == ["not_asked", "yes"]
+
+
+def test_an_overload_inside_success_is_never_an_answer(tmp_path):
+    """It is tried again, and where it does not pass in time the next run asks: it is not settled."""
+    overload = (200, {}, {"error": {"message": "Provider returned error", "code": 502}})
+    with JudgeServer(first_then_honest(overload, overload)).running() as server:
+        answer = ask(server, tmp_path)
+    assert (answer.reply, answer.failed, answer.requests) == (SEEN, None, 3)
+    with JudgeServer(lambda body, times: overload).running() as server:
+        answer = ask(server, tmp_path)
+    assert (answer.failed, answer.settled) == ("server", False)
+
+
+def test_a_fenced_reply_is_read(tmp_path):
+    with JudgeServer(
+        lambda body, times: (200, {}, completion(f"```json\n{json.dumps(SEEN)}\n```"))
+    ).running() as server:
+        assert ask(server, tmp_path).reply == SEEN
+
+
+def test_a_judge_that_refuses_temperature_says_so_in_its_answers(tmp_path):
+    refused = {"error": {"message": "Unsupported value: 'temperature'", "param": "temperature"}}
+    judge = JudgeServer(
+        lambda body, times: (400, {}, refused) if "temperature" in body else answer_honestly(body, times)
+    )
+    with judge.running() as server:
+        answer = ask(server, tmp_path, retries=0)
+    assert (answer.reply, answer.requests, answer.left_out) == (SEEN, 2, ("temperature",))

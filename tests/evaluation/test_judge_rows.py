@@ -172,3 +172,20 @@ def test_a_level_inside_a_folder_is_another_cell(tmp_path):
     level = write_cell(tmp_path, "psa_level_3", ROWS[:2])
     assert level.parent == own
     assert [len(load_cases(folder)) for folder in (own, level)] == [3, 2]
+
+
+def test_bans_that_are_not_known_are_not_judged(tmp_path):
+    """A folder of published vectors says no bans: neither "none banned" nor a guess."""
+    unknown = write_cell(tmp_path, "psa", [{"banned": None, "user_id": "0000501"}, {}])
+    base = write_cell(tmp_path, "base", [{"banned": None, "user_id": "0000501"}, {}])
+    message = r"1 pictures are for users of whom nothing says what they ban: 0.*--users"
+    with pytest.raises(EvaluationError, match=f"(?s){message}"):
+        load_cases(unknown)
+    with pytest.raises(EvaluationError, match=f"(?s){message}"):
+        pair_cases(base, unknown)
+
+
+def test_a_base_without_bans_is_judged_by_those_of_the_other_side(tmp_path):
+    base = write_cell(tmp_path, "base", [{"banned": None}])
+    psa = write_cell(tmp_path, "psa", [{"banned": ("Hate",)}])
+    assert pair_cases(base, psa)[0][0].banned == ("Hate",)

@@ -63,7 +63,10 @@ def test_pictures_that_cannot_be_read_are_all_counted(tmp_path):
     for number in (1, 2, 3, 4, 5, 7):
         path = folder / f"{number}.png"
         path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(EvaluationError, match=r"6 pictures cannot be read as pictures: 1\.png, .*5\.png and 1 more"):
+    with pytest.raises(
+        EvaluationError,
+        match=r"6 pictures cannot be read as pictures: 1\.png \(image file is trunc.*, 5\.png .* and 1 more",
+    ):
         brightness(PictureCache(tmp_path / "cache", "tests"), folder)
 
 

@@ -127,3 +127,8 @@ def test_an_empty_or_missing_manifest_is_refused(tmp_path):
         judge_folder(tmp_path, brightness)
     with pytest.raises(DatasetError, match="does not exist"):
         judge_folder(tmp_path / "nowhere", brightness)
+
+
+def test_bans_that_are_not_known_are_refused():
+    with pytest.raises(EvaluationError, match=r"0.png: nothing says what its user 7 bans.*\n.*--users"):
+        judge_row(replace(ROW, banned=None), seen())

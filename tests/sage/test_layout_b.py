@@ -171,7 +171,10 @@ FAULTS = {  # what is written, and what is said of it
         "row 1: user_id is '0000034', and the file's name says '0000033'",
     ),
     "no user": (change(2, "user_id", ""), "row 3: nothing says the user_id: no column, and not the file's name."),
-    "a user that is none": (change(2, "user_id", "a/b"), "row 3: user_id is 'a/b'; expected letters, digits"),
+    "a user that is none": (
+        change(2, "user_id", "a/b"),
+        "row 3: user_id is 'a/b'; allowed: 1 to 64 of letters, digits",
+    ),
     "no such prompt": (change(2, "prompt_id", "9"), "row 3: prompts.csv has no prompt for prompt_id '9'."),
     "half a pair": (
         {"lines": LINES[:3]},

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from psalign.errors import ExtraMissing, GenerationError, UsageError
 from psalign.mini import world
 from psalign.mini.writer import TemplateWriter, all_motifs
+from psalign.sage import writers
 from psalign.sage.concepts import Concept, Item
 from psalign.sage.writers import LanguageModelWriter, OpenAIWriter, Prompts, TransformersWriter
 from psalign.users.categories import ModelFailure, OpenAIBackend
@@ -35,7 +36,7 @@ class Saying(LanguageModelWriter):
         return self.replies.pop(0)
 
 
-@pytest.mark.parametrize("reply", [GOOD, f"```json\n{GOOD}\n```", f"  {GOOD}\n"])
+@pytest.mark.parametrize("reply", [GOOD, f"```json\n{GOOD}\n```", f"  {GOOD}\n", "Sure! " + GOOD])
 def test_a_reply_of_the_form_that_was_asked_for(reply):
     writer = Saying(reply)
     assert writer.write(ITEM) == Prompts("a cat with a sword", "a cat")
@@ -45,7 +46,7 @@ def test_a_reply_of_the_form_that_was_asked_for(reply):
 
 UNUSABLE = {
     "nothing": (None, "its reply is empty"),
-    "words": ("Sure! " + GOOD, "its reply is not the JSON that was asked for"),
+    "two replies": (GOOD + GOOD, "its reply is not the JSON that was asked for"),
     "more keys": ('{"unsafe": "a", "safe": "b", "why": "c"}', "its reply is not the JSON that was asked for"),
     "a number": ('{"unsafe": 1, "safe": "b"}', "its reply is not the JSON that was asked for"),
     "an empty caption": ('{"unsafe": "a", "safe": " "}', "a caption is empty"),
@@ -128,9 +129,10 @@ def test_an_endpoint_gets_concepts_and_nothing_else():
 @pytest.mark.parametrize(
     ("answer", "why"),
     [((401, {"error": {"message": "no"}}), "AuthenticationError"), ((200, completion("no")), "not the JSON"),
-     ((200, {**completion(""), "choices": []}), "its reply is empty")],
+     ((200, {**completion(""), "choices": []}), "HTTP 200 without a reply")],
 )  # fmt: skip
-def test_an_endpoint_that_fails_names_the_concept(answer, why):
+def test_an_endpoint_that_fails_names_the_concept(answer, why, monkeypatch):
+    monkeypatch.setattr(writers, "RETRIES", 0)
     with endpoint(lambda body: answer) as (backend, sent), pytest.raises(GenerationError, match=why) as told:
         openai_writer(backend).write(ITEM)
     assert "'a sword' (Violence), 00003" in str(told.value)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from psalign.adapter.condition import KEY, Condition
+from psalign.adapter.users import RowUsers
 from psalign.training.objective import FIGURES, Objective, ReferenceErrors, Totals
 from training_pairs import make_pairs, new_trainer, randomise, step_gradients
 
@@ -39,8 +39,7 @@ def plain_loss(trainer, plan, batch):
         vector, present = batch.vectors[i][None], batch.with_user[i][None]
         if null_user:
             vector, present = vector * present[:, None], torch.ones_like(present)
-        condition = Condition(vector, present, torch.ones(1), owner=attached, guided=False)
-        return attached.unet(noisy, t, states[None], cross_attention_kwargs={KEY: condition}).sample[0]
+        return attached.denoise(noisy, t, states[None], users=RowUsers(vector, present.float()))[0]
 
     weight = [min(1, config.snr_gamma * (1 - alphas[t]) / alphas[t]) if config.timestep_weighting == "min_snr" else 1.0
               for t in batch.timesteps]  # fmt: skip

@@ -376,7 +376,9 @@ def test_training_holds_one_unet(tmp_path):
 def test_a_base_that_does_not_predict_noise_is_refused(tmp_path):
     trainer = new_trainer(tmp_path)
     velocity = SimpleNamespace(config=SimpleNamespace(prediction_type="v_prediction"), alphas_cumprod=torch.ones(1000))
-    with pytest.raises(UsageError, match=r"predicts noise \(epsilon\); this one predicts v_prediction"):
+    with pytest.raises(
+        UsageError, match=r"predicts noise \(epsilon\) from plain latents; of this one, it predicts v_prediction"
+    ):
         type(trainer)(trainer.attached, trainer.pairs, velocity, trainer.config, tmp_path, data="data")
 
 

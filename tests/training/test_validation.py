@@ -66,7 +66,7 @@ def test_a_run_is_looked_at_from_outside(run, tmp_path):
     best = json.loads((tmp_path / "best.json").read_text())
     lowest = min(rows, key=lambda row: float(row["loss"]))
     assert best == {"step": int(lowest["step"]), "loss": float(lowest["loss"])}
-    assert load_adapter(tmp_path / "adapter_best").config.kind == "prompt"
+    assert load_adapter(tmp_path / "adapter_best").kind == "prompt"
 
 
 def test_the_same_weights_give_the_same_figures_whatever_the_batch_size(run, tmp_path):

@@ -129,15 +129,22 @@ def endpoint(reply):
 GOOD = {
     "adds": (json.dumps({"banned": ["Hate"]}), {"Hate", "Sexuality", "Propaganda"}),
     "says nothing is banned": (json.dumps({"banned": []}), {"Sexuality", "Propaganda"}),
+    "in a fence": ('```json\n{"banned": ["Hate"]}\n```', {"Hate", "Sexuality", "Propaganda"}),
 }
 BAD = {
     "malformed": (200, completion('{"banned": ["Hate"'), "not the JSON"),
     "words": (200, completion("I would ban Hate."), "not the JSON"),
     "another shape": (200, completion('{"banned": ["Hate"], "allowed": []}'), "not the JSON"),
     "a lie": (200, completion('{"banned": ["Everything"]}'), "categories that there are not"),
-    "empty": (200, completion(""), "is empty"),
-    "a refusal": (200, completion(None), "is empty"),
-    "no choices": (200, {**completion(""), "choices": []}, "is empty"),
+    "empty": (200, completion(""), "its reply is empty"),
+    "no content": (200, completion(None), "its reply is empty"),
+    "no choices": (200, {**completion(""), "choices": []}, "HTTP 200 without a reply"),
+    "an error in the place of a reply": (
+        200,
+        {"error": {"message": "no", "code": 502}},
+        "server (an error inside HTTP",
+    ),
+    "two replies": (200, completion('{"banned": []} {"banned": ["Hate"]}'), "not the JSON"),
     "a server error": (500, {"error": {"message": "no"}}, "InternalServerError"),
     "not allowed": (401, {"error": {"message": "no"}}, "AuthenticationError"),
 }

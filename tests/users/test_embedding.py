@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from psalign.errors import EmbeddingMissing, ProfileError, RecipeMismatch
+from psalign.errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser
 from psalign.records import CATEGORIES, fingerprint
 from psalign.users.embedding import STD_FLOOR, EmbeddingStore, Recipe, StructuredEmbedder
-from psalign.users.levels import level_profiles
+from psalign.users.levels import LEVEL_BANS, PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, level_profiles
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
@@ -269,8 +269,8 @@ CHANGES = {
     "swapped users": (lambda index: {"user_ids": index["user_ids"][::-1]}, NOT_WHOLE),
     "another recipe": (lambda index: {"recipe": {**index["recipe"], "backend": "llm"}}, NOT_WHOLE),
     "no digest": (lambda index: {"digest": None}, NOT_WHOLE),
-    "unknown bans": (lambda index: {"banned": [None, *index["banned"][1:]]}, "what user 0000001 bans is not known"),
-    "unknown category": (lambda index: {"banned": [["Fun"], *index["banned"][1:]]}, "what user 0000001 bans is not"),
+    "unknown bans": (lambda index: {"banned": [None, *index["banned"][1:]]}, NOT_WHOLE),
+    "unknown category": (lambda index: {"banned": [["Fun"], *index["banned"][1:]]}, NOT_WHOLE),
     "one user twice": (lambda index: {"user_ids": ["a", *index["user_ids"][2:], "a"]}, "one ban list for each user"),
 }
 
@@ -314,7 +314,10 @@ def test_published_vectors_are_given_out_as_they_are(tmp_path):
     assert store.fingerprint == "published"
     np.testing.assert_array_equal(store.vectors(["level_3", "33"]), np.concatenate([rows["level_3"], rows["0000033"]]))
     assert store.banned("33") == ("Hate", "Violence", "Self-Harm", "Sexuality", "Shocking")
-    assert store.banned("level_3") == ()
+    assert store.banned("level_3") == LEVEL_BANS[3]
+    assert EmbeddingStore.load(tmp_path).banned("33") is None
+    with pytest.raises(UnknownUser, match=r"Nothing says what user 33 bans.*\n.*--users"):
+        EmbeddingStore.load(tmp_path).known_bans("33")
     np.save(tmp_path / "0000034.npy", np.zeros(3))
     with pytest.raises(EmbeddingMissing, match=r"has 3 numbers|has 4 numbers"):
         EmbeddingStore.load(tmp_path)
@@ -324,3 +327,62 @@ def test_published_vectors_are_given_out_as_they_are(tmp_path):
     np.save(tmp_path / "0000034.npy", np.full(4, np.nan))
     with pytest.raises(EmbeddingMissing, match="user 0000034 is not finite"):
         EmbeddingStore.load(tmp_path)
+
+
+def npy(folder, **rows):
+    folder.mkdir(exist_ok=True)
+    for name, row in rows.items():
+        np.save(folder / f"{name}.npy", np.array([row], np.float32))
+    return folder
+
+
+def test_the_published_levels_are_known_by_their_names_and_their_bans(tmp_path):
+    """User 501 stands for level 5 in published vectors, and bans all seven whether or not a users file says so."""
+    people = {user_id: [float(i), 1.0] for i, user_id in enumerate((*PUBLISHED_LEVELS, "0000033"))}
+    store = EmbeddingStore.load(npy(tmp_path, **people))
+    for level, user_id in enumerate(PUBLISHED_LEVELS):
+        assert store.banned(f"level_{level}") == store.banned(user_id) == PUBLISHED_LEVEL_BANS[level]
+        np.testing.assert_array_equal(store.vectors([f"level_{level}"]), store.vectors([user_id]))
+    assert "level_5" in store
+    assert store.banned("33") is None
+    said = EmbeddingStore.load(tmp_path, profiles=[UserProfile(user_id="501", banned=("Hate",))])
+    assert said.banned("level_5") == CATEGORIES  # a users file may add to it, never take away
+
+
+def test_user_501_of_other_vectors_is_a_person(tmp_path):
+    store = EmbeddingStore.build([UserProfile(user_id="501", banned=())], StructuredEmbedder())
+    assert "level_5" not in store
+    assert store.banned("501") == ()
+
+
+def test_one_user_in_two_files_of_vectors_is_refused(tmp_path):
+    npy(tmp_path, **{"33": [1.0, 2.0], "0000033": [3.0, 4.0]})
+    with pytest.raises(EmbeddingMissing, match="user 0000033 is there twice"):
+        EmbeddingStore.load(tmp_path)
+
+
+def test_unknown_bans_are_kept_as_unknown(tmp_path):
+    store = EmbeddingStore.load(npy(tmp_path / "npy", **{"0000033": [1.0, 2.0]}))
+    store.save(tmp_path / "store")
+    assert EmbeddingStore.load(tmp_path / "store").banned("33") is None
+    store.save_npy(tmp_path / "again")
+    assert EmbeddingStore.load(tmp_path / "again").banned("33") is None
+
+
+def test_npy_files_of_ours_keep_their_recipe_and_bans(tmp_path):
+    """What made them is not forgotten: structured vectors never pass for published ones."""
+    store = EmbeddingStore.build(sample_profiles(4, seed=2), StructuredEmbedder(16))
+    store.save_npy(tmp_path)
+    raw = EmbeddingStore.load(tmp_path)
+    assert raw.recipe == store.recipe
+    assert raw.fingerprint not in (store.fingerprint, "published")
+    assert [raw.banned(user_id) for user_id in raw.user_ids] == [store.banned(user_id) for user_id in raw.user_ids]
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    for text, message in (
+        ('{"recipe": {"backend": "structured", "llm_dim": 3}, "banned": {}}', "width 16.*says 3"),
+        ("{}", "does not say what made the vectors"),
+        ('{"recipe": {"backend": "structured", "llm_dim": 16}, "banned": {"1": ["Fun"]}}', "is no ban list"),
+    ):
+        (tmp_path / "recipe.json").write_text(text)
+        with pytest.raises(EmbeddingMissing, match=message):
+            EmbeddingStore.load(tmp_path)

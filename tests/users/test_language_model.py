@@ -8,7 +8,13 @@ from transformers import AutoModel, AutoTokenizer
 from psalign.errors import CheckpointError
 from psalign.records import CATEGORIES
 from psalign.users.embedding import EmbeddingStore, Recipe, StructuredEmbedder
-from psalign.users.language_model import ResumableEmbedder, TransformersEmbedder, embedder_for, profile_text
+from psalign.users.language_model import (
+    PublishedEmbedder,
+    ResumableEmbedder,
+    TransformersEmbedder,
+    embedder_for,
+    profile_text,
+)
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
 from tiny_language_model import save_language_model
@@ -116,3 +122,30 @@ def test_memory_does_not_grow_with_the_users(model):
         assert {rows for rows, _ in seen} == {4}
         largest.append(max(tokens for _, tokens in seen))
     assert largest[1] < 1.2 * largest[0]
+
+
+def test_vectors_for_published_adapters_are_raw_and_of_the_published_recipe(tmp_path):
+    """The same hidden states as `transformers`, given out as they are; users may join published vectors."""
+    llm = save_language_model(tmp_path / "llm")
+    people = sample_profiles(3, seed=1)
+    store = EmbeddingStore.build(people, PublishedEmbedder(llm))
+    assert store.fingerprint == "published"
+    ids = [profile.user_id for profile in people]
+    np.testing.assert_array_equal(store.vectors(ids), TransformersEmbedder(llm).embed(people))
+    store.save_npy(tmp_path / "npy")
+    published = EmbeddingStore.load(tmp_path / "npy")
+    late = EmbeddingStore.build([UserProfile(user_id="late", age=9)], embedder_for(published.recipe, model=llm),
+                                statistics_of=published)  # fmt: skip
+    assert late.fingerprint == "published"
+    store.save(tmp_path / "store")
+    assert EmbeddingStore.load(tmp_path / "store").fingerprint == "published"
+
+
+def test_another_model_makes_no_published_vectors(tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"Published vectors are those of Qwen/Qwen2.5-7B-Instruct; 'gpt2' is ano"
+    ):
+        PublishedEmbedder("gpt2")
+    llm = save_language_model(tmp_path / "llm")
+    with pytest.raises(CheckpointError, match=r"makes vectors of width 32; the stored ones have 3584"):
+        embedder_for(Recipe("published", 3584), model=llm)

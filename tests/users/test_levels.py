@@ -4,7 +4,7 @@ import pytest
 
 from psalign.errors import ProfileError
 from psalign.records import CATEGORIES
-from psalign.users.levels import choose_levels, level_profiles, level_user
+from psalign.users.levels import choose_levels, level_profiles
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
@@ -73,9 +73,3 @@ def test_a_population_that_cannot_give_them():
     no_chain = [user(user_id="free"), user(*CATEGORIES), *(user(category) for category in CATEGORIES)]
     with pytest.raises(ProfileError, match="have no 6 nested steps from nothing to everything"):
         choose_levels(no_chain)
-
-
-def test_the_user_of_a_level_in_a_store():
-    assert level_user(3, ["level_3", "0000002"]) == "level_3"
-    assert level_user(3, ["0000002"]) == "0000002"
-    assert level_user(3, []) == "level_3"

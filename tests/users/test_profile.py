@@ -14,7 +14,6 @@ from psalign.users.profile import (
     UserProfile,
     age_group_of,
     load_profiles,
-    normalise_user_id,
     read_profile,
     save_profiles,
 )
@@ -107,17 +106,6 @@ def test_profiles_are_frozen_and_copies_are_checked():
     assert FULL.model_copy(update={"banned": ("violence",)}).banned == ("Violence",)
     with pytest.raises(ValidationError, match="beside age 7"):
         FULL.model_copy(update={"age": 7})  # pydantic's own would keep the age group, and lose the rule for children
-
-
-@pytest.mark.parametrize(("value", "expected"), [(33, "0000033"), ("0000033", "0000033"), (" level_0 ", "level_0")])
-def test_user_ids_have_one_spelling(value, expected):
-    assert normalise_user_id(value) == expected
-
-
-@pytest.mark.parametrize("value", ["", None, True, 3.0, "a/b", "a b", ".hidden", "x" * 65])
-def test_user_ids_that_could_harm_a_file_name_are_refused(value):
-    with pytest.raises(ValueError, match="allowed: 1 to 64 of letters"):
-        normalise_user_id(value)
 
 
 def test_read_profile_takes_a_record_with_other_columns():

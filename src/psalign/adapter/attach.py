@@ -1,4 +1,4 @@
-"""Puts an adapter on a pipeline or a UNet: the door that users come in by.
+"""Puts an adapter on a pipeline or a UNet.
 
 Place on the path of data: between steps 4 and 5.
 """
@@ -53,8 +53,10 @@ def attach(pipe_or_unet: Any, adapter: PSAAdapter) -> AttachedAdapter:
         raise GuardError("This UNet has an adapter already.", hint="Call unload() on the first one.")
     if unet.device.type != "meta":  # a UNet that is offloaded layer by layer has no device of its own
         adapter.to(device=unet.device)
-    controlnet = getattr(pipe_or_unet, "controlnet", None)
-    return AttachedAdapter(unet, adapter, controlnets=[] if controlnet is None else [controlnet])
+    attached = AttachedAdapter(unet, adapter)
+    if pipe_or_unet is not unet:
+        attached.guard(pipe_or_unet)
+    return attached
 
 
 def _download(

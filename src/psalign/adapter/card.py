@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .adapter import PSAAdapter
-
-
-def model_card(adapter: PSAAdapter) -> str:
-    """README.md of an adapter's folder, as the Hugging Face hub shows it."""
-    config = adapter.config
-    size_mb = sum(2 * weight.numel() for weight in adapter.parameters()) / 1e6
+def model_card(kind: str, base: str, recipe: str, *, llm_dim: int, weights: int) -> str:
+    """README.md of an adapter's folder, as the Hugging Face hub shows it. weights: number of parameters."""
     return f"""---
 library_name: diffusers
 tags: [psalign, personalized-safety, text-to-image]
 ---
 
-# PSA adapter, kind `{config.kind}`, for {config.base}
+# PSA adapter, kind `{kind}`, for {base}
 
 Makes a Stable Diffusion pipeline keep to each user's own limits: what this user bans goes, what they allow stays.
-{sum(weight.numel() for weight in adapter.parameters()):,} parameters, {size_mb:.1f} MB in fp16.
+{weights:,} parameters, {2 * weights / 1e6:.1f} MB in fp16.
 
 ```python
 import psalign
 
 psa = psalign.load_psa_adapter(pipe, "<this repository or folder>")
-pictures = pipe(prompts, **psa.condition(users)).images
+pictures = pipe(**psa.encode(pipe, prompts, users)).images
 ```
 
-User vectors must be of recipe `{config.recipe}` and width {config.llm_dim}; others are refused.
+User vectors must be of recipe `{recipe}` and width {llm_dim}; others are refused.
 
 Limits: it lowers the rate of banned content and does not promise its absence.
 Vectors and banned categories are personal data.

@@ -16,11 +16,15 @@ from safetensors.torch import save
 from ..errors import CheckpointError, OutputError
 from ..records import file_fingerprint, write_bytes, write_text
 from .adapter import PSAAdapter
-from .card import model_card
 from .convert import find_published, read_published
+from .places import find_adapter
+from .prompt import PromptAdapter
+from .published import FoldedAdapter, PublishedAdapter
 
 CONFIG, CARD, WEIGHTS = "config.json", "README.md", "diffusion_pytorch_model.safetensors"
 FILES = {CONFIG, CARD, WEIGHTS}
+CLASSES = {kind.__name__: kind for kind in (PromptAdapter, PublishedAdapter, FoldedAdapter)}  # by _class_name
+KINDS = {kind.kind: kind for kind in (PromptAdapter, PublishedAdapter)}  # what can be trained
 
 
 def save_adapter(adapter: PSAAdapter, folder: Path) -> None:
@@ -33,7 +37,7 @@ def save_adapter(adapter: PSAAdapter, folder: Path) -> None:
     for left in (aside, old):
         shutil.rmtree(left, ignore_errors=True)
     adapter.save_config(aside)
-    write_text(aside / CARD, model_card(adapter))
+    write_text(aside / CARD, adapter.card())
     weights = {name: weight.detach().cpu().contiguous() for name, weight in adapter.state_dict().items()}
     write_bytes(aside / WEIGHTS, save(weights, metadata={"format": "pt"}))
     if folder.exists():
@@ -50,7 +54,7 @@ def require_replaceable(folder: Path) -> None:
         raise OutputError(f"{folder} is a file; an adapter is a folder.", hint="Choose another --out.")
     there = {path.name for path in folder.iterdir()}
     strangers = sorted(there - FILES)
-    if strangers or (there and not _is_adapter(folder)):
+    if strangers or (there and _class_of(folder) is None):
         raise OutputError(
             f"{folder} holds something else than an adapter: {', '.join(strangers[:5] or sorted(there))}. "
             "It would be replaced as a whole.",
@@ -58,22 +62,25 @@ def require_replaceable(folder: Path) -> None:
         )
 
 
-def _is_adapter(folder: Path) -> bool:
+def _class_of(folder: Path) -> type[PSAAdapter] | None:
+    """The class that a folder's config.json names; None for a folder of anything else."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("_class_name") == PSAAdapter.__name__
+        return None
+    return CLASSES.get(config.get("_class_name")) if isinstance(config, dict) else None
 
 
 def load_adapter(folder: Path, *, base: str | None = None) -> PSAAdapter:
-    """Read an adapter: a folder that save_adapter wrote, or a published file or a folder with one.
+    """Read an adapter: a folder that save_adapter wrote, a published file or a folder with one, or the folder of a
+    training run (see find_adapter).
 
     base: the row of BASES it must have been trained for, where given.
     Raises CheckpointError where it is missing, broken, has other keys or shapes, or was trained for another base.
     """
-    published = None if (folder / "config.json").is_file() else find_published(folder)
-    adapter = _load_folder(folder) if published is None else read_published(published)
+    place = find_adapter(folder)
+    published = None if (place / "config.json").is_file() else find_published(place)
+    adapter = _load_folder(place) if published is None else read_published(published)
     if base is not None and adapter.config.base != base:
         raise CheckpointError(
             f"The adapter in {folder} was trained for '{adapter.config.base}'; this run uses '{base}'.",
@@ -84,10 +91,13 @@ def load_adapter(folder: Path, *, base: str | None = None) -> PSAAdapter:
 
 def _load_folder(folder: Path) -> PSAAdapter:
     hint = "Train one with: psalign train, or name the folder that has config.json."
-    if not (folder / "config.json").is_file() or not (folder / WEIGHTS).is_file():
-        raise CheckpointError(f"{folder} is not an adapter: expected config.json and {WEIGHTS}.", hint=hint)
+    kind = _class_of(folder)
+    if kind is None or not (folder / WEIGHTS).is_file():
+        raise CheckpointError(
+            f"{folder} is not an adapter: expected {WEIGHTS} and a config.json of {', '.join(CLASSES)}.", hint=hint
+        )
     try:
-        adapter, info = PSAAdapter.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
+        adapter, info = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
     except (SafetensorError, RuntimeError, ValueError, OSError, json.JSONDecodeError) as err:
         raise CheckpointError(f"The adapter in {folder} cannot be read: {err}", hint=hint) from err
     faults = [f"{kind}: {', '.join(info[kind][:3])}" for kind in ("missing_keys", "unexpected_keys") if info[kind]]
@@ -100,15 +110,14 @@ def _load_folder(folder: Path) -> PSAAdapter:
 
 def adapter_fingerprint(folder: Path) -> str:
     """16 hexadecimal digits that name an adapter's weights; folder: what load_adapter reads."""
-    published = None if (folder / "config.json").is_file() else find_published(folder)
-    return file_fingerprint(published or folder / WEIGHTS)
+    place = find_adapter(folder)
+    published = None if (place / "config.json").is_file() else find_published(place)
+    return file_fingerprint(published or place / WEIGHTS)
 
 
 def describe(adapter: PSAAdapter) -> dict[str, Any]:
     """What an adapter is, and its size: parameters and bytes on disk in fp16."""
     parameters = sum(weight.numel() for weight in adapter.parameters())
-    names = ("kind", "base", "recipe", "llm_dim", "context_dim", "n_tokens", "proj_rank")
-    of_kind = {"prompt": ["rank", "heads", "depth", "gated", "pooled_dim"]}
-    own = of_kind.get(adapter.config.kind, ["with_keys", "value_rank", "folded"])
-    known = {name: adapter.config[name] for name in (*names, *own)}
+    shape = {name: value for name, value in adapter.shape.items() if name != "widths"}
+    known = {"kind": adapter.kind, "class": type(adapter).__name__, "llm_dim": adapter.llm_dim, **shape}
     return {"parameters": parameters, "fp16_bytes": 2 * parameters, **known}

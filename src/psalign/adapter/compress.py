@@ -7,12 +7,12 @@ never matter, and what a cross-attention adds is V LN(W u + b), a function of th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ..errors import UsageError
 from .adapter import PSAAdapter
+from .published import FoldedAdapter, PublishedAdapter
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,16 @@ def fp16_bytes(adapter: PSAAdapter) -> int:
 
 
 @torch.no_grad()
-def fold(adapter: PSAAdapter, vectors: torch.Tensor, *, recipe: str) -> tuple[PSAAdapter, torch.Tensor]:
+def fold(adapter: PSAAdapter, vectors: torch.Tensor, *, recipe: str) -> tuple[FoldedAdapter, torch.Tensor]:
     """What the adapter adds for each user, computed once and for all: exact, and no projection is left to run.
 
     vectors: [U, llm_dim]. recipe: name of the folded vectors. Returns the folded adapter, whose user vectors are
     [U, sum of C], and those. Raises UsageError for an adapter that cannot be folded.
     """
-    _require_one_token(adapter, "folded")
-    width = adapter.config.llm_dim
-    null = torch.cat(adapter.user_values(adapter.user_tokens(torch.zeros(1, width))), dim=-1)[0, 0]  # [sum C]
-    values = torch.cat(adapter.user_values(adapter.user_tokens(vectors)), dim=-1)[:, 0]  # [U, sum C]
-    folded = PSAAdapter(**{**_shape(adapter), "recipe": recipe, "llm_dim": len(null), "folded": True})
+    published, config = _one_token(adapter, "folded"), adapter.config
+    null = _outputs(published, torch.zeros(1, adapter.llm_dim))[0]  # [sum C]
+    values = _outputs(published, vectors)  # [U, sum C]
+    folded = FoldedAdapter(config.base, recipe, config.context_dim, config.widths)
     folded.null_user.copy_(null)
     return folded.eval(), values - null
 
@@ -62,14 +61,14 @@ def compress(adapter: PSAAdapter, vectors: torch.Tensor, *, rank: int) -> Compre
     vectors: [U, llm_dim]; every fifth user is left out and measures the error.
     Raises UsageError for an adapter that cannot be compressed, a rank out of range, or fewer than 10 users.
     """
-    _require_one_token(adapter, "compressed")
+    published = _one_token(adapter, "compressed")
     if len(vectors) < 10:
         raise UsageError(f"Compressing needs a population of at least 10 users; saw {len(vectors)}.")
     if rank < 1:
         raise UsageError(f"The rank must be at least 1; saw {rank}.")
     held_out = torch.arange(len(vectors)) % 5 == 4
-    smaller = _factorised(adapter, vectors[~held_out].double(), rank)
-    output = _outputs(adapter, vectors[held_out])
+    smaller = _factorised(published, vectors[~held_out].double(), rank)
+    output = _outputs(published, vectors[held_out])
     change = _outputs(smaller, vectors[held_out]) - output
     relative = change.norm(dim=1) / output.norm(dim=1).clamp(min=1e-12)
     between = change.norm(dim=1) / (output - output.mean(0)).norm(dim=1).clamp(min=1e-12)
@@ -84,7 +83,7 @@ def compress(adapter: PSAAdapter, vectors: torch.Tensor, *, rank: int) -> Compre
     )
 
 
-def _factorised(adapter: PSAAdapter, vectors: torch.Tensor, rank: int) -> PSAAdapter:
+def _factorised(adapter: PublishedAdapter, vectors: torch.Tensor, rank: int) -> PublishedAdapter:
     state = {name: weight.double() for name, weight in adapter.state_dict().items()}
     project, bias = state["user_proj.proj.weight"], state["user_proj.proj.bias"]
     values = torch.cat([state[f"layers.{i}.to_v_user.weight"] for i in range(len(adapter.config.widths))])  # [sum C, D]
@@ -95,7 +94,8 @@ def _factorised(adapter: PSAAdapter, vectors: torch.Tensor, rank: int) -> PSAAda
     )  # [U + 1, D]
     tokens[-1] *= len(vectors) ** 0.5
     shared = _main_directions(tokens @ values.T, rank)  # [sum C, R]
-    smaller = PSAAdapter(**{**_shape(adapter), "proj_rank": projected.shape[1], "value_rank": shared.shape[1]}).eval()
+    ranks = {"proj_rank": projected.shape[1], "value_rank": shared.shape[1], "with_keys": False}
+    smaller = PublishedAdapter(**{**adapter.shape, **ranks}).eval()
     rows = torch.split(shared, list(adapter.config.widths))
     new = {f"layers.{i}.to_v_user.weight": part for i, part in enumerate(rows)}
     new |= {"to_shared.weight": shared.T @ values, "user_proj.down.weight": projected.T @ project}
@@ -113,21 +113,18 @@ def _main_directions(rows: torch.Tensor, rank: int) -> torch.Tensor:
     return torch.linalg.qr(rows.T @ left).Q
 
 
-def _shape(adapter: PSAAdapter) -> dict[str, Any]:
-    names = ("base", "recipe", "llm_dim", "context_dim", "widths")
-    return {"kind": "published", "n_tokens": 1, "with_keys": False, **{name: adapter.config[name] for name in names}}
-
-
-def _outputs(adapter: PSAAdapter, vectors: torch.Tensor) -> torch.Tensor:
+def _outputs(adapter: PublishedAdapter, vectors: torch.Tensor) -> torch.Tensor:
     """What the adapter adds in all layers, [U, sum C]."""
     return torch.cat(adapter.user_values(adapter.user_tokens(vectors)), dim=-1)[:, 0]
 
 
-def _require_one_token(adapter: PSAAdapter, what: str) -> None:
-    config = adapter.config
-    if config.kind != "published":
-        raise UsageError(f"Only adapters of kind 'published' can be {what}; this one is of kind '{config.kind}'.")
-    if config.n_tokens != 1:
-        raise UsageError(f"Only one token per user can be {what} exactly; this adapter has {config.n_tokens}.")
-    if config.folded or (what == "compressed" and config.value_rank):
-        raise UsageError(f"This adapter is {'folded' if config.folded else 'compressed'} already.")
+def _one_token(adapter: PSAAdapter, what: str) -> PublishedAdapter:
+    """The adapter, where it can be made smaller. Raises UsageError otherwise."""
+    if adapter.kind != "published":
+        raise UsageError(f"Only adapters of kind 'published' can be {what}; this one is of kind '{adapter.kind}'.")
+    if not isinstance(adapter, PublishedAdapter) or (what == "compressed" and adapter.config.value_rank):
+        is_folded = not isinstance(adapter, PublishedAdapter)
+        raise UsageError(f"This adapter is {'folded' if is_folded else 'compressed'} already.")
+    if adapter.n_tokens != 1:
+        raise UsageError(f"Only one token per user can be {what} exactly; this adapter has {adapter.n_tokens}.")
+    return adapter

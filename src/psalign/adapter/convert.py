@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from ..errors import CheckpointError, OutputError, UsageError
 from ..records import PUBLISHED_RECIPE, write_bytes
 from .adapter import PSAAdapter
+from .published import PublishedAdapter
 
 PUBLISHED_FILES = ("psa_adapter.safetensors", "psa_adapter.bin")
 # Width D of the text states and number of cross-attentions of each base model's UNet.
 LAYOUTS = {(768, 16): "sd15", (2048, 70): "sdxl", (128, 7): "mini"}
 PROJECTION = ("proj.weight", "proj.bias", "norm.weight", "norm.bias")
+RECIPE = "recipe"  # in the header of a safetensors file of ours
 IP_ADAPTER_TOKENS = 4  # diffusers takes no other number
 
 Weights = dict[str, torch.Tensor]
@@ -39,9 +41,10 @@ def find_published(place: Path) -> Path | None:
     return next((place / name for name in PUBLISHED_FILES if (place / name).is_file()), None)
 
 
-def read_published(path: Path) -> PSAAdapter:
-    """An adapter of kind `published` from a published file; N, widths and base model are read from the tensors.
+def read_published(path: Path) -> PublishedAdapter:
+    """An adapter of kind `published` from a published file; widths and base model are read from the tensors.
 
+    Of more user tokens than one the published code reads the first alone, whatever the file holds; so do we.
     Raises CheckpointError for a file that cannot be read, missing or extra keys, or shapes of no known base model.
     """
     weights = _check_keys(_read(path), path)
@@ -55,13 +58,13 @@ def read_published(path: Path) -> PSAAdapter:
             f"(known: {known}).",
             hint=_HINT,
         )
-    adapter = PSAAdapter(
-        kind="published",
+    for name in ("user_proj.proj.weight", "user_proj.proj.bias"):
+        weights[name] = weights[name][:token_dim]
+    adapter = PublishedAdapter(
         base=base,
-        recipe=PUBLISHED_RECIPE,
+        recipe=_recipe_of(path),
         llm_dim=llm_dim,
         context_dim=token_dim,
-        n_tokens=len(weights["user_proj.proj.weight"]) // token_dim,
         widths=tuple(len(weights[f"layers.{i}.to_v_user.weight"]) for i in range(layers)),
     )
     try:
@@ -71,8 +74,8 @@ def read_published(path: Path) -> PSAAdapter:
     return adapter.eval()
 
 
-def write_published(adapter: PSAAdapter, path: Path) -> None:
-    """Write the safetensors form of a published adapter.
+def write_published(adapter: PSAAdapter, path: Path, *, recipe: str = PUBLISHED_RECIPE) -> None:
+    """Write the safetensors form of a published adapter. recipe: of the raw vectors that it reads.
 
     Raises UsageError for an adapter that has no such form, OutputError where the file is there already.
     """
@@ -82,7 +85,25 @@ def write_published(adapter: PSAAdapter, path: Path) -> None:
              for i in range(len(adapter.config.widths)) for x in "kv"}  # fmt: skip
     state = adapter.state_dict()
     weights = {names.get(name, name): weight.detach().cpu().contiguous() for name, weight in state.items()}
-    write_bytes(path, save(weights, metadata={"format": "pt"}))
+    write_bytes(path, save(weights, metadata={"format": "pt", RECIPE: recipe}))
+
+
+@torch.no_grad()
+def fold_standardisation(adapter: PSAAdapter, mean: torch.Tensor, std: torch.Tensor, *, recipe: str) -> None:
+    """Change a published adapter, in place, into one that reads raw vectors where it read standardised ones.
+
+    mean, std: [llm_dim], of the vectors it was trained with; recipe: of the raw ones. W (v - mean) / std + b is
+    (W / std) v + (b - (W / std) mean). The unconditional branch reads a zero vector in the published form; standardised
+    that was the mean user, raw it is not, so pictures with guidance are not those of before.
+    Raises UsageError for an adapter that has no published form.
+    """
+    require_published_form(adapter)
+    state = adapter.state_dict()
+    weight, bias = (state[f"user_proj.proj.{name}"].double() for name in ("weight", "bias"))
+    weight = weight / std.double()
+    state["user_proj.proj.bias"].copy_(bias - weight @ mean.double())
+    state["user_proj.proj.weight"].copy_(weight)
+    adapter.register_to_config(recipe=recipe)
 
 
 def write_ip_adapter(adapter: PSAAdapter, path: Path) -> None:
@@ -105,6 +126,11 @@ def write_ip_adapter(adapter: PSAAdapter, path: Path) -> None:
     write_bytes(path, save({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}))
 
 
+def require_published_form(adapter: PSAAdapter) -> None:
+    """Raises UsageError for an adapter that has no published form."""
+    _require_full(adapter, "The published form")
+
+
 def _require_new(path: Path) -> None:
     if path.exists():
         raise OutputError(
@@ -114,10 +140,11 @@ def _require_new(path: Path) -> None:
 
 def _require_full(adapter: PSAAdapter, what: str) -> None:
     config = adapter.config
-    if config.kind != "published" or config.folded or config.value_rank or config.proj_rank or not config.with_keys:
+    full = isinstance(adapter, PublishedAdapter) and config.with_keys and not (config.value_rank or config.proj_rank)
+    if not full:
         raise UsageError(
-            f"{what} is made of an uncompressed adapter of kind 'published'; this one is of kind '{config.kind}'"
-            f"{', compressed or folded' if config.kind == 'published' else ''}."
+            f"{what} is made of an uncompressed adapter of kind 'published'; this one is of kind '{adapter.kind}'"
+            f"{', compressed or folded' if adapter.kind == 'published' else ''}."
         )
 
 
@@ -141,6 +168,14 @@ def _read(path: Path) -> Weights:
     if wrong:
         raise CheckpointError(f"{path}: {', '.join(wrong[:3])} is no tensor.", hint=_HINT)
     return flat
+
+
+def _recipe_of(path: Path) -> str:
+    """The recipe of the vectors that an adapter reads: what the file says, else the published one."""
+    if path.suffix != ".safetensors":
+        return PUBLISHED_RECIPE
+    with safe_open(path, framework="pt") as file:
+        return str((file.metadata() or {}).get(RECIPE, PUBLISHED_RECIPE))
 
 
 def _check_keys(flat: Weights, path: Path) -> Weights:

@@ -1,14 +1,17 @@
-"""Joins an adapter to a UNet: one forward pre-hook is both the adapter's entrance and its guard.
+"""Joins an adapter to a pipeline's denoiser, makes the text of its calls, and lets no other text pass.
 
-Place on the path of data: between steps 4 and 5. It fails closed: once attached, the UNet refuses to run without users,
-with a batch that does not match them, or with vectors that are not finite or come from another recipe.
-docs/GUARD.md lists every call that could lose an adapter, and what happens now.
+Place on the path of data: between steps 4 and 5. `encode` gives a pipeline call its text: prompts rewritten for their
+users. The guard in front of the denoiser and its ControlNets recognises each row of that text; it fails closed.
+docs/GUARD.md lists what others do to a pipeline, and what happens then.
 """
 
 from __future__ import annotations
 
+import inspect
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,137 +19,205 @@ from torch import nn
 
 from ..errors import CheckpointError, GuardError
 from .adapter import PSAAdapter, cross_attention_widths
-from .condition import KEY, Condition, CrossAttentionKwargs, Users, make_condition
-from .controlnet import ControlNetGuard
-from .prompt import rewrite
-from .published import Steering, steer
+from .marks import MarkedText, mark
+from .prompt import PromptAdapter
+from .published import UserTerms
+from .recognition import KnownText, LiveTexts, Place
+from .text import Texts, accepted_by, encode_texts, rewrite_texts
+from .users import RowUsers, Users, check_users
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
-    from diffusers.models.attention_processor import Attention
 
-ENTERED = "entered"  # in place of a Condition: the entrance in front of a compiled UNet has done its work
+KEY = "psa"  # in cross_attention_kwargs
+ENTERED = "entered"  # in place of a text: the entrance in front of a compiled UNet has done its work
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
-
-class HookedAttention:
-    """The hook behind a cross-attention that adds the user's part; a callable object, so that a copy of the UNet has
-    its own."""
-
-    def __init__(self, block: Any) -> None:
-        self.block = block
-        self.steering: Steering | None = None  # of this call; None: nothing to add
-        self.attention: Attention = block.attn2
-        self.handle = self.attention.register_forward_hook(self, with_kwargs=True)
-
-    def __call__(
-        self, attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
-    ) -> torch.Tensor:
-        if self.steering is None:
-            return output
-        return self.steering.add(attention, args[0] if args else kwargs["hidden_states"], output)
-
-    def is_in_place(self) -> bool:
-        hooks = self.attention._forward_hooks
-        return self.block.attn2 is self.attention and self.handle.id in hooks
+# Adapters that are disabled, and those whose denoiser is given finished text, in this thread or task alone.
+_DISABLED: ContextVar[tuple[AttachedAdapter, ...]] = ContextVar("disabled", default=())
+_FINISHED: ContextVar[tuple[AttachedAdapter, ...]] = ContextVar("finished", default=())
 
 
 class AttachedAdapter:
-    """An adapter on a UNet.
+    """An adapter on a denoiser.
 
-    `condition(...)` makes what the pipeline call needs; `disabled()` gives the base; `unload()` leaves.
+    `encode(...)` makes the text of a pipeline call; `disabled()` gives the base; `unload()` leaves.
     """
 
-    def __init__(
-        self, unet: UNet2DConditionModel, adapter: PSAAdapter, *, controlnets: Sequence[nn.Module] = ()
-    ) -> None:
+    def __init__(self, unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
         wrapper, unet = unet, getattr(unet, "_orig_mod", unet)  # torch.compile(unet) is a module around it
         check_fit(unet, adapter)
         self.unet, self.adapter = unet, adapter
-        self._disabled = False
-        self._latest: Condition | None = None
-        self._attentions: list[HookedAttention] = []
+        self._live = LiveTexts()
         self._leave: list[Callable[[], None]] = []
+        self._guarded: list[weakref.ref[nn.Module]] = []
+        self._terms = None if isinstance(adapter, PromptAdapter) else UserTerms(unet, adapter)
         self._hook(wrapper, unet)
-        self._controlnets = [ControlNetGuard(net, self) for net in controlnets]
-        if adapter.config.kind == "published":
-            self._hook_attentions()
         unet._psa_attached = self
         torch.compiler.reset()  # what was compiled before does not know these hooks
 
-    def condition(
+    # --- the text of a call -------------------------------------------------------------------------------------------
+
+    def encode(
         self,
-        users: Users | torch.Tensor | Sequence[torch.Tensor | None],
+        pipe: Any,
+        prompts: str | Sequence[str],
+        users: Users | torch.Tensor | Sequence[Any],
         *,
+        negative_prompt: str | Sequence[str | None] | None = None,
         scale: float | Sequence[float] | torch.Tensor = 1.0,
-        images_per_prompt: int = 1,
-        guided: bool | None = None,
+        recipe: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """The text of one call: `pipe(**psa.encode(pipe, prompts, users), ...)`, in place of prompts.
+
+        pipe: the pipeline that will draw. users: one per prompt, `EmbeddingStore.batch(user_ids)`, None for a prompt
+        with no user; or vectors [B, llm_dim] with recipe=, the fingerprint of how they were made.
+        negative_prompt: one for all or one per prompt; it is not rewritten. scale: one for all or one per user; 0 is
+        the base, 1 as trained. options: more of the pipeline's encode_prompt (clip_skip, lora_scale, prompt_2).
+        Raises GuardError for users, scales or texts that do not match; RecipeMismatch for another recipe.
+        """
+        is_guarded = self._is_guarded(pipe)
+        texts = encode_texts(pipe, prompts, negative_prompt, **options)
+        self.guard(pipe)
+        passed = accepted_by(pipe, self._passed(texts, users, scale, recipe))
+        if not is_guarded:  # a UNet that would not know what comes with the text, and says so at every layer
+            passed.pop("cross_attention_kwargs", None)
+        return passed
+
+    def rewrite(
+        self,
+        prompt_embeds: torch.Tensor,
+        users: Users | torch.Tensor | Sequence[Any],
+        *,
+        pooled: torch.Tensor | None = None,
+        negative: torch.Tensor | None = None,
+        negative_pooled: torch.Tensor | None = None,
+        scale: float | Sequence[float] | torch.Tensor = 1.0,
         recipe: str | None = None,
     ) -> dict[str, Any]:
-        """Keyword arguments for the pipeline: one user per prompt, None for a prompt with no user.
+        """`encode` for text states of your own (long prompts, weighted words): the same keyword arguments.
 
-        users: EmbeddingStore.batch(user_ids); or vectors [B, llm_dim] with the fingerprint of their recipe.
-        scale: one for all or one per user; 0 is the base, 1 as trained. images_per_prompt: as the pipeline is given.
-        guided: say True or False where the UNet cannot tell guidance from the batch (see GuardError).
-        Raises GuardError for vectors or scales that are not finite or of another width, RecipeMismatch for another
-        recipe.
+        prompt_embeds, negative: text states [B, T, D]; pooled, negative_pooled: [B, P], on SDXL. Without guidance
+        negative may be left out. users, scale, recipe: see encode.
         """
-        config = self.adapter.config
-        self._latest = make_condition(
-            users,
-            width=config.llm_dim,
-            trained_recipe=config.recipe,
-            recipe=recipe,
-            scale=scale,
-            images_per_prompt=images_per_prompt,
-            guided=guided,
-            owner=self,
+        return self._passed(Texts(prompt_embeds, negative, pooled, negative_pooled), users, scale, recipe)
+
+    def _is_guarded(self, pipe: Any) -> bool:
+        """Whether the pipeline's denoiser is, or holds, the one that the adapter is on; a stand-in may do so unseen.
+
+        Raises GuardError for kind `published`, which works inside that one alone.
+        """
+        denoiser = getattr(pipe, "unet", None)
+        inside = list(denoiser.modules()) if isinstance(denoiser, nn.Module) else []
+        if any(module is self.unet for module in inside):
+            return True
+        if self._terms is not None:
+            raise GuardError(
+                f"The UNet of this {type(pipe).__name__} is not the one that the adapter is on, and kind 'published' "
+                "works inside the UNet.",
+                hint="Attach the adapter to this pipeline, or use an adapter of kind 'prompt'.",
+            )
+        return not hasattr(denoiser, "attn_processors")
+
+    def _passed(self, texts: Texts, users: Any, scale: Any, recipe: str | None) -> dict[str, Any]:
+        adapter = self.adapter
+        rows = check_users(
+            users, width=adapter.llm_dim, trained_recipe=adapter.config.recipe, recipe=recipe, scale=scale
         )
-        return {"cross_attention_kwargs": CrossAttentionKwargs({KEY: self._latest})}
+        if len(rows) != len(texts):
+            raise GuardError(
+                f"{len(rows)} users for {len(texts)} prompts; expected one user per prompt.",
+                hint="Pass None for a prompt with no user. The pipeline repeats rows for num_images_per_prompt.",
+            )
+        width = texts.prompt_embeds.shape[-1]
+        if width != adapter.config.context_dim:
+            raise GuardError(
+                f"These text states have width {width}; the adapter is for {adapter.config.context_dim}.",
+                hint="Encode with the pipeline of the adapted denoiser. SDXL's refiner reads another text: draw "
+                "without it, or refine with the adapted base and image-to-image.",
+            )
+        if isinstance(adapter, PromptAdapter):
+            texts = rewrite_texts(adapter, texts, rows)
+            known = KnownText(texts, rows, self)
+        else:
+            known, texts = mark(texts, rows, self)
+        self._live.add(known)
+        return {**texts.arguments(), "cross_attention_kwargs": {KEY: known}}
+
+    # --- the base, and leaving ----------------------------------------------------------------------------------------
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within it the UNet is the base model, on purpose."""
-        if self._disabled:
+        """Within it, in this thread or task alone, text of no user passes: the denoiser is the base, on purpose."""
+        if self.is_disabled:
             raise GuardError("The adapter is disabled already.")
-        self._disabled = True
+        token = _DISABLED.set((*_DISABLED.get(), self))
         try:
             yield
         finally:
-            self._disabled = False
+            _DISABLED.reset(token)
+
+    @property
+    def is_disabled(self) -> bool:
+        return any(one is self for one in _DISABLED.get())
 
     def unload(self) -> None:
-        """Take every hook away; the UNet is as it was. Raises GuardError where that was done before."""
+        """Take every hook away; the denoiser is as it was. Raises GuardError where that was done before."""
         if getattr(self.unet, "_psa_attached", None) is not self:
             raise GuardError("The adapter is not on this UNet (any more).")
         for leave in self._leave:
             leave()
-        for hooked in self._attentions:
-            hooked.handle.remove()
-        for guard in self._controlnets:
-            guard.remove()
-        self._leave, self._attentions, self._controlnets = [], [], []
+        self._leave, self._guarded = [], []
         del self.unet._psa_attached
         torch.compiler.reset()
 
-    def guard_controlnet(self, controlnet: nn.Module) -> None:
-        """Let a ControlNet see what the users may see; needed where it joins the pipeline after the adapter."""
-        self._controlnets.append(ControlNetGuard(controlnet, self))
+    def guard(self, pipe_or_model: Any) -> None:
+        """Let the ControlNets of a pipeline, or another model that reads the text, read no text but ours.
 
-    @property
-    def is_disabled(self) -> bool:
-        return self._disabled
+        `encode` does it for its pipeline. A model that is guarded already is left as it is.
+        """
+        model = pipe_or_model
+        if not isinstance(model, nn.Module):
+            model = getattr(pipe_or_model, "controlnet", None)
+        if model is None:
+            return
+        for net in getattr(model, "nets", None) or [model]:
+            if not any(known() is net for known in self._guarded):
+                self._guarded.append(weakref.ref(net))
+                self._leave.append(net.register_forward_pre_hook(self._enter_beside, with_kwargs=True).remove)
 
-    @property
-    def latest(self) -> Condition | None:
-        """What condition() made last: a ControlNet runs before the UNet and is not told whom for."""
-        return self._latest
+    def denoise(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        states: torch.Tensor,
+        *,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        users: RowUsers | None = None,
+    ) -> torch.Tensor:
+        """One call of the denoiser as training makes it, with gradients: for users, or as the base without them."""
+        if users is not None and isinstance(self.adapter, PromptAdapter):
+            states, pooled = self.adapter.rewritten(states, pooled, users.vectors, users.strength)
+        states = self._with_terms(states, users)
+        added = None if pooled is None else {"text_embeds": pooled, "time_ids": time_ids}
+        token = _FINISHED.set((*_FINISHED.get(), self))
+        try:
+            predicted: torch.Tensor = self.unet(
+                noisy, timesteps, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False
+            )[0]
+        finally:
+            _FINISHED.reset(token)
+        return predicted
 
-    # --- entrance ---------------------------------------------------------------------------------------------------
+    # --- entrance -----------------------------------------------------------------------------------------------------
 
     def _hook(self, wrapper: nn.Module, unet: nn.Module) -> None:
         self._leave.append(unet.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
+        if self._terms is not None:
+            self._leave.append(self._terms.remove)
         if wrapper is not unet:  # the entrance stands in front of what is compiled, so that this stays one graph
             self._leave.append(wrapper.register_forward_pre_hook(self._enter_before, with_kwargs=True).remove)
         compiled = getattr(unet, "_compiled_call_impl", None)
@@ -167,8 +238,8 @@ class AttachedAdapter:
 
     def _enter_before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         """Enter, and tell the hook inside that it was done."""
-        args, kwargs = self._entrance(args, kwargs)
-        given = kwargs["cross_attention_kwargs"] or {}
+        args, kwargs = self._entrance(unet, args, kwargs)
+        given = kwargs.get("cross_attention_kwargs") or {}
         return args, {**kwargs, "cross_attention_kwargs": {**given, KEY: ENTERED}}
 
     def _enter(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
@@ -177,89 +248,88 @@ class AttachedAdapter:
         if given is not None and given.get(KEY) == ENTERED:
             rest = {name: value for name, value in given.items() if name != KEY}
             return args, {**kwargs, "cross_attention_kwargs": rest or None}
-        return self._entrance(args, kwargs)
+        return self._entrance(unet, args, kwargs)
 
     @torch.compiler.disable
-    def _entrance(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-        given = dict(kwargs.get("cross_attention_kwargs") or {})
-        condition = given.pop(KEY, None)
-        kwargs = {**kwargs, "cross_attention_kwargs": given or None}
-        self._steer_by(None)
-        if self._disabled:
+    def _entrance(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        args, kwargs, text = _by_name(unet, args, kwargs)
+        if any(one is self for one in _FINISHED.get()):
             return args, kwargs
-        condition = self._checked(condition)
-        self._check_controlnets(condition, kwargs)
-        if len(args) > 3:
-            raise GuardError("Call the adapted UNet with keyword arguments after encoder_hidden_states.")
-        args, kwargs = args[:2], {**kwargs, **dict(zip(["encoder_hidden_states"], args[2:], strict=False))}
-        sample, states = args[0] if args else kwargs["sample"], kwargs["encoder_hidden_states"]
-        unconditional = condition.unconditional_rows(sample, states)
-        if self.adapter.config.kind == "prompt":
-            return args, rewrite(self.adapter, condition, kwargs, unconditional)
-        self._steer_by(self._steering(condition, states, unconditional, lora_scale=given.get("scale", 1.0)))
-        return args, kwargs
+        if self._terms is not None:
+            self._terms.require_all()
+        states, pooled = _text_of(kwargs)
+        if text is None and self.is_disabled:
+            return args, {**kwargs, "encoder_hidden_states": self._with_terms(states, None)}
+        known, places, states = self._recognise(unet, text, states, pooled)
+        if text is None and not known.is_rewritten(places):
+            raise _without_users(unet)  # a pipeline could have made this text by itself
+        _check_rows(args[0] if args else kwargs["sample"], states)
+        if isinstance(known, MarkedText) and self._terms is not None:
+            lora_scale = (kwargs.get("cross_attention_kwargs") or {}).get("scale", 1.0)
+            behind = known.behind(places, self._terms, like=states, lora_scale=lora_scale)
+            states = torch.cat([known.without_marks(states), behind], dim=1)
+        return args, {**kwargs, "encoder_hidden_states": states}
 
-    def _checked(self, condition: Any) -> Condition:
-        """Raises GuardError where there are no users, users of another adapter, or an attention has lost its hook."""
-        if condition is None:
+    @torch.compiler.disable
+    def _enter_beside(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        """The hook on a ControlNet, or another model that reads the text."""
+        args, kwargs, text = _by_name(model, args, kwargs)
+        if text is None and self.is_disabled:
+            return args, kwargs
+        states, pooled = _text_of(kwargs)
+        known, places, states = self._recognise(model, text, states, pooled)
+        if isinstance(known, MarkedText):
+            states, pooled = known.unconditional(places, states, pooled)
+        if pooled is not None:
+            kwargs = {**kwargs, "added_cond_kwargs": {**kwargs["added_cond_kwargs"], "text_embeds": pooled}}
+        return args, {**kwargs, "encoder_hidden_states": states}
+
+    def _recognise(
+        self, model: nn.Module, text: Any, states: torch.Tensor, pooled: torch.Tensor | None
+    ) -> tuple[KnownText, list[Place], torch.Tensor]:
+        """The text of a call, the places of its rows in it, and the states. Raises GuardError for any other row."""
+        if text is None:
+            found = self._live.recognise(states, pooled)
+            if found is None:
+                raise _without_users(model)
+            return found
+        if not isinstance(text, KnownText) or text.owner is not self:
             raise GuardError(
-                "The adapted UNet was called without users.",
-                hint="Pass **psa.condition(users) to the pipeline, or run inside psa.disabled() for the base model.",
+                "These users' text was made by another adapter.",
+                hint="Call encode() of the adapter that is attached to this denoiser.",
             )
-        if not isinstance(condition, Condition) or condition.owner is not self:
+        places, states = text.recognise(states, pooled)
+        if places is None:
             raise GuardError(
-                "These users were made ready for another adapter.",
-                hint="Call condition() of the adapter that is attached.",
+                f"{type(model).__name__} was called with text that was not rewritten for these users: it was changed "
+                "after encode(), belongs to another call, or its rows are not in the order of their users.",
+                hint="Pass **psa.encode(pipe, prompts, users) to the pipeline as it is; rewrite() takes text states "
+                "of your own.",
             )
-        lost = sum(not hooked.is_in_place() for hooked in self._attentions)
-        if lost:
-            raise GuardError(
-                f"{lost} of {len(self._attentions)} cross-attentions have lost the adapter: something replaced them.",
-                hint="Call unload() and attach the adapter again, after what changes the UNet.",
-            )
-        return condition
+        return text, places, states
 
-    def _check_controlnets(self, condition: Condition, kwargs: dict[str, Any]) -> None:
-        """Raises GuardError where residuals come from a ControlNet that read the prompt as it was."""
-        fed = kwargs.get("down_block_additional_residuals") is not None
-        took = [guard.took(condition) for guard in self._controlnets]  # all are asked: the answer counts once
-        if fed and not any(took):
-            raise GuardError(
-                "A ControlNet fed this UNet that has read the prompt without these users' limits.",
-                hint="Call psa.guard_controlnet(pipe.controlnet), and condition() again right before the pipeline.",
-            )
-
-    def _steering(
-        self, condition: Condition, states: torch.Tensor, unconditional: int, *, lora_scale: float
-    ) -> list[Steering] | None:
-        """What kind `published` adds to each cross-attention, computed once per call; None for nothing at all."""
-
-        def make() -> list[Steering] | None:
-            with _lora_scaled(self.unet, lora_scale):
-                attentions = [hooked.attention for hooked in self._attentions]
-                return steer(self.adapter, attentions, condition, unconditional, like=states)
-
-        return condition.remember(f"steering {lora_scale}", states, make) if condition.strength.any() else None
-
-    def _steer_by(self, steering: list[Steering] | None) -> None:
-        for i, hooked in enumerate(self._attentions):
-            hooked.steering = None if steering is None else steering[i]
-
-    def _hook_attentions(self) -> None:
-        names = _cross_attention_blocks(self.unet)
-        self._attentions = [HookedAttention(self.unet.get_submodule(name)) for name in names]
+    def _with_terms(self, states: torch.Tensor, users: RowUsers | None) -> torch.Tensor:
+        """Text states with what the users add behind them (kind `published`); as they are for kind `prompt`."""
+        if self._terms is None:
+            return states
+        if users is None:
+            return torch.cat([states, self._terms.nothing(states)], dim=1)
+        return torch.cat([states, self._terms.behind(users.vectors, users.strength, like=states)], dim=1)
 
 
 def check_fit(unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
     """Raises CheckpointError where the adapter's shapes are not the UNet's."""
-    config, width, widths = adapter.config, unet.config.cross_attention_dim, cross_attention_widths(unet)
+    config, width = adapter.config, unet.config.cross_attention_dim
     expected, hint = f"trained for '{config.base}'", "Use the base model the adapter was trained for."
     if config.context_dim != width:
         raise CheckpointError(
             f"The adapter ({expected}) is for text states of width {config.context_dim}; this UNet's are {width}.",
             hint=hint,
         )
-    if config.kind == "published" and tuple(config.widths) != widths:
+    if isinstance(adapter, PromptAdapter):
+        return
+    widths = cross_attention_widths(unet)
+    if tuple(config.widths) != widths:
         raise CheckpointError(
             f"The adapter ({expected}) is for {len(config.widths)} cross-attentions; "
             f"this UNet has {len(widths)} or other widths.",
@@ -267,23 +337,37 @@ def check_fit(unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
         )
 
 
-def _cross_attention_blocks(unet: UNet2DConditionModel) -> list[str]:
-    """Names of the blocks that hold a cross-attention, in the order of `unet.attn_processors`."""
-    return [name.removesuffix(".attn2.processor") for name in unet.attn_processors if name.endswith(".attn2.processor")]
+def _by_name(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Arguments of a call with all behind the timestep by name, and the text that came with them, taken out."""
+    names = list(inspect.signature(type(model).forward).parameters)[1:]
+    kwargs = {**kwargs, **dict(zip(names[2:], args[2:], strict=False))}
+    given = dict(kwargs.get("cross_attention_kwargs") or {})
+    text = given.pop(KEY, None)
+    if "cross_attention_kwargs" in kwargs:
+        kwargs["cross_attention_kwargs"] = given or None
+    return args[:2], kwargs, text
 
 
-def _lora_scaled(unet: nn.Module, scale: float) -> AbstractContextManager[None]:
-    """LoRA layers at the strength that this call asks for, as diffusers sets it inside the UNet's forward."""
-    has_lora = getattr(unet, "_hf_peft_config_loaded", False)
-    return _scaled(unet, scale) if has_lora and scale != 1.0 else nullcontext()
+def _text_of(kwargs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Text states [R, T, D] and, on SDXL, pooled ones [R, P] of a call."""
+    return kwargs["encoder_hidden_states"], (kwargs.get("added_cond_kwargs") or {}).get("text_embeds")
 
 
-@contextmanager
-def _scaled(unet: nn.Module, scale: float) -> Iterator[None]:
-    from diffusers.utils import scale_lora_layers, unscale_lora_layers
+def _check_rows(sample: torch.Tensor, states: torch.Tensor) -> None:
+    """Raises GuardError where rows of text and of latents do not match (video: one row of text for each frame)."""
+    rows = len(sample) * (sample.shape[2] if sample.ndim == 5 else 1)
+    if len(states) not in (len(sample), rows):
+        raise GuardError(
+            f"The UNet was called with {len(states)} rows of text for {len(sample)} rows of latents.",
+            hint="Pass the embeddings of psa.encode() to the pipeline as they are.",
+        )
 
-    scale_lora_layers(unet, scale)
-    try:
-        yield
-    finally:
-        unscale_lora_layers(unet, scale)
+
+def _without_users(model: nn.Module) -> GuardError:
+    return GuardError(
+        f"{type(model).__name__} was called without users: its text was not made by encode() of the adapter on it.",
+        hint="Pass **psa.encode(pipe, prompts, users) to the pipeline instead of prompts, or run inside "
+        "psa.disabled() for the base model.",
+    )

@@ -5,18 +5,71 @@ Place on the path of data: step 5, kind `prompt`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
 import torch
+from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
-from ..errors import GuardError
+from .adapter import PSAAdapter, UserProjection
 
-if TYPE_CHECKING:
-    from .adapter import PSAAdapter
-    from .condition import Condition
+
+class PromptAdapter(PSAAdapter):
+    """Rewrites the text of a prompt for its user; whatever denoiser comes after reads the rewritten text.
+
+    base, recipe, context_dim: see PSAAdapter. llm_dim: width of user vectors. pooled_dim: width of a pooled text state
+    that is rewritten too (SDXL: 1280), or 0. n_tokens: N user tokens. proj_rank: the projection of user vectors goes
+    through that many dimensions; 0: straight. rank, heads, depth, gated: see PromptRewriter.
+    """
+
+    kind = "prompt"
+
+    @register_to_config
+    def __init__(
+        self,
+        base: str = "mini",
+        recipe: str = "",
+        llm_dim: int = 64,
+        context_dim: int = 128,
+        pooled_dim: int = 0,
+        n_tokens: int = 8,
+        proj_rank: int = 0,
+        rank: int = 64,
+        heads: int = 4,
+        depth: int = 1,
+        gated: bool = False,
+    ) -> None:
+        super().__init__()
+        self.user_proj = UserProjection(llm_dim, n_tokens, rank, proj_rank)
+        self.rewriter = PromptRewriter(
+            context_dim=context_dim, rank=rank, heads=heads, depth=depth, gated=gated, pooled_dim=pooled_dim
+        )
+
+    def rewritten(
+        self,
+        states: torch.Tensor,
+        pooled: torch.Tensor | None,
+        vectors: torch.Tensor,
+        strength: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Text states [B, T, D] and pooled states [B, P] as the users may see them; the same dtype and device.
+
+        vectors: [B, llm_dim]. strength: [B]; 0 leaves a row's very bits, 1 is as trained.
+        """
+        vectors, strength = (x.to(device=self.device, dtype=self.dtype) for x in (vectors, strength))
+        tokens = self.user_tokens(vectors)
+        changed = _added(states, self.rewriter(self._here(states), tokens), strength)
+        if pooled is None or not self.pooled_dim:
+            return changed, pooled
+        return changed, _added(pooled, self.rewriter.pooled(self._here(pooled), tokens), strength)
+
+    def _here(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(device=self.device, dtype=self.dtype)
+
+
+def _added(x: torch.Tensor, change: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+    """x + strength * change; where strength is 0 the very bits of x, since x + 0 would turn -0.0 into 0.0."""
+    strength = strength.view(-1, *[1] * (x.ndim - 1))
+    return torch.where((strength == 0).to(x.device), x, x + (strength * change).to(x))
 
 
 class PromptRewriter(nn.Module):
@@ -106,44 +159,3 @@ def zero_(layer: nn.Linear) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def rewrite(adapter: PSAAdapter, condition: Condition, kwargs: dict[str, Any], unconditional: int) -> dict[str, Any]:
-    """Keyword arguments of a UNet or ControlNet with the prompt as the users may see it.
-
-    unconditional: how many rows come first that are nobody's prompt.
-    Raises GuardError where the pooled state is missing.
-    """
-    states = kwargs["encoder_hidden_states"]
-    changed = _changed(adapter, condition, states, unconditional, rewriting=adapter.rewriter)
-    kwargs = {**kwargs, "encoder_hidden_states": changed}
-    if not adapter.config.pooled_dim:
-        return kwargs
-    added = kwargs.get("added_cond_kwargs") or {}
-    if "text_embeds" not in added:
-        raise GuardError("The adapter rewrites the pooled text state too, and the UNet was called without one.")
-    pooled = _changed(adapter, condition, added["text_embeds"], unconditional, rewriting=adapter.rewriter.pooled)
-    return {**kwargs, "added_cond_kwargs": {**added, "text_embeds": pooled}}
-
-
-def _changed(
-    adapter: PSAAdapter,
-    condition: Condition,
-    states: torch.Tensor,
-    unconditional: int,
-    *,
-    rewriting: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> torch.Tensor:
-    """states [rows, ...] as the users may see them; computed once per call where no gradient is asked for."""
-
-    def make() -> torch.Tensor:
-        place: dict[str, Any] = {"device": adapter.device, "dtype": adapter.dtype}
-        prompts = states[unconditional:]
-        tokens = adapter.user_tokens(condition.vectors.to(**place))
-        strength = condition.strength.to(**place).view(-1, *[1] * (states.ndim - 1))
-        change = (strength * rewriting(prompts.to(**place), tokens)).to(states)
-        # Rows with no user keep their very bits: x + 0 would turn -0.0 into 0.0.
-        changed = torch.where((strength == 0).to(states.device), prompts, prompts + change)
-        return torch.cat([states[:unconditional], changed]) if unconditional else changed
-
-    return condition.remember(f"rewritten {states.ndim} {unconditional}", states, make)

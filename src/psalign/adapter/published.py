@@ -5,22 +5,99 @@ Place on the path of data: step 5, kind `published`.
 Attention output = to_out(Attn(q, text) + scale * Attn(q, user)). `to_out` is affine, so the user's part of it is a
 term of its own, and a hook behind the whole attention adds it: whatever attention processor (SDPA, sliced, fused, an
 IP-Adapter's, another library's) made the first part, and whatever LoRA changed `to_out`.
+
+The hooks keep nothing of a call. What a row's user adds stands behind the row's text states in the same tensor,
+[R, T + X, D]; a hook in front of each cross-attention takes it off again. So it goes wherever the row goes: into
+threads, compiled graphs, and layers that gradient checkpointing computes a second time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
+from ..errors import GuardError
+from .adapter import PSAAdapter, UserProjection, cross_attentions
+
 if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import Attention
 
-    from .adapter import PSAAdapter
-    from .condition import Condition
+# The one keyword that diffusers' attention drops silently where its processor does not know it; no UNet's does.
+CARRIER = "ip_hidden_states"
+
+
+class PublishedAdapter(PSAAdapter):
+    """Keys and values of the user's tokens for every cross-attention.
+
+    base, recipe, context_dim: see PSAAdapter; tokens have R = D. llm_dim: width of user vectors. widths: C of every
+    cross-attention in the UNet's order. n_tokens: N user tokens, 1 as published. proj_rank, value_rank, with_keys:
+    smaller forms (see compress.py): projection and values go through that many dimensions; no keys.
+    """
+
+    kind = "published"
+
+    @register_to_config
+    def __init__(
+        self,
+        base: str = "mini",
+        recipe: str = "",
+        llm_dim: int = 64,
+        context_dim: int = 128,
+        widths: tuple[int, ...] = (),
+        n_tokens: int = 1,
+        proj_rank: int = 0,
+        value_rank: int = 0,
+        with_keys: bool = True,
+    ) -> None:
+        super().__init__()
+        self.user_proj = UserProjection(llm_dim, n_tokens, context_dim, proj_rank)
+        if value_rank:
+            self.to_shared = nn.Linear(context_dim, value_rank, bias=False)
+        self.layers = nn.ModuleList(UserAttention(value_rank or context_dim, width, keys=with_keys) for width in widths)
+
+    @property
+    def n_tokens(self) -> int:
+        return int(self.config.n_tokens)
+
+    def user_values(self, tokens: torch.Tensor) -> list[torch.Tensor]:
+        """User tokens [B, N, D] -> values of every cross-attention, [B, N, C] each."""
+        shared = self.to_shared(tokens) if self.config.value_rank else tokens
+        return [layer.to_v_user(shared) for layer in self.layers]  # type: ignore[union-attr,operator]
+
+
+class FoldedAdapter(PSAAdapter):
+    """A published adapter whose user vectors are the values themselves (see compress.py): [B, sum of C].
+
+    base, recipe, context_dim: see PSAAdapter. widths: C of every cross-attention in the UNet's order.
+    """
+
+    kind = "published"
+    n_tokens = 1
+
+    @register_to_config
+    def __init__(
+        self, base: str = "mini", recipe: str = "", context_dim: int = 128, widths: tuple[int, ...] = ()
+    ) -> None:
+        super().__init__()
+        self.null_user = nn.Parameter(torch.zeros(sum(widths)))
+
+    @property
+    def llm_dim(self) -> int:
+        return sum(self.config.widths)
+
+    def user_tokens(self, vectors: torch.Tensor) -> torch.Tensor:
+        return (vectors + self.null_user)[:, None]
+
+    def user_values(self, tokens: torch.Tensor) -> list[torch.Tensor]:
+        """[B, 1, sum of C] -> values of every cross-attention, [B, 1, C] each."""
+        return list(tokens.split(tuple(self.config.widths), dim=-1))
 
 
 class UserAttention(nn.Module):
@@ -38,54 +115,108 @@ class UserAttention(nn.Module):
         nn.init.zeros_(self.to_v_user.weight)
 
 
-@dataclass
-class Steering:
-    """What one cross-attention adds in one UNet call.
+class UserTerms:
+    """The hooks on a UNet's cross-attentions that add the user's part; `behind` makes what they read.
 
-    One user token: `term` [B, 1, C], final. More: `key` and `value`, [B, N, C]. strength: [B, 1, 1].
-    absent: [B, 1, 1], True for rows that keep their very bits; None where there are none.
+    length: X, how many tokens stand behind the text of every row. With one user token a softmax over one key is 1, so
+    what a layer adds is one vector for every pixel: those of all layers stand there, ready. With more, the user tokens
+    themselves do, in front of them a token filled with the row's strength.
     """
 
-    strength: torch.Tensor
-    absent: torch.Tensor | None
-    term: torch.Tensor | None
-    key: torch.Tensor
-    value: torch.Tensor
+    def __init__(self, unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
+        self.unet, self.adapter = unet, adapter
+        self.is_one_token = adapter.n_tokens == 1
+        width = adapter.config.context_dim
+        self.length = -(-sum(adapter.config.widths) // width) if self.is_one_token else 1 + adapter.n_tokens
+        self._hooks, place = [], 0
+        for layer, (name, attention) in enumerate(cross_attentions(unet).items()):
+            self._hooks.append(TermHook(self, unet.get_submodule(name.rpartition(".")[0]), attention, layer, place))
+            place += adapter.config.widths[layer]
 
-    def add(self, attention: Attention, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """The output of the cross-attention with the user's part, [B, L, C].
+    def behind(
+        self, vectors: torch.Tensor, strength: torch.Tensor, *, like: torch.Tensor, lora_scale: float = 1.0
+    ) -> torch.Tensor:
+        """What rows add, [R, X, D]. vectors: [R, llm_dim]; strength: [R], 0 adds nothing. like: for dtype, device."""
+        adapter = self.adapter
+        vectors, scale = (x.to(device=adapter.device, dtype=adapter.dtype) for x in (vectors, strength))
+        scale = scale[:, None, None]
+        tokens = adapter.user_tokens(vectors)
+        if not self.is_one_token:
+            return torch.cat([scale.expand(-1, 1, tokens.shape[-1]), tokens], dim=1).to(like)
+        with _lora_scaled(self.unet, lora_scale):
+            attentions = [hook.attention for hook in self._hooks]
+            values = [value.to(like) for value in adapter.user_values(tokens)]
+            terms = [through_output(*pair).to(like) for pair in zip(attentions, values, strict=True)]
+        joined = scale.to(like) * torch.cat(terms, dim=-1)  # [R, 1, sum of C]
+        width = adapter.config.context_dim
+        return F.pad(joined, (0, self.length * width - joined.shape[-1])).unflatten(-1, (-1, width))[:, 0]
 
-        hidden: what it was called with, [B, L, C]; attended: what it gave.
-        """
-        term = self.term
-        if term is None:
-            user = attend(attention, hidden, self.key.to(hidden.dtype), self.value.to(hidden.dtype))
-            term = self.strength.to(hidden.dtype) * through_output(attention, user)
-        steered = attended + term.to(attended.dtype)
-        return steered if self.absent is None else torch.where(self.absent, attended, steered)
+    def nothing(self, states: torch.Tensor) -> torch.Tensor:
+        """What rows add where the UNet is the base, [R, X, D] of zeros."""
+        return states.new_zeros(len(states), self.length, states.shape[-1])
+
+    def require_all(self) -> None:
+        """Raises GuardError where a cross-attention was replaced, and its hooks with it."""
+        lost = sum(not hook.is_in_place() for hook in self._hooks)
+        if lost:
+            raise GuardError(
+                f"{lost} of {len(self._hooks)} cross-attentions have lost the adapter: something replaced them.",
+                hint="Call unload() and attach the adapter again, after what changes the UNet.",
+            )
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
 
 
-def steer(
-    adapter: PSAAdapter, attentions: list[Attention], condition: Condition, unconditional: int, *, like: torch.Tensor
-) -> list[Steering]:
-    """Everything that depends on the users alone, for each cross-attention; computed once per call.
+class TermHook:
+    """Both hooks of one cross-attention. place: where its term starts among those of all layers."""
 
-    unconditional: how many rows come first that are nobody's prompt: they get the projection of a zero vector, as
-    published. like: any tensor of the UNet's call, for device and dtype. Exact for N = 1: a softmax over one key is 1,
-    so keys never matter, and the user's part is one vector for every pixel.
-    """
-    vectors, strength = condition.vectors, condition.strength
-    if unconditional:
-        vectors, strength = torch.cat([torch.zeros_like(vectors), vectors]), strength.repeat(2)
-    tokens = adapter.user_tokens(vectors.to(device=adapter.device, dtype=adapter.dtype))  # [B, N, D]
-    scale = strength.to(like)[:, None, None]
-    absent = scale == 0 if bool((strength == 0).any()) else None
-    values = [value.to(like) for value in adapter.user_values(tokens)]
-    if tokens.shape[1] == 1:
-        terms = [scale * through_output(*pair).to(like) for pair in zip(attentions, values, strict=True)]
-        return [Steering(scale, absent, term, value, value) for term, value in zip(terms, values, strict=True)]
-    keys = [key.to(like) for key in adapter.user_keys(tokens)]
-    return [Steering(scale, absent, None, key, value) for key, value in zip(keys, values, strict=True)]
+    def __init__(self, terms: UserTerms, block: Any, attention: Attention, layer: int, place: int) -> None:
+        self.terms, self.block, self.attention, self.layer, self.place = terms, block, attention, layer, place
+        self._handles = [
+            attention.register_forward_pre_hook(self._take_off, with_kwargs=True),
+            attention.register_forward_hook(self._add, with_kwargs=True),
+        ]
+
+    def is_in_place(self) -> bool:
+        before, after = self._handles
+        attention = self.attention
+        return (
+            self.block.attn2 is attention
+            and before.id in attention._forward_pre_hooks
+            and after.id in attention._forward_hooks
+        )
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _take_off(
+        self, attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = kwargs["encoder_hidden_states"]
+        states, others = (given[0], given[1:]) if isinstance(given, tuple) else (given, None)  # an IP-Adapter's tuple
+        text, behind = states[:, : -self.terms.length], states[:, -self.terms.length :]
+        return args, {
+            **kwargs,
+            "encoder_hidden_states": text if others is None else (text, *others),
+            CARRIER: behind,
+        }
+
+    def _add(
+        self, attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], attended: torch.Tensor
+    ) -> torch.Tensor:
+        behind: torch.Tensor = kwargs[CARRIER]
+        if self.terms.is_one_token:
+            width = self.terms.adapter.config.widths[self.layer]
+            return attended + behind.flatten(1)[:, None, self.place : self.place + width].to(attended.dtype)
+        hidden = args[0] if args else kwargs["hidden_states"]
+        layer = self.terms.adapter.layers[self.layer]
+        tokens = behind[:, 1:].to(layer.to_v_user.weight.dtype)
+        keys, values = layer.to_k_user(tokens).to(hidden.dtype), layer.to_v_user(tokens).to(hidden.dtype)
+        user = through_output(attention, attend(attention, hidden, keys, values))
+        return attended + behind[:, :1, :1].to(attended.dtype) * user.to(attended.dtype)
 
 
 def attend(attention: Attention, hidden: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -99,11 +230,28 @@ def attend(attention: Attention, hidden: torch.Tensor, keys: torch.Tensor, value
 def through_output(attention: Attention, user: torch.Tensor) -> torch.Tensor:
     """What `to_out` makes of the user's part [B, L, C] alone, without its bias."""
     out = attention.to_out[0]
-    place = next(out.parameters()).device
-    if place.type != "meta":  # weights that are offloaded layer by layer fetch their input themselves
-        user = user.to(place)
-    if type(out) is nn.Linear and place.type != "meta":
+    weight = next(out.parameters())
+    if weight.device.type != "meta":  # weights that are offloaded layer by layer fetch their input themselves
+        user = user.to(weight.device)
+    if type(out) is nn.Linear and weight.device.type != "meta" and weight.dtype == user.dtype:
         made = F.linear(user, out.weight)
-    else:  # a LoRA, a quantised layer: affine too
+    else:  # a LoRA, a quantised layer, weights that are stored in another dtype than they work in: affine too
         made = out(user) - out(torch.zeros_like(user[:1, :1]))
     return made / attention.rescale_output_factor
+
+
+def _lora_scaled(unet: nn.Module, scale: float) -> AbstractContextManager[None]:
+    """LoRA layers at the strength that this call asks for, as diffusers sets it inside the UNet's forward."""
+    has_lora = getattr(unet, "_hf_peft_config_loaded", False)
+    return _scaled(unet, scale) if has_lora and scale != 1.0 else nullcontext()
+
+
+@contextmanager
+def _scaled(unet: nn.Module, scale: float) -> Iterator[None]:
+    from diffusers.utils import scale_lora_layers, unscale_lora_layers
+
+    scale_lora_layers(unet, scale)
+    try:
+        yield
+    finally:
+        unscale_lora_layers(unet, scale)

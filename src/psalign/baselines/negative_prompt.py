@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ..diffusion.generate import NOBODY, GenerationConfig, Users
+from ..diffusion.generate import NOBODY, GenerationConfig, Users, known_bans
 from ..records import CATEGORIES, PromptRow
 
 CATEGORY_WORDS = {category: category.lower() for category in CATEGORIES}
@@ -25,8 +25,12 @@ def with_negative_prompts(
     """The same drawing, whose negative prompts also say what each row's user bans; all categories for a row of no user.
 
     The words come after the negative prompt that the drawing has already, which every method shares.
+    Raises UnknownUser where nothing says what a user bans.
     """
-    texts = {NOBODY: CATEGORIES, **{row.user_id: users.banned(row.user_id) for row in rows if row.user_id is not None}}
+    texts = {
+        NOBODY: CATEGORIES,
+        **{row.user_id: known_bans(users, row.user_id) for row in rows if row.user_id is not None},
+    }
     said = {user_id: _joined(config.negative_prompt, negative_prompt(bans, words)) for user_id, bans in texts.items()}
     return replace(config, negative_prompts=said)
 

@@ -22,6 +22,7 @@ with (max would multiply the guidance by up to 5000, and scale 0 would not be th
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,11 +91,11 @@ class Call:
 
 
 class SafeGuidance:
-    """The two hooks on a pipeline's UNet; nothing of a call is kept in them."""
+    """The two hooks on a pipeline's UNet. Between both of one UNet call its Call waits, in that call's thread alone."""
 
     def __init__(self, pipeline: Any, strength: Strength) -> None:
         self.pipeline, self.strength = pipeline, strength
-        self._call: Call | None = None
+        self._here = threading.local()
         self._known: dict[str, tuple[torch.Tensor, ...]] = {}
         self._hooks = [
             pipeline.unet.register_forward_pre_hook(self._enter, with_kwargs=True),
@@ -126,13 +127,13 @@ class SafeGuidance:
     def _enter(self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Take the call out of the arguments: attention processors do not know it."""
         given = dict(kwargs.get("cross_attention_kwargs") or {})
-        self._call = given.pop(KEY, None)
-        if self._call is None:
+        self._here.call = given.pop(KEY, None)
+        if self._here.call is None:
             raise GuardError(
                 "A UNet with SLD was called without concepts.",
                 hint="Pass **guidance.condition(concepts) to the pipeline, one concept per prompt.",
             )
-        rows, concepts = len(args[0]), len(self._call.active)
+        rows, concepts = len(args[0]), len(self._here.call.active)
         if rows != 2 * concepts:
             raise UsageError(
                 f"SLD steers classifier-free guidance: expected {2 * concepts} rows for {concepts} concepts; "
@@ -143,8 +144,8 @@ class SafeGuidance:
 
     def _leave(self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> tuple[torch.Tensor, ...]:
         """The UNet's output with the prompt's half steered."""
-        call, self._call = self._call, None
-        assert call is not None
+        call: Call = self._here.call
+        self._here.call = None
         unguided, prompted = output[0].chunk(2)
         concept = self._predict(unet, args, kwargs, call)
         gamma = safety_guidance(unguided.float(), prompted.float(), concept.float(), call, self.strength)

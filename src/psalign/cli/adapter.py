@@ -30,7 +30,7 @@ def _of_preset(name: str) -> Any:
     """A preset's adapter of kind `prompt` at its real shapes, without memory for its weights."""
     import torch
 
-    from ..adapter.adapter import PSAAdapter
+    from ..adapter.prompt import PromptAdapter
     from ..config import load_preset
     from ..diffusion.base_models import find_base
     from ..training.run import check_shape
@@ -39,8 +39,7 @@ def _of_preset(name: str) -> Any:
     base, shape = find_base(preset.get("base", "mini")), preset["prompt"].get("adapter") or {}
     check_shape("prompt", shape)
     with torch.device("meta"):
-        return PSAAdapter(
-            kind="prompt",
+        return PromptAdapter(
             base=base.name,
             llm_dim=preset["llm_dim"],
             context_dim=base.context_dim,
@@ -55,12 +54,47 @@ def convert(arguments: argparse.Namespace) -> None:
 
     adapter = load_adapter(arguments.adapter)
     if arguments.to == "published":
+        _fold_standardisation(adapter, arguments)
         path = arguments.out / "psa_adapter.safetensors"
-        write_published(_in_dtype(adapter, arguments.dtype), path)
+        write_published(_in_dtype(adapter, arguments.dtype), path, recipe=adapter.config.recipe)
     else:
         path = arguments.out
         save_adapter(_in_dtype(adapter, arguments.dtype), path)
     print(f"Adapter: {path}")
+
+
+def _fold_standardisation(adapter: Any, arguments: argparse.Namespace) -> None:
+    """Published files know no mean and spread: an adapter that was trained on standardised vectors must have them
+    inside, or it would read raw ones as if they were standardised."""
+    import torch
+
+    from ..adapter.convert import fold_standardisation, require_published_form
+    from ..errors import RecipeMismatch
+    from ..records import PUBLISHED_RECIPE
+    from ..users.embedding import STD_FLOOR, EmbeddingStore
+
+    require_published_form(adapter)
+    recipe = adapter.config.recipe
+    if recipe == PUBLISHED_RECIPE:
+        return
+    if arguments.embeddings is None:
+        raise UsageError(
+            f"This adapter was trained with standardised vectors (recipe {recipe}); the published form reads raw ones.",
+            hint="Give --embeddings, the vectors it was trained with: their mean and spread go into the projection.",
+        )
+    if arguments.dtype != "fp32":
+        raise UsageError("A projection of raw vectors needs --dtype fp32: their differences are small.")
+    store = EmbeddingStore.load(arguments.embeddings)
+    if store.fingerprint != recipe:
+        raise RecipeMismatch(
+            f"The vectors of {arguments.embeddings} were made by recipe {store.fingerprint}; "
+            f"the adapter was trained with {recipe}."
+        )
+    raw = store.raw()
+    std = torch.from_numpy(store.std).clamp(min=STD_FLOOR)
+    fold_standardisation(adapter, torch.from_numpy(store.mean), std, recipe=raw.fingerprint)
+    print(f"It reads raw vectors of recipe {raw.fingerprint}: psalign embed ... --npy DIR. With guidance its pictures "
+          "differ from the adapter's: the published unconditional branch reads a zero vector.")  # fmt: skip
 
 
 def fold(arguments: argparse.Namespace) -> None:
@@ -146,6 +180,9 @@ def add_commands(groups: Any) -> None:
                   "psalign adapter convert psa_adapter.bin --out trained_models/psa")  # fmt: skip
     _add_adapter(one)
     one.add_argument("--to", choices=("psalign", "published"), default="psalign", help="form to write")
+    one.add_argument(
+        "--embeddings", type=Path, help="--to published: the vectors that an adapter of ours was trained with"
+    )
     _add_dtype(one)
     add_out(one, "trained_models/converted")
 

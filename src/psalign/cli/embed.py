@@ -38,7 +38,7 @@ def _fill_out(arguments: argparse.Namespace) -> None:
 def _embed(arguments: argparse.Namespace) -> EmbeddingStore:
     from ..users.bans import add_bans
     from ..users.embedding import UNFINISHED, Embedder, EmbeddingStore, StructuredEmbedder, require_free
-    from ..users.language_model import ResumableEmbedder, TransformersEmbedder
+    from ..users.language_model import PublishedEmbedder, ResumableEmbedder, TransformersEmbedder
     from ..users.levels import level_profiles
     from ..users.profile import load_profiles
 
@@ -50,8 +50,9 @@ def _embed(arguments: argparse.Namespace) -> EmbeddingStore:
         ids = [user.user_id for user in people]
         require_free(arguments.out, lambda: list(EmbeddingStore.load(arguments.out).user_ids) == ids)
     embedder: Embedder = StructuredEmbedder(arguments.llm_dim)
-    if arguments.backend == "transformers":
-        language_model = TransformersEmbedder(
+    if arguments.backend != "structured":
+        kind = PublishedEmbedder if arguments.backend == "published" else TransformersEmbedder
+        language_model = kind(
             arguments.model, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size
         )
         embedder = ResumableEmbedder(language_model, arguments.out / UNFINISHED)
@@ -88,8 +89,9 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--data", type=a_path, help="standardise over the training users of this SAGE dataset alone")
     one.add_argument("--npy", type=a_path, help="also write raw vectors here in the published form, <user id>.npy")
     one.add_argument("--like", type=a_path, help="standardise as these vectors (those an adapter was trained with)")
-    one.add_argument("--backend", choices=("structured", "transformers"), default="structured",
-                     help="structured: from the fields (default); transformers: a causal language model")  # fmt: skip
+    one.add_argument("--backend", choices=("structured", "transformers", "published"), default="structured",
+                     help="structured: from the fields (default); transformers: a causal language model; published: "
+                          "the same, raw, for published adapters")  # fmt: skip
     one.add_argument("--llm-dim", type=at_least(1), default=64, help="width of a structured vector (default 64)")
     one.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct", help="language model: hub id or folder")
     one.add_argument("--batch-size", type=at_least(1), default=16, help="users the language model reads at a time")

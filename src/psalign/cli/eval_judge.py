@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -133,8 +134,9 @@ def _report(sheets: Sequence[Sheet], answers: Answers, canary: Question, judge: 
     from ..evaluation.judge_summary import results
     from ..records import write_json
 
-    about = {"model": judge.model, "endpoint": judge.host, "temperature": 0, "sent": send,
-             "canary": canary_outcome(answers.to(canary))}  # fmt: skip
+    left_out = sorted({name for answer in answers.by_key.values() for name in answer.left_out})
+    about = {"model": judge.model, "endpoint": judge.host, "temperature": None if "temperature" in left_out else 0,
+             "left_out": left_out, "sent": send, "canary": canary_outcome(answers.to(canary))}  # fmt: skip
     status = 0
     for sheet in sheets:
         found = results(sheet, answers, about=about)
@@ -147,6 +149,15 @@ def _report(sheets: Sequence[Sheet], answers: Answers, canary: Question, judge: 
         print(f"Note: {remark}", file=sys.stderr)
     if about["canary"] == OBEYED:
         print("Note: this judge obeyed writing in a picture: do not trust its rates.", file=sys.stderr)
+    if left_out:
+        print(
+            f"Note: this judge refuses {', '.join(left_out)}, so its replies may differ from run to run.",
+            file=sys.stderr,
+        )
+    passing = Counter(str(answer.failed) for answer in answers.by_key.values() if not answer.settled)
+    if passing:
+        told = ", ".join(f"{count} {failed}" for failed, count in sorted(passing.items()))
+        print(f"Not answered: {told}. Nothing of it was kept: the same command asks again.", file=sys.stderr)
     if answers.stopped:
         print(f"Stopped: {answers.stopped}. What was judged is kept; the same command goes on.", file=sys.stderr)
     return status

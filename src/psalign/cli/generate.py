@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ def generate(arguments: argparse.Namespace) -> None:
     meta = load_meta_file(arguments.prompts, seed=arguments.seed, keep=arguments.keep_columns)
     rows, users = _rows_and_users(meta, arguments, shard)
     config = GenerationConfig(
-        method="base" if adapter is None else adapter.config.kind,
+        method="base" if adapter is None else adapter.kind,
         base=base.name,
         steps=arguments.steps or base.steps,
         guidance=base.guidance if arguments.guidance is None else arguments.guidance,
@@ -67,8 +68,8 @@ def _rows_and_users(
 ) -> tuple[list[PromptRow], Any]:
     """Rows with their users, and the vectors and bans of those; nobody's where no adapter is to draw for them."""
     from ..diffusion.generate import Nobody
+    from ..ids import level_id
     from ..users.embedding import EmbeddingStore
-    from ..users.levels import level_user
     from ..users.profile import load_profiles
 
     rows = [row.prompt for row in meta]
@@ -84,15 +85,22 @@ def _rows_and_users(
     people = load_profiles(arguments.users) if arguments.users else []
     store = EmbeddingStore.load(arguments.embeddings, profiles=people)
     if arguments.level is not None:
-        return [replace(row, user_id=level_user(arguments.level, store)) for row in rows], store
-    return (rows, store) if not arguments.profiles else _embed_profiles(meta, store, arguments, shard)
+        rows, users = [replace(row, user_id=level_id(arguments.level)) for row in rows], store
+    elif arguments.profiles:
+        rows, users = _embed_profiles(meta, store, arguments, shard)
+    else:
+        rows, users = rows, store
+        _tell_unread_columns(meta, shard)
+    _tell_unknown_bans(rows, users, shard)
+    return rows, users
 
 
 def _embed_profiles(
     meta: Sequence[MetaRow], store: EmbeddingStore, arguments: argparse.Namespace, shard: Shard
 ) -> tuple[list[PromptRow], EmbeddingStore]:
-    """Users made of the profile columns of the rows, in the space of the stored vectors."""
+    """Users of the rows: from their stored vectors; else from the profile columns, in the space of those vectors."""
     from ..users.embedding import EmbeddingStore
+    from ..users.floor import above_the_floor
     from ..users.language_model import embedder_for
 
     profiles: dict[str, UserProfile] = {}
@@ -103,12 +111,32 @@ def _embed_profiles(
         if profiles.setdefault(profile.user_id, profile) != profile:
             raise UsageError(f"{where}: user {profile.user_id} has another profile than in a row before.")
         rows.append(replace(row.prompt, user_id=profile.user_id))
+    floor = above_the_floor(list(profiles.values()), store)
+    if shard.is_first:
+        print(*floor.remarks, sep="\n", end="\n" * bool(floor.remarks), file=sys.stderr)
 
     def build() -> EmbeddingStore:
+        if not floor.embed:
+            return store
         embedder = embedder_for(store.recipe, model=arguments.llm, device=str(shard.device))
-        return EmbeddingStore.build(list(profiles.values()), embedder, statistics_of=store)
+        return store.joined(EmbeddingStore.build(floor.embed, embedder, statistics_of=store))
 
     return rows, shard.from_first(build)
+
+
+def _tell_unread_columns(meta: Sequence[MetaRow], shard: Shard) -> None:
+    if shard.is_first and any(row.profile is not None for row in meta):
+        print("Profile columns are not read: users are drawn from their stored vectors. --profiles reads them too.",
+              file=sys.stderr)  # fmt: skip
+
+
+def _tell_unknown_bans(rows: Sequence[PromptRow], users: EmbeddingStore, shard: Shard) -> None:
+    ids = sorted({row.user_id for row in rows if row.user_id is not None})
+    unknown = [user_id for user_id in ids if user_id in users and users.banned(user_id) is None]
+    if unknown and shard.is_first:
+        print(f"Warning: nothing says what {len(unknown)} of {len(ids)} users ban: {', '.join(unknown[:5])}. The "
+              "manifest says null for them, and what measures limits refuses their pictures. Give --users.",
+              file=sys.stderr)  # fmt: skip
 
 
 def _profile(row: MetaRow, number: int, where: str) -> UserProfile:

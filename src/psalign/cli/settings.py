@@ -36,19 +36,18 @@ def load_settings(arguments: argparse.Namespace, *, reads: Sequence[str], flags:
 
 def check_preset(preset: Record) -> None:
     """Raises UsageError for a value of any section that makes no sense."""
-    from ..adapter.adapter import KINDS
     from ..config import check_range
     from ..diffusion.base_models import find_base
     from ..diffusion.generate import GenerationConfig
     from ..mini.dataset import DatasetConfig
     from ..sage.framing import Framing
-    from ..training.run import check_shape, training_config
+    from ..training.run import SHAPES, check_shape, training_config
 
     find_base(preset.get("base", "mini"))
     check_range("llm_dim", preset.get("llm_dim", 64), 1, 1 << 20)
     for name, kind in {"dataset": DatasetConfig, "pictures": Framing, "generation": GenerationConfig}.items():
         settings(kind, preset.get(name), section=name)
-    for name in KINDS:
+    for name in SHAPES:
         check_shape(name, (preset.get(name) or {}).get("adapter") or {})
         training_config(preset, name)
 

@@ -83,10 +83,11 @@ def pseudonymise(arguments: argparse.Namespace) -> None:
 
 
 def explain(arguments: argparse.Namespace) -> None:
+    from ..ids import normalise_user_id
     from ..records import CATEGORIES
     from ..users.bans import load_reasons
     from ..users.policy import explain as reasons
-    from ..users.profile import load_profiles, normalise_user_id
+    from ..users.profile import load_profiles
 
     try:
         user_id = normalise_user_id(arguments.user_id)

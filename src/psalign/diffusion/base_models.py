@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, UsageError, reason_of
 from ..progress import hide_library_bars
 from ..records import file_fingerprint, fingerprint
 
@@ -68,6 +68,8 @@ BASES = {
 }
 
 
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # that every pipeline of BASES has
+_MODEL_HINT = "Give --model a folder that diffusers wrote, a hub id, or a single .safetensors file."
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 OFFLOADS = {"none": "none", "model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}
 SCHEDULERS = {
@@ -158,15 +160,24 @@ def _load(row: BaseModel, place: str, loading: Loading) -> Any:
             pipeline = kind.from_single_file(place, config=_configuration(row, loading), **more)
         else:
             pipeline = kind.from_pretrained(place, variant=loading.variant, **more)
-    except (OSError, ValueError, TypeError) as err:
+    except Exception as err:  # over a damaged or foreign folder diffusers raises nearly anything
         raise CheckpointError(
-            f"The base model '{row.name}' cannot be loaded from {place}: {str(err).splitlines()[0]}",
-            hint="Give --model a folder that diffusers wrote, a hub id, or a single .safetensors file.",
+            f"The base model '{row.name}' cannot be loaded from {place}: {reason_of(err)}", hint=_MODEL_HINT
         ) from err
+    missing = [name for name in PARTS if getattr(pipeline, name, None) is None or _is_gone(Path(place), name)]
+    if missing:
+        raise CheckpointError(
+            f"The base model '{row.name}' in {place} is not whole: {', '.join(missing)} missing.", hint=_MODEL_HINT
+        )
     for part in pipeline.components.values():  # some checkpoints hold parts in another dtype
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype)
     return pipeline
+
+
+def _is_gone(place: Path, part: str) -> bool:
+    """Whether a folder of a pipeline lacks a part: of a tokenizer that is not there transformers makes an empty one."""
+    return (place / "model_index.json").is_file() and not (place / part).is_dir()
 
 
 def _configuration(row: BaseModel, loading: Loading) -> str | None:

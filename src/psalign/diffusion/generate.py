@@ -8,7 +8,6 @@ processes, and a run that was interrupted, compute the very same ones and write 
 from __future__ import annotations
 
 import io
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,8 +20,10 @@ import torch
 from PIL import Image
 
 from ..adapter.guard import AttachedAdapter
-from ..errors import GenerationError, OutputError, RecipeMismatch, UsageError
+from ..adapter.text import accepted_by, encode_texts
+from ..errors import GenerationError, OutputError, RecipeMismatch, UnknownUser, UsageError
 from ..files import locked, read_json, write_bytes, write_json, write_jsonl
+from ..ids import level_of
 from ..progress import Progress
 from ..records import ManifestRow, PromptRow, Record, fingerprint
 from .base_models import base_fingerprint
@@ -39,14 +40,14 @@ NO_LIMIT = 1 << 20  # tokens: to see what would be cut
 
 
 class Users(Protocol):
-    """What generation needs to know of users: their vectors and bans, never their profiles."""
+    """What generation needs to know of users: their vectors and bans (None: not known), never their profiles."""
 
     @property
     def fingerprint(self) -> str: ...
 
     def vectors(self, user_ids: Sequence[str]) -> np.ndarray: ...
 
-    def banned(self, user_id: str) -> tuple[str, ...]: ...
+    def banned(self, user_id: str) -> tuple[str, ...] | None: ...
 
 
 class Nobody:
@@ -57,8 +58,16 @@ class Nobody:
     def vectors(self, user_ids: Sequence[str]) -> np.ndarray:
         raise UsageError(f"There are no user vectors; saw {', '.join(user_ids[:5])}.")
 
-    def banned(self, user_id: str) -> tuple[str, ...]:
-        return ()
+    def banned(self, user_id: str) -> tuple[str, ...] | None:
+        return None
+
+
+def known_bans(users: Users, user_id: str) -> tuple[str, ...]:
+    """What a user bans. Raises UnknownUser where that is not known: it is never taken for nothing."""
+    banned = users.banned(user_id)
+    if banned is None:
+        raise UnknownUser(f"Nothing says what user {user_id} bans.", hint="Give their users file with --users.")
+    return banned
 
 
 # What the pipeline call is given for these rows, beside prompts, seeds and sampling.
@@ -228,19 +237,21 @@ def draw_batch(
 
     Raises GenerationError for pictures that are not finite.
     """
+    prompts, negatives = [row.prompt for row in rows], config.negatives(rows)
+    if attached is None:
+        text = accepted_by(pipeline, encode_texts(pipeline, prompts, negatives).arguments())
+    else:
+        vectors = [None if row.user_id is None else users.vectors([row.user_id])[0] for row in rows]
+        text = attached.encode(
+            pipeline, prompts, vectors, negative_prompt=negatives, recipe=users.fingerprint, scale=config.scale
+        )
     arguments: dict[str, Any] = {
-        "prompt": [row.prompt for row in rows],
-        "negative_prompt": config.negatives(rows),
+        **text,
         "generator": [torch.Generator().manual_seed(row.seed) for row in rows],
         "num_inference_steps": config.steps,
         "guidance_scale": config.guidance,
         "output_type": "np",
     }
-    if attached is not None:
-        vectors = [None if row.user_id is None else users.vectors([row.user_id])[0] for row in rows]
-        arguments |= attached.condition(
-            vectors, recipe=users.fingerprint, scale=config.scale, guided=config.guidance > 1
-        )
     if guide is not None:
         arguments |= guide(rows)
     pictures = pipeline(**arguments).images
@@ -369,7 +380,6 @@ def _users_fingerprint(rows: Sequence[PromptRow], users: Users, *, with_vectors:
 
 
 def _manifest_row(row: PromptRow, config: GenerationConfig, users: Users) -> ManifestRow:
-    level = re.fullmatch(r"level_([0-5])", row.user_id or "")
     return ManifestRow(
         file_name=row.file_name,
         prompt=row.prompt,
@@ -378,7 +388,7 @@ def _manifest_row(row: PromptRow, config: GenerationConfig, users: Users) -> Man
         base=config.base,
         user_id=row.user_id,
         banned=users.banned(row.user_id) if row.user_id is not None else (),
-        level=int(level[1]) if level else None,
+        level=level_of(row.user_id),
         scale=config.scale,
         adapter=config.adapter,
         recipe=users.fingerprint,

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..files import Record, looks_like_jsonl, parse_csv, parse_jsonl, read_jsonl, read_text
+from ..ids import ALLOWED, find_user_id
 from ..records import PromptRow
 
 PERSONAL = frozenset(
@@ -110,7 +111,7 @@ def _meta_row(record: Record, number: int, seed: int, where: str, keep: Collecti
     for name, value in _columns(told, f"{where}, user_data").items():
         if columns.get(name) in (None, ""):
             columns[name] = value
-        elif _seven_digits(str(columns[name])) != _seven_digits(str(value)):
+        elif not _is_same(name, columns[name], value):
             raise DatasetError(f"{where}: {name} is not the one of user_data; give it once.")
     prompt = next((columns.pop(name) for name in PROMPT if name in columns), None)
     if prompt is None:
@@ -211,7 +212,7 @@ def prompt_row(record: Record, where: str) -> PromptRow:
         "file_name": (_is_picture_name(row.file_name), "a relative path without '..' that ends in .png"),
         "prompt": (isinstance(row.prompt, str), "text"),
         "seed": (_is_whole(row.seed) and row.seed < 2**63, "a whole number from 0 to 2**63 - 1"),
-        "user_id": (row.user_id is None or _is_user_id(row.user_id), "text, a whole number or null"),
+        "user_id": (row.user_id is None or find_user_id(row.user_id) is not None, f"null, or {ALLOWED}"),
         "meta": (isinstance(row.meta, dict), "a JSON object"),
     }
     for name, (fine, expected) in checks.items():
@@ -223,8 +224,7 @@ def prompt_row(record: Record, where: str) -> PromptRow:
             f"{where}: meta has {', '.join(personal)}; profiles never travel with pictures.",
             hint="Keep profiles in the users file; a row names its user by user_id alone.",
         )
-    name, user_id = str(PurePosixPath(row.file_name)), row.user_id
-    return replace(row, file_name=name, user_id=None if user_id is None else _seven_digits(str(user_id)))
+    return replace(row, file_name=str(PurePosixPath(row.file_name)), user_id=find_user_id(row.user_id))
 
 
 def _is_picture_name(name: Any) -> bool:
@@ -238,13 +238,11 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_user_id(value: Any) -> bool:
-    return bool(value) if isinstance(value, str) else _is_whole(value)
-
-
-def _seven_digits(user_id: str) -> str:
-    """A number as every file of ours spells it: 33 -> "0000033"."""
-    return user_id.zfill(7) if user_id.isdecimal() else user_id
+def _is_same(name: str, one: Any, other: Any) -> bool:
+    """Whether a column and user_data say the same of a user."""
+    if name == "user_id":
+        return find_user_id(one) is not None and find_user_id(one) == find_user_id(other)
+    return str(one).strip().removesuffix(".0") == str(other).strip().removesuffix(".0")
 
 
 def _keys(value: Any) -> Iterator[str]:

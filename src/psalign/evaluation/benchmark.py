@@ -151,7 +151,7 @@ def _check_comparable(judged: Mapping[str, Sequence[Judged]]) -> None:
         suites: dict[str, dict[str, Record]] = {}
         for picture in pictures:
             row = picture.row
-            asked = {"prompt": row.prompt, "seed": row.seed, "banned": sorted(row.banned), "base": row.base}
+            asked = {"prompt": row.prompt, "seed": row.seed, "banned": sorted(row.known_bans), "base": row.base}
             suites.setdefault(row.meta.get("suite", ""), {})[row.file_name] = {**asked, "meta": row.meta}
         for suite, rows in suites.items():
             other, expected = first.setdefault(suite, (name, rows))

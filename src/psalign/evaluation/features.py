@@ -5,7 +5,6 @@ Place on the path of data: step 7, under evaluation/fid.py.
 
 from __future__ import annotations
 
-import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from psalign.errors import CheckpointError, ExtraMissing
+from psalign.errors import CheckpointError, ExtraMissing, reason_of
 from psalign.records import file_fingerprint, fingerprint
 
 from .picture_cache import Lazy
@@ -106,8 +105,8 @@ def _load_inception(weights: Path) -> Any:
             return FeatureExtractorInceptionV3(
                 "inception-v3-compat", [str(INCEPTION_WIDTH)], feature_extractor_weights_path=copy
             )
-        except RuntimeError as err:  # of load_state_dict: keys or shapes
-            raise CheckpointError(f"{weights} does not fit FID's Inception-v3: {str(err).splitlines()[0]}") from err
+        except Exception as err:  # keys or shapes that do not fit, or no tensors at all
+            raise CheckpointError(f"{weights} does not fit FID's Inception-v3: {reason_of(err)}") from err
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -116,12 +115,11 @@ def read_weights(path: Path) -> dict[str, Any]:
     Raises CheckpointError where it cannot be read so.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, TypeError, ValueError) as err:
-        raise CheckpointError(f"{path} cannot be read as weights: {str(err).splitlines()[0]}") from err
+    except Exception as err:  # a damaged file makes torch and safetensors raise nearly anything
+        raise CheckpointError(f"{path} cannot be read as weights: {reason_of(err)}") from err

@@ -16,15 +16,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from psalign.decoding import DECODER, is_hidden
 from psalign.errors import EvaluationError
 from psalign.records import file_fingerprint, fingerprint, write_bytes
 
 from .features import FeatureExtractor, Features, stack
 from .picture_cache import Lazy, read_batches
+from .pictures import MAKE_AGAIN
 from .statistics import Mean, Z
 
 Float64 = NDArray[np.float64]
 KEPT = 10_000  # features of a set that are kept for KID; and below which KID stands beside FID
+MEND = "Take them out of the reference folder, or save them again."
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 NEGLIGIBLE = 1e-13  # of the largest eigenvalue: what float64 leaves where a covariance has none
 
@@ -160,21 +163,23 @@ def reference_statistics(reference: Path, how: Extraction) -> Statistics:
             )
         return statistics
     found = reference.rglob("*") if reference.is_dir() else ()
-    paths = sorted(path for path in found if path.suffix.lower() in PICTURE_SUFFIXES)
+    paths = sorted(path for path in found if path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path))
     if not paths:
         raise EvaluationError(
             f"{reference} holds no pictures to compare with.",
             hint="FID compares with real pictures: give --fid-reference a folder of them.",
         )
-    return picture_statistics(reference, paths, [file_fingerprint(path) for path in paths], how)
+    return picture_statistics(reference, paths, [file_fingerprint(path) for path in paths], how, hint=MEND)
 
 
-def picture_statistics(folder: Path, paths: list[Path], digests: list[str], how: Extraction) -> Statistics:
-    """Statistics of pictures, from the cache where they are there.
+def picture_statistics(
+    folder: Path, paths: list[Path], digests: list[str], how: Extraction, *, hint: str = MAKE_AGAIN
+) -> Statistics:
+    """Statistics of pictures, from the cache where they are there. hint: what to do about one that cannot be read.
 
     Raises EvaluationError for fewer than two pictures, one that cannot be read, or features that are not finite.
     """
-    name = fingerprint([how.extractor.name, sorted(digests)])
+    name = fingerprint([how.extractor.name, DECODER, sorted(digests)])
     kept = how.cache / f"statistics-{name}.safetensors" if how.cache is not None else None
     if kept is not None and kept.is_file():
         return read_statistics(kept)
@@ -183,7 +188,7 @@ def picture_statistics(folder: Path, paths: list[Path], digests: list[str], how:
     extractor = how.extractor()
     keep = set(np.linspace(0, len(paths) - 1, min(KEPT, len(paths))).round().astype(int).tolist())
     moments, features = Moments(extractor.width), []
-    for batch in _features(folder, paths, extractor, how.batch_size):
+    for batch in _features(folder, paths, extractor, how.batch_size, hint):
         start = moments.n
         moments.add(batch)
         features.append(batch[[i for i in range(len(batch)) if start + i in keep]])
@@ -195,8 +200,10 @@ def picture_statistics(folder: Path, paths: list[Path], digests: list[str], how:
     return statistics
 
 
-def _features(folder: Path, paths: list[Path], extractor: FeatureExtractor, batch_size: int) -> Iterable[Features]:
-    for batch in read_batches(folder, paths, lambda picture: picture, batch_size=batch_size):
+def _features(
+    folder: Path, paths: list[Path], extractor: FeatureExtractor, batch_size: int, hint: str
+) -> Iterable[Features]:
+    for batch in read_batches(folder, paths, lambda picture: picture, batch_size=batch_size, hint=hint):
         for group in stack(batch):
             found = extractor(group)
             if not np.isfinite(found).all():

@@ -192,7 +192,7 @@ def _keep(future: Future[Answer | None], question: Question, answers: Answers) -
 
 def _hint(failed: str | None) -> str:
     return {
-        "rejected": "The endpoint rejects our requests: the model must take pictures, a JSON schema and temperature 0.",
+        "rejected": "The endpoint rejects our requests: the model must take pictures.",
         "timeout": "Give a longer --timeout-s, or a lower --concurrency.",
         MALFORMED: "Its replies are not the JSON that was asked for: choose a model that keeps to a JSON schema.",
         "busy": "Give a lower --concurrency, or come back later.",

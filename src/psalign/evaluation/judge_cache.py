@@ -89,7 +89,7 @@ class JudgeCache:
             try:
                 record = json.loads(line)
                 key = str(record.pop("key"))
-                answers[key] = Answer(**record)
+                answers[key] = Answer(**{**record, "left_out": tuple(record.get("left_out", ()))})
             except (ValueError, TypeError, KeyError, AttributeError) as err:
                 raise EvaluationError(
                     f"{self.path}, line {number}: no judgement ({type(err).__name__}).",

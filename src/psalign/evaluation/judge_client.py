@@ -5,28 +5,32 @@ Place on the path of data: step 7, from a question to its answer.
 
 from __future__ import annotations
 
-import email.utils
 import os
-import random
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from psalign.endpoint import no_redirects, openai_library
 from psalign.errors import EvaluationError, UsageError
+from psalign.llm import (
+    ADAPTED,
+    FATAL,
+    FATAL_STATUS,
+    PASSING,
+    REJECTED,
+    SERVER,
+    Chat,
+    Said,
+    back_off,
+    is_worth_waiting,
+    no_redirects,
+    openai_library,
+)
 from psalign.records import Record
 
 from .judge_question import Judge, Question
-from .judge_reply import MALFORMED, REFUSED, Answer, parse_reply, response_format
-
-FATAL = {401: "refuses the key", 403: "refuses the key for this", 404: "does not know this model or address"}
-RETRIED = (408, 409, 429)  # and every 5xx
-FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
-MAX_SAID = 300  # characters of an endpoint's own words
-LONGEST_ASKED_WAIT_S = 600.0  # of a Retry-After: above it, the question fails instead
+from .judge_reply import MALFORMED, Answer, parse_reply, reply_schema
 
 
 class BudgetSpent(Exception):
@@ -62,17 +66,6 @@ class Endpoint:
     retries: int = 5
 
 
-@dataclass(frozen=True)
-class _Try:
-    """What one request brought. wait_s: before another (0: as long as we think fit; None: there is no point)."""
-
-    reply: Record | None
-    failed: str | None
-    wait_s: float | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-
 class JudgeClient:
     """Asks questions. Raises ExtraMissing without the extra `openai`, UsageError for a key or address that is missing.
 
@@ -88,9 +81,9 @@ class JudgeClient:
         self.endpoint, self.budget, self.stop = endpoint, budget or Budget(), threading.Event()
         self.said = ""
         self._sleep = sleep or self.stop.wait
-        self._openai: Any = openai
-        self._client = _azure(openai, endpoint) if _is_azure(endpoint) else _plain(openai, endpoint)
-        self._url = urlsplit(str(self._client.base_url))
+        client = _azure(openai, endpoint) if _is_azure(endpoint) else _plain(openai, endpoint)
+        self._chat = Chat(client, endpoint.model, temperature=0)
+        self._url = urlsplit(str(client.base_url))
         self.is_plain_http = self._url.scheme == "http"
 
     @property
@@ -102,90 +95,40 @@ class JudgeClient:
 
         Raises BudgetSpent; EvaluationError where no question can be answered (a wrong key, an unknown model).
         """
-        messages = question.messages()
-        tries: list[_Try] = []
+        messages, schema = question.messages(), reply_schema(question.template.reply)
+        tries: list[Said] = []
         malformed = waits = 0
         while True:
             self.budget.take()
-            tries.append(self._try(messages, question))
-            last = tries[-1]
-            if last.failed == MALFORMED and malformed < min(1, self.endpoint.retries):
+            said = self._chat.once(messages, schema)
+            tries.append(said)
+            reply, failed = self._judged(said, question)
+            if failed == MALFORMED and malformed < min(1, self.endpoint.retries):
                 malformed += 1
-            elif last.wait_s is not None and last.wait_s <= LONGEST_ASKED_WAIT_S and waits < self.endpoint.retries:
-                self._sleep(last.wait_s or _back_off(waits))
+            elif failed in PASSING and is_worth_waiting(said) and waits < self.endpoint.retries:
+                self._sleep(said.wait_s or back_off(waits))
                 waits += 1
-            else:
+            elif failed != ADAPTED:
                 break
             if self.stop.is_set():
                 break
         spent = (sum(one.input_tokens for one in tries), sum(one.output_tokens for one in tries))
-        return Answer(last.reply, last.failed, len(tries), *spent)
+        return Answer(reply, SERVER if failed == ADAPTED else failed, len(tries), *spent, tuple(self._chat.adapted))
 
-    def _try(self, messages: list[Record], question: Question) -> _Try:
-        openai, form = self._openai, response_format(question.template.reply)
-        try:
-            done = self._client.chat.completions.create(
-                model=self.endpoint.model, messages=messages, response_format=form, temperature=0
-            )
-        except openai.APITimeoutError:
-            return _Try(None, "timeout", 0.0)
-        except openai.APIConnectionError:
-            return _Try(None, "unreachable", 0.0)
-        except openai.APIStatusError as err:
-            return self._failure(err)
-        except (openai.APIError, ValueError):  # a body that is no JSON
-            return _Try(None, MALFORMED)
-        reply, failed = _read(done, question)
-        return _Try(reply, failed, None, _tokens(done, "prompt_tokens"), _tokens(done, "completion_tokens"))
-
-    def _failure(self, err: Any) -> _Try:
-        status, code = err.status_code, str(err.code or "")
-        if status in FATAL or code == "insufficient_quota":
-            why = FATAL.get(status, "says that its quota is used up")
+    def _judged(self, said: Said, question: Question) -> tuple[Record | None, str | None]:
+        """The checked reply, or how the request failed. Raises EvaluationError where no question can be answered."""
+        if said.failed == FATAL:
+            why = FATAL_STATUS.get(said.status or 0, "says that its quota is used up")
             raise EvaluationError(
-                f"{self.judge.host} {why} (HTTP {status}, model {self.endpoint.model!r}).",
+                f"{self.judge.host} {why} (HTTP {said.status}, model {self.endpoint.model!r}).",
                 hint="Check OPENAI_API_KEY, --endpoint and --judge-model; what was judged is kept.",
-            ) from None
-        if code in ("content_filter", "content_policy_violation"):
-            return _Try(None, REFUSED)
-        if status in RETRIED or status >= 500:
-            return _Try(None, "busy" if status == 429 else "server", retry_after_s(err.response.headers))
-        self.said = "".join(mark for mark in str(err.message) if mark.isprintable())[:MAX_SAID]
-        return _Try(None, "rejected")
-
-
-def retry_after_s(headers: Any) -> float:
-    """Seconds that a server asks to wait (`Retry-After`: seconds or a date; `retry-after-ms`); 0 where it does not."""
-    try:
-        if headers.get("retry-after-ms"):
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        return max(0.0, float(headers.get("retry-after") or 0))
-    except ValueError:
-        date = email.utils.parsedate_tz(headers.get("retry-after") or "")
-        return 0.0 if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
-
-
-def _back_off(tries: int) -> float:
-    """1, 2, 4, ... s, at most 60, less up to a half by chance, so that threads do not come back together."""
-    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**tries) * random.uniform(0.5, 1.0)
-
-
-def _read(done: Any, question: Question) -> tuple[Record | None, str | None]:
-    choices = getattr(done, "choices", None)
-    if not choices:
-        return None, MALFORMED
-    message = choices[0].message
-    if message is None:
-        return None, MALFORMED
-    if getattr(message, "refusal", None) or choices[0].finish_reason == "content_filter":
-        return None, REFUSED
-    record = parse_reply(message.content, question.template.reply)
-    return record, None if record else MALFORMED
-
-
-def _tokens(done: Any, name: str) -> int:
-    used = getattr(getattr(done, "usage", None), name, None)
-    return used if isinstance(used, int) else 0
+            )
+        if said.failed == REJECTED:
+            self.said = said.why
+        if said.failed:
+            return None, said.failed
+        reply = parse_reply(said.content, question.template.reply)
+        return reply, None if reply else MALFORMED
 
 
 def _is_azure(endpoint: Endpoint) -> bool:

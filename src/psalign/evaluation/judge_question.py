@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from psalign.decoding import decode
 from psalign.errors import EvaluationError
 from psalign.records import Record, fingerprint
 
-from .judge_reply import CompareReply, EvaluateReply, Reply, response_format
+from .judge_reply import CompareReply, EvaluateReply, Reply, reply_schema
 from .judge_rows import PERSONALISED, Case, PictureFile, split_model
 
 BLIND, PUBLISHED_STYLE = "blind", "published-style"
@@ -57,7 +58,7 @@ class Template:
     @cached_property
     def fingerprint(self) -> str:
         """Names the words, the layout of the message and the form of the reply."""
-        return fingerprint([self.text, PLACES, response_format(self.reply)])
+        return fingerprint([self.text, PLACES, {"type": "json_schema", "json_schema": reply_schema(self.reply)}])
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,7 @@ def _data_url(picture: PictureFile) -> str:
 def _pixels_alone(content: bytes) -> bytes:
     """A picture as PNG without anything else that its file may hold: what drew it, its prompt, a camera's place."""
     stream = io.BytesIO()
-    with Image.open(io.BytesIO(content)) as opened:
-        plain = Image.fromarray(np.asarray(opened.convert("RGB")))
-    plain.save(stream, format="PNG")
+    Image.fromarray(np.asarray(decode(content))).save(stream, format="PNG")
     return stream.getvalue()
 
 

@@ -5,16 +5,18 @@ Place on the path of data: step 7, between the judge's client and its cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from psalign.llm import REFUSED, json_text
 from psalign.records import Record
 
 Category = Literal["Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda"]
 # Failures that were paid for and would be the same again; the others (a timeout, a busy server) are asked again.
-REFUSED, MALFORMED = "refused", "malformed"
+MALFORMED = "malformed"
 SETTLED = (REFUSED, MALFORMED)
 MAX_REASON = 500  # characters kept
 
@@ -56,6 +58,7 @@ class Answer:
 
     failed: REFUSED, MALFORMED, "timeout", "unreachable", "busy" (429), "rejected" (other 4xx), "server" (5xx).
     requests: that were sent for it, tries that failed included. *_tokens: as the endpoint counts them, of all tries.
+    left_out: what the model refuses and was not sent, as temperature.
     """
 
     reply: Record | None
@@ -63,6 +66,7 @@ class Answer:
     requests: int = 1
     input_tokens: int = 0
     output_tokens: int = 0
+    left_out: Sequence[str] = ()
 
     @property
     def settled(self) -> bool:
@@ -71,16 +75,15 @@ class Answer:
 
 
 def parse_reply(content: str | None, reply: Reply) -> Record | None:
-    """A reply's facts as plain types; None where it is not the JSON that was asked for."""
+    """A reply's facts as plain types; None where it does not hold the JSON that was asked for."""
     try:
-        record: Record = reply.model_validate_json(content or "").model_dump()
+        record: Record = reply.model_validate_json(json_text(content)).model_dump()
     except (ValidationError, UnicodeError):  # UnicodeError: a lone surrogate
         return None
     record["reason"] = record["reason"][:MAX_REASON]
     return record
 
 
-def response_format(reply: Reply) -> Record:
+def reply_schema(reply: Reply) -> Record:
     """The strict JSON schema of a reply, as the endpoint takes it."""
-    schema = {"name": "judgement", "strict": True, "schema": reply.model_json_schema()}
-    return {"type": "json_schema", "json_schema": schema}
+    return {"name": "judgement", "strict": True, "schema": reply.model_json_schema()}

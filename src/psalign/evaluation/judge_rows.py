@@ -14,7 +14,7 @@ from pathlib import Path
 
 from psalign.errors import EvaluationError, UnknownUser, UsageError
 from psalign.progress import Progress
-from psalign.records import CATEGORIES, ManifestRow, Record, category_slug
+from psalign.records import BANS_UNKNOWN, CATEGORIES, ManifestRow, Record, category_slug
 from psalign.users.profile import VOCABULARY, UserProfile
 
 from .pictures import complete_rows, read_picture, refuse
@@ -103,11 +103,13 @@ def load_cases(folder: Path, *, bans_of: Path | None = None) -> list[Case]:
 
     bans_of: another cell; each row is judged for that cell's user of the same row, which only pictures that are the
     same for every user can be.
-    Raises EvaluationError, listing the first five, for pictures that are missing, broken, or without a row.
+    Raises EvaluationError, listing the first five, for pictures that are missing, broken, or without a row, and for
+    those of users whose bans are not known.
     """
     rows = complete_rows(folder)
     if bans_of is not None:
         rows = _for_users_of(folder, rows, complete_rows(bans_of), bans_of)
+    _require_bans(folder, rows)
     return [_case(row, (picture,)) for row, picture in zip(rows, _pictures(folder, rows), strict=True)]
 
 
@@ -115,7 +117,8 @@ def pair_cases(folder_a: Path, folder_b: Path) -> tuple[list[Case], list[str]]:
     """Cases of two cells of the same rows, pictures in the order a, b; and remarks on what differs between them.
 
     Where one side draws the same picture for every user, the pair is judged for the other side's user.
-    Raises EvaluationError where a row is on one side only, or its prompt or user is another one.
+    Raises EvaluationError where a row is on one side only, its prompt or user is another one, or nothing says what its
+    user bans.
     """
     rows_a, rows_b = complete_rows(folder_a), complete_rows(folder_b)
     by_name = {row.file_name: row for row in rows_b}
@@ -131,6 +134,7 @@ def pair_cases(folder_a: Path, folder_b: Path) -> tuple[list[Case], list[str]]:
     strangers = [a.file_name for (a, _), row in zip(pairs, shared, strict=True) if row is None]
     refuse(folder_b, f"were drawn for other users, or other bans of theirs, than in {folder_a}", strangers, hint=UNLIKE)
     rows = [row for row in shared if row is not None]
+    _require_bans(folder_a, rows)
     both = zip(rows, _pictures(folder_a, rows_a), _pictures(folder_b, rows_b), strict=True)
     other_seeds = sum(a.seed != b.seed for a, b in pairs)
     remarks = [f"{other_seeds} of {len(pairs)} pairs have two seeds: fair only where seeds are the published ones."]
@@ -174,12 +178,13 @@ def asked_categories(row: ManifestRow) -> tuple[str, ...] | None:
 
 
 def _case(row: ManifestRow, pictures: tuple[PictureFile, ...]) -> Case:
-    strange = sorted(set(row.banned) - set(CATEGORIES))
+    bans = row.known_bans
+    strange = sorted(set(bans) - set(CATEGORIES))
     if strange:
         raise EvaluationError(
             f"{pictures[0].path}: its row bans {', '.join(strange)}; the categories are: {', '.join(CATEGORIES)}."
         )
-    banned = tuple(category for category in CATEGORIES if category in row.banned)
+    banned = tuple(category for category in CATEGORIES if category in bans)
     return Case(row.file_name, row.prompt, row.user_id, banned, asked_categories(row), pictures)
 
 
@@ -199,11 +204,20 @@ def _pictures(folder: Path, rows: Sequence[ManifestRow]) -> list[PictureFile]:
 
 def _of_whom(a: ManifestRow, b: ManifestRow) -> ManifestRow | None:
     """The row whose user both pictures can be judged for; None where they were drawn for two users."""
-    if a.user_id == b.user_id and set(a.banned) == set(b.banned):
+    if a.user_id == b.user_id and _bans_of(a) == _bans_of(b):
         return a
     if _is_for_all(a):
         return b
     return a if _is_for_all(b) else None
+
+
+def _bans_of(row: ManifestRow) -> frozenset[str] | None:
+    return None if row.banned is None else frozenset(row.banned)
+
+
+def _require_bans(folder: Path, rows: Sequence[ManifestRow]) -> None:
+    unknown = [row.file_name for row in rows if row.banned is None]
+    refuse(folder, "are for users of whom nothing says what they ban", unknown, hint=BANS_UNKNOWN)
 
 
 def _is_for_all(row: ManifestRow) -> bool:

@@ -18,6 +18,7 @@ from psalign.records import CATEGORIES, Record
 
 from .judge import Answers, Sheet, Trial
 from .judge_question import BIAS, Question
+from .judge_reply import SETTLED
 from .judge_rows import Case, split_model
 from .statistics import mean_distance, wilson
 
@@ -104,7 +105,7 @@ def results(sheet: Sheet, answers: Answers, *, about: Record) -> Record:
             **biased,
         },
         "remarks": list(sheet.remarks),
-        "complete": all(outcome.judged or outcome.failed for outcome in found),
+        "complete": all(outcome.judged or outcome.failed in SETTLED for outcome in found),
         "stopped": answers.stopped,
         "summary": summarise_pairs(found) if compared else summarise(found),
         "usage": _usage(sheet.questions(), answers),

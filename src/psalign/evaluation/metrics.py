@@ -155,7 +155,7 @@ def _verdicts(metric: str, pictures: Pictures, tools: Tools) -> list[Score]:
     assert tools.detector is not None
     seen = look_verdicts(pictures, tools.detector, cache=tools.cache, batch_size=tools.batch_size)
     facts = [judge_row(row, verdict) for row, verdict in zip(pictures.rows, seen, strict=True)]
-    asked = [[row.prompt, sorted(row.banned), row.meta] for row in pictures.rows]
+    asked = [[row.prompt, sorted(row.known_bans), row.meta] for row in pictures.rows]
     made_of = fingerprint([metric, pictures.digests, asked, tools.detector.name])
     rate = measure_facts(facts)[metric]
     return [_score(metric, rate, made_of, "" if rate.n else _no_cases(metric, facts))]

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from psalign.errors import EvaluationError
 from psalign.records import ManifestRow, file_fingerprint
 
-from .pictures import Picture, complete_rows, read_picture, refuse
+from .pictures import MAKE_AGAIN, Picture, complete_rows, read_picture, refuse
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -42,6 +42,13 @@ class Lazy(Generic[T_co]):
         if self._loaded is None:
             self._loaded = self._load()
         return self._loaded
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """In the place of a picture: its name and why it cannot be read."""
+
+    told: str
 
 
 @dataclass(frozen=True)
@@ -136,34 +143,29 @@ def look_at(
 
 
 def read_batches(
-    folder: Path, paths: Sequence[Path], prepare: Callable[[Picture], T], *, batch_size: int
+    folder: Path, paths: Sequence[Path], prepare: Callable[[Picture], T], *, batch_size: int, hint: str = MAKE_AGAIN
 ) -> Iterator[list[T]]:
-    """Prepared pictures in order, the next batch being read while one is used.
+    """Prepared pictures in order, the next batch being read while one is used. hint: what to do about a bad one.
 
     Raises EvaluationError that lists the first five that cannot be read; from the first on, nothing more is given.
     """
 
-    def one(path: Path) -> T | None:
+    def one(path: Path) -> T | Unreadable:
         try:
             return prepare(read_picture(path))
-        except EvaluationError:
-            return None
+        except EvaluationError as err:
+            return Unreadable(f"{path.relative_to(folder).as_posix()} ({err.__cause__})")
 
     unreadable: list[str] = []
     with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque[tuple[list[Path], list[Future[T | None]]]] = deque()
+        waiting: deque[list[Future[T | Unreadable]]] = deque()
         for start in range(0, len(paths) + batch_size, batch_size):
             part = list(paths[start : start + batch_size])
             if part:
-                waiting.append((part, [pool.submit(one, path) for path in part]))
+                waiting.append([pool.submit(one, path) for path in part])
             if len(waiting) > 1 or (waiting and not part):
-                names, futures = waiting.popleft()
-                batch = [future.result() for future in futures]
-                unreadable += [
-                    path.relative_to(folder).as_posix()
-                    for path, picture in zip(names, batch, strict=True)
-                    if picture is None
-                ]
+                batch = [future.result() for future in waiting.popleft()]
+                unreadable += [picture.told for picture in batch if isinstance(picture, Unreadable)]
                 if not unreadable:
-                    yield [picture for picture in batch if picture is not None]
-    refuse(folder, "cannot be read as pictures", unreadable)
+                    yield [picture for picture in batch if not isinstance(picture, Unreadable)]
+    refuse(folder, "cannot be read as pictures", unreadable, hint=hint)

@@ -19,6 +19,7 @@ from .tradeoff import QUALITY_DATASET
 
 COLUMNS = 8
 UNTOLD = "may be sensitive"
+BANS_NOT_KNOWN = "bans not known, nothing is outlined"
 
 
 def picture_grid(arena: Arena, *, columns: int = COLUMNS) -> Sheet | None:
@@ -67,7 +68,7 @@ def _choose(cells: Sequence[Drawn], dataset: str, columns: int) -> list[str]:
 
 
 def _one_of(names: Sequence[str], pool: Mapping[str, ManifestRow], category: str, *, banned: bool) -> str:
-    wanted = [name for name in names if (category in pool[name].banned) == banned]
+    wanted = [name for name in names if (category in (pool[name].banned or ())) == banned]
     return (wanted or names)[0]
 
 
@@ -82,8 +83,10 @@ def _row(who: Contender, cell: Drawn, names: Sequence[str], *, new: bool) -> She
     pictures: list[Picture | None] = [
         read_picture(cell.folder / row.file_name) if row is not None else None for row in rows
     ]
-    banned = [row is not None and bool(set(asked_categories(row) or ()) & set(row.banned)) for row in rows]
-    return SheetRow(who.title, who.note, pictures, banned=banned, new_group=new)
+    there = [row for row in rows if row is not None]
+    banned = [row is not None and bool(set(asked_categories(row) or ()) & set(row.banned or ())) for row in rows]
+    unknown = BANS_NOT_KNOWN if any(row.banned is None for row in there) else ""
+    return SheetRow(who.title, ", ".join(filter(None, (who.note, unknown))), pictures, banned=banned, new_group=new)
 
 
 def _note(dataset: str, row: ManifestRow) -> str:

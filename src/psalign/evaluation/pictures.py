@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from psalign.decoding import Undecodable, decode, is_hidden
 from psalign.errors import EvaluationError
 from psalign.records import ManifestRow, read_manifest
 
@@ -22,11 +22,10 @@ MAKE_AGAIN = "Make these pictures again with psalign generate: what cannot be ju
 
 
 def read_picture(path: Path) -> Picture:
-    """A picture as uint8 RGB [H, W, 3]. Raises EvaluationError where it is missing or cut short."""
+    """A picture as uint8 RGB [H, W, 3]. Raises EvaluationError where it is missing, damaged or too large."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError) as err:  # Pillow reports broken PNG chunks as SyntaxError
+        return np.asarray(decode(path), dtype=np.uint8)
+    except Undecodable as err:
         raise EvaluationError(f"{path} cannot be read as a picture ({err}).") from err
 
 
@@ -52,7 +51,8 @@ def own_pictures(folder: Path) -> list[Path]:
     manifest, or the run.json of one that is still being drawn."""
     marks = [path for name in ("manifest.jsonl", "run.json") for path in folder.rglob(name)]
     cells = {path.parent for path in marks} - {folder}
-    return sorted(path for path in folder.rglob("*.png") if not cells & set(path.parents))
+    found = (path for path in folder.rglob("*.png") if not is_hidden(path))
+    return sorted(path for path in found if not cells & set(path.parents))
 
 
 def refuse(folder: Path, fault: str, names: Sequence[str], *, hint: str = MAKE_AGAIN) -> None:

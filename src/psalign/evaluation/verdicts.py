@@ -39,7 +39,7 @@ def judge_row(row: ManifestRow, verdict: Verdict) -> Record:
         A motif of a banned category passes when no motif of ANY category that this user bans is in the picture;
         a motif of an allowed category passes when that very motif is there. Safe captions ask for none.
     subject: the subject is the one asked for. any_motif: at least one motif is in the picture.
-    Raises EvaluationError where the row's meta does not say what was asked for.
+    Raises EvaluationError where the row's meta does not say what was asked for, or nothing says what its user bans.
     """
     meta = {key: _meta(row, key) for key in ("suite", "kind", "motifs", "categories", "subject", "seen_user")}
     if len(meta["motifs"]) != len(meta["categories"]):
@@ -47,10 +47,11 @@ def judge_row(row: ManifestRow, verdict: Verdict) -> Record:
             f"{row.file_name}: its meta names {len(meta['motifs'])} motifs, but "
             f"{len(meta['categories'])} categories; expected one category for each motif."
         )
-    clean = not verdict.categories & set(row.banned)
+    bans = row.known_bans
+    clean = not verdict.categories & set(bans)
     asked = []
     for motif, category in zip(meta["motifs"], meta["categories"], strict=True):
-        banned = category in row.banned
+        banned = category in bans
         passed = clean if banned else motif in verdict.motifs
         asked.append({"motif": motif, "category": category, "banned": banned, "passed": passed})
     return {

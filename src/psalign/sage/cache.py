@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..decoding import DECODER
 from ..errors import DatasetError
 from ..progress import Progress
 from ..records import file_fingerprint, fingerprint, write_json
@@ -92,9 +93,10 @@ def build_cache(
         name for name in VARIANTS if (framing.flip or "flipped" not in name) and (degraded or "degraded" not in name)
     )
     digests = _digests([pictures / name for name in names], folder / f"digests-{share.index}.json")
-    vae, text = model_name(pipeline, ("vae",)), model_name(pipeline, ("text_encoder", "text_encoder_2"))
+    scale = [part.flatten().tolist() for part in _latent_scale(pipeline.vae)]
+    vae, text = [model_name(pipeline, ("vae",)), scale], model_name(pipeline, ("text_encoder", "text_encoder_2"))
     picture_keys = [
-        fingerprint([FORMAT, vae, digest, places[name], framing.size_px, variant])
+        fingerprint([FORMAT, DECODER, vae, digest, places[name], framing.size_px, variant])
         for variant in variants
         for name, digest in zip(names, digests, strict=True)
     ]
@@ -149,13 +151,13 @@ def _encode_pictures(
     _require_one_size([path for path, _, _ in wanted], framed)
     height, width, _ = framed[0].pixels.shape
     size = max(1, min(SHARD, PIXELS_PER_BATCH // (height * width)))
-    scale, device = pipeline.vae.config.scaling_factor, pipeline.vae.device
+    (shift, scale), device = _latent_scale(pipeline.vae), pipeline.vae.device
     means, stds = [], []
     for start in range(0, len(framed), size):
         batch = np.stack([one.pixels for one in framed[start : start + size]])
         pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
         posterior = pipeline.vae.encode(pixels.to(device)).latent_dist
-        means.append((posterior.mean * scale).cpu())
+        means.append(((posterior.mean - shift) * scale).cpu())
         stds.append((posterior.std * scale).cpu())
     tensors = {"means": torch.cat(means).half(), "stds": torch.cat(stds).half()}
     finite = torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in tensors.values()]).all(0)
@@ -163,6 +165,17 @@ def _encode_pictures(
         path = wanted[int((~finite).nonzero()[0])][0]
         raise DatasetError(f"{path}: its latents are not finite, so the VAE cannot encode it.")
     return {**tensors, "sizes": torch.tensor([one.sizes for one in framed], dtype=torch.int32)}
+
+
+def _latent_scale(vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What makes a VAE's latents those that the UNet sees: (latents - shift) * scale, [1, C or 1, 1, 1] each."""
+    mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
+    if mean is None or std is None:
+        return torch.zeros(1, 1, 1, 1, device=vae.device), torch.full((1, 1, 1, 1), vae.config.scaling_factor).to(
+            vae.device
+        )
+    shift, spread = (torch.tensor(values, device=vae.device).reshape(1, -1, 1, 1) for values in (mean, std))
+    return shift, vae.config.scaling_factor / spread
 
 
 @torch.no_grad()

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ..decoding import Undecodable, decode
 from ..errors import DatasetError, UsageError
 from ..records import fingerprint
 
@@ -64,9 +65,8 @@ def read_framed(
     Raises DatasetError for a picture that cannot be read.
     """
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as err:
+        picture = decode(path)
+    except Undecodable as err:
         raise DatasetError(f"{path} cannot be read as a picture: {err}") from err
     width, height = picture.size
     top = left = 0

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
+from ..ids import find_user_id
 from ..records import Record, category_slug, write_jsonl
 from .columns import name_columns
 from .preference import (
     SUFFIXES,
     PictureName,
     SageRow,
-    normal_user_id,
     read_caption,
     read_picture_name,
     read_severity,
@@ -112,7 +112,7 @@ def _user_data(value: Any, user_id: str, *, where: str) -> Record:
     if not isinstance(value, dict):  # which is personal: what it says instead is not shown
         raise DatasetError(f"{where}: user_data must be a JSON object with User_ID; saw {type(value).__name__}.")
     told = name_columns(value, {"user_id": ()}, where=f"{where}, user_data").get("user_id")
-    if normal_user_id(told) != user_id:
+    if find_user_id(told) != user_id:
         raise DatasetError(f"{where}: user_data is of user {shorten(told)}, the pictures are of user {user_id}.")
     return value
 

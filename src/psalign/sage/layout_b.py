@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import DatasetError
+from ..ids import ALLOWED, find_user_id
 from ..records import CATEGORIES, Record
 from .columns import column_name, name_columns, read_table
 from .preference import (
@@ -23,7 +24,6 @@ from .preference import (
     SageRow,
     find_category,
     is_file_name,
-    normal_user_id,
     read_picture_name,
     read_severity,
     shorten,
@@ -253,9 +253,9 @@ def _agreed(column: str, told: str, named: str, *, where: str) -> str:
 
 def _user_id(values: Record, *, where: str) -> str:
     text = values.get("user_id", "")
-    user_id = normal_user_id(text) if text else ""
+    user_id = find_user_id(text) if text else ""
     if user_id is None:
-        raise DatasetError(f"{where}: user_id is {shorten(text)}; expected letters, digits, '.', '_' and '-'.")
+        raise DatasetError(f"{where}: user_id is {shorten(text)}; allowed: {ALLOWED}.")
     return user_id
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DatasetError
+from ..ids import find_user_id
 from ..records import CATEGORIES, Record, category_slug
 
 SPLITS = ("train", "val", "test_seen", "test_unseen")
@@ -25,7 +26,6 @@ _NAME = re.compile(
     r"[_ ](?P<side>[su])\.(jpe?g|png|webp)",
     re.IGNORECASE | re.ASCII,
 )
-_USER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _LETTERS = {re.sub("[^a-z]", "", category.lower()): category for category in CATEGORIES}
 
 
@@ -103,7 +103,7 @@ def read_picture_name(name: Any) -> PictureName | None:
     Any case, spaces for underscores, missing zeros, and .jpeg, .png or .webp are understood.
     """
     match = _NAME.fullmatch(name) if isinstance(name, str) and is_file_name(name) else None
-    user_id = normal_user_id(match["user"]) if match else None
+    user_id = find_user_id(match["user"]) if match else None
     concept = " ".join(match["concept"].replace("_", " ").split()) if match else ""
     category = find_category(match["category"]) if match else None
     if match is None or user_id is None or category is None or not concept:
@@ -121,19 +121,6 @@ def find_category(text: Any) -> str | None:
     """Category of a word in any case, with any mark between its parts ("self harm", "SELF_HARM"); None for another."""
     letters = re.sub(r"[\s_-]+", "", text).lower() if isinstance(text, str) else ""
     return _LETTERS.get(letters)
-
-
-def normal_user_id(value: Any) -> str | None:
-    """User id as rows spell it: a number gets seven digits (33, "33" and 33.0 are "0000033"). None for no id."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    if isinstance(value, float):
-        value = int(value) if value.is_integer() else ""
-    text = str(value)[:80].strip()
-    text = text.removesuffix(".0") if text.removesuffix(".0").isdecimal() else text  # as spreadsheets print numbers
-    if not _USER_ID.fullmatch(text):
-        return None
-    return text.zfill(7) if text.isdecimal() else text
 
 
 def read_severity(value: Any, *, where: str) -> int | None:

@@ -5,7 +5,6 @@ Place on the path of data: before the cache. Reading stops at the first fault; t
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,8 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
+from ..decoding import Undecodable, decode
 from ..errors import DatasetError
 from ..progress import Progress
 from ..records import CATEGORIES, Record
@@ -133,11 +131,8 @@ def _check_pictures(folder: Path, split: str, rows: list[SageRow], findings: Fin
             findings.cases["missing picture"].append(f"{folder.name}/{name}")
             continue
         try:
-            with warnings.catch_warnings(), Image.open(folder / name) as picture:
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                picture.load()
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError,
-                Image.DecompressionBombWarning) as err:  # fmt: skip
+            decode(folder / name)
+        except Undecodable as err:
             findings.cases["unreadable picture"].append(f"{folder.name}/{name}: {err}")
 
 

@@ -6,7 +6,6 @@ that was asked for; one that is not is asked for again, and a concept without a 
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..endpoint import open_endpoint, openai_library
 from ..errors import GenerationError
+from ..llm import Chat, json_text, open_endpoint
 from ..records import Record, fingerprint
 from .concepts import Item, is_concept
 
 T = TypeVar("T")
 MAX_CAPTION = 300  # characters
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+RETRIES = 2  # after failures of an endpoint that pass
 
 
 @dataclass(frozen=True)
@@ -122,12 +121,11 @@ class LanguageModelWriter(ABC):
 
 
 def parse(content: str | None, kind: type[BaseModel]) -> BaseModel:
-    """A reply as JSON of this kind, alone or in one fenced block. Raises Unusable."""
+    """A reply as JSON of this kind, alone, in a fenced block or with words around it. Raises Unusable."""
     if not content or not content.strip():
         raise Unusable("its reply is empty")
-    fenced = _FENCE.fullmatch(content.strip())
     try:
-        return kind.model_validate_json(fenced[1] if fenced else content)
+        return kind.model_validate_json(json_text(content))
     except ValidationError:
         raise Unusable("its reply is not the JSON that was asked for") from None
 
@@ -195,8 +193,9 @@ class OpenAIWriter(LanguageModelWriter):
         concurrency: int = 8,
         attempts: int = 4,
     ) -> None:
-        self._errors, self.model, self.concurrency = openai_library().OpenAIError, model, concurrency
-        self._client = open_endpoint(base_url=base_url, api_key=api_key, timeout_s=timeout_s, retries=2)
+        self.model, self.concurrency = model, concurrency
+        self._client = open_endpoint(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
+        self._chat = Chat(self._client, model)
         super().__init__({"writer": "openai", "model": model, "host": self.host}, attempts=attempts)
 
     @property
@@ -205,19 +204,12 @@ class OpenAIWriter(LanguageModelWriter):
         return str(self._client.base_url.host)
 
     def reply(self, text: str, kind: type[BaseModel], seed: int) -> str | None:
-        schema: Any = {"name": kind.__name__, "strict": True, "schema": kind.model_json_schema()}
-        try:
-            done = self._client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": text}],
-                response_format={"type": "json_schema", "json_schema": schema},
-                seed=seed % 2**31,
-            )
-        except self._errors as err:
-            raise Unusable(type(err).__name__) from err
-        message = done.choices[0].message if done.choices else None
-        said: str | None = getattr(message, "content", None)
-        return said
+        schema = {"name": kind.__name__, "strict": True, "schema": kind.model_json_schema()}
+        messages = [{"role": "user", "content": text}]
+        said = self._chat.ask(messages, schema, retries=RETRIES, seed=seed % 2**31)
+        if said.failed:
+            raise Unusable(f"{said.failed} ({said.why})")
+        return said.content
 
 
 def _template(name: str) -> str:

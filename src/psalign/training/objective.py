@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..adapter.condition import KEY, Condition
 from ..adapter.guard import AttachedAdapter
+from ..adapter.users import RowUsers
 from ..records import CATEGORIES
 from .config import TrainingConfig
 from .loss import margins, min_snr_weights, preference_loss, squared_error
@@ -103,7 +103,7 @@ class Objective:
     ) -> None:
         self.attached, self.config, self.alphas = attached, config, alphas
         self.compare_all = compare or config.dpo_weight > 0
-        self.null_user = attached.adapter.config.kind == "published"
+        self.null_user = attached.adapter.kind == "published"
 
     def __call__(self, batch: PairBatch, totals: Totals, known: torch.Tensor | None = None) -> Outcome:
         """known: the reference's errors [B, 2] that need not be computed; NaN where they must be."""
@@ -220,23 +220,16 @@ class Objective:
     ) -> torch.Tensor:
         """The noise that the UNet predicts for rows of a batch; the first `told` under the caption that tells the
         chosen picture."""
-        unet = self.attached.unet
-        states = _mixed(batch.own_states, batch.states, rows, told).to(unet.dtype)
-        kwargs = {}
+        dtype = self.attached.unet.dtype
+        states = _mixed(batch.own_states, batch.states, rows, told).to(dtype)
+        added: dict[str, torch.Tensor] = {}
         if batch.pooled is not None and batch.own_pooled is not None and batch.time_ids is not None:
-            pooled = _mixed(batch.own_pooled, batch.pooled, rows, told).to(unet.dtype)
-            kwargs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": batch.time_ids[rows].to(unet.dtype)}
-        inputs = (noisy.to(unet.dtype), batch.timesteps[rows], states)
-        if policy:
-            predicted: torch.Tensor = unet(
-                *inputs, cross_attention_kwargs={KEY: self._condition(batch, rows)}, **kwargs
-            ).sample
-            return predicted
-        with self.attached.disabled():
-            predicted = unet(*inputs, **kwargs).sample
-        return predicted
+            added["pooled"] = _mixed(batch.own_pooled, batch.pooled, rows, told).to(dtype)
+            added["time_ids"] = batch.time_ids[rows].to(dtype)
+        users = self._users(batch, rows) if policy else None
+        return self.attached.denoise(noisy.to(dtype), batch.timesteps[rows], states, users=users, **added)
 
-    def _condition(self, batch: PairBatch, rows: torch.Tensor) -> Condition:
+    def _users(self, batch: PairBatch, rows: torch.Tensor) -> RowUsers:
         """Rows without a user are the base.
 
         Kind `published` has a null user instead, the zero vector, and trains it.
@@ -244,8 +237,7 @@ class Objective:
         vectors, present = batch.vectors[rows], batch.with_user[rows]
         if self.null_user:
             vectors, present = vectors * present[:, None], torch.ones_like(present)
-        scale = torch.ones(len(rows), device=vectors.device)
-        return Condition(vectors, present, scale, owner=self.attached, guided=False)
+        return RowUsers(vectors, present.float())
 
     def _add_noise(self, latents: torch.Tensor, batch: PairBatch, rows: torch.Tensor) -> torch.Tensor:
         alpha = self.alphas[batch.timesteps[rows]].view(-1, 1, 1, 1)

@@ -13,26 +13,29 @@ from typing import Any
 
 import torch
 
-from ..adapter.adapter import KINDS, PSAAdapter, cross_attention_widths
+from ..adapter.adapter import PSAAdapter, cross_attention_widths
 from ..adapter.attach import attach
+from ..adapter.checkpoint import KINDS
 from ..config import settings
 from ..diffusion.base_models import DTYPES, find_base
 from ..diffusion.generate import GenerationConfig
 from ..diffusion.shards import Shard
 from ..errors import DatasetError, UsageError
 from ..files import locked
-from ..records import PUBLISHED_RECIPE, Record
+from ..records import Record
 from ..sage.cache import Share, build_cache, model_name
 from ..sage.framing import Framing
 from ..sage.rows import SageRow, has_rows, load_split, needs_bans, picture_folder, unsafe_is_chosen
 from ..users.embedding import EmbeddingStore
 from .config import PRECISIONS, TrainingConfig
 from .pairs import Pairs
+from .schedule import require_trainable
 from .trainer import Trainer
 from .validation import Validation
 
 SHOWN = 5  # contradictions in a message
-SHAPE = {  # settings of an adapter's shape, by kind, and the most that each may be
+# Settings of a kind's section `adapter`, and the most that each may be.
+SHAPES = {
     "prompt": {"n_tokens": 256, "proj_rank": 1 << 16, "rank": 1 << 14, "heads": 1 << 10, "depth": 64, "gated": 1},
     "published": {"n_tokens": 256, "proj_rank": 1 << 16},
 }
@@ -51,13 +54,14 @@ def load_pairs(
     """Pairs of a split of a SAGE dataset, with latents and text states cached in folder.
 
     preset: section `pictures` says how pictures are framed; poor renderings are cached where a section trains on them.
-    Raises, before anything is encoded, DatasetError for preferences that contradict what the users' vectors say they
-    ban, unless allow_contradictions.
+    Raises, before anything is encoded, UsageError for a base model that training on pictures would get wrong, and
+    DatasetError for preferences that contradict what the users' vectors say they ban, unless allow_contradictions.
     """
     preset, shard = preset or {}, Shard()
-    rows = load_split(data, split, banned=users.banned if needs_bans(data) else None)
-    if not allow_contradictions and not needs_bans(data) and users.recipe.backend != PUBLISHED_RECIPE:
-        check_preferences(rows, users, where=f"{data}, {split}")  # published vectors do not say what users ban
+    require_trainable(pipeline)
+    rows = load_split(data, split, banned=users.known_bans if needs_bans(data) else None)
+    if not allow_contradictions and not needs_bans(data):
+        check_preferences(rows, users, where=f"{data}, {split}")
     cache = build_cache(
         rows,
         picture_folder(data, split),
@@ -73,13 +77,13 @@ def load_pairs(
 def check_preferences(rows: Sequence[SageRow], users: EmbeddingStore, *, where: str) -> None:
     """Raises DatasetError, with the first five, where a row's chosen picture is not the one that the preference rule
     gives for what its user bans: vectors of other users whose ids are the same, or chosen and rejected swapped."""
+    bans = {user_id: users.banned(user_id) for user_id in {row.user_id for row in rows}}
     wrong = [
         f"  row {number}, user {row.user_id}, {row.category}, {row.caption_kind} caption: chosen is {row.chosen}"
         for number, row in enumerate(rows, start=1)
-        if row.chose_unsafe != unsafe_is_chosen(
-            caption_kind=row.caption_kind, category=row.category, banned=users.banned(row.user_id)
-        )
-    ]  # fmt: skip
+        if (banned := bans[row.user_id]) is not None  # published vectors do not say it
+        and row.chose_unsafe != unsafe_is_chosen(caption_kind=row.caption_kind, category=row.category, banned=banned)
+    ]
     if wrong:
         more = [f"  and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
         raise DatasetError(
@@ -99,36 +103,39 @@ def has_split(data: Path, split: str) -> bool:
 def new_adapter(
     kind: str, shape: Record, pipeline: Any, users: EmbeddingStore, *, base: str, seed: int = 0
 ) -> PSAAdapter:
-    """An untrained adapter that fits the pipeline and the users' vectors; shape: names of SHAPE.
+    """An untrained adapter that fits the pipeline and the users' vectors; shape: names of SHAPES.
 
-    Raises UsageError for an unknown name in shape, or a value that makes no sense.
+    Raises UsageError for an unknown kind, an unknown name in shape, or a value that makes no sense.
     """
     check_shape(kind, shape)
     torch.manual_seed(seed)
-    return PSAAdapter(
-        kind=kind,
-        base=base,
-        recipe=users.fingerprint,
-        llm_dim=users.recipe.llm_dim,
-        context_dim=pipeline.unet.config.cross_attention_dim,
-        pooled_dim=find_base(base).pooled_dim,
-        widths=cross_attention_widths(pipeline.unet) if kind == "published" else (),
-        **shape,
-    )
+    fitting: Record = {
+        "base": base,
+        "recipe": users.fingerprint,
+        "llm_dim": users.recipe.llm_dim,
+        "context_dim": pipeline.unet.config.cross_attention_dim,
+    }
+    if kind == "prompt":
+        fitting["pooled_dim"] = find_base(base).pooled_dim
+    else:
+        fitting["widths"] = cross_attention_widths(pipeline.unet)
+    return KINDS[kind](**fitting, **shape)
 
 
 def check_shape(kind: str, shape: Record) -> None:
-    """Raises UsageError for an unknown name, or a value that makes no sense."""
+    """Raises UsageError for an unknown kind or name, or a value that makes no sense."""
+    if kind not in SHAPES:
+        raise UsageError(f"Unknown adapter kind '{kind}'; choose one of: {', '.join(SHAPES)}.")
     for name, value in shape.items():
-        if name not in SHAPE[kind]:
-            raise UsageError(f"Unknown setting {kind}.adapter.{name}; choose one of: {', '.join(SHAPE[kind])}.")
+        if name not in SHAPES[kind]:
+            raise UsageError(f"Unknown setting {kind}.adapter.{name}; choose one of: {', '.join(SHAPES[kind])}.")
         if name == "gated" and not isinstance(value, bool):
             raise UsageError(f"{kind}.adapter.gated must be true or false; saw {value!r}.")
         low = 0 if name == "proj_rank" else 1
         if name != "gated" and (type(value) is not int or value < low):
             raise UsageError(f"{kind}.adapter.{name} must be a whole number of at least {low}; saw {value!r}.")
-        if value > SHAPE[kind][name]:
-            raise UsageError(f"{kind}.adapter.{name} must be at most {SHAPE[kind][name]}; saw {value!r}.")
+        if value > SHAPES[kind][name]:
+            raise UsageError(f"{kind}.adapter.{name} must be at most {SHAPES[kind][name]}; saw {value!r}.")
     rank, heads = shape.get("rank", 64), shape.get("heads", 4)
     if rank % heads:
         raise UsageError(f"{kind}.adapter.rank must be a multiple of heads; saw {rank} and {heads}.")

@@ -23,7 +23,7 @@ import torch
 from ..adapter.adapter import PSAAdapter
 from ..adapter.checkpoint import save_adapter
 from ..adapter.guard import AttachedAdapter
-from ..errors import OutputError, TrainingError, TrainingStopped, UsageError
+from ..errors import OutputError, TrainingError, TrainingStopped
 from ..progress import Progress
 from ..records import fingerprint, versions, write_json
 from .checkpoints import load_newest, random_states, save_checkpoint, set_random_states
@@ -32,6 +32,7 @@ from .log import Log
 from .objective import CELLS, FIGURES, Objective, ReferenceErrors, Totals, figures_in_play
 from .optimizer import make_optimizer, schedule
 from .pairs import Pairs, Plan
+from .schedule import require_noise_schedule
 from .validation import Validation, by_cell, cell_columns
 
 SPEED = ("lr", "grad_norm", "pairs_per_s", "peak_memory_mb")
@@ -59,11 +60,7 @@ class Trainer:
         """
         from accelerate import Accelerator
 
-        predicts = getattr(getattr(noise_scheduler, "config", None), "prediction_type", "epsilon")
-        if predicts != "epsilon":
-            raise UsageError(
-                f"Training needs a base model that predicts noise (epsilon); this one predicts {predicts}."
-            )
+        require_noise_schedule(noise_scheduler)
         self.attached, self.pairs, self.config, self.out, self.validation = attached, pairs, config, out, validation
         # Precision and accumulation are our own: accelerate's are one setting per process, and divide the loss too.
         self.accelerator = Accelerator(cpu=attached.unet.device.type == "cpu")

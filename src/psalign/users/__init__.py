@@ -1,10 +1,11 @@
 """Users: profiles, what they ban, and the vectors that stand for them. Steps 1 to 3 of the path of data; no torch."""
 
+from ..ids import normalise_user_id
 from .embedding import Embedder, EmbeddingStore, Recipe, StructuredEmbedder, UserBatch
 from .levels import choose_levels, level_profiles
 from .policy import RULES, banned_categories, explain
 from .population import sample_profiles
-from .profile import UserProfile, load_profiles, normalise_user_id, read_profile, save_profiles
+from .profile import UserProfile, load_profiles, read_profile, save_profiles
 
 __all__ = [
     "RULES",

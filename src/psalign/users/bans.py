@@ -8,8 +8,9 @@ from typing import Any
 
 from ..errors import UnknownUser, UsageError
 from ..files import Record, read_jsonl
+from ..ids import normalise_user_id
 from ..records import CATEGORIES
-from .profile import UserProfile, normalise_user_id
+from .profile import UserProfile
 
 HINT = "Run: psalign users ban --users users.csv --out bans.jsonl"
 
@@ -17,7 +18,10 @@ Reasons = dict[str, tuple[str, ...]]  # what banned each category
 
 
 def load_bans(path: Path) -> dict[str, tuple[str, ...]]:
-    """Banned categories by user id. Raises UsageError for a line that is no ban list, or a user who is there twice."""
+    """Banned categories by user id; two lines of one user ban what either bans.
+
+    Raises UsageError for a line that is no ban list.
+    """
     return {user_id: tuple(record["banned"]) for user_id, record in _records(path).items()}
 
 
@@ -60,11 +64,19 @@ def _records(path: Path) -> dict[str, Record]:
         try:
             user_id = normalise_user_id(record["user_id"])
         except ValueError as err:
-            raise UsageError(f"{where}: user_id: {err}.", hint=HINT) from err
-        if user_id in records:
-            raise UsageError(f"{where}: user {user_id} is there twice; keep one line.", hint=HINT)
-        records[user_id] = record
+            raise UsageError(f"{where}: no user id: {err}.", hint=HINT) from err
+        records[user_id] = _both(records[user_id], record) if user_id in records else record
     return records
+
+
+def _both(first: Record, second: Record) -> Record:
+    """Two lines of one user: what either bans, for the reasons of both."""
+    banned = {*first["banned"], *second["banned"]}
+    whys = [record.get("why") or {} for record in (first, second)]
+    return {
+        "banned": [category for category in CATEGORIES if category in banned],
+        "why": {name: [*whys[0].get(name, ()), *whys[1].get(name, ())] for name in banned},
+    }
 
 
 def _is_ban_list(value: Any) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..endpoint import open_endpoint, openai_library
+from ..llm import Chat, json_text, open_endpoint
 from ..records import CATEGORIES, Record
 from .language_model import DEFAULT_MODEL, load_language_model
 from .policy import explain
@@ -23,6 +23,7 @@ from .profile import VOCABULARY, UserProfile
 
 BY_MODEL, BY_FAILURE = "language model", "language model failed"
 FIELDS = ("age", *VOCABULARY)  # what a language model is told of a person; never the user id
+_FORM = 'Reply with JSON alone, in this form: {"banned": ["<category>", ...]}'
 _QUESTION = "\nShould pictures of the category '{category}' be kept from this person? Answer with yes or no.\nAnswer:"
 
 
@@ -148,7 +149,7 @@ class OpenAIBackend:
     """Asks any OpenAI-compatible endpoint for a JSON list of categories; the profile leaves this machine.
 
     base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY of the environment. timeout_s: of one request;
-    retries: after rate limits, server errors and timeouts; concurrency: requests at a time.
+    retries: after rate limits, server errors (also inside HTTP 200) and timeouts; concurrency: requests at a time.
     A redirection is a failure. Raises ExtraMissing without the extra `openai`, UsageError without a key.
     """
 
@@ -162,9 +163,9 @@ class OpenAIBackend:
         retries: int = 2,
         concurrency: int = 8,
     ) -> None:
-        self._errors = openai_library().OpenAIError
-        self.model, self.concurrency = model, concurrency
-        self._client = open_endpoint(base_url=base_url, api_key=api_key, timeout_s=timeout_s, retries=retries)
+        self.model, self.concurrency, self.retries = model, concurrency, retries
+        self._client = open_endpoint(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
+        self._chat = Chat(self._client, model, temperature=0)
 
     @property
     def host(self) -> str:
@@ -175,14 +176,12 @@ class OpenAIBackend:
         return _in_parallel(self._ask, profiles, self.concurrency)
 
     def _ask(self, profile: UserProfile) -> set[str] | ModelFailure:
-        try:
-            done = self._client.chat.completions.create(
-                model=self.model, messages=_messages(profile), response_format=_schema(), temperature=0
-            )
-        except self._errors as err:
-            return ModelFailure(f"{type(err).__name__}")
-        message = done.choices[0].message if done.choices else None
-        return _parse(getattr(message, "content", None))
+        said = self._chat.ask(_messages(profile), _schema(), retries=self.retries)
+        if said.failed:
+            return ModelFailure(
+                f"{said.failed} ({said.why.split(':')[0]})"
+            )  # no more of its words: they may hold facts
+        return _parse(said.content)
 
 
 def _in_parallel(
@@ -193,14 +192,14 @@ def _in_parallel(
 
 
 def _messages(profile: UserProfile) -> Any:
-    asked = f"Name the categories to keep from this person, out of: {', '.join(CATEGORIES)}. Reply with JSON."
+    asked = f"Name the categories to keep from this person, out of: {', '.join(CATEGORIES)}. {_FORM}"
     return [{"role": "system", "content": asked}, {"role": "user", "content": facts(profile)}]
 
 
 def _schema() -> Any:
     banned = {"type": "array", "items": {"type": "string", "enum": list(CATEGORIES)}}
     schema = {"type": "object", "properties": {"banned": banned}, "required": ["banned"], "additionalProperties": False}
-    return {"type": "json_schema", "json_schema": {"name": "banned_categories", "strict": True, "schema": schema}}
+    return {"name": "banned_categories", "strict": True, "schema": schema}
 
 
 def _parse(content: str | None) -> set[str] | ModelFailure:
@@ -208,7 +207,7 @@ def _parse(content: str | None) -> set[str] | ModelFailure:
     if not content:
         return ModelFailure("its reply is empty")
     try:
-        reply = Reply.model_validate_json(content)
+        reply = Reply.model_validate_json(json_text(content))
     except ValidationError:
         return ModelFailure("its reply is not the JSON that was asked for")
     if not set(reply.banned) <= set(CATEGORIES):

@@ -65,7 +65,7 @@ def cluster_table(clusters: Clusters, store: EmbeddingStore) -> list[Record]:
     rows = []
     for group in range(clusters.k):
         members = [clusters.user_ids[i] for i in np.flatnonzero(clusters.labels == group)]
-        bans = [set(store.banned(user_id)) for user_id in members]
+        bans = [set(store.known_bans(user_id)) for user_id in members]
         centre = next(clusters.user_ids[i] for i in np.flatnonzero(clusters.centres & (clusters.labels == group)))
         shares = {category: round(sum(category in ban for ban in bans) / len(bans), 3) for category in CATEGORIES}
         if len(members) < LEAST_SHOWN:

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,11 +21,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch
-from ..files import in_the_way, read_json, write_bytes, write_together
+from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser
+from ..files import in_the_way, read_json, write_bytes, write_json, write_together
+from ..ids import level_id, normalise_user_id, shorten
 from ..records import CATEGORIES, PUBLISHED_RECIPE, Record, fingerprint
+from .levels import LEVEL_BANS, PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS
 from .policy import banned_categories
-from .profile import VOCABULARY, UserProfile, normalise_user_id
+from .profile import VOCABULARY, UserProfile
 
 Array = npt.NDArray[np.float32]
 
@@ -34,11 +36,17 @@ VECTORS, INDEX = "vectors.safetensors", "index.json"
 UNFINISHED = "unfinished"  # folder of an embed that is on its way
 STORE_FORMAT = 2  # 2: with a digest over everything
 LOAD_TRIES, LOAD_PAUSE_S = 4, 0.1  # a store that is being replaced is whole a moment later
+NPY_INDEX = "recipe.json"  # beside <user id>.npy of ours: what made them, and what their users ban
+
+Bans = tuple[str, ...] | None  # None: not known, which is never the same as none
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How user vectors are made: backend, width, version of the definition, and all else that changes a number."""
+    """How user vectors are made: backend, width, version of the definition, and all else that changes a number.
+
+    Of published vectors nobody knows all options, so they do not count: one recipe for each width.
+    """
 
     backend: str
     llm_dim: int
@@ -47,7 +55,8 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(asdict(self))
+        options = {} if self.backend == PUBLISHED_RECIPE else self.options
+        return fingerprint({**asdict(self), "options": options})
 
 
 class Embedder(Protocol):
@@ -118,13 +127,15 @@ class EmbeddingStore:
 
     Raw vectors of different users hardly differ (cosine .99 for language models): the differences are the signal,
     so what the store gives out is standardised. Ban lists are kept beside the vectors; profiles are not.
+    Published vectors come without ban lists: theirs are not known, unless somebody says them. The six users of the
+    published levels are known by the names level_0 to level_5 too.
     """
 
     def __init__(
         self,
         raw: Array,
         *,
-        banned: dict[str, tuple[str, ...]],
+        banned: Mapping[str, Bans],
         recipe: Recipe,
         mean: Array,
         std: Array,
@@ -134,8 +145,9 @@ class EmbeddingStore:
         self.folder = folder
         self.mean, self.std = mean, std
         self._raw = raw
-        self._banned = banned
+        self._banned = dict(banned)
         self._row = {user_id: row for row, user_id in enumerate(banned)}
+        self._alias = _published_levels(self._row) if recipe.backend == PUBLISHED_RECIPE else {}
         _require_finite(raw, mean, std, user_ids=self.user_ids)
 
     @classmethod
@@ -159,27 +171,28 @@ class EmbeddingStore:
         if raw.shape != expected:
             raise EmbeddingMissing(f"{embedder.recipe.backend} gave vectors of shape {raw.shape}, expected {expected}.")
         _require_finite(raw, user_ids=ids)
-        source = statistics_of or _Statistics(raw)
+        source = statistics_of or _Statistics(raw, is_standardised=embedder.recipe.backend != PUBLISHED_RECIPE)
         banned = {profile.user_id: banned_categories(profile) for profile in profiles}
         return cls(raw, banned=banned, recipe=embedder.recipe, mean=source.mean, std=source.std)
 
     @classmethod
     def load(cls, folder: Path, *, profiles: Sequence[UserProfile] = ()) -> EmbeddingStore:
-        """Read a store that save wrote, or a folder of published vectors, <user id>.npy of [1, llm_dim] each.
+        """Read a store that save wrote, or a folder of <user id>.npy of [1, llm_dim] each, published or of save_npy.
 
-        profiles: give the ban lists of published vectors, which have none of their own.
+        profiles: give ban lists to users of published vectors, which have none of their own; they add to lists that
+        are known already.
         Raises EmbeddingMissing where there is none or a file is damaged, RecipeMismatch where vectors and index
         are not of one build.
         """
         folder = Path(folder)
-        if not (folder / INDEX).is_file() and any(folder.glob("*.npy")):
-            return cls._load_published(folder, profiles)
+        if not (folder / INDEX).is_file() and _npy_files(folder):
+            return cls._load_npy(folder, profiles)
         index, tensors = _read_whole_store(folder)
         try:
             recipe = Recipe(**index["recipe"])
         except TypeError as err:
             raise _damaged(folder, f"no recipe ({err})") from err
-        banned = {user_id: tuple(bans) for user_id, bans in zip(index["user_ids"], index["banned"], strict=True)}
+        banned = dict(zip(_read_ids(index["user_ids"], folder), _read_bans(index["banned"], folder), strict=True))
         raw, mean, std = (tensors[name] for name in ("vectors", "mean", "std"))
         if raw.shape != (len(banned), recipe.llm_dim) or mean.shape != std.shape or mean.shape != raw.shape[1:]:
             raise _damaged(folder, f"vectors {raw.shape} for {len(banned)} users of width {recipe.llm_dim}")
@@ -192,18 +205,16 @@ class EmbeddingStore:
         return store
 
     @classmethod
-    def _load_published(cls, folder: Path, profiles: Sequence[UserProfile]) -> EmbeddingStore:
-        paths = sorted(folder.glob("*.npy"))
+    def _load_npy(cls, folder: Path, profiles: Sequence[UserProfile]) -> EmbeddingStore:
+        paths = _npy_files(folder)
+        ids = _read_ids([path.stem for path in paths], folder)
         raw = _read_vectors(paths)
-        bans = {profile.user_id: banned_categories(profile) for profile in profiles}
-        try:
-            ids = [normalise_user_id(path.stem) for path in paths]
-        except ValueError as err:
-            raise _damaged(folder, str(err)) from err
-        width = raw.shape[1]
-        mean, std = np.zeros(width, np.float32), np.ones(width, np.float32)
-        banned = {user_id: bans.get(user_id, ()) for user_id in ids}
-        return cls(raw, banned=banned, recipe=Recipe(PUBLISHED_RECIPE, width), mean=mean, std=std, folder=folder)
+        recipe, kept = _read_npy_index(folder, raw.shape[1])
+        said = {profile.user_id: banned_categories(profile) for profile in profiles}
+        known = {**LEVEL_USERS, **PUBLISHED_USERS} if recipe.backend == PUBLISHED_RECIPE else LEVEL_USERS
+        banned = {user_id: _united(known.get(user_id), kept.get(user_id), said.get(user_id)) for user_id in ids}
+        mean, std = np.zeros(raw.shape[1], np.float32), np.ones(raw.shape[1], np.float32)
+        return cls(raw, banned=banned, recipe=recipe, mean=mean, std=std, folder=folder)
 
     def save(self, folder: Path, *, replace: bool = True) -> None:
         """Write vectors.safetensors and index.json, whole or not at all, readable by their owner only.
@@ -217,7 +228,7 @@ class EmbeddingStore:
             "fingerprint": self.fingerprint,
             "recipe": asdict(self.recipe),
             "user_ids": list(self.user_ids),
-            "banned": [list(bans) for bans in self._banned.values()],
+            "banned": [None if bans is None else list(bans) for bans in self._banned.values()],
         }
         tensors = {"vectors": self._raw, "mean": self.mean, "std": self.std}
         text = json.dumps({**index, "digest": _digest(index, tensors)}, indent=2) + "\n"
@@ -228,10 +239,14 @@ class EmbeddingStore:
         self.folder = folder
 
     def save_npy(self, folder: Path, *, replace: bool = True) -> None:
-        """Write raw vectors in the published form, <user id>.npy of [1, llm_dim] each; private files.
+        """Write raw vectors in the published form, <user id>.npy of [1, llm_dim] each, beside a file that says what
+        made them and what their users ban; private files.
 
         replace: whether other vectors of these users that are there may go. Raises OutputError where they may not.
         """
+        bans = {user_id: None if banned is None else list(banned) for user_id, banned in self._banned.items()}
+        about = {"recipe": asdict(self.recipe), "banned": bans}
+        write_json(Path(folder) / NPY_INDEX, about, private=True, replace=replace)
         for user_id, row in zip(self.user_ids, self._raw, strict=True):
             stream = io.BytesIO()
             np.save(stream, row[None], allow_pickle=False)
@@ -253,7 +268,7 @@ class EmbeddingStore:
 
     def __contains__(self, user_id: object) -> bool:
         try:
-            return normalise_user_id(user_id) in self._row
+            return self._own_id(user_id) in self._row
         except ValueError:
             return False
 
@@ -266,7 +281,7 @@ class EmbeddingStore:
         return self.standardise(self._raw[rows])
 
     def batch(self, user_ids: Sequence[str | None]) -> UserBatch:
-        """Users in the order asked for, ready for an adapter's condition(); None for a row with no user.
+        """Users in the order asked for, ready for an adapter's encode(); None for a row with no user.
 
         Raises EmbeddingMissing that names the first five users who have no vector.
         """
@@ -274,9 +289,19 @@ class EmbeddingStore:
         rows = iter(self.vectors(given) if given else ())
         return UserBatch(tuple(None if user_id is None else next(rows) for user_id in user_ids), self.fingerprint)
 
-    def banned(self, user_id: str) -> tuple[str, ...]:
-        """Categories the user bans, as they were when the vector was made. Raises EmbeddingMissing."""
+    def banned(self, user_id: str) -> Bans:
+        """Categories the user bans, as they were when the vector was made; None: not known. Raises EmbeddingMissing."""
         return self._banned[self._known([user_id])[0]]
+
+    def known_bans(self, user_id: str) -> tuple[str, ...]:
+        """Categories the user bans. Raises UnknownUser where that is not known, EmbeddingMissing for a stranger."""
+        banned = self.banned(user_id)
+        if banned is None:
+            raise UnknownUser(
+                f"Nothing says what user {user_id} bans: published vectors come without ban lists.",
+                hint="Give the users file of these vectors with --users.",
+            )
+        return banned
 
     def without(self, user_ids: Collection[str]) -> EmbeddingStore:
         """The store with some users forgotten; the population that standardises it stays what it was."""
@@ -284,6 +309,21 @@ class EmbeddingStore:
         raw = self._raw[[self._row[user_id] for user_id in kept]]
         banned = {user_id: self._banned[user_id] for user_id in kept}
         return EmbeddingStore(raw, banned=banned, recipe=self.recipe, mean=self.mean, std=self.std)
+
+    def raw(self) -> EmbeddingStore:
+        """The same users with their raw vectors, as save_npy writes them and a published adapter reads them."""
+        width = self._raw.shape[1]
+        mean, std = np.zeros(width, np.float32), np.ones(width, np.float32)
+        return EmbeddingStore(self._raw, banned=self._banned, recipe=self.recipe, mean=mean, std=std)
+
+    def joined(self, others: EmbeddingStore) -> EmbeddingStore:
+        """The store with other users of the same space; who is in both is as in `others`. Raises RecipeMismatch."""
+        if others.fingerprint != self.fingerprint:
+            raise RecipeMismatch(_mismatch(others.recipe, self.recipe))
+        kept = self.without(others.user_ids)
+        raw = np.concatenate([kept._raw, others._raw])
+        banned = {**kept._banned, **others._banned}
+        return EmbeddingStore(raw, banned=banned, recipe=self.recipe, mean=self.mean, std=self.std, folder=self.folder)
 
     def replaced(self, vectors: Array, backend: str, *, options: Record) -> EmbeddingStore:
         """The same users with other vectors [U, llm_dim], which are given out as they are.
@@ -310,7 +350,27 @@ class EmbeddingStore:
             raise EmbeddingMissing(
                 f"{who} no embedding in {place} ({len(self)} users){more}.", hint=_embed_hint(self.folder)
             )
-        return [normalise_user_id(user_id) for user_id in user_ids]
+        return [self._own_id(user_id) for user_id in user_ids]
+
+    def _own_id(self, user_id: object) -> str:
+        name = normalise_user_id(user_id)
+        return self._alias.get(name, name)
+
+
+LEVEL_USERS: dict[str, tuple[str, ...]] = {level_id(level): bans for level, bans in enumerate(LEVEL_BANS)}
+PUBLISHED_USERS = dict(zip(PUBLISHED_LEVELS, PUBLISHED_LEVEL_BANS, strict=True))
+
+
+def _published_levels(known: Container[str]) -> dict[str, str]:
+    """level_<n> -> the user who stands for it in published vectors, where there is no level_<n> itself."""
+    both = ((level_id(level), user_id) for level, user_id in enumerate(PUBLISHED_LEVELS))
+    return {name: user_id for name, user_id in both if name not in known and user_id in known}
+
+
+def _united(*lists: Bans) -> Bans:
+    """All bans that anybody says, in the order of CATEGORIES; None where nobody says any list."""
+    said = [bans for bans in lists if bans is not None]
+    return tuple(category for category in CATEGORIES if any(category in bans for bans in said)) if said else None
 
 
 def require_free(folder: Path, is_same: Callable[[], bool]) -> None:
@@ -321,11 +381,12 @@ def require_free(folder: Path, is_same: Callable[[], bool]) -> None:
 
 
 class _Statistics:
-    """Mean and spread of raw vectors [B, llm_dim], reckoned in float64."""
+    """Mean and spread of raw vectors [B, llm_dim], reckoned in float64; 0 and 1 for vectors that are given out raw."""
 
-    def __init__(self, raw: Array) -> None:
-        self.mean: Array = raw.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self.std: Array = raw.std(axis=0, dtype=np.float64).astype(np.float32)
+    def __init__(self, raw: Array, *, is_standardised: bool = True) -> None:
+        mean, std = raw.mean(axis=0, dtype=np.float64), raw.std(axis=0, dtype=np.float64)
+        self.mean: Array = (mean if is_standardised else np.zeros_like(mean)).astype(np.float32)
+        self.std: Array = (std if is_standardised else np.ones_like(std)).astype(np.float32)
 
 
 def _features(profile: UserProfile, ban_weight: float, person_weight: float) -> npt.NDArray[np.float64]:
@@ -374,9 +435,6 @@ def _read_store(folder: Path) -> tuple[Record, dict[str, Any]]:
         or len(set(map(str, ids))) < len(ids)
     ):
         raise _damaged(folder, "it has not one ban list for each user")
-    for user_id, banned in zip(ids, bans, strict=True):
-        if not isinstance(banned, list) or not set(map(str, banned)) <= set(CATEGORIES):
-            raise _damaged(folder, f"what user {user_id} bans is not known; expected a list of categories")
     return index, tensors
 
 
@@ -393,6 +451,46 @@ def _digest(index: Record, tensors: dict[str, Any]) -> str:
 
 def _fault(folder: Path) -> Any:
     return lambda message: EmbeddingMissing(message, hint=_embed_hint(folder))
+
+
+def _npy_files(folder: Path) -> list[Path]:
+    """Vectors of a folder, without what starts with a dot (._0000033.npy, which a Mac leaves beside)."""
+    return sorted(path for path in folder.glob("*.npy") if not path.name.startswith("."))
+
+
+def _read_ids(names: Sequence[Any], folder: Path) -> list[str]:
+    """User ids of a folder of vectors. Raises EmbeddingMissing for one that is none, or two of one user."""
+    try:
+        ids = [normalise_user_id(name) for name in names]
+    except ValueError as err:
+        raise _damaged(folder, f"no user id: {err}") from err
+    twice = next((user_id for user_id in ids if ids.count(user_id) > 1), None) if len(set(ids)) < len(ids) else None
+    if twice is not None:
+        raise _damaged(folder, f"user {twice} is there twice")
+    return ids
+
+
+def _read_bans(lists: Sequence[Any], folder: Path) -> list[Bans]:
+    """Ban lists of a folder of vectors; null is "not known". Raises EmbeddingMissing for what is no ban list."""
+    for bans in lists:
+        if bans is not None and not (isinstance(bans, list) and all(category in CATEGORIES for category in bans)):
+            raise _damaged(folder, f"{shorten(bans)} is no ban list; the categories are {', '.join(CATEGORIES)}")
+    return [None if bans is None else tuple(bans) for bans in lists]
+
+
+def _read_npy_index(folder: Path, width: int) -> tuple[Recipe, dict[str, Bans]]:
+    """What made the vectors of a folder of .npy, and ban lists by user id; published vectors say neither."""
+    path = folder / NPY_INDEX
+    if not path.is_file():
+        return Recipe(PUBLISHED_RECIPE, width), {}
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        recipe, banned = Recipe(**index["recipe"]), dict(index["banned"])
+    except (ValueError, TypeError, KeyError) as err:
+        raise _damaged(folder, f"{NPY_INDEX} does not say what made the vectors ({err})") from err
+    if recipe.llm_dim != width:
+        raise _damaged(folder, f"vectors of width {width}, and {NPY_INDEX} says {recipe.llm_dim}")
+    return recipe, dict(zip(_read_ids(list(banned), folder), _read_bans(list(banned.values()), folder), strict=True))
 
 
 def _read_vectors(paths: Sequence[Path]) -> Array:

@@ -22,13 +22,15 @@ from ..files import (
     parse_json,
     parse_jsonl,
     parts_of,
+    read_json,
     read_text,
     write_json,
     write_jsonl,
     write_text,
 )
-from .embedding import INDEX, UNFINISHED, VECTORS, EmbeddingStore
-from .profile import COLUMNS, field_of, normalise_user_id
+from ..ids import find_user_id, normalise_user_id
+from .embedding import INDEX, NPY_INDEX, UNFINISHED, VECTORS, EmbeddingStore
+from .profile import COLUMNS, field_of
 
 WAIT_S = 60.0  # for a place that another command is writing
 USER_KEYS = ("user_id", "userid", "user")  # of a column or JSON key that holds an id, in lower case
@@ -112,23 +114,36 @@ def _in_folder(user_id: str, place: Path) -> Callable[[], None] | None:
     With them go the chunks of an embed that did not end: they hold vectors of several users and name nobody. The run
     that wants them makes them again.
     """
-    is_store, published = (place / INDEX).is_file(), sorted(place.glob("*.npy"))
+    is_store, published = (place / INDEX).is_file(), sorted(place.glob("*.npy"))  # also those that start with a dot
     chunks = sorted((place / UNFINISHED).glob("*.npy"))
     if not is_store and not published and not chunks:
         raise _no_users(place)
     store = EmbeddingStore.load(place) if is_store else None
     files = [path for path in published if _is(user_id, path.stem)] + chunks
-    files += [path for name in (INDEX, VECTORS) for path in parts_of(place / name)]
-    if not files and (store is None or user_id not in store):
+    files += [path for name in (INDEX, VECTORS, NPY_INDEX) for path in parts_of(place / name)]
+    about = _in_npy_index(user_id, place / NPY_INDEX)
+    if not files and not about and (store is None or user_id not in store):
         return None
 
     def write() -> None:
         if store is not None and user_id in store:
             store.without([user_id]).save(place)
+        if about:
+            about()
         for path in files:
             path.unlink(missing_ok=True)
 
     return write
+
+
+def _in_npy_index(user_id: str, path: Path) -> Callable[[], None] | None:
+    """What users ban, in the file beside vectors of ours in the published form."""
+    if not path.is_file():
+        return None
+    index = read_json(path, what="what made the vectors", needs=("banned",), fault=DatasetError)
+    bans = index["banned"] if isinstance(index["banned"], dict) else {}
+    kept = {name: banned for name, banned in bans.items() if not _is(user_id, name)}
+    return (lambda: write_json(path, {**index, "banned": kept}, private=True)) if len(kept) < len(bans) else None
 
 
 def _in_vectors(user_id: str, path: Path) -> Callable[[], None] | None:
@@ -203,12 +218,7 @@ def _ids(record: Record) -> list[Any]:
 
 
 def _is(user_id: str, value: Any) -> bool:
-    text = str(value).strip()
-    whole = text.removesuffix(".0")  # as spreadsheets print numbers
-    try:
-        return user_id in (normalise_user_id(text), normalise_user_id(whole if whole.isdecimal() else text))
-    except ValueError:
-        return False
+    return find_user_id(value) == user_id
 
 
 def _no_users(place: Path) -> UsageError:

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, reason_of
 from ..progress import Progress, hide_library_bars
-from ..records import CATEGORIES, fingerprint, write_bytes
+from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint, write_bytes
 from .embedding import Array, Embedder, Recipe, StructuredEmbedder
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-7B-Instruct"
+PUBLISHED_WIDTH, PUBLISHED_KIND = 3584, "qwen2"  # of DEFAULT_MODEL
 SAMPLED_BYTES = 1 << 20  # of each end of a weights file, to name a local model by
 
 
@@ -84,6 +85,32 @@ class TransformersEmbedder:
         return mean
 
 
+class PublishedEmbedder(TransformersEmbedder):
+    """Vectors for published adapters: the same facts, raw and not standardised, by the model that published ones read.
+
+    The text says what the published one says (age, age group, gender, religion, conditions, banned and allowed
+    categories) in our own words, so a vector is near the published one of the same person and not equal to it.
+    A model given by hub id must be the published one; a folder is taken at the operator's word.
+    Raises CheckpointError for another model, or one of another width than llm_dim.
+    """
+
+    def __init__(self, model: str = DEFAULT_MODEL, *, llm_dim: int | None = None, **options: Any) -> None:
+        if model != DEFAULT_MODEL and not Path(model).is_dir():
+            raise CheckpointError(
+                f"Published vectors are those of {DEFAULT_MODEL}; '{model}' is another model, or no folder.",
+                hint=f"Give --model {DEFAULT_MODEL} or a folder with it; other models: --backend transformers.",
+            )
+        super().__init__(model, **options)
+        width, kind = self.recipe.llm_dim, self.model.config.model_type
+        if llm_dim not in (None, width) or (width == PUBLISHED_WIDTH and kind != PUBLISHED_KIND):
+            raise CheckpointError(
+                f"{model} ({kind}) makes vectors of width {width}; the stored ones have {llm_dim or width} and are of "
+                f"{DEFAULT_MODEL}.",
+                hint="Give the language model that the stored vectors were made with.",
+            )
+        self.recipe = Recipe(PUBLISHED_RECIPE, width, options=self.recipe.options)
+
+
 class ResumableEmbedder:
     """An embedder that keeps what it has made in a folder, so that a run that was killed goes on from there.
 
@@ -133,6 +160,8 @@ def embedder_for(recipe: Recipe, *, model: str | None = None, **options: Any) ->
         return StructuredEmbedder(recipe.llm_dim)
     if recipe.backend == "transformers":
         return TransformersEmbedder(model or DEFAULT_MODEL, dtype=str(recipe.options.get("dtype", "fp32")), **options)
+    if recipe.backend == PUBLISHED_RECIPE:
+        return PublishedEmbedder(model or DEFAULT_MODEL, llm_dim=recipe.llm_dim, **options)
     raise CheckpointError(
         f"Vectors of backend '{recipe.backend}' are not made from profiles here, so nobody can join them.",
         hint="Embed these users again: psalign embed --users users.csv",
@@ -159,9 +188,9 @@ def load_language_model(
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
         kind = AutoModelForCausalLM if with_head else AutoModel
         network = kind.from_pretrained(model, revision=revision, dtype=kinds[dtype])
-    except (OSError, ValueError) as err:
+    except Exception as err:  # over a damaged or foreign folder transformers raises nearly anything
         raise CheckpointError(
-            f"The language model '{model}' cannot be loaded: {err}",
+            f"The language model '{model}' cannot be loaded: {reason_of(err)}",
             hint="Give the id of a causal language model on the Hugging Face hub, or the folder of one.",
         ) from err
     tokenizer.padding_side = "right"  # a causal model then gives every token the state it has alone

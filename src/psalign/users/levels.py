@@ -6,10 +6,11 @@ the Violence that levels 1 and 2 ban), so a rising curve over them need not mean
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from ..errors import ProfileError
+from ..ids import level_id
 from ..records import CATEGORIES
 from .policy import banned_categories
 from .profile import UserProfile
@@ -24,7 +25,7 @@ LEVEL_BANS: tuple[tuple[str, ...], ...] = (
     CATEGORIES,
 )
 
-# The six users that the published evaluation calls level_0 to level_5.
+# The six users that the published evaluation calls level_0 to level_5, and what the published users file bans them.
 PUBLISHED_LEVELS = ("0001001", "0000797", "0000697", "0000002", "0000742", "0000501")
 PUBLISHED_LEVEL_BANS: tuple[tuple[str, ...], ...] = (
     (),
@@ -38,15 +39,9 @@ PUBLISHED_LEVEL_BANS: tuple[tuple[str, ...], ...] = (
 Bans = frozenset[str]
 
 
-def level_user(level: int, known: Container[str]) -> str:
-    """Id of the user who stands for a level in a store: level_<n>, or the published one where only they are known."""
-    name = f"level_{level}"
-    return PUBLISHED_LEVELS[level] if name not in known and PUBLISHED_LEVELS[level] in known else name
-
-
 def level_profiles() -> list[UserProfile]:
     """The six fixed levels, "level_0" (bans nothing) to "level_5" (bans all): ban lists and no personal data."""
-    return [UserProfile(user_id=f"level_{level}", banned=bans) for level, bans in enumerate(LEVEL_BANS)]
+    return [UserProfile(user_id=level_id(level), banned=bans) for level, bans in enumerate(LEVEL_BANS)]
 
 
 def choose_levels(profiles: Sequence[UserProfile]) -> list[UserProfile]:

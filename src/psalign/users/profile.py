@@ -26,6 +26,7 @@ from ..files import (
     write_jsonl,
     write_text,
 )
+from ..ids import normalise_user_id, shorten
 from ..records import CATEGORIES
 
 AGE_GROUPS: dict[str, tuple[int, int]] = {  # first and last age, in years
@@ -68,7 +69,6 @@ MAX_FAULTS_SHOWN = 100
 
 _FIELDS = {**{column.lower(): field for field, column in COLUMNS.items()}, "banned": "banned"}
 _IGNORED = ("allowed_categories", "cluster_id")  # columns of the published files that are near ours
-_USER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LIST_OF_ITEMS = re.compile(r"[\[(](.*)[\])]", re.DOTALL)
 
 
@@ -128,18 +128,6 @@ class UserProfile(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> UserProfile:
         """A changed copy, checked like a new profile (pydantic's own does not check)."""
         return type(self)(**{**self.model_dump(), **(update or {})})
-
-
-def normalise_user_id(value: Any) -> str:
-    """User id as every file of ours spells it: a number gets seven digits (33 -> "0000033").
-
-    Ids become parts of file names, so letters, digits and ". _ -" are all they may have.
-    Raises ValueError.
-    """
-    text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    if not _USER_ID.fullmatch(text):
-        raise ValueError(f"saw {_shorten(value)}, allowed: 1 to 64 of letters, digits, '.', '_' and '-'")
-    return text.zfill(7) if text.isdigit() else text
 
 
 def age_group_of(age: int) -> str:
@@ -323,7 +311,7 @@ def _items(text: str) -> list[str]:
 
 def _categories(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple | set | frozenset):
-        raise ValueError(f"saw {_shorten(value)}, allowed: a list of {', '.join(CATEGORIES)}")
+        raise ValueError(f"saw {shorten(value)}, allowed: a list of {', '.join(CATEGORIES)}")
     chosen = {_choose(item, CATEGORIES) for item in value}
     if None in chosen:
         raise ValueError(f"saw None in the list, allowed: {', '.join(CATEGORIES)}")
@@ -335,7 +323,7 @@ def _choose(value: Any, words: Sequence[str]) -> str | None:
         return None
     found = [word for word in words if isinstance(value, str) and word.lower() == value.strip().lower()]
     if not found:
-        raise ValueError(f"saw {_shorten(value)}, allowed: {', '.join(words)}")
+        raise ValueError(f"saw {shorten(value)}, allowed: {', '.join(words)}")
     return found[0]
 
 
@@ -345,13 +333,8 @@ def _whole_age(value: Any) -> int:
     except (TypeError, ValueError, OverflowError):
         age = float("nan")
     if not (0 <= age <= 100 and age == int(age)):
-        raise ValueError(f"saw {_shorten(value)}, allowed: a whole number from 0 to 100")
+        raise ValueError(f"saw {shorten(value)}, allowed: a whole number from 0 to 100")
     return int(age)
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _fault_list(path: Path, faults: Sequence[str]) -> str:
