@@ -71,8 +71,9 @@ def load_meta_file(path: Path, *, seed: int = 0, keep: Sequence[str] = ()) -> li
     lacking = sorted(kept - columns) or sorted(kept & (OURS | {*OF_PAIRS}))
     if lacking:
         raise DatasetError(f"{path}: {lacking[0]} is no column that can be kept; saw {', '.join(sorted(columns))}.")
+    rows = [_meta_row(record, number, seed, f"{path}, row {number}", kept) for number, record in enumerate(records, 1)]
     _tell_left_out(columns - kept - OURS - {*OF_PAIRS})
-    return [_meta_row(record, number, seed, f"{path}, row {number}", kept) for number, record in enumerate(records, 1)]
+    return rows
 
 
 def _tell_left_out(columns: Collection[str]) -> None:

@@ -14,13 +14,15 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from ..errors import GenerationError, OutputError
+from ..files import Record, read_json, write_bytes, write_csv, write_json
 from ..progress import Progress
-from ..records import PromptRow, Record, fingerprint, versions, write_bytes, write_csv, write_json
+from ..records import PromptRow, fingerprint, versions
 from .cache import Share
 from .concepts import Concept, Item, by_category, read_concepts, write_concepts
 from .layout_a import METADATA, write_split
@@ -124,7 +126,8 @@ def _state(root: Path, recipe: Record) -> Record | None:
     """Counts of a finished build of this recipe; None for one to begin or to go on with. Raises OutputError."""
     mark = root / MARK
     if not mark.is_file():
-        there = [name for name in (*(f"{split}/{METADATA}" for split in SPLITS), ANNOTATIONS) if (root / name).exists()]
+        names = (*(f"{split}/{METADATA}" for split in SPLITS), ANNOTATIONS, "users.csv", PROMPTS)
+        there = [name for name in names if os.path.lexists(root / name)]
         if there:
             raise OutputError(f"{root} holds a dataset that was not built here ({there[0]}).", hint=OTHER_OUT)
         return None
@@ -200,8 +203,13 @@ def _prompts(folder: Path, items: Sequence[Item], writer: PromptWriter, share: S
     lacking = [item for item in items if not (folder / f"{item.key}.json").exists()]
     if lacking:
         raise GenerationError(f"{len(lacking)} prompts were not written by another process: {lacking[0]}.")
-    records = ((item, json.loads((folder / f"{item.key}.json").read_text(encoding="utf-8"))) for item in items)
+    records = ((item, _written(folder / f"{item.key}.json")) for item in items)
     return {item.key: Prompts(record["unsafe"], record["safe"]) for item, record in records}
+
+
+def _written(path: Path) -> Record:
+    fault = partial(OutputError, hint="Remove that file and run the same command: its prompts are written again.")
+    return read_json(path, what="the prompts of a concept", needs=("unsafe", "safe"), fault=fault)
 
 
 def _told(item: Item) -> Record:

@@ -211,6 +211,7 @@ def _digests(paths: Sequence[Path], index: Path) -> list[str]:
             known = json.loads(index.read_text(encoding="utf-8"))
         except ValueError:
             known = {}
+        known = known if isinstance(known, dict) and all(isinstance(old, list) for old in known.values()) else {}
     now: dict[str, list[Any]] = {}
     for path in paths:
         try:
