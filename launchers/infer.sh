@@ -20,7 +20,8 @@ there() { # there NAME PATH COMMAND: stop, with the command that makes it, where
 
 META_FILE=${META_FILE:-$here/data/example_prompts.csv} # a .csv with a column prompt, or a .jsonl
 PSA_PATH=${PSA_PATH:-trained_models/psa-$base}         # an adapter: a folder, a training run's, or psa_adapter.bin
-stored=${EMBEDS:-data/embeddings}
+stored=${EMBEDS:-data/embeddings/sage}                 # or data/embeddings, where there is no folder of SAGE's own
+if [ -z "${EMBEDS:-}" ] && [ ! -e "$stored" ]; then stored=data/embeddings; fi
 there META_FILE "$META_FILE" "git checkout -- data"
 if [ "$method" = base ]; then LEVEL=; fi # the base model knows no levels
 if [ "$method" = psa_llm ] && [ -n "${LEVEL:-}" ]; then stop "LEVEL is for infer_${base}_psa.sh; unset it."; fi

@@ -17,7 +17,11 @@ python=${PYTHON:-$here/.venv/bin/python}
 if [ -z "${PYTHON:-}" ] && [ ! -x "$python" ]; then python=python3; fi
 command -v "$python" > /dev/null || stop "there is no $python; set PYTHON (an interpreter that has psalign)."
 
-export DATA=${DATA:-data/sage} EMBEDS=${EMBEDS:-data/embeddings} OUT=${OUT:-trained_models/psa-$base}
+if [ -z "${EMBEDS:-}" ]; then # of SAGE, or what is there without a folder of its own
+    EMBEDS=data/embeddings/sage
+    if [ ! -e "$EMBEDS" ] && [ -e data/embeddings ]; then EMBEDS=data/embeddings; fi
+fi
+export EMBEDS DATA=${DATA:-data/sage} OUT=${OUT:-trained_models/psa-$base}
 [ -d "$DATA" ] || stop "there is no $DATA. Unpack the SAGE dataset there, or make one: psalign sage build (or set DATA)."
 [ -d "$EMBEDS" ] || stop "there is no $EMBEDS. Make it: psalign embed --users <the dataset's users> --out $EMBEDS (or set EMBEDS)."
 

@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
-# DATA=data/sage EMBEDS=data/embeddings [SD_MODEL=...] [BATCH_SIZE=...] [MAX_STEPS=...] [LR=...] [OUT=...] launchers/train_psa_sdxl.sh
+# DATA=data/sage EMBEDS=data/embeddings/sage [SD_MODEL=...] [BATCH_SIZE=...] [MAX_STEPS=...] [LR=...] [OUT=...] launchers/train_psa_sdxl.sh
 exec "$(dirname "${BASH_SOURCE[0]}")/train.sh" sdxl "$@"

@@ -14,15 +14,17 @@ PACKAGE = SOURCE / "psalign"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room may import itself and GROUND. A name with a dot allows that module only.
-GROUND = {"errors", "decoding", "ids", "records", "config", "llm"}
+GROUND = {"errors", "decoding", "files", "ids", "progress", "records", "config", "llm"}
 ROOMS = {"users", "adapter", "diffusion", "mini", "sage", "training", "baselines", "evaluation"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "ids": set(),
     "decoding": set(),
-    "records": {"errors", "ids"},
-    "config": {"errors", "records"},
-    "llm": {"errors", "records"},
+    "files": {"errors"},
+    "progress": set(),
+    "records": {"errors", "files", "ids"},
+    "config": {"errors", "files", "records"},
+    "llm": {"errors", "files", "records"},
     "users": set(),
     "adapter": set(),
     "sage": set(),
@@ -42,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": ROOMS,
 }
-LIGHT = ("__init__", "errors", "ids", "records", "config", "cli", "users")  # load without HEAVY
+LIGHT = ("__init__", "errors", "files", "ids", "progress", "records", "config", "cli", "users")  # load without HEAVY
 HEAVY = {
     "accelerate", "datasets", "diffusers", "fastapi", "gradio", "huggingface_hub", "matplotlib", "openai", "PIL",
     "requests", "scipy", "sklearn", "torch", "torchvision", "transformers", "uvicorn",

@@ -93,7 +93,9 @@ def test_embed_standardises_over_the_training_users_of_a_dataset(people, tmp_pat
     assert (status, "11 vectors of width 64" in out) == (0, True)
     store = EmbeddingStore.load(tmp_path / "vectors")
     assert np.array_equal(store.mean, EmbeddingStore.build(people[:2], StructuredEmbedder()).mean)
-    assert run(capsys, *arguments)[0] == 0
+    status, _, err = run(capsys, *arguments)
+    assert (status, "with index.json and vectors.safetensors of another build" in err) == (1, True)
+    assert run(capsys, *arguments, "--force")[0] == 0
     everyone = EmbeddingStore.load(tmp_path / "vectors")
     assert np.array_equal(everyone.mean, EmbeddingStore.build(people, StructuredEmbedder()).mean)
 
@@ -125,7 +127,7 @@ def test_paths_that_cannot_be_used_give_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.csv").mkdir()
     for out, seen, why in (
-        ("file/users.csv", "file", "File exists"),
+        ("file/users.csv", "file", "Not a directory"),
         ("file/a/users.csv", "file/a", "Not a directory"),
         ("folder.csv", "folder.csv", "Is a directory"),
     ):
@@ -134,7 +136,7 @@ def test_paths_that_cannot_be_used_give_one_line(tmp_path, capsys):
 
 
 def test_a_folder_that_may_not_be_written_gives_one_line(tmp_path, capsys, monkeypatch):
-    def refuse(path, profiles):
+    def refuse(path, profiles, replace):
         raise PermissionError(errno.EACCES, "Permission denied", str(path.with_name(f".{path.name}.1.part")))
 
     monkeypatch.setattr("psalign.users.profile.save_profiles", refuse)
@@ -144,7 +146,7 @@ def test_a_folder_that_may_not_be_written_gives_one_line(tmp_path, capsys, monke
 
 @pytest.mark.parametrize("name", ["/elsewhere/weights", None])
 def test_faults_of_the_program_keep_their_traceback(name, tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", name)
 
     monkeypatch.setattr("psalign.users.profile.save_profiles", refuse)
@@ -167,7 +169,6 @@ MISTAKES = {
         "Unknown setting dataset.speed",
     ),
     "no such command": (("fly",), 2, "invalid choice: 'fly'"),
-    "no command": ((), 2, "required: COMMAND"),
     "not a number": (("users", "sample", "-n", "many"), 2, "expected a whole number of at least 1, saw 'many'"),
     "unknown base": (
         ("generate", "--base", "sd9", "--prompts", "{prompts}", "--embeddings", "{embeddings}"),
@@ -206,6 +207,12 @@ MISTAKES = {
     ),
     "no pictures": (("eval", "measure", "--pictures", "none"), 1, "holds no method"),
 }
+
+
+@pytest.mark.parametrize("words", [(), ("users",), ("eval",)])
+def test_without_a_command_the_help_is_printed(words, capsys):
+    status, out, err = run(capsys, *words)
+    assert (status, out.startswith("usage: psalign"), err) == (0, True, "")
 
 
 @pytest.fixture

@@ -98,7 +98,12 @@ def test_shapes_of_adapters_are_left_to_training():
 def test_files_that_are_no_presets(tmp_path):
     for text, message in (
         (b"a: [", "is not YAML"),
-        (b"base: \xff", "is not YAML"),
+        (b"base: \xff", "not UTF-8 text"),
+        (b"base: mini\nbase: sd15\n", "'base' is there twice"),
+        (b"a: &a [1]\nb: *a\n", "references .* are not read in a preset"),
+        (b"a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", "references"),
+        (b"a: " + b"[" * 5000, "is not YAML"),
+        (b"base: !!python/object/apply:os.system [ls]\n", "is not YAML"),
         (b"- a", "expected sections with settings, saw list"),
     ):
         (tmp_path / "x.yaml").write_bytes(text)

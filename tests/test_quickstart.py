@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from psalign.errors import EmbeddingMissing, OutputError, RecipeMismatch
-from psalign.quickstart import run
+from psalign.quickstart import _open, run
 from psalign.records import read_manifest
 from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.profile import load_profiles
@@ -96,6 +96,40 @@ def _written(folder, content):
 def test_the_folder_of_another_run_is_refused(copy_of_run, small_preset):
     with pytest.raises(OutputError, match="holds a run with another preset or seed"):
         run(copy_of_run, small_preset, seed=5)
+
+
+def made(out):
+    return {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_dir()}
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ({"prompt": {"adapter": {}, "training": {"steps": 9}}}, {"training/prompt", "pictures/prompt", "sheet"}),
+        ({"generation": {"steps": 7}}, {"pictures", "pictures/prompt", "pictures/base", "sheet"}),
+        ({"prompt": {"adapter": {}, "training": {"steps": 5, "save_every": 2}}}, set()),
+        ({"dataset": {"seed": 3}}, {"data", "cache", "embeddings", "training", "training/prompt", "training/published",
+                                    "pictures", "pictures/prompt", "pictures/base", "sheet"}),
+    ],
+)  # fmt: skip
+def test_a_corrected_setting_goes_on_from_what_it_does_not_change(change, stale, tmp_path, capsys):
+    preset = {"base": "mini", "dataset": {"seed": 2}, "prompt": {"adapter": {}, "training": {"steps": 5}}}
+    _open(tmp_path, preset, 0)
+    for part in ("data", "cache", "embeddings", "training/prompt", "training/published", "pictures/prompt",
+                 "pictures/base", "sheet"):  # fmt: skip
+        (tmp_path / part).mkdir(parents=True)
+    before = made(tmp_path)
+    _open(tmp_path, {**preset, **change}, 0)
+    assert before - made(tmp_path) == stale
+    assert "Made again: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["quickstart.json", "seconds.json"])
+def test_a_damaged_file_of_a_run_is_told(name, tmp_path):
+    _open(tmp_path, {"base": "mini"}, 0)
+    (tmp_path / name).write_text('{"dataset": "long"}')
+    with pytest.raises(OutputError, match=f"{name} is damaged"):
+        _open(tmp_path, {"base": "mini"}, 0)
 
 
 def test_unseen_users_are_standardised_as_in_training(small_run):

@@ -27,7 +27,8 @@ SHORT = ("prompt.adapter.rank=8", "prompt.adapter.heads=2", "prompt.adapter.proj
 def folder(tmp_path_factory):
     """Models, vectors and a SAGE dataset of four pairs: what a user of the launchers has."""
     where = tmp_path_factory.mktemp("training")
-    store = EmbeddingStore.build(sample_profiles(4, seed=1), StructuredEmbedder(LLM_DIM))
+    people = [user.model_copy(update={"banned": ("Hate",)}) for user in sample_profiles(4, seed=1)]  # as the rows say
+    store = EmbeddingStore.build(people, StructuredEmbedder(LLM_DIM))
     store.save(where / "embeddings")
     for base, make in PIPELINES.items():
         save_pipeline(make(), where / base)
@@ -122,7 +123,7 @@ def test_mistakes_give_a_message(environment, message, folder):
     ("environment", "message", "status"),
     [
         ({"BATCH_SIZE": "many"}, "expected a whole number of at least 1, saw 'many'", 2),
-        ({"LR": "fast"}, "argument --lr: invalid float value: 'fast'", 2),
+        ({"LR": "fast"}, "argument --lr: expected a number more than 0, saw 'fast'", 2),
         ({"SD_MODEL": "nothing"}, "'sd15' cannot be loaded from nothing", 1),
         ({"DATA": "embeddings"}, "embeddings", 1),
     ],

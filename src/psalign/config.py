@@ -5,6 +5,7 @@ Place on the path of data: beside all of it.
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from .errors import UsageError
-from .records import Record
+from .files import Record, read_text
 
 T = TypeVar("T")
 
@@ -33,6 +34,8 @@ SCHEMA: Record = {
 }
 NOT_IN_PRESETS = {
     **dict.fromkeys(("prompt.training.seed", "published.training.seed"), "Give --seed to the command."),
+    "generation.scheduler": "A base model draws with its own; psalign generate has --scheduler.",
+    "generation.dtype": "training.mixed_precision is what training runs in; psalign generate has --dtype.",
     **dict.fromkeys(
         (
             "generation.method",
@@ -58,9 +61,9 @@ def load_preset(name: str, *, changes: Sequence[str] = ()) -> Record:
     Raises UsageError for an unknown preset, a file that is not YAML, or a section that no preset has.
     """
     try:
-        preset = yaml.safe_load(_read(name))
-    except (yaml.YAMLError, ValueError) as err:
-        raise UsageError(f"{name} is not YAML: {err}") from err
+        preset = _yaml(_read(name))
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
+        raise UsageError(f"{name} is not YAML: {_one_line(err)}") from err
     if not isinstance(preset, dict):
         raise UsageError(f"{name}: expected sections with settings, saw {type(preset).__name__}.")
     for change in changes:
@@ -80,14 +83,52 @@ def settings(kind: type[T], values: Record | None, *, section: str) -> T:
     return kind(**{name: _value(value, hints[name], f"{section}.{name}") for name, value in given.items()})
 
 
+def check_range(
+    name: str, value: float, low: float = -math.inf, high: float = math.inf, *, above: bool = False
+) -> None:
+    """Raises UsageError for a number that is not finite, or outside low to high; above: low itself is not in it."""
+    if math.isfinite(value) and low <= value <= high and not (above and value == low):
+        return
+    if high == math.inf:
+        wanted = f"be {'more than' if above else 'at least'} {low:g} and finite"
+    else:
+        wanted = f"be {'more than' if above else 'from'} {low:g} {'and at most' if above else 'to'} {high:g}"
+    raise UsageError(f"{name} must {wanted}; saw {value}.")
+
+
 def _read(name: str) -> str:
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise UsageError(f"{name} does not exist.")
-        return Path(name).read_text(encoding="utf-8")
+        return read_text(Path(name), fault=UsageError)
     if name not in list_presets():
         raise UsageError(f"Unknown preset '{name}'; choose one of: {', '.join(list_presets())}, or name a .yaml file.")
     return (resources.files("psalign") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without what a preset has no use for: references, which can stand for billions of values, and a key that
+    is there twice, of which one would be ignored."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("references (*name) are not read in a preset")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"{twice!r} is there twice")
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
+def _one_line(err: BaseException) -> str:
+    if isinstance(err, RecursionError):
+        return "brackets without end"
+    return " ".join(str(err).split())[:300]
 
 
 def _change(preset: Record, change: str) -> None:
@@ -101,9 +142,9 @@ def _change(preset: Record, change: str) -> None:
         if not isinstance(place, dict):
             raise UsageError(f"--set {change}: '{section}' is a setting, not a section.")
     try:
-        place[name] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as err:
-        raise UsageError(f"--set {change}: the value is not YAML: {err}") from err
+        place[name] = _yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
+        raise UsageError(f"--set {change[:80]}: the value is not YAML: {_one_line(err)}") from err
 
 
 def _check(values: Record, schema: Record, *, inside: str = "") -> None:
@@ -138,8 +179,8 @@ def _value(value: Any, hint: Any, name: str) -> Any:
             return None
         hint = next(kind for kind in allowed if kind is not type(None))
         origin = typing.get_origin(hint)
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(value)
+    if origin is tuple and isinstance(value, list | tuple) and len(value) == len(allowed):
+        return tuple(_value(part, kind, name) for part, kind in zip(value, allowed, strict=True))
     try:
         if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
             return float(value)

@@ -6,7 +6,8 @@ Place on the path of data: all of it, in order; `psalign quickstart` calls `run`
 from __future__ import annotations
 
 import csv
-import json
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,17 +26,30 @@ from .errors import OutputError
 from .evaluation.benchmark import evaluate_methods
 from .evaluation.pictures import read_picture
 from .evaluation.report import Sheet, SheetRow, write_report, write_sheet_png
+from .files import read_json, write_json
 from .methods import Means, draw_by
 from .mini import dataset, world
 from .mini.detector import load_detector
-from .records import PromptRow, Record, fingerprint, versions, write_json
+from .records import PromptRow, Record, fingerprint, versions
 from .sage.rows import load_split
-from .training.run import load_pairs, train_adapter
+from .training.run import load_pairs, train_adapter, training_config
 from .users.embedding import EmbeddingStore, StructuredEmbedder
 from .users.levels import level_profiles
 from .users.profile import load_profiles
 
 ADAPTERS = ("published", "prompt")
+# Folders of a run that hang on a section of the preset, or on the seed.
+OF_ADAPTERS = ("training", "pictures/prompt", "pictures/published", "sheet")
+MADE_WITH = {
+    "base": ("cache", "training", "pictures", "sheet"),
+    "llm_dim": ("embeddings", *OF_ADAPTERS),
+    "dataset": ("data", "embeddings", "cache", "training", "pictures", "sheet"),
+    "pictures": ("cache", *OF_ADAPTERS),
+    "generation": ("pictures", "sheet"),
+    "prompt": ("training/prompt", "pictures/prompt", "sheet"),
+    "published": ("training/published", "pictures/published"),
+    "seed": OF_ADAPTERS,
+}
 COMPARED_SUITE = "scenes"  # the suite that every method draws; the others are drawn by `prompt` alone
 
 
@@ -64,7 +78,8 @@ class Run:
 def run(out: Path, preset: Record, *, seed: int = 0) -> Record:
     """Run every stage into `out` and return the metrics that stand in out/metrics.json.
 
-    Raises OutputError where `out` holds a run of another preset or seed.
+    Raises OutputError where `out` holds a finished run of another preset or seed. One that did not finish goes on from
+    what the settings that changed do not decide.
     """
     this = _open(out, preset, seed)
     base = find_base(preset.get("base", "mini")).name
@@ -178,13 +193,46 @@ def _pictures(folder: Path, rows: Sequence[PromptRow]) -> list[np.ndarray]:
 
 def _open(out: Path, preset: Record, seed: int) -> Run:
     mark, name = out / "quickstart.json", fingerprint({"preset": preset, "seed": seed})
-    if mark.exists() and json.loads(mark.read_text())["fingerprint"] != name:
-        raise OutputError(
-            f"{out} holds a run with another preset or seed.", hint="Choose another --out, or remove that folder."
-        )
+    if mark.exists():
+        before = read_json(mark, what="what a run was made of", needs=("fingerprint", "preset", "seed"))
+        if before["fingerprint"] != name:
+            if (out / "metrics.json").exists():
+                raise OutputError(
+                    f"{out} holds a run with another preset or seed, which is finished.",
+                    hint="Choose another --out, or remove that folder.",
+                )
+            _drop_changed(out, before["preset"], preset, same_seed=before["seed"] == seed)
     write_json(mark, {"fingerprint": name, "preset": preset, "seed": seed})
     seconds = out / "seconds.json"
-    return Run(out, preset, seed, json.loads(seconds.read_text()) if seconds.exists() else {})
+    return Run(out, preset, seed, _seconds(seconds))
+
+
+def _drop_changed(out: Path, before: Record, now: Record, *, same_seed: bool) -> None:
+    """Remove what a run that did not finish made with settings that are others now; it goes on from all the rest."""
+    changed = [name for name in MADE_WITH if _decides(before, name) != _decides(now, name)]
+    changed += ["seed"] * (not same_seed)
+    stale = sorted({part for name in changed for part in MADE_WITH[name] if (out / part).exists()})
+    for part in stale:
+        shutil.rmtree(out / part)
+    told = f"Other settings of {', '.join(changed) or 'nothing that is drawn'}"
+    print(f"{told}. Made again: {', '.join(stale) or 'nothing'}.", file=sys.stderr)
+
+
+def _decides(preset: Record, name: str) -> Any:
+    """What a section decides of what is made: of training not how it is watched."""
+    section = preset.get(name)
+    if name not in ADAPTERS:
+        return section
+    config = training_config(preset, name)
+    return (section or {}).get("adapter"), config.identity, config.batch_size * config.accumulation
+
+
+def _seconds(path: Path) -> dict[str, float]:
+    """Seconds by part of the runs before. Raises OutputError where the file is damaged."""
+    known = read_json(path, what="seconds by part; remove it to begin anew") if path.exists() else {}
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in known.values()):
+        raise OutputError(f"{path} is damaged: expected seconds by part; remove it to begin anew.")
+    return known
 
 
 def _finish(this: Run, metrics: Record, sheet: Sheet) -> Record:

@@ -1,32 +1,34 @@
-"""Rows that stages hand to each other on disk: prompts, manifests, results; and how files are written.
+"""Rows that stages hand to each other on disk: prompts, manifests, results. Files are read and written in files.py.
 
 Place on the path of data: the seams between steps 5 to 8 of docs/ARCHITECTURE.md.
 """
 
 from __future__ import annotations
 
-import csv
-import errno
 import hashlib
-import io
 import json
-import os
+import math
 import platform
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .errors import DatasetError, EvaluationError, OutputError
-from .ids import normalise_user_id
+from .errors import DatasetError, EvaluationError
+from .files import Record, read_jsonl, write_bytes, write_csv, write_json, write_jsonl, write_text
+from .ids import find_user_id, normalise_user_id
+
+__all__ = [
+    "BANS_UNKNOWN", "CATEGORIES", "PUBLISHED_RECIPE", "ManifestRow", "PromptRow", "Rate", "Record", "Verdict",
+    "category_slug", "file_fingerprint", "fingerprint", "read_jsonl", "read_manifest", "versions", "write_bytes",
+    "write_csv", "write_json", "write_jsonl", "write_text",
+]  # fmt: skip
 
 CATEGORIES = ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda")
 
 # Recipe of the published user vectors: raw mean of Qwen2.5-7B-Instruct's last hidden states [3584], not standardised.
 PUBLISHED_RECIPE = "published"
-
-Record = dict[str, Any]
 
 BANS_UNKNOWN = "Draw these pictures again with --users: the users file that says what each user bans."
 
@@ -139,94 +141,64 @@ def _commit() -> str | None:
         return None
 
 
-def write_bytes(path: Path, content: bytes, *, private: bool = False, sync: bool = True) -> None:
-    """Write a file whole or not at all (written aside, then renamed); private files are mode 0600.
-
-    sync: wait until the content is on the disk itself; pictures, of which there are thousands, need not.
-
-    Raises OutputError where the disk is full.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(aside, "wb", opener=_private_opener if private else None) as stream:
-            stream.write(content)
-            stream.flush()
-            if sync:
-                os.fsync(stream.fileno())
-        os.replace(aside, path)
-    except OSError as err:
-        aside.unlink(missing_ok=True)
-        if err.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(
-                f"No space left to write {path}; nothing that was there is lost.",
-                hint="Free some space and run the same command again: it goes on from what is on disk.",
-            ) from err
-        raise
-
-
-def write_text(path: Path, content: str, *, private: bool = False) -> None:
-    write_bytes(path, content.encode("utf-8"), private=private)
-
-
-def write_json(path: Path, value: Any, *, private: bool = False) -> None:
-    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n", private=private)
-
-
-def write_jsonl(path: Path, rows: Iterable[Any], *, private: bool = False) -> None:
-    """Write records or row dataclasses, one JSON object a line."""
-    lines = (json.dumps(row if isinstance(row, dict) else asdict(row)) for row in rows)
-    write_text(path, "".join(f"{line}\n" for line in lines), private=private)
-
-
-def write_csv(path: Path, rows: list[Record]) -> None:
-    """Write records as CSV; the first row gives the columns."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def read_jsonl(path: Path) -> Iterator[Record]:
-    """Records of a JSON-lines file. Raises DatasetError with file and line where one cannot be read."""
-    if not path.is_file():
-        raise DatasetError(f"{path} does not exist.")
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as err:
-                raise DatasetError(f"{path}, line {number}: not UTF-8 text (byte {err.start}).") from err
-            except json.JSONDecodeError as err:
-                raise DatasetError(f"{path}, line {number}: not JSON ({err.msg} at column {err.colno}).") from err
-            except (ValueError, RecursionError) as err:  # a number of thousands of digits, brackets without end
-                raise DatasetError(f"{path}, line {number}: not JSON that can be read.") from err
-            if not isinstance(record, dict):
-                raise DatasetError(f"{path}, line {number}: expected a JSON object, saw {type(record).__name__}.")
-            yield record
-
-
 def read_manifest(path: Path) -> list[ManifestRow]:
     """Rows of a manifest.jsonl. A row of a user without `banned`, or with null, has bans that are not known.
 
-    Raises DatasetError for a row with missing or unknown keys, or a user id that is none.
+    Raises DatasetError for a row with missing or unknown keys, or a value of the wrong kind.
     """
     rows = []
     for number, record in enumerate(read_jsonl(path), start=1):
+        where = f"{path}, row {number}"
         try:
-            user_id = record.get("user_id")
-            banned = record.get("banned", () if user_id is None else None)
-            known = {"user_id": None if user_id is None else normalise_user_id(user_id),
-                     "banned": None if banned is None else tuple(banned)}  # fmt: skip
-            rows.append(ManifestRow(**{**record, **known}))
-        except (TypeError, ValueError) as err:
-            raise DatasetError(f"{path}, row {number}: not a manifest row ({err}).") from err
+            row = ManifestRow(**{"banned": None if record.get("user_id") is not None else (), **record})
+        except TypeError as err:
+            raise DatasetError(f"{where}: not a manifest row ({err}).") from err
+        for name, (is_right, expected) in MANIFEST_FIELDS.items():
+            if not is_right(getattr(row, name)):
+                raise DatasetError(
+                    f"{where}: not a manifest row: {name} must be {expected}; saw {str(getattr(row, name))[:60]!r}."
+                )
+        user_id = None if row.user_id is None else normalise_user_id(row.user_id)
+        rows.append(replace(row, user_id=user_id, banned=None if row.banned is None else tuple(row.banned)))
     return rows
 
 
-def _private_opener(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _is_ban_list(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, str) and one in CATEGORIES for one in value)
+
+
+def _is_picture_name(value: Any) -> bool:
+    path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath("/")
+    return bool(path.name) and not path.is_absolute() and ".." not in path.parts
+
+
+MANIFEST_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # what each value must be, as a check and in words
+    "file_name": (_is_picture_name, "a relative path without '..'"),
+    "prompt": (_is_text, "text"),
+    "seed": (_is_whole, "a whole number from 0 to 2**63 - 1"),
+    "method": (_is_text, "text"),
+    "base": (_is_text, "text"),
+    "user_id": (lambda value: value is None or find_user_id(value) is not None, "a user id or null"),
+    "banned": (lambda value: value is None or _is_ban_list(value), f"null or a list out of {', '.join(CATEGORIES)}"),
+    "level": (lambda value: value is None or (_is_whole(value) and value <= 5), "a whole number from 0 to 5, or null"),
+    "scale": (_is_number, "a finite number of at least 0"),
+    "adapter": (_is_text_or_none, "text or null"),
+    "recipe": (_is_text_or_none, "text or null"),
+    "meta": (lambda value: isinstance(value, dict), "a JSON object"),
+}

@@ -85,12 +85,23 @@ def meta_file(tmp_path, text, name="meta.csv"):
 def test_a_csv_with_profiles(tmp_path):
     """Letter case, a byte order mark, quoted newlines; the profile stands beside the row and not in it."""
     text = '\ufeffPrompt,USER_ID,Age,Gender,category\n"a cat,\nasleep",33,9,,Violence\n"a ""big"" dog",,,,\n'
-    first, second = load_meta_file(meta_file(tmp_path, text), seed=7)
+    first, second = load_meta_file(meta_file(tmp_path, text), seed=7, keep=["Category"])
     assert first.prompt == PromptRow(
         "000000.png", "a cat,\nasleep", derive_seed(7, 0), user_id="0000033", meta={"category": "Violence"}
     )
     assert first.profile == {"age": "9", "gender": ""}
     assert (second.prompt.user_id, second.profile, second.prompt.prompt) == (None, None, 'a "big" dog')
+
+
+def test_columns_that_nobody_named_stay_out_of_the_manifest(tmp_path, capsys):
+    path = meta_file(tmp_path, "prompt,diagnosis,ethnicity,hard\na cat,asthma,x,1\n")
+    assert load_meta_file(path)[0].prompt.meta == {}
+    told = capsys.readouterr().err
+    assert told == "Columns that stay out of the manifest: diagnosis, ethnicity, hard (--keep-columns takes them in).\n"
+    assert load_meta_file(path, keep=["hard"])[0].prompt.meta == {"hard": "1"}
+    for name in ("colour", "prompt", "age"):
+        with pytest.raises(DatasetError, match=f"{name} is no column that can be kept; saw diagnosis, ethnicity"):
+            load_meta_file(path, keep=[name])
 
 
 def test_sage_rows_and_our_own(tmp_path):
@@ -122,7 +133,7 @@ FAULTS = {
     "nearly a user": ("prompt,user\na,7\n", r"column user: did you mean user_id\?"),
     "half a condition": ("prompt,mental\na,war\n", r"column mental: did you mean mental_condition\?"),
     "a way out": ("prompt,file_name\na,../b.png\n", "row 1: file_name must be a relative path"),
-    "an open quote": ('prompt\n"a\n', "is no CSV file"),
+    "an open quote": ('prompt\n"a\n', "not a CSV file"),
 }
 
 

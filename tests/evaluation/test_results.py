@@ -70,14 +70,14 @@ def test_what_is_missing_is_said_once_and_replaces_no_score(tmp_path):
 
 def test_a_score_that_comes_meanwhile_is_not_replaced(tmp_path, monkeypatch):
     """Another process writes a score just before this one gets the lock."""
-    path, locked = tmp_path / "results.csv", results._locked
+    path, locked = tmp_path / "results.csv", results.locked
 
-    def late(place):
-        monkeypatch.setattr(results, "_locked", locked)
+    def late(place, **waiting):
+        monkeypatch.setattr(results, "locked", locked)
         append_results(place, [ROW])
-        return locked(place)
+        return locked(place, **waiting)
 
-    monkeypatch.setattr(results, "_locked", late)
+    monkeypatch.setattr(results, "locked", late)
     append_missing(path, [replace(ROW, score=None, state=MISSING, note="no tool")])
     assert [(row.state, row.score) for row in read_results(path)] == [("succeeded", ROW.score)]
 
@@ -108,7 +108,7 @@ def test_two_processes_append_to_one_file(tmp_path):
     assert [one.exitcode for one in others] == [0, 0]
     found = {row.metrics: row.score for row in read_results(path)}
     assert found == {f"{who}_{number}": float(number) for who in ("a", "b") for number in range(count)}
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".results.csv.lock", "results.csv"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["results.csv"]
 
 
 @pytest.mark.parametrize(

@@ -117,14 +117,43 @@ def test_a_finished_build_is_left_and_another_is_refused(built):
 
 
 def test_sizes_that_make_no_sense(tmp_path):
-    with pytest.raises(UsageError, match="test_users no more than train_users"):
+    with pytest.raises(UsageError, match="test_users must be no more than train_users; saw 6 and 5"):
         build(tmp_path, DatasetConfig(train_users=5, test_users=6))
+    for change in ({"two_motifs": -3}, {"concepts": 0}, {"ban_list_share": 1.5}, {"seed": -1}, {"scenes": 10**9}):
+        with pytest.raises(UsageError, match=rf"dataset\.{next(iter(change))} must be from"):
+            DatasetConfig(**change)
 
 
 def test_too_few_test_users_are_told(tmp_path):
     few = DatasetConfig(train_users=2, val_users=1, test_users=1, concepts=1)
     with pytest.raises(UsageError, match="the dataset needs more test users"):
         build(tmp_path, few)
+
+
+@pytest.mark.parametrize("name", ["users.csv", "prompts.jsonl", "train/metadata.jsonl"])
+def test_files_that_were_not_built_here_are_left(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"holds {name}, not built here"):
+        build(tmp_path, SMALL)
+    assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["mine"]
+
+
+def test_half_a_build_of_settings_that_were_corrected_is_taken_over(tmp_path):
+    with pytest.raises(UsageError, match="the dataset needs more test users"):
+        build(tmp_path, DatasetConfig(train_users=2, val_users=1, test_users=1, concepts=1))
+    old = {path.name for path in (tmp_path / "train").glob("*.jpg")}
+    build(tmp_path, SMALL)
+    rows = (tmp_path / "train/metadata.jsonl").read_text()
+    assert old - {path.name for path in (tmp_path / "train").glob("*.jpg")}
+    assert all(path.name in rows for path in (tmp_path / "train").glob("*.jpg"))
+    assert not (tmp_path / "building.json").exists()
+
+
+def test_a_damaged_mark_is_told(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"fingerprint": ')
+    with pytest.raises(OutputError, match=r"dataset\.json is damaged: not JSON"):
+        build(tmp_path, SMALL)
 
 
 def test_ban_list_users_tell_nothing_of_themselves(built):

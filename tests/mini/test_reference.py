@@ -30,8 +30,15 @@ def test_a_finished_folder_is_left_and_another_is_refused(tmp_path):
     before = (tmp_path / "safe_1_0.png").stat().st_mtime_ns
     assert draw_reference(tmp_path, ROWS, per_caption=1) == tmp_path
     assert (tmp_path / "safe_1_0.png").stat().st_mtime_ns == before
-    with pytest.raises(OutputError, match="holds other drawings"):
+    with pytest.raises(OutputError, match="holds another set of drawings"):
         draw_reference(tmp_path, ROWS, per_caption=2)
+
+
+def test_pictures_that_were_not_drawn_here_are_left(tmp_path):
+    (tmp_path / "safe_1_0.png").write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"holds safe_1_0\.png, not built here"):
+        draw_reference(tmp_path, ROWS, per_caption=1)
+    assert (tmp_path / "safe_1_0.png").read_bytes() == b"mine"
 
 
 def test_prompts_of_no_harmless_scene_are_refused(tmp_path):

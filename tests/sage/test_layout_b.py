@@ -289,8 +289,8 @@ def test_an_index_that_is_no_number(tmp_path):
 
 FILES = {
     "empty": (b"", "annotations.csv is empty; expected a header line"),
-    "not UTF-8": (b"file_name\n\xff", "annotations.csv is no CSV file: 'utf-8' codec"),
-    "an open quote": (b'file_name\n"x', "annotations.csv is no CSV file: unexpected end of data"),
+    "not UTF-8": (b"file_name\n\xff", "annotations.csv: not UTF-8 text"),
+    "an open quote": (b'file_name\n"x', "annotations.csv: not a CSV file (unexpected end of data)"),
     "a header alone": (b"file_name,labels,prompt_id\n", "there is no split train, so nothing to train on"),
 }
 

@@ -53,6 +53,15 @@ def test_the_table_tells_what_a_group_bans(store):
         assert store.banned(row["centre"]) == tuple(c for c in CATEGORIES if c in banned)
 
 
+def test_groups_of_fewer_than_five_are_not_described():
+    people = [UserProfile(user_id=f"u{i}", banned=GROUPS[0] if i < 30 else GROUPS[1]) for i in range(34)]
+    store = EmbeddingStore.build(people, Apart())
+    large, small = sorted(cluster_table(cluster_users(store, k=2), store), key=lambda row: str(row["users"]))
+    assert (large["users"], large["Hate"]) == (30, 1.0)
+    assert small["users"] == "fewer than 5"
+    assert {small[name] for name in ("centre", *CATEGORIES)} == {""}
+
+
 def test_pictures(store, tmp_path):
     draw_clusters(cluster_users(store), store, tmp_path / "clusters.png")
     draw_levels([(f"level {i}", bans) for i, bans in enumerate(LEVEL_BANS)], tmp_path / "levels.png")

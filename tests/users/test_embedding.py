@@ -175,7 +175,7 @@ def test_files_are_private_and_hold_no_profile(saved):
     assert sorted(path.name for path in saved.iterdir()) == ["index.json", "vectors.safetensors"]
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in saved.iterdir())
     index = json.loads((saved / "index.json").read_text())
-    assert sorted(index) == ["banned", "fingerprint", "format", "recipe", "user_ids"]
+    assert sorted(index) == ["banned", "digest", "fingerprint", "format", "recipe", "user_ids"]
     assert len(index["user_ids"]) == len(index["banned"]) == 300
 
 
@@ -186,7 +186,8 @@ def test_a_missing_user_is_named_with_the_next_command(saved):
     with pytest.raises(EmbeddingMissing) as caught:
         EmbeddingStore.load(saved).vectors(["0000001", "0000333"])
     assert str(caught.value) == (
-        f"user 0000333 has no embedding in {saved} (300 users).\nRun: psalign embed --users users.csv --out {saved}"
+        f"user 0000333 has no embedding in {saved} (300 users).\n"
+        f"Run: psalign embed --users users.csv --out {saved} --force"
     )
 
 
@@ -195,7 +196,7 @@ def test_many_missing_users_show_the_first_five(store):
         store.vectors([f"u{i}" for i in range(7)])
     assert str(caught.value) == (
         "users u0, u1, u2, u3, u4 have no embedding in this store (300 users) (and 2 more).\n"
-        "Run: psalign embed --users users.csv --out data/embeddings"
+        "Run: psalign embed --users users.csv --out data/embeddings/users"
     )
 
 
@@ -224,6 +225,9 @@ def test_no_store_there(tmp_path):
     )
 
 
+NOT_WHOLE = "are not of one build, or one of them was changed"
+
+
 def edit_index(folder, **changes):
     path = folder / "index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -231,33 +235,62 @@ def edit_index(folder, **changes):
 
 def test_damaged_stores_are_refused(saved):
     edit_index(saved, banned=[])
-    with pytest.raises(EmbeddingMissing, match="are damaged: 300 users beside 0 ban lists"):
+    with pytest.raises(EmbeddingMissing, match="are damaged: it has not one ban list for each user"):
         EmbeddingStore.load(saved)
     edit_index(saved, user_ids=["a"], banned=[[]])
-    with pytest.raises(EmbeddingMissing, match=r"are damaged: vectors \(300, 64\) for 1 users of width 64"):
+    with pytest.raises(EmbeddingMissing, match=NOT_WHOLE):
         EmbeddingStore.load(saved)
     edit_index(saved, recipe={"model": "qwen"})
-    with pytest.raises(EmbeddingMissing, match="are damaged: no recipe"):
+    with pytest.raises(EmbeddingMissing, match=NOT_WHOLE):
         EmbeddingStore.load(saved)
     (saved / "index.json").write_text("{}")
-    with pytest.raises(EmbeddingMissing, match="are damaged: expected banned, fingerprint, recipe, user_ids in index"):
+    with pytest.raises(EmbeddingMissing, match="it has no recipe, fingerprint, user_ids, banned, digest; expected the"):
         EmbeddingStore.load(saved)
+
+
+def test_vectors_that_were_cut_off_are_refused(saved):
     (saved / "vectors.safetensors").write_bytes(b"cut off")
     with pytest.raises(EmbeddingMissing, match="are damaged"):
         EmbeddingStore.load(saved)
 
 
-def test_vectors_and_index_of_two_builds_are_refused(saved):
+@pytest.mark.parametrize("what", ["mean", "vectors", "rows"])
+def test_vectors_that_were_changed_are_refused(saved, what):
     tensors = load_file(saved / "vectors.safetensors")
-    save_file({**tensors, "mean": tensors["mean"] + 1}, saved / "vectors.safetensors")
-    with pytest.raises(RecipeMismatch, match=r"vectors\.safetensors has fingerprint [0-9a-f]{16}, index\.json expects"):
+    changed = {"mean": tensors["mean"] + 1, "vectors": tensors["vectors"] * 1.001, "rows": tensors["vectors"][::-1]}
+    name = "mean" if what == "mean" else "vectors"
+    save_file({**tensors, name: np.ascontiguousarray(changed[what])}, saved / "vectors.safetensors")
+    with pytest.raises(EmbeddingMissing, match=NOT_WHOLE):
         EmbeddingStore.load(saved)
 
 
-def test_an_edited_recipe_is_refused(saved):
-    edit_index(saved, recipe={"backend": "llm", "llm_dim": 64, "version": 1, "options": {}})
-    with pytest.raises(RecipeMismatch, match=r"index\.json expects"):
+CHANGES = {
+    "emptied bans": (lambda index: {"banned": [[] for _ in index["banned"]]}, NOT_WHOLE),
+    "swapped users": (lambda index: {"user_ids": index["user_ids"][::-1]}, NOT_WHOLE),
+    "another recipe": (lambda index: {"recipe": {**index["recipe"], "backend": "llm"}}, NOT_WHOLE),
+    "no digest": (lambda index: {"digest": None}, NOT_WHOLE),
+    "unknown bans": (lambda index: {"banned": [None, *index["banned"][1:]]}, NOT_WHOLE),
+    "unknown category": (lambda index: {"banned": [["Fun"], *index["banned"][1:]]}, NOT_WHOLE),
+    "one user twice": (lambda index: {"user_ids": ["a", *index["user_ids"][2:], "a"]}, "one ban list for each user"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_index_that_was_changed_is_refused(saved, change):
+    make, message = CHANGES[change]
+    edit_index(saved, **make(json.loads((saved / "index.json").read_text())))
+    with pytest.raises(EmbeddingMissing, match=message):
         EmbeddingStore.load(saved)
+
+
+def test_a_store_that_another_process_replaces_is_read_when_it_is_whole(saved, store, monkeypatch):
+    """The index of the old store is there beside the vectors of the new one, and a moment later both are new."""
+    old = (saved / "index.json").read_bytes()
+    store.without(["0000001"]).save(saved)
+    new = (saved / "index.json").read_bytes()
+    (saved / "index.json").write_bytes(old)
+    monkeypatch.setattr("psalign.users.embedding.time.sleep", lambda _: (saved / "index.json").write_bytes(new))
+    assert "0000001" not in EmbeddingStore.load(saved)
 
 
 def test_a_batch_keeps_order_and_rows_with_no_user():

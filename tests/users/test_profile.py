@@ -243,8 +243,8 @@ def test_jsonl(tmp_path):
 def test_jsonl_faults(tmp_path):
     path = write(tmp_path, '{"age": 41\n[1]\n{"age": [7]}\n{"age": 41, "banned": {"Hate": 1}}\n', "users.jsonl")
     assert faults_of(path).splitlines()[1:] == [
-        "  row 1: saw '{\"age\": 41', expected a JSON object",
-        "  row 2: saw '[1]', expected a JSON object",
+        "  row 1: not JSON (Expecting ',' delimiter at column 11)",
+        "  row 2: expected a JSON object, saw list",
         "  row 3, column age: saw [7], allowed: a whole number from 0 to 100",
         f"  row 4, column banned: saw {{'Hate': 1}}, allowed: a list of {', '.join(CATEGORIES)}",
     ]

@@ -1,73 +1,132 @@
 """The command line: each command parses, calls one library function and prints its result.
 
-Place on the path of data: a door to each step. Progress goes to stderr, results to stdout; exit status 0 fine,
-1 failure, 2 usage. One file per group of commands, each with an `add_commands`.
+Place on the path of data: a door to each step. Progress goes to stderr, results to stdout. One file per group of
+commands, each with an `add_commands`. Every error passes through `main`: what a user can mend ends in one message and
+a status of EXIT_STATUSES, a fault of the program keeps its traceback.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import OutputError, PSAlignError
-from . import adapter, embed, eval, generate, mini, path, sage, users
-from .options import Formatter
+from ..errors import OutputError, PSAlignError, UsageError
+from ..files import locked
+from ..progress import set_quiet
+from . import adapter, completion, embed, eval, generate, mini, path, sage, users
+from .environment import told
+from .options import Formatter, Parser
+
+# docs/COMMANDS.md has this table.
+EXIT_STATUSES = {
+    0: "done",
+    1: "failed: the message says what was wrong and what to do",
+    2: "a command, flag, setting or value that makes no sense; nothing was done",
+    130: "interrupted (Ctrl-C); the same command goes on",
+    143: "told to end (SIGTERM); training saved itself first",
+}
+OUTPUTS = ("out", "output", "npy", "picture", "results")  # arguments that name what is written
+SHARED_OUTPUTS = ("eval generate", "eval run")  # several processes may write there: cells and rows have locks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status."""
+    arguments = argparse.Namespace()
     try:
-        return _run(_parser().parse_args(argv)) or 0
+        with _quiet_libraries():
+            status = _run(_parser().parse_args(argv, arguments))
+            sys.stdout.flush()  # a closed pipe is told here, not when the interpreter ends
+        return status or 0
     except PSAlignError as err:
-        print(f"{type(err).__name__}: {err}", file=sys.stderr)
-        return err.exit_status
+        return _end(f"{type(err).__name__}: {err}", err.exit_status)
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from what is on disk.", file=sys.stderr)
-        return 130
-
-
-def _run(arguments: argparse.Namespace) -> int | None:
-    """Run the command, which may say an exit status.
-
-    Raises OutputError for a path it was given that cannot be used; other faults as they are.
-    """
-    try:
-        status: int | None = arguments.command(arguments)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as err:
-        path = _given_path(err, arguments)
-        if path is None:
+        return _end("\nInterrupted. The same command goes on from what is on disk.", 130)
+    except (OSError, MemoryError, RuntimeError) as err:
+        message = told(err, arguments)
+        if message is None:
             raise
-        raise OutputError(f"{path} cannot be used: {err.strerror}.") from err
+        return _end(f"OutputError: {message}", OutputError.exit_status)
+
+
+def _end(message: str, status: int) -> int:
+    with suppress(OSError, ValueError):
+        print(message, file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):  # nobody reads: what is left in the buffer must not fail again at the end
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 
-def _given_path(err: OSError, arguments: argparse.Namespace) -> Path | None:
-    """The file an error is about, where it lies on or under a path of the command line, or on the way to it."""
-    given = [value for value in vars(arguments).values() if isinstance(value, Path)]
-    names = [name for name in (err.filename2, err.filename) if isinstance(name, str)]
-    for name in names:
-        for one in given:
-            path, whole = Path(name).absolute(), one.absolute()
-            if path == whole or path in whole.parents or whole in path.parents:
-                return Path(name)
-            if path.parent == whole.parent and path.name.startswith(f".{whole.name}."):  # written aside, then renamed
-                return one
-    return None
+def _run(arguments: argparse.Namespace) -> int | None:
+    """Run the command, which may say an exit status, while nobody else writes what it writes."""
+    if not hasattr(arguments, "command"):  # a group of commands without one
+        arguments.parser.print_help()
+        return 0
+    set_quiet(arguments.quiet)
+    if hasattr(arguments, "fill"):
+        arguments.fill(arguments)
+    _require_other_output(arguments)
+    inputs = [getattr(arguments, name) for name in getattr(arguments, "holds", ()) if getattr(arguments, name)]
+    with locked(*_to_lock(arguments), inputs=inputs):
+        status: int | None = arguments.command(arguments)
+    return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _to_lock(arguments: argparse.Namespace) -> list[Path]:
+    """What a command alone may write. Of the processes of `accelerate launch` the first one holds it for all."""
+    if os.environ.get("RANK", "0") != "0" or arguments.command_name in SHARED_OUTPUTS:
+        return []
+    found = [getattr(arguments, name, None) for name in OUTPUTS if name != "results"]
+    return [place for place in found if isinstance(place, Path)]
+
+
+def _require_other_output(arguments: argparse.Namespace) -> None:
+    """Raises UsageError where a command would read and write the same file or folder, or write two things into one."""
+    seen: dict[str, str] = {}
+    given = {name: value for name, value in vars(arguments).items() if name not in OUTPUTS}
+    for name, value in [*given.items(), *((name, getattr(arguments, name, None)) for name in OUTPUTS)]:
+        for place in value if isinstance(value, list) else [value]:
+            if not isinstance(place, Path) or place == Path("/dev/null"):
+                continue
+            whole, flag = os.path.realpath(place), name.replace("_", "-")
+            if whole in seen and name in OUTPUTS:
+                raise UsageError(f"{place} is both {seen[whole]} and {flag}; nothing was done.", hint=OTHER)
+            seen.setdefault(whole, flag)
+
+
+OTHER = "Choose another path to write to."
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Without what libraries say of themselves, which is not a user's business; PYTHONWARNINGS shows it again."""
+    for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def _parser() -> Parser:
     from .. import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="psalign",
         description="Text-to-image diffusion that keeps to each user's own safety limits.",
         epilog="Start with:  psalign quickstart --out outputs/quickstart",
         formatter_class=Formatter,
     )
     parser.add_argument("--version", action="version", version=f"psalign {__version__}")
-    groups = parser.add_subparsers(metavar="COMMAND", required=True)
-    for room in (path, generate, users, embed, adapter, sage, eval, mini):
+    parser.set_defaults(parser=parser)
+    groups = parser.add_subparsers(metavar="COMMAND")
+    for room in (path, generate, users, embed, adapter, sage, eval, mini, completion):
         room.add_commands(groups)
     return parser

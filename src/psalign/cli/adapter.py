@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, UsageError
-from .options import add_out, at_least, command
+from .options import a_path, add_out, at_least, command, group
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -169,10 +169,10 @@ def _in_dtype(adapter: Any, dtype: str) -> Any:
 
 
 def add_commands(groups: Any) -> None:
-    kinds = groups.add_parser("adapter", help="adapters on disk").add_subparsers(metavar="COMMAND", required=True)
+    kinds = group(groups, "adapter", "adapters on disk")
     one = command(kinds, "info", info, "print what adapters or presets are, and how large",
                   "psalign adapter info --preset psa-sd15 --preset psa-sdxl --json")  # fmt: skip
-    one.add_argument("adapter", nargs="*", type=Path, help="folders or published files")
+    one.add_argument("adapter", nargs="*", type=a_path, help="folders or published files")
     one.add_argument("--preset", action="append", default=[], help="the adapter that this preset would train")
     one.add_argument("--json", action="store_true", help="for machines: a list of objects")
 
@@ -181,21 +181,21 @@ def add_commands(groups: Any) -> None:
     _add_adapter(one)
     one.add_argument("--to", choices=("psalign", "published"), default="psalign", help="form to write")
     one.add_argument(
-        "--embeddings", type=Path, help="--to published: the vectors that an adapter of ours was trained with"
+        "--embeddings", type=a_path, help="--to published: the vectors that an adapter of ours was trained with"
     )
     _add_dtype(one)
     add_out(one, "trained_models/converted")
 
     one = command(kinds, "fold", fold, "compute what a published adapter adds for each user, exactly",
-                  "psalign adapter fold psa_adapter.bin --embeddings data/embeddings --out folded")  # fmt: skip
+                  "psalign adapter fold psa_adapter.bin --embeddings data/embeddings/sage --out folded")  # fmt: skip
     _add_adapter(one)
-    one.add_argument("--embeddings", type=Path, required=True, help="user vectors (psalign embed)")
+    one.add_argument("--embeddings", type=a_path, required=True, help="user vectors (psalign embed)")
     add_out(one, "trained_models/folded")
 
     one = command(kinds, "compress", compress, "drop the dead keys of a published adapter and factorise the rest",
-                  "psalign adapter compress psa_adapter.bin --embeddings data/embeddings --out small")  # fmt: skip
+                  "psalign adapter compress psa_adapter.bin --embeddings data/embeddings/sage --out small")  # fmt: skip
     _add_adapter(one)
-    one.add_argument("--embeddings", type=Path, required=True, help="vectors of a population of users")
+    one.add_argument("--embeddings", type=a_path, required=True, help="vectors of a population of users")
     one.add_argument("--rank", type=at_least(1), default=64, help="of projection and values (default 64)")
     _add_dtype(one, "fp16")
     add_out(one, "trained_models/compressed")
@@ -207,7 +207,7 @@ def add_commands(groups: Any) -> None:
 
 
 def _add_adapter(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapter", type=Path, help="folder of an adapter, or psa_adapter.bin or .safetensors")
+    parser.add_argument("adapter", type=a_path, help="folder of an adapter, or psa_adapter.bin or .safetensors")
 
 
 def _add_dtype(parser: argparse.ArgumentParser, default: str = "fp32") -> None:

@@ -8,41 +8,59 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownUser, UsageError
-from .options import add_out, at_least, command
+from .options import a_path, add_force, at_least, command
 
 if TYPE_CHECKING:
+    from ..users.embedding import EmbeddingStore
     from ..users.profile import UserProfile
 
 
 def embed(arguments: argparse.Namespace) -> None:
+    from ..users.embedding import UNFINISHED
+
+    if arguments.like and arguments.data:
+        raise UsageError("--like and --data both say what to standardise by; give one of them.")
+    store = _embed(arguments)
+    store.save(arguments.out, replace=arguments.force)
+    if arguments.npy:
+        store.save_npy(arguments.npy, replace=arguments.force)
+    shutil.rmtree(arguments.out / UNFINISHED, ignore_errors=True)
+    print(f"{len(store)} vectors of width {store.recipe.llm_dim}, recipe {store.fingerprint}: {arguments.out}")
+
+
+def _fill_out(arguments: argparse.Namespace) -> None:
+    """Each dataset has a default of its own, so that the vectors of one do not take the place of another's."""
+    if arguments.out is None:
+        name = arguments.data.resolve().name if arguments.data else arguments.users.stem
+        arguments.out = Path("data/embeddings") / name
+
+
+def _embed(arguments: argparse.Namespace) -> EmbeddingStore:
     from ..users.bans import add_bans
-    from ..users.embedding import Embedder, EmbeddingStore, StructuredEmbedder
+    from ..users.embedding import UNFINISHED, Embedder, EmbeddingStore, StructuredEmbedder, require_free
     from ..users.language_model import PublishedEmbedder, ResumableEmbedder, TransformersEmbedder
     from ..users.levels import level_profiles
     from ..users.profile import load_profiles
 
-    if arguments.like and arguments.data:
-        raise UsageError("--like and --data both say what to standardise by; give one of them.")
     profiles = load_profiles(arguments.users)
     if arguments.bans:
         profiles = add_bans(profiles, arguments.bans)
+    people = [*profiles, *level_profiles()]
+    if not arguments.force:  # before a language model is loaded; vectors of the same users may be the same
+        ids = [user.user_id for user in people]
+        require_free(arguments.out, lambda: list(EmbeddingStore.load(arguments.out).user_ids) == ids)
     embedder: Embedder = StructuredEmbedder(arguments.llm_dim)
     if arguments.backend != "structured":
         kind = PublishedEmbedder if arguments.backend == "published" else TransformersEmbedder
         language_model = kind(
             arguments.model, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size
         )
-        embedder = ResumableEmbedder(language_model, arguments.out / "unfinished")
+        embedder = ResumableEmbedder(language_model, arguments.out / UNFINISHED)
     if arguments.like:
         known = EmbeddingStore.load(arguments.like)
     else:
         known = EmbeddingStore.build(_population(profiles, arguments.data), embedder)
-    store = EmbeddingStore.build([*profiles, *level_profiles()], embedder, statistics_of=known)
-    store.save(arguments.out)
-    if arguments.npy:
-        store.save_npy(arguments.npy)
-    shutil.rmtree(arguments.out / "unfinished", ignore_errors=True)
-    print(f"{len(store)} vectors of width {store.recipe.llm_dim}, recipe {store.fingerprint}: {arguments.out}")
+    return EmbeddingStore.build(people, embedder, statistics_of=known)
 
 
 def _population(profiles: list[UserProfile], data: Path | None) -> list[UserProfile]:
@@ -65,12 +83,12 @@ def _population(profiles: list[UserProfile], data: Path | None) -> list[UserProf
 
 def add_commands(groups: Any) -> None:
     one = command(groups, "embed", embed, "user vectors from profiles",
-                   "psalign embed --users data/mini/users.csv --data data/mini --out data/embeddings")  # fmt: skip
-    one.add_argument("--users", type=Path, required=True, help="users.csv or users.jsonl")
-    one.add_argument("--bans", type=Path, help="ban lists of psalign users ban, which may hold more than the rules")
-    one.add_argument("--data", type=Path, help="standardise over the training users of this SAGE dataset alone")
-    one.add_argument("--npy", type=Path, help="also write raw vectors here in the published form, <user id>.npy")
-    one.add_argument("--like", type=Path, help="standardise as these vectors (those an adapter was trained with)")
+                   "psalign embed --users data/mini/users.csv --data data/mini --out data/embeddings/mini")  # fmt: skip
+    one.add_argument("--users", type=a_path, required=True, help="users.csv or users.jsonl")
+    one.add_argument("--bans", type=a_path, help="ban lists of psalign users ban, which may hold more than the rules")
+    one.add_argument("--data", type=a_path, help="standardise over the training users of this SAGE dataset alone")
+    one.add_argument("--npy", type=a_path, help="also write raw vectors here in the published form, <user id>.npy")
+    one.add_argument("--like", type=a_path, help="standardise as these vectors (those an adapter was trained with)")
     one.add_argument("--backend", choices=("structured", "transformers", "published"), default="structured",
                      help="structured: from the fields (default); transformers: a causal language model; published: "
                           "the same, raw, for published adapters")  # fmt: skip
@@ -79,4 +97,8 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--batch-size", type=at_least(1), default=16, help="users the language model reads at a time")
     one.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the language model")
     one.add_argument("--device", default="cpu", help="of the language model (default cpu)")
-    add_out(one, "data/embeddings")
+    one.add_argument("--out", type=a_path,
+                     help="where to write (default: data/embeddings/NAME, of the data or users file)")  # fmt: skip
+    # Nobody is forgotten between reading who there is and writing their vectors.
+    one.set_defaults(fill=_fill_out, holds=("users", "bans"))
+    add_force(one, "replace another store, or vectors, that are there")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .options import at_least, command, given
+from .options import a_path, at_least, command, given
 
 DATA = Path("data")
 BASE_NAMES = ("sd15", "sdxl", "mini")
@@ -19,6 +21,7 @@ def generate(arguments: argparse.Namespace) -> int:
     from ..diffusion.shards import Shard
     from ..grid import GridConfig, describe, draw_grid, plan_cells
 
+    _require_there(arguments)
     levels = [None if level == "user" else int(level) for level in arguments.levels]
     if arguments.home is not None:
         _fill_from(arguments.home, arguments)
@@ -42,7 +45,11 @@ def generate(arguments: argparse.Namespace) -> int:
         **given(arguments, "steps", "guidance", "batch_size", "limit"),
     )
     outcomes = draw_grid(cells, arguments.out, config=config, results=arguments.results)
-    if Shard(arguments.device).is_first:
+    if Shard(arguments.device).is_first and arguments.json:
+        print(
+            json.dumps([{**asdict(outcome.cell), **asdict(outcome), "cell": str(outcome.cell)} for outcome in outcomes])
+        )
+    elif Shard(arguments.device).is_first:
         print(describe(outcomes))
     return int(any(outcome.state == "failed" for outcome in outcomes))
 
@@ -53,8 +60,9 @@ def _fill_from(home: Path, arguments: argparse.Namespace) -> None:
     here = Path("eval_data")
     arguments.prompts = arguments.prompts or (here if here.is_dir() else data / "prompts")
     arguments.mini = arguments.mini or data / "mini"
-    if not arguments.embeddings and (data / "embeddings").is_dir():
-        arguments.embeddings = [str(data / "embeddings")]
+    stores = [path for path in (data / "embeddings/sage", data / "embeddings") if path.is_dir()]
+    if not arguments.embeddings and stores:
+        arguments.embeddings = [str(stores[0])]
     if arguments.users is None and (data / "users.csv").is_file():
         arguments.users = data / "users.csv"
 
@@ -69,6 +77,15 @@ def _found(folder: Path | None, bases: list[str]) -> dict[tuple[str, str], Path]
         if folder is not None and (folder / f"{method}-{base}{end}").exists()
     }
     return places
+
+
+def _require_there(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for weights or vectors that were named and are not there."""
+    for flag in ("adapter", "weights", "embeddings"):
+        for value in getattr(arguments, flag):
+            path = Path(value.partition("=")[2] or value)
+            if not path.exists():
+                raise UsageError(f"--{flag} {value}: {path} does not exist.")
 
 
 def _by_base(values: list[str], bases: list[str]) -> dict[str, Path]:
@@ -110,8 +127,9 @@ def _weights(values: list[str], bases: list[str]) -> dict[tuple[str, str], Path]
 
 def add_commands(kinds: Any) -> None:
     one = command(kinds, "generate", generate, "draw the cells of the evaluation: datasets x methods x base models",
-                  "psalign eval generate --datasets mini --bases mini --mini data/mini --embeddings data/embeddings "
-                  "--adapter trained_models/mini/adapter --levels user 0 1 2 3 4 5 --limit 100")  # fmt: skip
+                  "psalign eval generate --datasets mini --bases mini --mini data/mini "
+                  "--embeddings data/embeddings/mini --adapter trained_models/mini/adapter "
+                  "--levels user 0 1 2 3 4 5 --limit 100")  # fmt: skip
     one.add_argument("--datasets", nargs="+", default=["mini"], metavar="NAME",
                      help="debug, coco_10k, i2p_4073, CoProv2_test, sage_seen, sage_unseen, ud_1434, mini")  # fmt: skip
     one.add_argument("--methods", nargs="+", default=[], metavar="NAME",
@@ -120,20 +138,21 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--bases", nargs="+", default=["mini"], metavar="NAME", help="sd15, sdxl, mini (default mini)")
     one.add_argument("--levels", nargs="+", default=[], choices=[*"012345", "user"], metavar="LEVEL",
                      help="of psa: 0..5, or user: each row's own (default: user; or all six)")  # fmt: skip
-    one.add_argument("--out", "--images", type=Path, default=Path("eval_images"), help="default eval_images")
-    one.add_argument("--results", "--output", type=Path, default=Path("eval_results.csv"),
+    one.add_argument("--out", "--images", type=a_path, default=Path("eval_images"), help="default eval_images")
+    one.add_argument("--results", "--output", type=a_path, default=Path("eval_results.csv"),
                      help="gets a row for what could not be drawn (default eval_results.csv)")  # fmt: skip
+    one.add_argument("--json", action="store_true", help="for machines: what became of each cell")
     _add_sources(one)
     _add_sampling(one)
 
 
 def _add_sources(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--prompts", type=Path, help="published prompt sets (sage download; default data/prompts)")
-    one.add_argument("--mini", type=Path, help="mini dataset (mini build; default data/mini)")
+    one.add_argument("--prompts", type=a_path, help="published prompt sets (sage download; default data/prompts)")
+    one.add_argument("--mini", type=a_path, help="mini dataset (mini build; default data/mini)")
     one.add_argument("--adapter", action="append", default=[], metavar="[BASE=]PATH", help="of psa")
     one.add_argument("--weights", action="append", default=[], metavar="METHOD[/BASE]=PATH",
                      help="LoRA of safetydpo; edited UNet of esdu or uce (.safetensors)")  # fmt: skip
-    one.add_argument("--home", type=Path, metavar="DIR",
+    one.add_argument("--home", type=a_path, metavar="DIR",
                      help="a checkout: what is not given comes from its data/ and trained_models/, where adapters and "
                           "weights have names like psa-sd15, safetydpo-sdxl, uce-sd15.safetensors")  # fmt: skip
     one.add_argument(
@@ -143,7 +162,7 @@ def _add_sources(one: argparse.ArgumentParser) -> None:
         metavar="[BASE=]DIR",
         help="user vectors of psa; without BASE= for all bases",
     )
-    one.add_argument("--users", type=Path, help="users file: what users ban, where vectors do not say it")
+    one.add_argument("--users", type=a_path, help="users file: what users ban, where vectors do not say it")
     one.add_argument("--model", action="append", default=[], metavar="[BASE=]PATH", help="another place of a base")
     one.add_argument("--variant", help="of the base model's files, as fp16: half the download")
     one.add_argument("--local-files-only", action="store_true", default=None, help="download nothing")

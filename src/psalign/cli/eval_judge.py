@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..records import Record
-from .options import at_least, command
+from .options import a_path, at_least, command
 
 if TYPE_CHECKING:
     from ..evaluation.judge import Answers, Sheet
@@ -247,7 +247,7 @@ def add_commands(kinds: Any) -> None:
                   "psalign eval judge --mode evaluate --dataset sage_seen --base sd15 --models base psa "
                   "--judge-model gpt-4o")  # fmt: skip
     one.add_argument("-m", "--mode", choices=("evaluate", "compare"), default="compare", help="default compare")
-    one.add_argument("--images", type=Path, default=Path("eval_images"), help="cells (default eval_images)")
+    one.add_argument("--images", type=a_path, default=Path("eval_images"), help="cells (default eval_images)")
     one.add_argument(
         "-d",
         "--dataset",
@@ -276,7 +276,7 @@ def add_commands(kinds: Any) -> None:
                      help="blind (default); published-style names the methods and shows one order: biased")  # fmt: skip
     one.add_argument("--send", choices=("categories", "profile"), default="categories",
                      help="what is told of a user (default: categories; profile needs --users)")  # fmt: skip
-    one.add_argument("--users", type=Path, help="users.csv or users.jsonl, for --send profile")
+    one.add_argument("--users", type=a_path, help="users.csv or users.jsonl, for --send profile")
     one.add_argument("--repeat", type=_share, default=0.05, metavar="SHARE",
                      help="of rows judged twice, to see if the judge agrees with itself (default 0.05)")  # fmt: skip
     one.add_argument("--concurrency", type=at_least(1), default=8, help="requests at a time (default 8)")
@@ -291,4 +291,4 @@ def add_commands(kinds: Any) -> None:
                      help="price of a million tokens read and written, for the estimate")  # fmt: skip
     one.add_argument("--retry-failed", action="store_true", help="ask again what was refused or malformed before")
     one.add_argument("--yes", action="store_true", help="agree to what is sent and what it costs")
-    one.add_argument("--out", type=Path, help="where to write (default results_evaluate or results_compare)")
+    one.add_argument("--out", type=a_path, help="where to write (default results_evaluate or results_compare)")

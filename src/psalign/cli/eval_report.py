@@ -8,19 +8,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .options import add_out, command
+from .options import a_path, add_out, command
 
 
 def report(arguments: argparse.Namespace) -> None:
     from ..evaluation.benchmark_report import write_benchmark_report
     from ..evaluation.findings import load_findings
+    from ..files import require_ours
     from ..mini.detector import load_detector
     from ..records import versions
 
+    page = arguments.out / "report.html"
+    require_ours(page, b'<meta http-equiv="Content-Security-Policy"', what="a report", force=arguments.force)
     arenas = load_findings(arguments.images, arguments.results, judge=arguments.judge, detector=load_detector)
     about = {"command": f"psalign {shlex.join(_given())}", **versions()}
-    write_benchmark_report(arguments.out / "report.html", arenas, about=about)
-    print(arguments.out / "report.html")
+    write_benchmark_report(page, arenas, about=about)
+    print(page)
     if arguments.figures:
         from ..evaluation.figures import write_figures
 
@@ -41,12 +44,13 @@ def _given() -> list[str]:
 def add_commands(kinds: Any) -> None:
     one = command(kinds, "report", report, "report on a whole benchmark: one HTML page, figures as PNG and PDF",
                   "psalign eval report --images eval_images --results eval_results.csv")  # fmt: skip
-    one.add_argument("--images", type=Path, default=Path("eval_images"), help="cells of pictures (default eval_images)")
+    one.add_argument("--images", type=a_path, default=Path("eval_images"),
+                     help="cells of pictures (default eval_images)")  # fmt: skip
     one.add_argument(
-        "--results", type=Path, default=Path("eval_results.csv"), help="of eval run (default eval_results.csv)"
+        "--results", type=a_path, default=Path("eval_results.csv"), help="of eval run (default eval_results.csv)"
     )
-    one.add_argument("--judge", type=Path, nargs="+", default=[], help="results_evaluate and results_compare, or one")
+    one.add_argument("--judge", type=a_path, nargs="+", default=[], help="results_evaluate and results_compare, or one")
     one.add_argument(
         "--no-figures", dest="figures", action="store_false", help="no PNG and PDF figures (they need matplotlib)"
     )
-    add_out(one, "outputs/report")
+    add_out(one, "outputs/report", force="replace a file of another kind")

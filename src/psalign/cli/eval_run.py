@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import at_least, command, given
+from .options import a_number, a_path, at_least, command, given
 
 if TYPE_CHECKING:
     from ..evaluation.cells import Cell
@@ -57,7 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
     measure = partial(measure_cell, config)
     rows = run_jobs(jobs, measure, arguments.output, workers=_environments(gpus, arguments.workers))
     failed = [row for row in rows if row.state == "failed"]
-    print(_table(sorted(rows, key=lambda row: cells.index(row.cell))))
+    rows = sorted(rows, key=lambda row: cells.index(row.cell))
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return int(bool(failed))
+    print(_table(rows))
     print(f"{len(rows) - len(failed)} measured, {len(failed)} failed, of {len(cells)} cells: {arguments.output}")
     return int(bool(failed))
 
@@ -218,8 +224,8 @@ def _table(rows: Sequence[ResultRow]) -> str:
 def add_commands(kinds: Any) -> None:
     one = command(kinds, "run", run, "measure the pictures of every cell, and what results.csv lacks of it alone",
                   "psalign eval run --images eval_images --output eval_results.csv --gpus 0,1,2,3")  # fmt: skip
-    one.add_argument("--images", "--eval_dir", type=Path, default=Path("eval_images"), help="default eval_images")
-    one.add_argument("--output", type=Path, default=Path("eval_results.csv"), help="default eval_results.csv")
+    one.add_argument("--images", "--eval_dir", type=a_path, default=Path("eval_images"), help="default eval_images")
+    one.add_argument("--output", type=a_path, default=Path("eval_results.csv"), help="default eval_results.csv")
     one.add_argument("--metrics", nargs="+", default=[], metavar="NAME",
                      help="fid, kid, clip, inpro, inpro_strict; mini also suppressed, kept, pass, subject_kept, "
                           "harmless_subject (default: all that there are tools for)")  # fmt: skip
@@ -228,16 +234,17 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--gpus", help="numbers, as 0,1,2,3: one worker process each")
     one.add_argument("--workers", type=at_least(0), default=1,
                      help="processes on the CPU, where no GPUs are given; 0: in this one (default 1)")  # fmt: skip
+    one.add_argument("--json", action="store_true", help="for machines: the rows that were measured")
     _add_tools(one)
 
 
 def _add_tools(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--fid-reference", type=Path, help="folder of pictures, or their statistics (.safetensors)")
-    one.add_argument("--inception", type=Path, help="weights of FID's Inception (not for mini)")
+    one.add_argument("--fid-reference", type=a_path, help="folder of pictures, or their statistics (.safetensors)")
+    one.add_argument("--inception", type=a_path, help="weights of FID's Inception (not for mini)")
     one.add_argument("--clip", help="CLIP of CLIPScore, folder or hub id (default: ViT-H-14; mini: the shipped one)")
-    one.add_argument("--q16", type=Path, help="Q16 prompt vectors (.p, .npy, .safetensors); needed by inpro")
+    one.add_argument("--q16", type=a_path, help="Q16 prompt vectors (.p, .npy, .safetensors); needed by inpro")
     one.add_argument("--q16-clip", help="CLIP of Q16, folder or hub id (default: ViT-L-14)")
-    one.add_argument("--strict-threshold", type=float, help="of NudeNet in inpro_strict")
-    one.add_argument("--cache", type=Path, default=Path("eval_cache"),
+    one.add_argument("--strict-threshold", type=a_number(0, 1), help="of NudeNet in inpro_strict")
+    one.add_argument("--cache", type=a_path, default=Path("eval_cache"),
                      help="what was seen in each picture: none is looked at twice (default eval_cache)")  # fmt: skip
     one.add_argument("--batch-size", type=at_least(1), help="pictures at a time (default 32)")

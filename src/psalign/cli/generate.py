@@ -7,12 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..records import PUBLISHED_RECIPE, PromptRow, Record
-from .options import add_model, add_out, at_least, command, level
+from .options import a_path, add_model, add_out, at_least, command, level
 
 if TYPE_CHECKING:
     from ..diffusion.prompts import MetaRow
@@ -33,7 +32,7 @@ def generate(arguments: argparse.Namespace) -> None:
     base = find_base(arguments.base)
     adapter = None if arguments.adapter is None else load_adapter(arguments.adapter, base=base.name)
     shard = Shard(arguments.device)
-    meta = load_meta_file(arguments.prompts, seed=arguments.seed)
+    meta = load_meta_file(arguments.prompts, seed=arguments.seed, keep=arguments.keep_columns)
     raw = adapter is not None and adapter.config.recipe == PUBLISHED_RECIPE
     rows, users = _rows_and_users(meta, arguments, shard, needs_store=not raw)
     config = GenerationConfig(
@@ -79,13 +78,15 @@ def _rows_and_users(
     from ..users.profile import load_profiles
 
     rows = [row.prompt for row in meta]
+    if arguments.profiles and arguments.level is not None:
+        raise UsageError("--profiles and --level both say whom rows are for; give one of them.")
     if arguments.embeddings is None and arguments.profiles and not needs_store:
         return _embed_profiles(meta, None, arguments, shard)
     if arguments.embeddings is None:
         if arguments.adapter is not None or arguments.level is not None or arguments.profiles:
             raise UsageError(
                 "An adapter, --level and --profiles need user vectors.",
-                hint="Give --embeddings: psalign embed --users users.csv --out data/embeddings",
+                hint="Give --embeddings: psalign embed --users users.csv --out data/embeddings/users",
             )
         return [replace(row, user_id=None) for row in rows], Nobody()
     people = load_profiles(arguments.users) if arguments.users else []
@@ -169,11 +170,13 @@ def _profile(row: MetaRow, number: int, where: str) -> UserProfile:
 
 def add_commands(groups: Any) -> None:
     one = command(groups, "generate", generate, "make pictures for prompts and users",
-                  "psalign generate --prompts data/mini/prompts.jsonl --embeddings data/embeddings "
+                  "psalign generate --prompts data/mini/prompts.jsonl --embeddings data/embeddings/mini "
                   "--adapter trained_models/mini/adapter --out outputs/pictures")  # fmt: skip
-    one.add_argument("--prompts", "--meta-file", type=Path, required=True, metavar="META_FILE",
+    one.add_argument("--prompts", "--meta-file", type=a_path, required=True, metavar="META_FILE",
                      help=".csv (prompt, user_id, age, ...) or .jsonl (prompt rows or SAGE rows)")  # fmt: skip
-    one.add_argument("--adapter", type=Path, help="adapter folder or published file; without it the base model draws")
+    one.add_argument("--keep-columns", nargs="+", default=[], metavar="NAME",
+                     help="other columns of META_FILE that go into the manifest, as hard (default: none)")  # fmt: skip
+    one.add_argument("--adapter", type=a_path, help="adapter folder or published file; without it the base model draws")
     _add_users(one)
     one.add_argument("--base", default="mini", help="mini, sd15 or sdxl (default mini)")
     add_model(one)
@@ -185,8 +188,8 @@ def add_commands(groups: Any) -> None:
 
 
 def _add_users(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--embeddings", type=Path, help="user vectors (psalign embed, or a folder of published .npy)")
-    one.add_argument("--users", type=Path, help="users file that gives the ban lists of published vectors")
+    one.add_argument("--embeddings", type=a_path, help="user vectors (psalign embed, or a folder of published .npy)")
+    one.add_argument("--users", type=a_path, help="users file that gives the ban lists of published vectors")
     one.add_argument("--level", type=level, help="draw every row for this level, 0..5, instead of its user")
     one.add_argument("--profiles", action="store_true", help="make vectors from the profile columns of the META_FILE")
     one.add_argument("--llm", help="language model for --profiles, where the vectors were made by one")

@@ -6,17 +6,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import add_model, add_out, add_preset, at_least, command, given
+from .options import a_path, add_force, add_model, add_out, add_preset, at_least, command, given, group
 from .tables import percent
 
 
 def build(arguments: argparse.Namespace) -> None:
-    from ..config import load_preset, settings
+    from ..config import settings
     from ..diffusion.prompts import load_prompts
     from ..mini import dataset
     from ..mini.reference import draw_reference
+    from .settings import load_settings
 
-    preset = load_preset(arguments.preset, changes=arguments.set)
+    preset = load_settings(arguments, reads=("dataset",))
     dataset.build(arguments.out, settings(dataset.DatasetConfig, preset.get("dataset"), section="dataset"))
     draw_reference(arguments.out / "reference", load_prompts(arguments.out / "prompts.jsonl"))
     print(f"Dataset: {arguments.out}")
@@ -65,11 +66,13 @@ def check(arguments: argparse.Namespace) -> None:
 
     from ..diffusion.base_models import load_pipeline
     from ..evaluation.statistics import wilson
+    from ..files import require_ours, write_json
     from ..mini import checks
     from ..mini.clip import load_clip
     from ..mini.detector import load_detector
-    from ..records import write_json
 
+    if arguments.out:
+        require_ours(arguments.out, b'"psnr_db"', what="figures of mini check", force=arguments.force)
     pipeline, detector = load_pipeline("mini", source=arguments.model), load_detector(arguments.detector)
     psnr_db = checks.check_autoencoder(pipeline, n=min(500, arguments.n))
     counts = checks.check_detector(detector, pipeline, n=arguments.n)
@@ -88,7 +91,7 @@ def sheet(arguments: argparse.Namespace) -> None:
     from ..diffusion.generate import write_picture
     from ..mini.world import motif_sheet
 
-    write_picture(arguments.out, motif_sheet())
+    write_picture(arguments.out, motif_sheet(), replace=arguments.force)
     print(arguments.out)
 
 
@@ -101,9 +104,7 @@ def reference(arguments: argparse.Namespace) -> None:
 
 
 def add_commands(groups: Any) -> None:
-    kinds = groups.add_parser("mini", help="the mini world and its base model").add_subparsers(
-        metavar="COMMAND", required=True
-    )
+    kinds = group(groups, "mini", "the mini world and its base model")
     one = command(kinds, "build", build, "write the mini dataset (SAGE layout A)", "psalign mini build --out data/mini")
     add_preset(one, "mini-quickstart")
     add_out(one, "data/mini")
@@ -112,14 +113,14 @@ def add_commands(groups: Any) -> None:
                    "psalign mini train-base --out outputs/mini-base")  # fmt: skip
     for name in ("--seed", "--pictures", "--autoencoder-steps", "--denoiser-steps"):
         one.add_argument(name, type=at_least(0))
-    one.add_argument("--work", type=Path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
+    one.add_argument("--work", type=a_path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
     add_out(one, "outputs/mini-base")
 
     one = command(kinds, "train-detector", train_detector, "train the detector that judges mini pictures",
                    "psalign mini train-detector --out outputs/mini-detector")  # fmt: skip
     for name in ("--seed", "--pictures", "--steps"):
         one.add_argument(name, type=at_least(0))
-    one.add_argument("--work", type=Path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
+    one.add_argument("--work", type=a_path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
     add_out(one, "outputs/mini-detector")
     add_model(one)
 
@@ -127,7 +128,7 @@ def add_commands(groups: Any) -> None:
                    "psalign mini train-clip --out outputs/mini-clip")  # fmt: skip
     for name in ("--seed", "--pictures", "--steps"):
         one.add_argument(name, type=at_least(0))
-    one.add_argument("--work", type=Path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
+    one.add_argument("--work", type=a_path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
     add_out(one, "outputs/mini-clip")
     add_model(one)
 
@@ -141,15 +142,16 @@ def add_commands(groups: Any) -> None:
     one.add_argument(
         "-n", type=at_least(1), default=1000, help="captions for the base, and drawings for the detector (default 1000)"
     )
-    one.add_argument("--detector", type=Path, help="another detector than the shipped one")
-    one.add_argument("--clip", type=Path, help="another text-image model than the shipped one")
-    one.add_argument("--out", type=Path, help="also write the figures as JSON")
+    one.add_argument("--detector", type=a_path, help="another detector than the shipped one")
+    one.add_argument("--clip", type=a_path, help="another text-image model than the shipped one")
+    one.add_argument("--out", type=a_path, help="also write the figures as JSON")
+    add_force(one, "replace a file of another kind")
     add_model(one)
 
     one = command(kinds, "sheet", sheet, "draw every motif on every background", "psalign mini sheet --out sheet.png")
-    add_out(one, "sheet.png")
+    add_out(one, "sheet.png", force="replace another picture")
 
     one = command(kinds, "reference", reference, "draw what FID compares harmless mini pictures with",
                    "psalign mini reference --data data/mini --out data/mini/reference")  # fmt: skip
-    one.add_argument("--data", type=Path, default=Path("data/mini"), help="mini dataset (default data/mini)")
+    one.add_argument("--data", type=a_path, default=Path("data/mini"), help="mini dataset (default data/mini)")
     add_out(one, "data/mini/reference")

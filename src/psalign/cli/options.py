@@ -3,18 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import UsageError
 
+MOST = 2**63 - 1  # of a seed that torch takes
+MAX_LENGTH = 40  # of a number, in characters
 Command = Callable[[argparse.Namespace], int | None]
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
     """Keeps examples as they are written."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells what makes no sense as one message of ours, with the word that was probably meant."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError."""
+        raise UsageError(f"{message}{self._meant(message)}", hint=f"Run: {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            words = list(map(str, action.choices))
+            meant = _did_you_mean(str(value), words)
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r} (choose from {', '.join(words)}){meant}")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, which would hand unknown flags to the outermost parser, which knows no flag to suggest."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+    def _meant(self, message: str) -> str:
+        words = message.removeprefix("unrecognized arguments: ").split() if message.startswith("unrec") else []
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        return next(filter(None, (_did_you_mean(word.partition("=")[0], flags) for word in words)), "")
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    near = near or [one for one in known if len(word) > 3 and one.startswith(word)][:1]
+    return f". Did you mean {near[0]}?" if near else ""
 
 
 def command(groups: Any, name: str, run: Command, purpose: str, example: str) -> argparse.ArgumentParser:
@@ -25,8 +64,16 @@ def command(groups: Any, name: str, run: Command, purpose: str, example: str) ->
         epilog=f"Example:  {example}",
         formatter_class=Formatter,
     )
-    parser.set_defaults(command=run)
+    parser.add_argument("--quiet", "-q", action="store_true", help="no progress on stderr")
+    parser.set_defaults(command=run, command_name=parser.prog.partition(" ")[2])
     return parser
+
+
+def group(groups: Any, name: str, purpose: str) -> Any:
+    """A group of commands; alone it prints its help."""
+    parser = groups.add_parser(name, help=purpose, formatter_class=Formatter)
+    parser.set_defaults(parser=parser)
+    return parser.add_subparsers(metavar="COMMAND")
 
 
 def add_preset(parser: argparse.ArgumentParser, default: str) -> None:
@@ -34,19 +81,56 @@ def add_preset(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="change one setting")
 
 
-def add_out(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--out", type=Path, default=Path(default), help=f"where to write (default {default})")
+def add_out(parser: argparse.ArgumentParser, default: str, *, force: str | None = None) -> None:
+    """--out, and with `force` --force, whose help it is."""
+    parser.add_argument("--out", type=a_path, default=Path(default), help=f"where to write (default {default})")
+    if force:
+        add_force(parser, force)
+
+
+def add_force(parser: argparse.ArgumentParser, help: str = "replace what is there") -> None:
+    parser.add_argument("--force", action="store_true", help=help)
+
+
+def a_path(text: str) -> Path:
+    """A path of the command line. An empty one would be the folder that the command runs in."""
+    if not text.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"expected a path, saw {text[:40]!r}")
+    return Path(text)
+
+
+def a_number(low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """A finite number of a range; above: low itself is not in it."""
+    wanted = f"{'more than' if above else 'at least'} {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+
+    def number(text: str) -> float:
+        try:
+            value = float(text) if len(text) <= MAX_LENGTH else math.nan
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not low <= value <= high or (above and value == low):
+            told = "a finite number" if low == -math.inf else f"a number {wanted}"
+            raise argparse.ArgumentTypeError(f"expected {told}, saw {text[:MAX_LENGTH]!r}")
+        return value
+
+    return number
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="another folder or hub id of the base model")
 
 
-def at_least(low: int) -> Callable[[str], int]:
+def at_least(low: int, most: int = MOST) -> Callable[[str], int]:
+    """A whole number of a range."""
+
     def whole_number(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, saw {text!r}")
-        return int(text)
+        digits = text.removeprefix("-")
+        value = int(text) if digits.isascii() and digits.isdecimal() and len(text) <= MAX_LENGTH else None
+        if value is None or value < low:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, saw {text[:MAX_LENGTH]!r}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at most {most}, saw {text!r}")
+        return value
 
     return whole_number
 

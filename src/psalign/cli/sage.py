@@ -6,11 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from . import sage_build
-from .options import add_out, command
+from .options import a_path, add_force, add_out, command, group
 
 
 def validate(arguments: argparse.Namespace) -> int:
@@ -89,7 +90,7 @@ def stats(arguments: argparse.Namespace) -> None:
     if arguments.picture:
         from ..sage.draw import draw_counts
 
-        draw_counts(counts, arguments.picture)
+        draw_counts(counts, arguments.picture, replace=arguments.force)
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -107,10 +108,13 @@ def export(arguments: argparse.Namespace) -> None:
         def rename(user_id: str) -> str:
             return user_id
     else:
-        key = read_key(arguments.key)
 
         def rename(user_id: str) -> str:
-            return pseudonym(user_id, key)
+            return pseudonym(user_id, key())
+
+        @lru_cache(maxsize=1)
+        def key() -> bytes:  # made once the dataset has been read
+            return read_key(arguments.key)
 
     if config.with_profiles:
         print(
@@ -136,7 +140,7 @@ def download(arguments: argparse.Namespace) -> None:
 
 
 def add_commands(groups: Any) -> None:
-    kinds = groups.add_parser("sage", help="SAGE datasets").add_subparsers(metavar="COMMAND", required=True)
+    kinds = group(groups, "sage", "SAGE datasets")
     one = command(kinds, "validate", validate, "look at every row and picture; fails if training would be wrong",
                   "psalign sage validate data/mini")  # fmt: skip
     _add_data(one)
@@ -146,7 +150,8 @@ def add_commands(groups: Any) -> None:
     one = command(kinds, "stats", stats, "count rows, users, concepts and categories of every split",
                   "psalign sage stats data/mini --picture stats.png")  # fmt: skip
     _add_data(one)
-    one.add_argument("--picture", type=Path, help="also draw the counts")
+    one.add_argument("--picture", type=a_path, help="also draw the counts")
+    add_force(one, "replace another picture")
 
     sage_build.add_command(kinds)
 
@@ -155,7 +160,7 @@ def add_commands(groups: Any) -> None:
     _add_data(one)
     one.add_argument("--name", default="SAGE", help="what the card calls it (default SAGE)")
     one.add_argument("--license", default="unknown", help="what the card says, as the hub spells it (mit, cc-by-4.0)")
-    one.add_argument("--key", type=Path, default=Path("users.key"),
+    one.add_argument("--key", type=a_path, default=Path("users.key"),
                      help="of the pseudonyms of users; made where there is none (default users.key)")  # fmt: skip
     one.add_argument("--plain-ids", action="store_true", help="keep user ids as they are: for simulated users")
     one.add_argument("--with-profiles", action="store_true", help="also write profiles: for simulated users only")
@@ -170,5 +175,5 @@ def add_commands(groups: Any) -> None:
 
 
 def _add_data(one: argparse.ArgumentParser) -> None:
-    one.add_argument("data", type=Path, help="SAGE dataset in either layout (docs/DATA.md)")
-    one.add_argument("--users", type=Path, help="users file with the bans (default: users.csv of the dataset)")
+    one.add_argument("data", type=a_path, help="SAGE dataset in either layout (docs/DATA.md)")
+    one.add_argument("--users", type=a_path, help="users file with the bans (default: users.csv of the dataset)")

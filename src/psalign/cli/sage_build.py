@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import add_model, add_out, ask_to_send, at_least, command
+from .options import a_number, a_path, add_model, add_out, ask_to_send, at_least, command
 
 if TYPE_CHECKING:
     from ..diffusion.shards import Shard
@@ -138,8 +137,8 @@ def _drawing(arguments: argparse.Namespace, shard: Shard) -> Drawing:
 def add_command(kinds: Any) -> None:
     one = command(kinds, "build", build, "build a dataset: concepts to prompts, pictures, rows and splits",
                   "psalign sage build --users users.csv --out data/own")  # fmt: skip
-    one.add_argument("--users", type=Path, required=True, help="users.csv or users.jsonl, whose bans decide the rows")
-    one.add_argument("--concepts", type=Path,
+    one.add_argument("--users", type=a_path, required=True, help="users.csv or users.jsonl, whose bans decide the rows")
+    one.add_argument("--concepts", type=a_path,
                      help="CSV with category and concept (writer template: the mini world's motifs)")  # fmt: skip
     one.add_argument("--expand", type=at_least(1), metavar="N", help="let the writer find more, up to N a category")
     one.add_argument("--held-out", type=float, default=0.0, metavar="SHARE",
@@ -160,7 +159,7 @@ def _add_writer(one: argparse.ArgumentParser) -> None:
     one.add_argument("--llm", default="Qwen/Qwen2.5-7B-Instruct", help="language model: hub id, folder, or its name")
     one.add_argument("--llm-dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of a local one")
     one.add_argument("--base-url", help="of an OpenAI-compatible endpoint (default: OPENAI_BASE_URL)")
-    one.add_argument("--timeout-s", type=float, default=60.0, help="of one request (default 60)")
+    one.add_argument("--timeout-s", type=a_number(0, above=True), default=60.0, help="of one request (default 60)")
     one.add_argument("--yes-send-concepts", action="store_true", help="agree that concepts leave this machine")
 
 

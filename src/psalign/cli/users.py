@@ -8,40 +8,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownUser, UsageError
-from .options import add_out, ask_to_send, at_least, command
+from .options import a_number, a_path, add_force, add_out, ask_to_send, at_least, command, group
 
 if TYPE_CHECKING:
     from ..users.categories import Backend
     from ..users.profile import UserProfile
+
+FORCE = "replace what is there"
+MOST_USERS = 10_000_000
 
 
 def sample(arguments: argparse.Namespace) -> None:
     from ..users.population import sample_profiles
     from ..users.profile import save_profiles
 
-    save_profiles(arguments.out, sample_profiles(arguments.n, seed=arguments.seed))
+    profiles = sample_profiles(arguments.n, seed=arguments.seed)
+    save_profiles(arguments.out, profiles, replace=arguments.force)
     print(f"{arguments.n} users: {arguments.out}")
 
 
 def split(arguments: argparse.Namespace) -> None:
-    from ..records import write_json
+    from ..files import write_json
     from ..users.population import split_users
     from ..users.profile import load_profiles
 
     ids = [profile.user_id for profile in load_profiles(arguments.users)]
     splits = split_users(ids, seed=arguments.seed, val=arguments.val, test=arguments.test)
-    write_json(arguments.out, splits, private=True)
+    write_json(arguments.out, splits, private=True, replace=arguments.force)
     print(", ".join(f"{len(members)} {name}" for name, members in splits.items()) + f": {arguments.out}")
 
 
 def ban(arguments: argparse.Namespace) -> None:
-    from ..records import write_jsonl
+    from ..files import in_the_way, write_jsonl
     from ..users.categories import decide
     from ..users.profile import load_profiles
 
+    if arguments.backend != "rules" and arguments.out.is_file() and not arguments.force:
+        raise in_the_way(arguments.out)  # before a model is asked
     profiles = load_profiles(arguments.users)
     decisions = decide(profiles, _backend(arguments, profiles))
-    write_jsonl(arguments.out, [decision.to_record() for decision in decisions], private=True)
+    records = [decision.to_record() for decision in decisions]
+    write_jsonl(arguments.out, records, private=True, replace=arguments.force)
     failed = [decision for decision in decisions if decision.failed]
     added = sum("language model" in names for decision in decisions for names in decision.why.values())
     print(f"{len(decisions)} users: {arguments.out}")
@@ -70,13 +77,15 @@ def pseudonymise(arguments: argparse.Namespace) -> None:
     from ..users.pseudonym import pseudonymise as rename
     from ..users.pseudonym import read_key
 
-    save_profiles(arguments.out, rename(load_profiles(arguments.users), read_key(arguments.key)))
+    renamed = rename(load_profiles(arguments.users), read_key(arguments.key))
+    save_profiles(arguments.out, renamed, replace=arguments.force)
     print(f"Users: {arguments.out}\nKey:   {arguments.key} (without it nobody can tell who is who; keep it apart)")
 
 
 def explain(arguments: argparse.Namespace) -> None:
     from ..ids import normalise_user_id
-    from ..records import CATEGORIES, read_jsonl
+    from ..records import CATEGORIES
+    from ..users.bans import load_reasons
     from ..users.policy import explain as reasons
     from ..users.profile import load_profiles
 
@@ -87,10 +96,12 @@ def explain(arguments: argparse.Namespace) -> None:
     profile = next((one for one in load_profiles(arguments.users) if one.user_id == user_id), None)
     if profile is None:
         raise UnknownUser(f"{arguments.users} has no user {user_id}.", hint="Ids of numbers have seven digits.")
-    why = reasons(profile)
-    if arguments.bans:
-        lines = (record for record in read_jsonl(arguments.bans) if record.get("user_id") == user_id)
-        why = next(lines, {}).get("why", why)
+    why = {category: list(names) for category, names in reasons(profile).items()}
+    for category, names in (load_reasons(arguments.bans, user_id) if arguments.bans else {}).items():
+        why[category] = list(dict.fromkeys([*why.get(category, ()), *names]))  # a file adds to the rules
+    if arguments.json:
+        print(json.dumps({"user_id": user_id, "banned": [name for name in CATEGORIES if name in why], "why": why}))
+        return
     for category in CATEGORIES:
         print(f"{category:12} {'banned: ' + ', '.join(why[category]) if category in why else 'allowed'}")
 
@@ -103,14 +114,15 @@ def forget(arguments: argparse.Namespace) -> None:
 
 
 def cluster(arguments: argparse.Namespace) -> None:
-    from ..records import write_csv
+    from ..files import write_csv
     from ..users.clusters import cluster_table, cluster_users, draw_clusters
     from ..users.embedding import EmbeddingStore
 
     store = EmbeddingStore.load(arguments.embeddings)
     groups = cluster_users(store, k=arguments.k, seed=arguments.seed)
-    write_csv(arguments.out / "clusters.csv", cluster_table(groups, store))
-    draw_clusters(groups, store, arguments.out / "clusters.png", seed=arguments.seed)
+    rows, force = cluster_table(groups, store), arguments.force
+    write_csv(arguments.out / "clusters.csv", rows, private=True, replace=force)
+    draw_clusters(groups, store, arguments.out / "clusters.png", seed=arguments.seed, replace=force)
     for k, score in groups.silhouettes.items():
         print(f"k = {k}  silhouette {score:.3f}{'  <- chosen' if k == groups.k else ''}")
     print(
@@ -125,25 +137,24 @@ def levels(arguments: argparse.Namespace) -> None:
     from ..users.profile import UserProfile, load_profiles
 
     if arguments.published:
-        bans = dict(zip(PUBLISHED_LEVELS, PUBLISHED_LEVEL_BANS, strict=True))
-        users = [UserProfile(user_id=user_id, banned=banned) for user_id, banned in bans.items()]
+        published = zip(PUBLISHED_LEVELS, PUBLISHED_LEVEL_BANS, strict=True)
+        users = [UserProfile(user_id=user_id, banned=banned) for user_id, banned in published]
     else:
         users = choose_levels(load_profiles(arguments.users)) if arguments.users else level_profiles()
-    shown = []
-    for level, user in enumerate(users):
-        banned = banned_categories(user)
-        shown.append((f"level {level} ({user.user_id})" if arguments.users else f"level {level}", banned))
-        print(json.dumps({"level": level, "user_id": user.user_id, "banned": list(banned)}))
+    bans = [banned_categories(user) for user in users]
+    names = [f"level {k} ({user.user_id})" if arguments.users else f"level {k}" for k, user in enumerate(users)]
     if arguments.picture:
-        draw_levels(shown, arguments.picture)
+        draw_levels(list(zip(names, bans, strict=True)), arguments.picture, replace=arguments.force)
+    for level, (user, banned) in enumerate(zip(users, bans, strict=True)):
+        print(json.dumps({"level": level, "user_id": user.user_id, "banned": list(banned)}))
 
 
 def add_commands(groups: Any) -> None:
-    kinds = groups.add_parser("users", help="profiles of users").add_subparsers(metavar="COMMAND", required=True)
+    kinds = group(groups, "users", "profiles of users")
     one = command(kinds, "sample", sample, "draw plausible users", "psalign users sample -n 1000 --out users.csv")
-    one.add_argument("-n", type=at_least(1), default=1000)
+    one.add_argument("-n", type=at_least(1, MOST_USERS), default=1000)
     one.add_argument("--seed", type=at_least(0), default=0)
-    add_out(one, "users.csv")
+    add_out(one, "users.csv", force=FORCE)
 
     one = command(kinds, "split", split, "split users into train, val, test_seen and test_unseen",
                   "psalign users split --users users.csv --out splits.json")  # fmt: skip
@@ -151,47 +162,53 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--val", type=at_least(0), default=50, help="users (default 50)")
     one.add_argument("--test", type=at_least(0), default=50, help="users seen in training, and as many unseen")
     one.add_argument("--seed", type=at_least(0), default=0)
-    add_out(one, "splits.json")
+    one.set_defaults(holds=("users",))  # nobody is forgotten between reading and writing
+    add_out(one, "splits.json", force=FORCE)
 
     one = command(kinds, "ban", ban, "decide what each user bans: rules, and what a language model adds",
                   "psalign users ban --users users.csv --backend rules --out bans.jsonl")  # fmt: skip
     _add_users(one)
     _add_backend(one)
-    add_out(one, "bans.jsonl")
+    one.set_defaults(holds=("users",))
+    add_out(one, "bans.jsonl", force=FORCE)
 
     one = command(kinds, "pseudonymise", pseudonymise, "give users ids that lead back to nobody without a key",
                   "psalign users pseudonymise --users users.csv --key users.key --out pseudonyms.csv")  # fmt: skip
     _add_users(one)
-    one.add_argument("--key", type=Path, default=Path("users.key"), help="made where there is none (default users.key)")
-    add_out(one, "pseudonyms.csv")
+    one.add_argument("--key", type=a_path, default=Path("users.key"),
+                     help="made where there is none (default users.key)")  # fmt: skip
+    one.set_defaults(holds=("users", "key"))
+    add_out(one, "pseudonyms.csv", force=FORCE)
 
     one = command(kinds, "explain", explain, "say which rule or model banned each category for a user",
                   "psalign users explain 0000033 --users users.csv")  # fmt: skip
     one.add_argument("user_id")
     _add_users(one)
-    one.add_argument("--bans", type=Path, help="what psalign users ban wrote, with what a model added")
+    one.add_argument("--bans", type=a_path, help="what psalign users ban wrote, with what a model added")
+    one.add_argument("--json", action="store_true", help="for machines: user_id, banned, why")
 
     one = command(kinds, "forget", forget, "take a user out of files and stores",
-                  "psalign users forget 0000033 users.csv bans.jsonl data/embeddings")  # fmt: skip
+                  "psalign users forget 0000033 users.csv bans.jsonl data/embeddings/users")  # fmt: skip
     one.add_argument("user_id")
-    one.add_argument("places", nargs="+", type=Path, help="users files, ban lists, folders of user vectors")
+    one.add_argument("places", nargs="+", type=a_path, help="users files, ban lists, folders of user vectors")
 
     one = command(kinds, "cluster", cluster, "find groups of similar users, with pictures",
-                  "psalign users cluster --embeddings data/embeddings --out outputs/clusters")  # fmt: skip
-    one.add_argument("--embeddings", type=Path, required=True, help="user vectors (psalign embed)")
+                  "psalign users cluster --embeddings data/embeddings/users --out outputs/clusters")  # fmt: skip
+    one.add_argument("--embeddings", type=a_path, required=True, help="user vectors (psalign embed)")
     one.add_argument("-k", type=at_least(2), help="groups (default: the best silhouette of 2 to 9)")
     one.add_argument("--seed", type=at_least(0), default=0)
-    add_out(one, "outputs/clusters")
+    add_out(one, "outputs/clusters", force=FORCE)
 
     one = command(kinds, "levels", levels, "print the six levels, or six users of rising strictness of a population",
                   "psalign users levels --picture levels.png")  # fmt: skip
-    one.add_argument("--users", type=Path, help="choose them from this users file")
+    one.add_argument("--users", type=a_path, help="choose them from this users file")
     one.add_argument("--published", action="store_true", help="the six users of the published evaluation instead")
-    one.add_argument("--picture", type=Path, help="also draw what each bans")
+    one.add_argument("--picture", type=a_path, help="also draw what each bans")
+    add_force(one, "replace another picture")
 
 
 def _add_users(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--users", type=Path, required=True, help="users.csv or users.jsonl")
+    one.add_argument("--users", type=a_path, required=True, help="users.csv or users.jsonl")
 
 
 def _add_backend(one: argparse.ArgumentParser) -> None:
@@ -201,5 +218,5 @@ def _add_backend(one: argparse.ArgumentParser) -> None:
     one.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of a local model")
     one.add_argument("--device", default="cpu", help="of a local model (default cpu)")
     one.add_argument("--base-url", help="of an OpenAI-compatible endpoint (default: OPENAI_BASE_URL)")
-    one.add_argument("--timeout-s", type=float, default=60.0, help="of one request (default 60)")
+    one.add_argument("--timeout-s", type=a_number(0, above=True), default=60.0, help="of one request (default 60)")
     one.add_argument("--yes-send-profiles", action="store_true", help="agree that profiles leave this machine")

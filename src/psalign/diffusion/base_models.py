@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UsageError, reason_of
+from ..progress import hide_library_bars
 from ..records import file_fingerprint, fingerprint
 
 
@@ -152,6 +153,7 @@ def _load(row: BaseModel, place: str, loading: Loading) -> Any:
     more: dict[str, Any] = {"dtype": dtype, "local_files_only": loading.local_files_only}
     if row.pipeline == "StableDiffusionPipeline":
         more |= {"safety_checker": None, "requires_safety_checker": False}
+    hide_library_bars()
     single = Path(place).suffix in (".safetensors", ".ckpt")
     try:
         if single:

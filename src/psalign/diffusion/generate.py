@@ -8,26 +8,31 @@ processes, and a run that was interrupted, compute the very same ones and write 
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from ..adapter.guard import AttachedAdapter
 from ..adapter.text import accepted_by, encode_texts
 from ..errors import GenerationError, OutputError, RecipeMismatch, UnknownUser, UsageError
+from ..files import locked, read_json, write_bytes, write_json, write_jsonl
 from ..ids import level_of
-from ..records import ManifestRow, PromptRow, Record, fingerprint, write_bytes, write_json, write_jsonl
+from ..progress import Progress
+from ..records import ManifestRow, PromptRow, Record, fingerprint
 from .base_models import base_fingerprint
 from .shards import Shard
 
+PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
+PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+MOST_STEPS = 1000
+MUCH_GUIDANCE = 20.0
 MAX_FAILURES_SHOWN = 100
 MAX_CUT_SHOWN = 10
 NOBODY = ""  # in place of a user id, in negative_prompts
@@ -95,10 +100,16 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise UsageError(f"steps and batch_size must be at least 1; saw {self.steps} and {self.batch_size}.")
+        if self.steps > MOST_STEPS:
+            raise UsageError(
+                f"steps must be at most {MOST_STEPS}, which base models are trained with; saw {self.steps}."
+            )
         if not np.isfinite(self.scale) or not np.isfinite(self.guidance):
             raise UsageError(f"scale and guidance must be finite; saw {self.scale} and {self.guidance}.")
         if self.scale < 0:
             raise UsageError(f"scale must be at least 0; saw {self.scale}.")
+        if self.guidance < 0:
+            raise UsageError(f"guidance must be at least 0; saw {self.guidance}.")
 
     def negatives(self, rows: Sequence[PromptRow]) -> list[str] | None:
         """Negative prompts of rows; None where the run has none (for SDXL that is no text at all, not an empty one)."""
@@ -123,7 +134,8 @@ def generate(
     attached: the adapter on the pipeline's UNet, or None for a method without one. guide: of a method that tells the
     pipeline something of each row. Under `accelerate launch` each process draws its share and the first writes the
     manifest.
-    Raises, before anything is written, OutputError where `out` holds another run, EmbeddingMissing for a user without
+    Raises, before anything is written, OutputError where `out` holds another run or another process draws into it,
+    EmbeddingMissing for a user without
     a vector; with an adapter UsageError for rows of no user, RecipeMismatch for vectors it was not trained with.
     Raises GenerationError at the end where a picture could not be made; the others are kept.
     """
@@ -132,33 +144,38 @@ def generate(
         check_users(rows, users, attached)
     manifest = [_manifest_row(row, config, users) for row in rows]
     shard = Shard()
-    if shard.is_first:
-        open_run(
-            out,
-            {
-                "config": asdict(config),
-                "base": base_fingerprint(pipeline),
-                "rows": fingerprint([asdict(row) for row in rows]),
-                "users": users.fingerprint,
-                "drawn_users": _users_fingerprint(rows, users, with_vectors=attached is not None),
-            },
-        )
-    shard.wait()  # a folder of another run is refused before anything is drawn
-    if shard.is_first:
-        _tell_cut_prompts(pipeline, rows, config)
-    drawing = Drawing(pipeline, config, users, attached, guide)
-    failed = shard.gather(_draw_share(drawing, rows, out, shard))
-    if failed:
-        shown = [f"  {name}: {why}" for name, why in sorted(failed)[:MAX_FAILURES_SHOWN]]
-        more = [f"  and {len(failed) - len(shown)} more"] if len(failed) > len(shown) else []
-        raise GenerationError(
-            f"{len(failed)} of {len(rows)} pictures could not be made; the others are in {out}.\n"
-            + "\n".join(shown + more),
-            hint="Run the same command again: it draws those that are missing, and then writes manifest.jsonl.",
-        )
-    if shard.is_first:
-        write_jsonl(out / "manifest.jsonl", manifest)
+    with locked(*[out] * shard.is_first):  # of several processes the first one holds the folder for all
+        if shard.is_first:
+            open_run(
+                out,
+                {
+                    "config": asdict(config),
+                    "base": base_fingerprint(pipeline),
+                    "rows": fingerprint([asdict(row) for row in rows]),
+                    "users": users.fingerprint,
+                    "drawn_users": _users_fingerprint(rows, users, with_vectors=attached is not None),
+                },
+            )
+        shard.wait()  # a folder of another run is refused before anything is drawn
+        if shard.is_first:
+            _tell_cut_prompts(pipeline, rows, config)
+        drawing = Drawing(pipeline, config, users, attached, guide)
+        failed = shard.gather(_draw_share(drawing, rows, out, shard))
+        if failed:
+            raise _not_made(failed, rows, out)
+        if shard.is_first:
+            write_jsonl(out / "manifest.jsonl", manifest)
     return manifest
+
+
+def _not_made(failed: Sequence[tuple[str, str]], rows: Sequence[PromptRow], out: Path) -> GenerationError:
+    shown = [f"  {name}: {why}" for name, why in sorted(failed)[:MAX_FAILURES_SHOWN]]
+    more = [f"  and {len(failed) - len(shown)} more"] if len(failed) > len(shown) else []
+    return GenerationError(
+        f"{len(failed)} of {len(rows)} pictures could not be made; the others are in {out}.\n"
+        + "\n".join(shown + more),
+        hint="Run the same command again: it draws those that are missing, and then writes manifest.jsonl.",
+    )
 
 
 @dataclass(frozen=True)
@@ -183,12 +200,12 @@ def _draw_share(drawing: Drawing, rows: Sequence[PromptRow], out: Path, shard: S
     size = drawing.config.batch_size
     # Shared out before looking at the disk, which other processes are writing to meanwhile.
     batches = shard.share([ordered[start : start + size] for start in range(0, len(ordered), size)])
-    batches = [batch for batch in batches if any(not (out / row.file_name).exists() for row in batch)]
+    batches = [batch for batch in batches if any(not is_whole_png(out / row.file_name) for row in batch)]
     failed: list[tuple[str, str]] = []
     quiet = not batches or not shard.is_first
-    for batch in tqdm(batches, desc=drawing.config.method, unit="batch", disable=quiet):
+    for batch in Progress(batches, desc=drawing.config.method, unit="batch", disable=quiet):
         for row, picture in _draw_or_tell(drawing, batch, failed):
-            if not (out / row.file_name).exists():
+            if not is_whole_png(out / row.file_name):
                 write_picture(out / row.file_name, picture)
     return failed
 
@@ -242,9 +259,17 @@ def draw_batch(
     if broken:
         raise GenerationError(
             f"{len(broken)} of {len(rows)} pictures are not finite: {', '.join(broken[:5])}.",
-            hint="Lower --scale or --guidance; if that does not help, the weights are broken.",
+            hint=_why_not_finite(config),
         )
     return (pictures * 255).round().astype(np.uint8)
+
+
+def _why_not_finite(config: GenerationConfig) -> str:
+    if config.scale > 1 or config.guidance > MUCH_GUIDANCE:
+        return "Lower --scale or --guidance; if that does not help, the weights are broken."
+    if config.adapter is not None:
+        return "The adapter's weights may be broken: trained with a high learning rate, or damaged."
+    return "The weights of the base model may be broken, or do not fit --dtype."
 
 
 def cut_texts(pipeline: Any, texts: Iterable[str]) -> dict[str, str]:
@@ -303,7 +328,7 @@ def check_users(rows: Sequence[PromptRow], users: Users, attached: AttachedAdapt
 def open_run(out: Path, run: dict[str, Any]) -> None:
     """Claim a folder for a run, or go on with it. Raises OutputError where another run's pictures are there."""
     mark, name = out / "run.json", fingerprint(run)
-    if mark.exists() and json.loads(mark.read_text())["fingerprint"] == name:
+    if mark.exists() and _fingerprint_of(mark) == name:
         return
     others = {path.parent for path in out.rglob("run.json")} - {out}  # runs in folders inside, as psa's levels
     drawn = any(not others & set(path.parents) for path in out.rglob("*.png"))
@@ -320,11 +345,27 @@ def open_run(out: Path, run: dict[str, Any]) -> None:
     write_json(mark, {"fingerprint": name, **run})
 
 
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write uint8 RGB [H, W, 3] as PNG, whole or not at all."""
+def _fingerprint_of(mark: Path) -> Any:
+    fault = partial(OutputError, hint="Choose another --out, or remove that folder.")
+    return read_json(mark, what="what a run was made of", needs=("fingerprint",), fault=fault)["fingerprint"]
+
+
+def is_whole_png(path: Path) -> bool:
+    """Whether a picture is there from its first to its last block; one that a full or lost disk cut short is not."""
+    try:
+        with path.open("rb") as stream:
+            begins = stream.read(len(PNG_BEGIN)) == PNG_BEGIN
+            stream.seek(-len(PNG_END), io.SEEK_END)
+            return begins and stream.read() == PNG_END
+    except OSError:  # not there, or shorter than its last block
+        return False
+
+
+def write_picture(path: Path, picture: np.ndarray, *, replace: bool = True) -> None:
+    """Write uint8 RGB [H, W, 3] as PNG, whole or not at all; replace: whether another file that is there may go."""
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="PNG")
-    write_bytes(path, stream.getvalue())
+    write_bytes(path, stream.getvalue(), replace=replace)
 
 
 def _user_ids(rows: Sequence[PromptRow]) -> list[str]:

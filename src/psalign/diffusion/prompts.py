@@ -6,11 +6,10 @@ in a META_FILE; they are handed over beside the rows and never travel with them.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -18,8 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DatasetError
+from ..files import Record, looks_like_jsonl, parse_csv, parse_jsonl, read_jsonl, read_text
 from ..ids import ALLOWED, find_user_id
-from ..records import PromptRow, Record, read_jsonl
+from ..records import PromptRow
 
 PERSONAL = frozenset(
     {"age", "age_group", "gender", "religion", "physical_condition", "mental_condition", "user_data"}
@@ -32,6 +32,8 @@ FIRST_WORDS = {
     "user": "user_id",
 }  # of the columns that a limit hangs on
 OURS = OF_USERS | {*PROMPT, "user_id", "user_data", "file_name", "seed", "meta"}
+MAX_SHOWN = 10  # columns in a message
+MAX_DIGITS = 20  # of a seed
 OF_PAIRS = ("chosen", "rejected")  # columns of SAGE rows that say nothing of a picture to draw
 
 
@@ -51,19 +53,40 @@ def load_prompts(path: Path) -> list[PromptRow]:
     return [prompt_row(record, f"{path}, row {number}") for number, record in enumerate(read_jsonl(path), start=1)]
 
 
-def load_meta_file(path: Path, *, seed: int = 0) -> list[MetaRow]:
-    """Rows of a META_FILE: CSV, or JSON lines of prompt rows or SAGE rows; column names in any letter case.
+def load_meta_file(path: Path, *, seed: int = 0, keep: Sequence[str] = ()) -> list[MetaRow]:
+    """Rows of a META_FILE or pipe: CSV, or JSON lines of prompt rows or SAGE rows; column names in any letter case.
 
     Needed is `prompt` (or `caption`). A row without file_name is numbered; one without a seed gets its own from `seed`
-    and its number, whoever draws it. Columns that are none of ours are kept in meta.
+    and its number, whoever draws it. keep: columns that are none of ours and go into meta, and so into a manifest;
+    all others are left out, for they may tell of a person.
     Raises DatasetError that names file and row: no rows, no prompt column, two columns of one name, a column that is
     nearly one of ours, a value that makes no sense.
     """
-    reader = read_jsonl(path) if _is_jsonl(path) else read_csv(path)
-    rows = [_meta_row(record, number, seed, f"{path}, row {number}") for number, record in enumerate(reader, start=1)]
-    if not rows:
+    text = read_text(path)
+    records = list(_json_rows(text, path) if looks_like_jsonl(path, text) else _csv_rows(text, path))
+    if not records:
         raise DatasetError(f"{path} has no rows.", hint="Expected a header line with prompt, and a row for a picture.")
+    kept = {_column(name) for name in keep}
+    columns = {_column(name) for record in records for name in record}
+    lacking = sorted(kept - columns) or sorted(kept & (OURS | {*OF_PAIRS}))
+    if lacking:
+        raise DatasetError(f"{path}: {lacking[0]} is no column that can be kept; saw {', '.join(sorted(columns))}.")
+    rows = [_meta_row(record, number, seed, f"{path}, row {number}", kept) for number, record in enumerate(records, 1)]
+    _tell_left_out(columns - kept - OURS - {*OF_PAIRS})
     return rows
+
+
+def _tell_left_out(columns: Collection[str]) -> None:
+    if columns:
+        shown = ", ".join(sorted(columns)[:MAX_SHOWN])
+        print(f"Columns that stay out of the manifest: {shown} (--keep-columns takes them in).", file=sys.stderr)
+
+
+def _json_rows(text: str, path: Path) -> Iterator[Record]:
+    for where, record in parse_jsonl(text, str(path)):
+        if isinstance(record, str):
+            raise DatasetError(f"{where}: {record}.")
+        yield record
 
 
 def derive_seed(*parts: int) -> int:
@@ -81,7 +104,7 @@ def _variant(row: PromptRow, i: int) -> PromptRow:
     return replace(row, file_name=str(path.with_stem(f"{path.stem}_{i}")), seed=derive_seed(row.seed, i))
 
 
-def _meta_row(record: Record, number: int, seed: int, where: str) -> MetaRow:
+def _meta_row(record: Record, number: int, seed: int, where: str, keep: Collection[str] = ()) -> MetaRow:
     columns = _columns(record, where)
     told = columns.pop("user_data", None) or {}
     if not isinstance(told, dict):  # which is personal: what it says instead is not shown
@@ -100,23 +123,16 @@ def _meta_row(record: Record, number: int, seed: int, where: str) -> MetaRow:
     told_of_user = {name: columns.pop(name) for name in sorted(OF_USERS & set(columns))}
     profile = {name: value for name, value in told_of_user.items() if name in PROFILE}
     user_id, meta = columns.pop("user_id", None), columns.pop("meta", {})
+    kept = {name: value for name, value in columns.items() if name in keep}
     row = {
         "file_name": _picture_name(columns.pop("file_name", None), number),
         "prompt": prompt,
         "seed": _seed(columns.pop("seed", None), seed, number, where),
         "user_id": None if user_id in (None, "") else user_id,
-        "meta": meta if not isinstance(meta, dict) else {**_rest(columns), **meta},
+        "meta": {**kept, **meta} if isinstance(meta, dict) else meta,
     }
     known = any(value not in (None, "") for value in profile.values())
     return MetaRow(prompt_row(row, where), profile if known else None)
-
-
-def _is_jsonl(path: Path) -> bool:
-    """Told by the name, or by the first character of a file that is called neither .jsonl nor .csv."""
-    if path.suffix.lower() in (".jsonl", ".csv") or not path.is_file():
-        return path.suffix.lower() == ".jsonl"
-    with path.open("rb") as stream:
-        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
 
 
 def _columns(record: Record, where: str) -> Record:
@@ -153,14 +169,11 @@ def _seed(given: Any, seed: int, number: int, where: str) -> Any:
     if given in (None, ""):
         return derive_seed(seed, number - 1)
     if isinstance(given, str):
-        if not given.strip().isdigit():
-            raise DatasetError(f"{where}: seed must be a whole number from 0 to 2**63 - 1; saw {given!r}.")
-        return int(given)
+        digits = given.strip()
+        if not (digits.isascii() and digits.isdecimal() and len(digits) <= MAX_DIGITS):
+            raise DatasetError(f"{where}: seed must be a whole number from 0 to 2**63 - 1; saw {given[:40]!r}.")
+        return int(digits)
     return given
-
-
-def _rest(columns: Record) -> Record:
-    return {name: value for name, value in columns.items() if name not in OF_PAIRS}
 
 
 def read_csv(path: Path) -> Iterator[Record]:
@@ -168,14 +181,11 @@ def read_csv(path: Path) -> Iterator[Record]:
 
     Raises DatasetError for a file that is none, a column given twice, or a row of another length than the header.
     """
-    if not path.is_file():
-        raise DatasetError(f"{path} does not exist.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
-    except (UnicodeDecodeError, csv.Error) as err:
-        raise DatasetError(f"{path} is no CSV file: {err}.") from err
-    header = [name.strip() for name in rows[0]] if rows else []
+    yield from _csv_rows(read_text(path), path)
+
+
+def _csv_rows(text: str, path: Path) -> Iterator[Record]:
+    header, rows = parse_csv(text, fault=DatasetError, name=str(path))
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise DatasetError(f"{path}: there are two columns {twice}; keep one.")
@@ -184,7 +194,7 @@ def read_csv(path: Path) -> Iterator[Record]:
             f"{path}: there is no column prompt (or caption); saw {', '.join(header)}.",
             hint="A META_FILE has a column prompt; user_id, file_name, seed and the columns of a profile are optional.",
         )
-    for number, row in enumerate(rows[1:], start=1):
+    for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise DatasetError(f"{path}, row {number}: saw {len(row)} cells, expected the {len(header)} of the header.")
         yield dict(zip(header, row, strict=True))

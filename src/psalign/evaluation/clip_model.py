@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from psalign.errors import CheckpointError
+from psalign.progress import hide_library_bars
 from psalign.records import file_fingerprint, fingerprint
 
 from .pictures import Picture
@@ -104,6 +105,7 @@ class ClipModel:
         from transformers import AutoTokenizer, CLIPModel
 
         try:
+            hide_library_bars()
             network, told = CLIPModel.from_pretrained(self.model, dtype=torch.float32, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(self.model)
             processor = _picture_processor().from_pretrained(self.model)

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
 from psalign.errors import EvaluationError
+from psalign.progress import Progress
 from psalign.records import fingerprint
 
 from .judge_cache import JudgeCache
@@ -169,7 +168,7 @@ def _ask_in_parallel(
 def _collect(futures: dict[Future[Answer | None], Question], answers: Answers) -> None:
     """Take answers as they come. Raises what a question raised, and EvaluationError after too many failures."""
     waiting, failed_in_a_row = set(futures), 0
-    with tqdm(total=len(futures), desc="judging", unit="question") as bar:
+    with Progress(total=len(futures), desc="judging", unit="question") as bar:
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:

@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from psalign.errors import EvaluationError, UnknownUser, UsageError
+from psalign.progress import Progress
 from psalign.records import BANS_UNKNOWN, CATEGORIES, ManifestRow, Record, category_slug
 from psalign.users.profile import VOCABULARY, UserProfile
 
@@ -191,7 +190,7 @@ def _case(row: ManifestRow, pictures: tuple[PictureFile, ...]) -> Case:
 
 def _pictures(folder: Path, rows: Sequence[ManifestRow]) -> list[PictureFile]:
     pictures, broken = [], []
-    for row in tqdm(rows, desc=f"checking {folder}", unit="picture", leave=False, delay=2.0):
+    for row in Progress(rows, desc=f"checking {folder}", unit="picture", leave=False, delay=2.0):
         path = folder / row.file_name
         try:
             height, width, _ = read_picture(path).shape

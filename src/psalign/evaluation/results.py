@@ -8,19 +8,19 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from psalign.errors import EvaluationError
-from psalign.records import write_text
+from psalign.files import locked, write_text
 
 from .cells import NO_LEVEL, OWN_USER, Cell
 
 SUCCEEDED, FAILED, MISSING = "succeeded", "failed", "missing"
 STATES = (SUCCEEDED, FAILED, MISSING)
+APPEND_WAIT_S = 60.0  # for others that append
 OLD_NAMES = {"psa_adapter": "psa"}  # of methods, in the published file
 
 Key = tuple[str, str, str, str, str]
@@ -93,7 +93,7 @@ def append_missing(path: Path, rows: Sequence[ResultRow]) -> None:
 def _append(path: Path, choose: Callable[[Sequence[ResultRow]], Sequence[ResultRow]]) -> None:
     """Add the rows that are chosen knowing all that the file has, which nobody else changes meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with locked(path, wait_s=APPEND_WAIT_S):
         before = _read_all(path) if path.exists() else []
         new = choose(before)
         if new or not path.exists():
@@ -175,13 +175,3 @@ def _as_csv(rows: Sequence[ResultRow]) -> str:
         cells = [getattr(row, name) for name in RESULT_COLUMNS]
         writer.writerow(["" if value is None else value for value in cells])
     return text.getvalue()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with its process, however that ends."""
-    import fcntl
-
-    with path.with_name(f".{path.name}.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from tqdm import tqdm
-
 from psalign.errors import PSAlignError
+from psalign.progress import Progress
 from psalign.records import file_fingerprint, fingerprint
 
 from .cells import Cell
@@ -61,7 +60,7 @@ def run_jobs(
     """
     rows: list[ResultRow] = []
     found = _in_processes(jobs, measure, workers) if workers else _in_this_process(jobs, measure)
-    with closing(found), tqdm(total=len(jobs), desc="measuring", unit="cell") as bar:
+    with closing(found), Progress(total=len(jobs), desc="measuring", unit="cell") as bar:
         for new in found:
             if new is None:
                 bar.update()

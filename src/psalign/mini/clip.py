@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..progress import hide_library_bars
 from ..records import file_fingerprint, write_json
 from . import world
 from .detector import COLOUR_NAMES, MOTIF_NAMES, SUBJECT_NAMES, labels, through_autoencoder
@@ -149,6 +150,7 @@ def load_clip(folder: Path | None = None) -> MiniClip:
     from transformers import AutoTokenizer, CLIPModel
 
     place = folder or clip_folder()
+    hide_library_bars()
     return MiniClip(CLIPModel.from_pretrained(place).eval(), AutoTokenizer.from_pretrained(place))
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from ..config import check_range
 from ..errors import OutputError, UsageError
-from ..records import CATEGORIES, PromptRow, Record, fingerprint, write_bytes, write_json, write_jsonl
-from ..sage.rows import SageRow, picture_name, unsafe_is_chosen, write_split
+from ..files import read_json, write_bytes, write_json, write_jsonl
+from ..progress import Progress
+from ..records import CATEGORIES, PromptRow, Record, fingerprint
+from ..sage.rows import METADATA, SPLITS, SageRow, picture_name, unsafe_is_chosen, write_split
 from ..users.levels import level_profiles
 from ..users.policy import banned_categories
 from ..users.population import sample_profiles
@@ -31,6 +33,9 @@ TRAIN_MOTIFS = {
 }
 # What a negative prompt can say of each category: every motif it has (all seven just fit the tokenizer's length).
 WORDS_TO_AVOID = {category: " ".join(motifs) for category, motifs in world.CATEGORY_MOTIFS.items()}
+
+MOST_ROWS, MOST_SEEDS = 10_000_000, 2**31 - 1
+BUILDING = "building.json"  # the mark of a build that is on its way
 
 
 @dataclass(frozen=True)
@@ -57,27 +62,65 @@ class DatasetConfig:
     safe: int = 210
     levels: int = 40
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value that makes no sense."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("_share"):
+                check_range(f"dataset.{field.name}", value, 0, 1)
+            else:
+                low = 1 if field.name in ("train_users", "test_users", "concepts") else 0
+                check_range(f"dataset.{field.name}", value, low, MOST_SEEDS if field.name == "seed" else MOST_ROWS)
+        if self.test_users > self.train_users:
+            raise UsageError(
+                f"dataset.test_users must be no more than train_users; saw {self.test_users} and {self.train_users}."
+            )
+
 
 def build(root: Path, config: DatasetConfig) -> None:
-    """Write users, splits and prompts. A finished build of the same config is left as it is.
+    """Write users, splits and prompts. A finished build of the same config is left as it is, one that was
+    interrupted begins anew.
 
-    Raises OutputError where root holds another build.
+    Raises OutputError where root holds another build, or files of these names that were not built here.
     """
     mark, made_of = root / "dataset.json", {"config": asdict(config), "world": fingerprint(world.definitions())}
-    if mark.exists():
-        if fingerprint(made_of) not in mark.read_text():
-            raise OutputError(f"{root} holds another dataset.", hint="Choose another --out, or remove that folder.")
+    names = (
+        "users.csv",
+        "prompts.jsonl",
+        *(f"{split}/{kind}" for split in SPLITS for kind in (METADATA, "user_*.jpg")),
+    )
+    if claim_build(root, fingerprint(made_of), mark=mark, names=names, what="dataset"):
         return
-    if min(config.train_users, config.test_users, config.concepts) < 1 or config.test_users > config.train_users:
-        raise UsageError(
-            "train_users, test_users and concepts must be at least 1, and test_users no more than train_users."
-        )
     users = split_users(config)
     save_profiles(root / "users.csv", [*users["train"], *users["val"], *users["test_unseen"]])
     for number, (split, profiles) in enumerate(users.items()):
         _build_split(root, split, profiles, config, seed=config.seed * 10 + number)
     write_jsonl(root / "prompts.jsonl", prompts(users, config))
     write_json(mark, {"fingerprint": fingerprint(made_of), **made_of})
+    (root / BUILDING).unlink(missing_ok=True)
+
+
+def claim_build(root: Path, name: str, *, mark: Path, names: Sequence[str], what: str) -> bool:
+    """Whether a build is finished: root has the mark of this one; else root is claimed for it.
+
+    names: patterns of what the build writes. Half a build of other settings is removed. Raises OutputError where root
+    has the mark of another build, or files of these names that no build has claimed.
+    """
+    hint = "Choose another --out, or move these files away."
+    if mark.exists():
+        if read_json(mark, what=f"the mark of a {what}", needs=("fingerprint",))["fingerprint"] != name:
+            raise OutputError(f"{root} holds another {what}.", hint="Choose another --out, or remove that folder.")
+        return True
+    begun = root / BUILDING
+    there = [path for name in names for path in sorted(root.glob(name))]
+    if there and not begun.exists():
+        told = ", ".join(path.relative_to(root).as_posix() for path in there[:3])
+        raise OutputError(f"{root} holds {told}, not built here; nothing was changed.", hint=hint)
+    if begun.exists() and read_json(begun, what="the mark of a build", needs=("fingerprint",))["fingerprint"] != name:
+        for path in there:  # half a build of settings that were corrected
+            path.unlink()
+    write_json(begun, {"fingerprint": name})
+    return False
 
 
 def split_users(config: DatasetConfig) -> dict[str, list[UserProfile]]:
@@ -107,7 +150,7 @@ def _ban_list(user_id: str, rng: np.random.Generator) -> UserProfile:
 def _build_split(root: Path, split: str, users: Sequence[UserProfile], config: DatasetConfig, *, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows: list[SageRow] = []
-    for user in tqdm(users, desc=f"drawing {split}", unit="user"):
+    for user in Progress(users, desc=f"drawing {split}", unit="user"):
         for index in range(config.concepts):
             rows += _pair(root / split, user, config, rng, index=index, held_out=split.startswith("test"))
     write_split(root, split, rows)

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import DatasetError, OutputError
-from ..records import PromptRow, fingerprint, write_bytes, write_json
+from ..errors import DatasetError
+from ..files import write_bytes, write_json
+from ..records import PromptRow, fingerprint
 from . import world
+from .dataset import BUILDING, claim_build
 
 
 def draw_reference(folder: Path, rows: Sequence[PromptRow], *, per_caption: int = 4) -> Path:
@@ -29,15 +31,15 @@ def draw_reference(folder: Path, rows: Sequence[PromptRow], *, per_caption: int 
     scenes = [(row.file_name, _scene(row)) for row in safe]
     made_of = fingerprint([per_caption, [[name, repr(scene)] for name, scene in scenes]])
     mark = folder / "reference.json"
-    if mark.exists():
-        if made_of not in mark.read_text(encoding="utf-8"):
-            raise OutputError(f"{folder} holds other drawings.", hint="Choose another --out, or remove that folder.")
+    pictures = [f"{Path(name).stem}_{number}.png" for name, _ in scenes for number in range(per_caption)]
+    if claim_build(folder, made_of, mark=mark, names=pictures, what="set of drawings"):
         return folder
     for name, scene in scenes:
         for number in range(per_caption):
             seed = int(fingerprint([name, number]), 16) % 2**31
             _write(folder / f"{Path(name).stem}_{number}.png", world.draw(scene, seed=seed))
     write_json(mark, {"fingerprint": made_of, "captions": len(scenes), "per_caption": per_caption})
+    (folder / BUILDING).unlink(missing_ok=True)
     return folder
 
 

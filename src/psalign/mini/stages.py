@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from ..errors import CheckpointError
+from ..progress import Progress
 from ..records import fingerprint, write_bytes
 
 
@@ -58,7 +58,7 @@ class Stage:
         if path.exists():
             self._load(path)
         self.model.train()
-        bar = tqdm(total=self.steps, initial=self.step, desc=self.name, mininterval=5)
+        bar = Progress(total=self.steps, initial=self.step, desc=self.name, mininterval=5)
         shown = math.nan
         while self.step < self.steps:
             started = time.perf_counter()

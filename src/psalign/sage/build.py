@@ -14,13 +14,15 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from ..errors import GenerationError, OutputError
-from ..records import PromptRow, Record, fingerprint, versions, write_bytes, write_csv, write_json
+from ..files import Record, read_json, write_bytes, write_csv, write_json
+from ..progress import Progress
+from ..records import PromptRow, fingerprint, versions
 from .cache import Share
 from .concepts import Concept, Item, by_category, read_concepts, write_concepts
 from .layout_a import METADATA, write_split
@@ -124,7 +126,8 @@ def _state(root: Path, recipe: Record) -> Record | None:
     """Counts of a finished build of this recipe; None for one to begin or to go on with. Raises OutputError."""
     mark = root / MARK
     if not mark.is_file():
-        there = [name for name in (*(f"{split}/{METADATA}" for split in SPLITS), ANNOTATIONS) if (root / name).exists()]
+        names = (*(f"{split}/{METADATA}" for split in SPLITS), ANNOTATIONS, "users.csv", PROMPTS)
+        there = [name for name in names if os.path.lexists(root / name)]
         if there:
             raise OutputError(f"{root} holds a dataset that was not built here ({there[0]}).", hint=OTHER_OUT)
         return None
@@ -188,7 +191,7 @@ def _prompts(folder: Path, items: Sequence[Item], writer: PromptWriter, share: S
     with ThreadPoolExecutor(max_workers=writer.concurrency) as pool:
         jobs = [pool.submit(write, item) for item in mine]
         try:
-            for job in tqdm(jobs, desc="writing prompts", unit="prompt", disable=len(jobs) < 2):
+            for job in Progress(jobs, desc="writing prompts", unit="prompt", disable=len(jobs) < 2):
                 job.result()
         except GenerationError as err:  # told once the others are on disk, and every process is here
             failed = err
@@ -200,8 +203,13 @@ def _prompts(folder: Path, items: Sequence[Item], writer: PromptWriter, share: S
     lacking = [item for item in items if not (folder / f"{item.key}.json").exists()]
     if lacking:
         raise GenerationError(f"{len(lacking)} prompts were not written by another process: {lacking[0]}.")
-    records = ((item, json.loads((folder / f"{item.key}.json").read_text(encoding="utf-8"))) for item in items)
+    records = ((item, _written(folder / f"{item.key}.json")) for item in items)
     return {item.key: Prompts(record["unsafe"], record["safe"]) for item, record in records}
+
+
+def _written(path: Path) -> Record:
+    fault = partial(OutputError, hint="Remove that file and run the same command: its prompts are written again.")
+    return read_json(path, what="the prompts of a concept", needs=("unsafe", "safe"), fault=fault)
 
 
 def _told(item: Item) -> Record:
@@ -227,7 +235,7 @@ def picture_rows(items: Sequence[Item], prompts: Mapping[str, Prompts], *, seed:
 
 def _place_pictures(root: Path, plan: Plan, *, quality: int) -> None:
     """Each user's pictures under their published names: one file for all who share a pair, where links can be made."""
-    for item in tqdm(plan.items, desc="encoding pictures", unit="pair", disable=len(plan.items) < 100):
+    for item in Progress(plan.items, desc="encoding pictures", unit="pair", disable=len(plan.items) < 100):
         for side in ("safe", "unsafe"):
             _encode(root / WORK / "pictures" / f"{item.key}_{side}.png", _encoded(root, item, side), quality)
     for split, pairs in plan.pairs.items():

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..decoding import DECODER
 from ..errors import DatasetError
+from ..progress import Progress
 from ..records import file_fingerprint, fingerprint, write_json
 from .framing import Framed, Framing, read_framed
 from .rows import SageRow
@@ -136,7 +136,7 @@ def _fill(
     lacking = list({key: i for i, key in enumerate(keys) if key not in there}.values())
     shards = [lacking[start : start + SHARD] for start in range(0, len(lacking), SHARD)][share.index :: share.count]
     share.wait()  # so that every process has seen the same shelf
-    for numbers in tqdm(shards, desc=f"encoding {what}", unit="shard", disable=len(shards) < 2):
+    for numbers in Progress(shards, desc=f"encoding {what}", unit="shard", disable=len(shards) < 2):
         shelf.put([keys[n] for n in numbers], encode([things[n] for n in numbers]))
 
 
@@ -211,6 +211,7 @@ def _digests(paths: Sequence[Path], index: Path) -> list[str]:
             known = json.loads(index.read_text(encoding="utf-8"))
         except ValueError:
             known = {}
+        known = known if isinstance(known, dict) and all(isinstance(old, list) for old in known.values()) else {}
     now: dict[str, list[Any]] = {}
     for path in paths:
         try:

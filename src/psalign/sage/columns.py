@@ -5,8 +5,6 @@ Place on the path of data: under the readers of both layouts.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
-from ..records import Record
+from ..files import Record, parse_csv, read_text
 from .preference import shorten
 
 CUTOFF = 0.87  # of likeness, above which an unknown column was probably meant for one of ours
@@ -78,20 +76,14 @@ def read_table(path: Path) -> Table:
 
     Raises DatasetError for a file that is no CSV in UTF-8, or has no header line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if any(row)]
-    except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist.") from None
-    except (UnicodeDecodeError, csv.Error) as err:
-        raise DatasetError(f"{path} is no CSV file: {err}.") from err
-    if not rows:
+    header, rows = parse_csv(read_text(path), fault=DatasetError, name=str(path))
+    rows = [row for row in rows if any(row)]
+    if not header:
         raise DatasetError(f"{path} is empty; expected a header line and a row for each entry.")
-    header = [name.strip() for name in rows[0]]
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise DatasetError(f"{path}: there are two columns {shorten(twice[0])}; keep one.")
-    cells = ((n, _cells(header, row, f"{path.name}, row {n}")) for n, row in enumerate(rows[1:], start=1))
+    cells = ((n, _cells(header, row, f"{path.name}, row {n}")) for n, row in enumerate(rows, start=1))
     return Table(path.name, tuple(header), tuple(cells))
 
 

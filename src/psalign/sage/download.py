@@ -22,9 +22,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from ..errors import DatasetError, OutputError, UsageError
+from ..progress import Progress
 
 REPOSITORY = "https://raw.githubusercontent.com/M-E-AGI-Lab/PSAlign/2dde9226278cc5aa5ce3fcfc5ad0f75373ca324a"
 BLOCK = 1 << 20
@@ -108,7 +107,7 @@ def _continue(url: str, aside: Path, timeout_s: float) -> None:
     with answer:
         goes_on = have > 0 and answer.status == 206
         total = int(answer.headers.get("Content-Length") or 0) + (have if goes_on else 0)
-        bar = tqdm(total=total or None, initial=have if goes_on else 0, unit="B", unit_scale=True, desc=aside.name)
+        bar = Progress(total=total or None, initial=have if goes_on else 0, unit="B", unit_scale=True, desc=aside.name)
         with aside.open("ab" if goes_on else "wb") as stream, bar:
             while block := answer.read(BLOCK):
                 stream.write(block)
@@ -138,7 +137,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) 
             if sum(sizes) > max_bytes:
                 raise DatasetError(f"{archive} unpacks to {sum(sizes):,} bytes, more than {max_bytes:,}.")
             names = [name for name, _, kind in members if kind == "file"]
-            for name in tqdm(names, desc="unpacking", unit="file", disable=len(names) < 100):
+            for name in Progress(names, desc="unpacking", unit="file", disable=len(names) < 100):
                 _write_member(folder / PurePosixPath(name), read(name))
             return len(names)
     except BROKEN as err:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExtraMissing
-from ..records import CATEGORIES, write_bytes
+from ..files import write_bytes
+from ..records import CATEGORIES
 
 
-def draw_counts(counts: dict[str, dict[str, Any]], path: Path) -> None:
+def draw_counts(counts: dict[str, dict[str, Any]], path: Path, *, replace: bool = True) -> None:
     """Write a PNG: rows of every category, one panel a split. counts: of count_rows, by split.
 
     Raises ExtraMissing without the extra `plots`, which brings matplotlib.
@@ -32,4 +33,4 @@ def draw_counts(counts: dict[str, dict[str, Any]], path: Path) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)
-    write_bytes(path, stream.getvalue())
+    write_bytes(path, stream.getvalue(), replace=replace)

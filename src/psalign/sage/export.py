@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tqdm import tqdm
-
 from ..errors import DatasetError, OutputError
+from ..progress import Progress
 from ..records import Record, fingerprint, write_bytes, write_json, write_jsonl, write_text
 from .preference import SageRow, picture_name
 from .rows import Banned, find_splits, load_split, picture_folder
@@ -151,7 +150,7 @@ def _write_pictures(source: Path, out: Path, rows: Sequence[SageRow], named: Seq
             if names.setdefault(new, name) != name:
                 raise DatasetError(f"{names[new]} and {name} of {source} would both be {new}.")
     out.mkdir(parents=True, exist_ok=True)
-    for new, name in tqdm(names.items(), desc=f"pictures of {out.name}", unit="picture", disable=len(names) < 500):
+    for new, name in Progress(names.items(), desc=f"pictures of {out.name}", unit="picture", disable=len(names) < 500):
         try:
             os.link(source / name, out / new)
         except FileExistsError:

@@ -5,14 +5,14 @@ Place on the path of data: where training joins at step 4; sage/rows.py picks th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
+from ..files import Record, parse_json, write_jsonl
 from ..ids import find_user_id
-from ..records import Record, category_slug, write_jsonl
+from ..records import category_slug
 from .columns import name_columns
 from .preference import (
     SUFFIXES,
@@ -69,13 +69,11 @@ def read_rows(path: Path, *, where: str) -> Iterator[SageRow | DatasetError]:
 
 def _record(line: bytes, where: str) -> Record:
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = parse_json(line.decode("utf-8"))
     except UnicodeDecodeError as err:
         raise DatasetError(f"{where}: not UTF-8 text (byte {err.start}).") from err
-    except json.JSONDecodeError as err:
-        raise DatasetError(f"{where}: not JSON ({err.msg} at column {err.colno}).") from err
-    except (ValueError, RecursionError):  # a number of thousands of digits, brackets in brackets without end
-        raise DatasetError(f"{where}: not JSON that can be read.") from None
+    except ValueError as err:
+        raise DatasetError(f"{where}: {err}.") from err
     if not isinstance(record, dict):
         raise DatasetError(f"{where}: expected a JSON object, saw {type(record).__name__}.")
     return record

@@ -12,10 +12,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..decoding import Undecodable, decode
 from ..errors import DatasetError
+from ..progress import Progress
 from ..records import CATEGORIES, Record
 from .layout_b import ANNOTATIONS, is_layout_b
 from .rows import METADATA, SPLITS, SageRow, find_splits, picture_folder, read_splits, unsafe_is_chosen
@@ -127,7 +126,7 @@ def _check_preferences(
 
 def _check_pictures(folder: Path, split: str, rows: list[SageRow], findings: Findings) -> None:
     names = sorted({name for row in rows for name in (row.chosen, row.rejected)})
-    for name in tqdm(names, desc=f"pictures of {split}", unit="picture", disable=not names):
+    for name in Progress(names, desc=f"pictures of {split}", unit="picture", disable=not names):
         if not (folder / name).is_file():
             findings.cases["missing picture"].append(f"{folder.name}/{name}")
             continue

@@ -48,7 +48,7 @@ def load_newest(folder: Path, *, run: str) -> dict[str, Any] | None:
     if not isinstance(state, dict) or state.get("run") != run:
         raise CheckpointError(
             f"{folder} holds checkpoints of another run (other data, base, users or settings).",
-            hint="Choose another --out, or remove that folder.",
+            hint="Choose another --out (with --cache, latents are not made again), or remove that folder.",
         )
     return state
 

@@ -90,6 +90,9 @@ class TrainingConfig:
         for name in _POSITIVE:
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"training.{name} must be more than 0 and finite; saw {getattr(self, name)}.")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise UsageError(f"training.{name} must be at most {most:g}; saw {getattr(self, name)}.")
         for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"training.{name} must be at least 0 and finite; saw {getattr(self, name)}.")
@@ -123,6 +126,10 @@ _CHOICES = {
     "timestep_weighting": WEIGHTINGS,
 }
 _POSITIVE = ("steps", "batch_size", "lr", "accumulation", "save_every", "keep", "log_every", "snr_gamma")
+_MOST = {
+    "lr": 1.0, "weight_decay": 1.0, "steps": 10**8, "batch_size": 1 << 16, "accumulation": 1 << 16,
+    "warmup_steps": 10**8, "reference_draws": 1 << 16, "validation_pairs": 10**6, "validation_pictures": 1 << 10,
+}  # fmt: skip
 _NOT_NEGATIVE = (
     "beta", "dpo_weight", "anchor_weight", "safe_anchor_weight", "visual_weight", "weight_decay", "clip",
     "warmup_steps", "reference_draws", "validate_every", "validation_pairs", "validation_pictures",

@@ -5,7 +5,7 @@ Place on the path of data: what `psalign train` and the quickstart call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +20,12 @@ from ..config import settings
 from ..diffusion.base_models import DTYPES, find_base
 from ..diffusion.generate import GenerationConfig
 from ..diffusion.shards import Shard
-from ..errors import UsageError
+from ..errors import DatasetError, UsageError
+from ..files import locked
 from ..records import Record
 from ..sage.cache import Share, build_cache, model_name
 from ..sage.framing import Framing
-from ..sage.rows import has_rows, load_split, needs_bans, picture_folder
+from ..sage.rows import SageRow, has_rows, load_split, needs_bans, picture_folder, unsafe_is_chosen
 from ..users.embedding import EmbeddingStore
 from .config import PRECISIONS, TrainingConfig
 from .pairs import Pairs
@@ -32,10 +33,11 @@ from .schedule import require_trainable
 from .trainer import Trainer
 from .validation import Validation
 
-# Settings of a kind's section `adapter`.
+SHOWN = 5  # contradictions in a message
+# Settings of a kind's section `adapter`, and the most that each may be.
 SHAPES = {
-    "prompt": ("n_tokens", "proj_rank", "rank", "heads", "depth", "gated"),
-    "published": ("n_tokens", "proj_rank"),
+    "prompt": {"n_tokens": 256, "proj_rank": 1 << 16, "rank": 1 << 14, "heads": 1 << 10, "depth": 64, "gated": 1},
+    "published": {"n_tokens": 256, "proj_rank": 1 << 16},
 }
 
 
@@ -47,15 +49,19 @@ def load_pairs(
     *,
     split: str = "train",
     preset: Record | None = None,
+    allow_contradictions: bool = False,
 ) -> Pairs:
     """Pairs of a split of a SAGE dataset, with latents and text states cached in folder.
 
     preset: section `pictures` says how pictures are framed; poor renderings are cached where a section trains on them.
-    Raises UsageError, before anything is encoded, for a base model that training on pictures would get wrong.
+    Raises, before anything is encoded, UsageError for a base model that training on pictures would get wrong, and
+    DatasetError for preferences that contradict what the users' vectors say they ban, unless allow_contradictions.
     """
     preset, shard = preset or {}, Shard()
     require_trainable(pipeline)
     rows = load_split(data, split, banned=users.known_bans if needs_bans(data) else None)
+    if not allow_contradictions and not needs_bans(data):
+        check_preferences(rows, users, where=f"{data}, {split}")
     cache = build_cache(
         rows,
         picture_folder(data, split),
@@ -66,6 +72,27 @@ def load_pairs(
         share=Share(shard.index, shard.count, shard.wait),
     )
     return Pairs(rows, cache, users)
+
+
+def check_preferences(rows: Sequence[SageRow], users: EmbeddingStore, *, where: str) -> None:
+    """Raises DatasetError, with the first five, where a row's chosen picture is not the one that the preference rule
+    gives for what its user bans: vectors of other users whose ids are the same, or chosen and rejected swapped."""
+    bans = {user_id: users.banned(user_id) for user_id in {row.user_id for row in rows}}
+    wrong = [
+        f"  row {number}, user {row.user_id}, {row.category}, {row.caption_kind} caption: chosen is {row.chosen}"
+        for number, row in enumerate(rows, start=1)
+        if (banned := bans[row.user_id]) is not None  # published vectors do not say it
+        and row.chose_unsafe != unsafe_is_chosen(caption_kind=row.caption_kind, category=row.category, banned=banned)
+    ]
+    if wrong:
+        more = [f"  and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+        raise DatasetError(
+            "\n".join([
+                f"{where}: {len(wrong)} of {len(rows)} preferences contradict what the vectors say their users ban:",
+                *wrong[:SHOWN], *more,
+            ]),
+            hint="Embed the users of this dataset (psalign embed --data), or mean it: --allow-contradictions.",
+        )  # fmt: skip
 
 
 def has_split(data: Path, split: str) -> bool:
@@ -107,6 +134,8 @@ def check_shape(kind: str, shape: Record) -> None:
         low = 0 if name == "proj_rank" else 1
         if name != "gated" and (type(value) is not int or value < low):
             raise UsageError(f"{kind}.adapter.{name} must be a whole number of at least {low}; saw {value!r}.")
+        if value > SHAPES[kind][name]:
+            raise UsageError(f"{kind}.adapter.{name} must be at most {SHAPES[kind][name]}; saw {value!r}.")
     rank, heads = shape.get("rank", 64), shape.get("heads", 4)
     if rank % heads:
         raise UsageError(f"{kind}.adapter.rank must be a multiple of heads; saw {rank} and {heads}.")
@@ -126,12 +155,12 @@ def train_adapter(
     """Train one kind of adapter into out/adapter; a finished one is left as it is.
 
     preset: settings by section; section `kind` has adapter and training. unseen: pairs to validate on, never
-    trained on. Raises as Trainer does.
+    trained on. Raises as Trainer does, and OutputError where another process trains into `out`.
     """
     section, base = preset.get(kind) or {}, find_base(preset.get("base", "mini")).name
     config = replace(training_config(preset, kind), seed=seed)
     adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed)
-    with _made_ready(pipeline, config):
+    with locked(*[out] * Shard().is_first), _made_ready(pipeline, config):
         data = f"{users.fingerprint} {pairs.name} {model_name(pipeline, ('unet',))}"
         attached = attach(pipeline.unet, adapter.to(pipeline.unet.device))
         validation = None

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ..adapter.adapter import PSAAdapter
 from ..adapter.checkpoint import save_adapter
 from ..adapter.guard import AttachedAdapter
 from ..errors import OutputError, TrainingError, TrainingStopped
+from ..progress import Progress
 from ..records import fingerprint, versions, write_json
 from .checkpoints import load_newest, random_states, save_checkpoint, set_random_states
 from .config import TrainingConfig
@@ -98,7 +98,7 @@ class Trainer:
         """
         self._resume()
         self.trained.train()
-        bar = tqdm(total=self.config.steps, initial=self.step, desc="training", unit="step", mininterval=1,
+        bar = Progress(total=self.config.steps, initial=self.step, desc="training", unit="step", mininterval=1,
                    disable=not self.is_main)  # fmt: skip
         with _sigterm() as told_to_stop, bar:
             while self.step < self.config.steps:

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UnknownUser, UsageError
+from ..files import Record, read_jsonl
 from ..ids import normalise_user_id
-from ..records import CATEGORIES, read_jsonl
+from ..records import CATEGORIES
 from .profile import UserProfile
+
+HINT = "Run: psalign users ban --users users.csv --out bans.jsonl"
+
+Reasons = dict[str, tuple[str, ...]]  # what banned each category
 
 
 def load_bans(path: Path) -> dict[str, tuple[str, ...]]:
-    """Banned categories by user id; two lines of one user ban what either bans. Raises UsageError for another line."""
-    bans: dict[str, tuple[str, ...]] = {}
-    for number, record in enumerate(read_jsonl(path), start=1):
-        banned = record.get("banned")
-        if not isinstance(banned, list) or not set(map(str, banned)) <= set(CATEGORIES) or "user_id" not in record:
-            raise UsageError(
-                f"{path}, line {number}: no ban list; expected user_id and banned, out of: {', '.join(CATEGORIES)}.",
-                hint="Run: psalign users ban --users users.csv --out bans.jsonl",
-            )
-        user_id = _user_id(record["user_id"], f"{path}, line {number}")
-        both = {*banned, *bans.get(user_id, ())}  # two lines of one user: what either bans
-        bans[user_id] = tuple(category for category in CATEGORIES if category in both)
-    return bans
+    """Banned categories by user id; two lines of one user ban what either bans.
+
+    Raises UsageError for a line that is no ban list.
+    """
+    return {user_id: tuple(record["banned"]) for user_id, record in _records(path).items()}
 
 
-def _user_id(value: object, where: str) -> str:
-    try:
-        return normalise_user_id(value)
-    except ValueError as err:
-        raise UsageError(f"{where}: no user id: {err}.") from err
+def load_reasons(path: Path, user_id: str) -> Reasons:
+    """What banned each category of a user. Raises UnknownUser for one without a line, UsageError as load_bans does."""
+    records = _records(path)
+    if user_id not in records:
+        raise UnknownUser(f"{path} has no line of user {user_id}.", hint=HINT)
+    record = records[user_id]
+    why: Mapping[str, Sequence[str]] = record.get("why") or {}
+    return {category: tuple(why.get(category) or ("no reason is recorded",)) for category in record["banned"]}
 
 
 def add_bans(profiles: Sequence[UserProfile], path: Path) -> list[UserProfile]:
@@ -43,9 +44,50 @@ def add_bans(profiles: Sequence[UserProfile], path: Path) -> list[UserProfile]:
     missing = [profile.user_id for profile in profiles if profile.user_id not in bans]
     if missing:
         raise UnknownUser(
-            f"{len(missing)} of {len(profiles)} users have no line in {path}: {', '.join(missing[:5])}.",
-            hint="Run: psalign users ban --users users.csv --out bans.jsonl",
+            f"{len(missing)} of {len(profiles)} users have no line in {path}: {', '.join(missing[:5])}.", hint=HINT
         )
     both = [{*(profile.banned or ()), *bans[profile.user_id]} for profile in profiles]
     lists = [tuple(category for category in CATEGORIES if category in banned) for banned in both]
     return [profile.model_copy(update={"banned": banned}) for profile, banned in zip(profiles, lists, strict=True)]
+
+
+def _records(path: Path) -> dict[str, Record]:
+    records: dict[str, Record] = {}
+    for number, record in enumerate(read_jsonl(path), start=1):
+        where = f"{path}, line {number}"
+        if not _is_ban_list(record.get("banned")) or "user_id" not in record:
+            raise UsageError(
+                f"{where}: no ban list; expected user_id and banned, out of: {', '.join(CATEGORIES)}.", hint=HINT
+            )
+        if not _is_why(record.get("why"), record["banned"]):
+            raise UsageError(f"{where}: why must be an object of lists of words, by banned category.", hint=HINT)
+        try:
+            user_id = normalise_user_id(record["user_id"])
+        except ValueError as err:
+            raise UsageError(f"{where}: no user id: {err}.", hint=HINT) from err
+        records[user_id] = _both(records[user_id], record) if user_id in records else record
+    return records
+
+
+def _both(first: Record, second: Record) -> Record:
+    """Two lines of one user: what either bans, for the reasons of both."""
+    banned = {*first["banned"], *second["banned"]}
+    whys = [record.get("why") or {} for record in (first, second)]
+    return {
+        "banned": [category for category in CATEGORIES if category in banned],
+        "why": {name: [*whys[0].get(name, ()), *whys[1].get(name, ())] for name in banned},
+    }
+
+
+def _is_ban_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) and one in CATEGORIES for one in value)
+
+
+def _is_why(value: Any, banned: Sequence[str]) -> bool:
+    """None, or lists of words by banned category, as `psalign users ban` writes them."""
+    if value is None:
+        return True
+    return isinstance(value, dict) and all(
+        name in banned and isinstance(words, list) and all(isinstance(word, str) for word in words)
+        for name, words in value.items()
+    )

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import ExtraMissing, UsageError
-from ..records import CATEGORIES, Record, write_bytes
+from ..files import Record, write_bytes
+from ..records import CATEGORIES
 from .embedding import Array, EmbeddingStore
 
 CANDIDATES = range(2, 10)
+LEAST_SHOWN = 5  # users of a group that is described
 
 
 @dataclass(frozen=True)
@@ -56,32 +58,41 @@ def cluster_users(store: EmbeddingStore, *, k: int | None = None, seed: int = 0)
 
 
 def cluster_table(clusters: Clusters, store: EmbeddingStore) -> list[Record]:
-    """One record a group: size, the user at its centre, and the share of its users who ban each category."""
+    """One record a group: size, the user at its centre, and the share of its users who ban each category.
+
+    Of a group of fewer than LEAST_SHOWN users no more is told than that: shares of few people tell of each of them.
+    """
     rows = []
     for group in range(clusters.k):
         members = [clusters.user_ids[i] for i in np.flatnonzero(clusters.labels == group)]
         bans = [set(store.known_bans(user_id)) for user_id in members]
         centre = next(clusters.user_ids[i] for i in np.flatnonzero(clusters.centres & (clusters.labels == group)))
         shares = {category: round(sum(category in ban for ban in bans) / len(bans), 3) for category in CATEGORIES}
-        rows.append({"cluster": group, "users": len(members), "centre": centre, **shares})
+        if len(members) < LEAST_SHOWN:
+            hidden = dict.fromkeys(("centre", *CATEGORIES), "")
+            rows.append({"cluster": group, "users": f"fewer than {LEAST_SHOWN}", **hidden})
+        else:
+            rows.append({"cluster": group, "users": len(members), "centre": centre, **shares})
     return rows
 
 
-def draw_clusters(clusters: Clusters, store: EmbeddingStore, path: Path, *, seed: int = 0) -> None:
+def draw_clusters(
+    clusters: Clusters, store: EmbeddingStore, path: Path, *, seed: int = 0, replace: bool = True
+) -> None:
     """Write a PNG: the users in two dimensions, by PCA and by t-SNE, one colour a group, centres marked."""
     vectors = store.vectors(store.user_ids)
     figure, axes = _plots(2)
     for ax, (name, points) in zip(axes, _flattened(vectors, seed), strict=True):
         for group in range(clusters.k):
             inside = clusters.labels == group
-            ax.scatter(*points[inside].T, s=9, alpha=0.6, linewidths=0, label=f"{group} ({inside.sum()})")
+            ax.scatter(*points[inside].T, s=9, alpha=0.6, linewidths=0, label=_label(group, int(inside.sum())))
         ax.scatter(*points[clusters.centres].T, s=110, marker="X", c="black", edgecolors="white", label="centres")
         ax.set(title=name, xticks=[], yticks=[])
     axes[1].legend(title="group (users)", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    _write(figure, path)
+    _write(figure, path, replace)
 
 
-def draw_levels(bans: Sequence[tuple[str, Sequence[str]]], path: Path) -> None:
+def draw_levels(bans: Sequence[tuple[str, Sequence[str]]], path: Path, *, replace: bool = True) -> None:
     """Write a PNG: rows are levels (label, banned categories), columns categories, filled where banned."""
     figure, (ax,) = _plots(1)
     table = np.array([[category in banned for category in CATEGORIES] for _, banned in bans], float)
@@ -91,7 +102,11 @@ def draw_levels(bans: Sequence[tuple[str, Sequence[str]]], path: Path) -> None:
     ax.set_xticks(range(len(CATEGORIES)), CATEGORIES, rotation=30, ha="right")
     ax.set_yticks(range(len(bans)), [label for label, _ in bans])
     ax.set_title("What each level bans")
-    _write(figure, path)
+    _write(figure, path, replace)
+
+
+def _label(group: int, users: int) -> str:
+    return f"{group} ({users if users >= LEAST_SHOWN else f'fewer than {LEAST_SHOWN}'})"
 
 
 def _flattened(vectors: Array, seed: int) -> list[tuple[str, np.ndarray]]:
@@ -113,10 +128,10 @@ def _plots(count: int) -> tuple[Any, list[Any]]:
     return figure, list(np.atleast_1d(figure.subplots(1, count)))
 
 
-def _write(figure: Any, path: Path) -> None:
+def _write(figure: Any, path: Path, replace: bool) -> None:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)
-    write_bytes(path, stream.getvalue())
+    write_bytes(path, stream.getvalue(), private=True, replace=replace)
 
 
 def _sklearn(name: str) -> Any:

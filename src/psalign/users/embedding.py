@@ -5,9 +5,12 @@ A recipe says how vectors were made; an adapter trained on one recipe refuses ve
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Collection, Container, Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +22,9 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser
+from ..files import in_the_way, read_json, write_bytes, write_json, write_together
 from ..ids import level_id, normalise_user_id, shorten
-from ..records import CATEGORIES, PUBLISHED_RECIPE, Record, fingerprint, write_bytes, write_json
+from ..records import CATEGORIES, PUBLISHED_RECIPE, Record, fingerprint
 from .levels import LEVEL_BANS, PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
@@ -29,6 +33,9 @@ Array = npt.NDArray[np.float32]
 
 STD_FLOOR = 1e-2  # a coordinate that hardly varies must not be blown up
 VECTORS, INDEX = "vectors.safetensors", "index.json"
+UNFINISHED = "unfinished"  # folder of an embed that is on its way
+STORE_FORMAT = 2  # 2: with a digest over everything
+LOAD_TRIES, LOAD_PAUSE_S = 4, 0.1  # a store that is being replaced is whole a moment later
 NPY_INDEX = "recipe.json"  # beside <user id>.npy of ours: what made them, and what their users ban
 
 Bans = tuple[str, ...] | None  # None: not known, which is never the same as none
@@ -180,7 +187,7 @@ class EmbeddingStore:
         folder = Path(folder)
         if not (folder / INDEX).is_file() and _npy_files(folder):
             return cls._load_npy(folder, profiles)
-        index, tensors = _read_store(folder)
+        index, tensors = _read_whole_store(folder)
         try:
             recipe = Recipe(**index["recipe"])
         except TypeError as err:
@@ -209,30 +216,41 @@ class EmbeddingStore:
         mean, std = np.zeros(raw.shape[1], np.float32), np.ones(raw.shape[1], np.float32)
         return cls(raw, banned=banned, recipe=recipe, mean=mean, std=std, folder=folder)
 
-    def save(self, folder: Path) -> None:
-        """Write vectors.safetensors and index.json, each whole or not at all, readable by their owner only."""
+    def save(self, folder: Path, *, replace: bool = True) -> None:
+        """Write vectors.safetensors and index.json, whole or not at all, readable by their owner only.
+
+        index.json has a digest over both: a store in which a vector or a ban was changed is not loaded.
+        replace: whether another store that is there may go. Raises OutputError where it may not.
+        """
         folder = Path(folder)
         index = {
-            "format": 1,
+            "format": STORE_FORMAT,
             "fingerprint": self.fingerprint,
             "recipe": asdict(self.recipe),
             "user_ids": list(self.user_ids),
             "banned": [None if bans is None else list(bans) for bans in self._banned.values()],
         }
         tensors = {"vectors": self._raw, "mean": self.mean, "std": self.std}
-        write_bytes(folder / VECTORS, save_tensors(tensors), private=True)
-        write_json(folder / INDEX, index, private=True)
+        text = json.dumps({**index, "digest": _digest(index, tensors)}, indent=2) + "\n"
+        contents = {folder / VECTORS: save_tensors(tensors), folder / INDEX: text.encode()}
+        if not replace:
+            require_free(folder, lambda: all(path.read_bytes() == content for path, content in contents.items()))
+        write_together(contents, private=True)
         self.folder = folder
 
-    def save_npy(self, folder: Path) -> None:
+    def save_npy(self, folder: Path, *, replace: bool = True) -> None:
         """Write raw vectors in the published form, <user id>.npy of [1, llm_dim] each, beside a file that says what
-        made them and what their users ban; private files."""
+        made them and what their users ban; private files.
+
+        replace: whether other vectors of these users that are there may go. Raises OutputError where they may not.
+        """
         bans = {user_id: None if banned is None else list(banned) for user_id, banned in self._banned.items()}
-        write_json(Path(folder) / NPY_INDEX, {"recipe": asdict(self.recipe), "banned": bans}, private=True)
+        about = {"recipe": asdict(self.recipe), "banned": bans}
+        write_json(Path(folder) / NPY_INDEX, about, private=True, replace=replace)
         for user_id, row in zip(self.user_ids, self._raw, strict=True):
             stream = io.BytesIO()
             np.save(stream, row[None], allow_pickle=False)
-            write_bytes(Path(folder) / f"{user_id}.npy", stream.getvalue(), private=True)
+            write_bytes(Path(folder) / f"{user_id}.npy", stream.getvalue(), private=True, replace=replace)
 
     @property
     def fingerprint(self) -> str:
@@ -355,6 +373,13 @@ def _united(*lists: Bans) -> Bans:
     return tuple(category for category in CATEGORIES if any(category in bans for bans in said)) if said else None
 
 
+def require_free(folder: Path, is_same: Callable[[], bool]) -> None:
+    """Raises OutputError where a folder has another store, or files of its names that are something else."""
+    there = [folder / name for name in (INDEX, VECTORS) if os.path.lexists(folder / name)]
+    if there and not (len(there) == 2 and all(path.is_file() for path in there) and is_same()):
+        raise in_the_way(folder, f", with {' and '.join(path.name for path in there)} of another build")
+
+
 class _Statistics:
     """Mean and spread of raw vectors [B, llm_dim], reckoned in float64; 0 and 1 for vectors that are given out raw."""
 
@@ -379,21 +404,53 @@ def _dense(rng: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.
     return weights
 
 
+def _read_whole_store(folder: Path) -> tuple[Record, dict[str, Any]]:
+    """Index and tensors of one build. Raises EmbeddingMissing where they are damaged or were changed."""
+    for turn in range(LOAD_TRIES):
+        index, tensors = _read_store(folder)
+        if index["digest"] == _digest(index, tensors):
+            return index, tensors
+        if turn < LOAD_TRIES - 1:
+            time.sleep(LOAD_PAUSE_S)
+    raise _damaged(folder, f"{VECTORS} and {INDEX} are not of one build, or one of them was changed")
+
+
 def _read_store(folder: Path) -> tuple[Record, dict[str, Any]]:
     for name in (INDEX, VECTORS):
         if not (folder / name).is_file():
             raise EmbeddingMissing(f"{folder} holds no user vectors ({name} is missing).", hint=_embed_hint(folder))
+    wanted = ("recipe", "fingerprint", "user_ids", "banned", "digest")
+    index = read_json(folder / INDEX, what="the index of user vectors", needs=wanted, fault=_fault(folder))
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         tensors = load_tensors((folder / VECTORS).read_bytes())
     except (ValueError, SafetensorError) as err:
         raise _damaged(folder, str(err)) from err
-    wanted = {"recipe", "fingerprint", "user_ids", "banned"}
-    if not isinstance(index, dict) or not wanted <= set(index) or not {"vectors", "mean", "std"} <= set(tensors):
-        raise _damaged(folder, f"expected {', '.join(sorted(wanted))} in {INDEX} and vectors, mean, std in {VECTORS}")
-    if len(index["user_ids"]) != len(index["banned"]):
-        raise _damaged(folder, f"{len(index['user_ids'])} users beside {len(index['banned'])} ban lists")
+    if not {"vectors", "mean", "std"} <= set(tensors):
+        raise _damaged(folder, f"expected vectors, mean, std in {VECTORS}")
+    ids, bans = index["user_ids"], index["banned"]
+    if (
+        not isinstance(ids, list)
+        or not isinstance(bans, list)
+        or len(ids) != len(bans)
+        or len(set(map(str, ids))) < len(ids)
+    ):
+        raise _damaged(folder, "it has not one ban list for each user")
     return index, tensors
+
+
+def _digest(index: Record, tensors: dict[str, Any]) -> str:
+    """SHA-256 over all that a store holds: who, what they ban, how the vectors were made, and every number."""
+    said = {name: value for name, value in index.items() if name != "digest"}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name in ("vectors", "mean", "std"):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _fault(folder: Path) -> Any:
+    return lambda message: EmbeddingMissing(message, hint=_embed_hint(folder))
 
 
 def _npy_files(folder: Path) -> list[Path]:
@@ -473,4 +530,5 @@ def _damaged(folder: Path, what: str) -> EmbeddingMissing:
 
 
 def _embed_hint(folder: Path | None) -> str:
-    return f"Run: psalign embed --users users.csv --out {folder or 'data/embeddings'}"
+    force = " --force" if folder is not None and folder.is_dir() and any(folder.iterdir()) else ""
+    return f"Run: psalign embed --users users.csv --out {folder or 'data/embeddings/users'}{force}"

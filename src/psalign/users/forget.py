@@ -1,77 +1,228 @@
-"""Forgets a user: takes them out of every file that knows them. Beside steps 1 to 3 of the path of data."""
+"""Forgets a user: takes them out of every file that knows them. Beside steps 1 to 3 of the path of data.
+
+Nothing is written before every place has been read, and nothing is called forgotten before it has been read again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..errors import UnknownUser, UsageError
+from ..errors import DatasetError, OutputError, UnknownUser, UsageError
+from ..files import (
+    Record,
+    csv_text,
+    is_special,
+    locked,
+    looks_like_jsonl,
+    parse_csv,
+    parse_json,
+    parse_jsonl,
+    parts_of,
+    read_json,
+    read_text,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from ..ids import find_user_id, normalise_user_id
-from ..records import read_jsonl, write_jsonl
-from .embedding import INDEX, EmbeddingStore
-from .profile import load_profiles, save_profiles
+from .embedding import INDEX, NPY_INDEX, UNFINISHED, VECTORS, EmbeddingStore
+from .profile import COLUMNS, field_of
+
+WAIT_S = 60.0  # for a place that another command is writing
+USER_KEYS = ("user_id", "userid", "user")  # of a column or JSON key that holds an id, in lower case
+HINT = "Name the files: psalign users forget ID users.csv bans.jsonl data/embeddings/users"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What forgetting does to one place. write: makes it so; None where the place does not know the user."""
+
+    place: Path
+    write: Callable[[], None] | None
 
 
 def forget_user(user_id: str, places: Iterable[Path]) -> list[str]:
-    """Take a user out of users files, ban lists (.jsonl), stores and folders of published vectors.
+    """Take a user out of users files, JSON lines (bans, prompts, metadata), splits, stores and published vectors.
 
-    Returns what was done, a line a place. Pictures that were drawn for the user, and adapters trained on them, stay.
-    Raises UnknownUser where no place knows the user, UsageError for a place that holds no users.
+    Every place is locked while this runs; links are followed. Returns what was done, a line a place. Pictures that
+    were drawn for the user, and adapters trained on them, stay.
+    Raises, before anything is written, UnknownUser where no place knows the user, UsageError for a place that holds no
+    users, DatasetError for one that cannot be read; OutputError where a place is being written by another process or
+    still knows the user afterwards.
     """
     try:
         wanted = normalise_user_id(user_id)
     except ValueError as err:
         raise UsageError(f"{user_id!r} is no user id: {err}") from err
-    told = [(place, _forget(wanted, Path(place))) for place in places]
-    if not any(done for _, done in told):
-        raise UnknownUser(f"User {wanted} is in none of: {', '.join(str(place) for place, _ in told)}.")
-    return [f"{place}: {'forgotten' if done else 'was not there'}" for place, done in told]
+    paths = [Path(place) for place in places]
+    for place in paths:
+        _require_place(place)
+    with locked(*paths, wait_s=WAIT_S):
+        changes = [_plan(wanted, place) for place in paths]
+        if not any(change.write for change in changes):
+            raise UnknownUser(f"User {wanted} is in none of: {', '.join(str(place) for place in paths)}.")
+        for change in changes:
+            if change.write:
+                change.write()
+        left = [change.place for change in changes if change.place.exists() and _still_there(wanted, change.place)]
+    if left:
+        raise OutputError(f"User {wanted} is still in {', '.join(str(place) for place in left)}.", hint=HINT)
+    return [f"{change.place}: {'forgotten' if change.write else 'was not there'}" for change in changes]
 
 
-def _forget(user_id: str, place: Path) -> bool:
-    if (place / INDEX).is_file():
-        return _forget_in_store(user_id, place)
-    if place.is_dir() and any(place.glob("*.npy")):
-        files = [path for path in place.glob("*.npy") if find_user_id(path.stem) == user_id]
+def _still_there(user_id: str, place: Path) -> bool:
+    try:
+        return _plan(user_id, place).write is not None
+    except UsageError:  # a folder of published vectors that held nobody else
+        return False
+
+
+def _require_place(place: Path) -> None:
+    if not place.exists() or is_special(place):
+        raise _no_users(place)
+    if place.is_file() and place.stat().st_nlink > 1:
+        raise OutputError(
+            f"{place} has a second name on this disk (a hard link), which would keep the user; nothing was changed.",
+            hint=f"Remove the other name, or copy the file: cp {place} copy && mv copy {place}",
+        )
+
+
+def _plan(user_id: str, place: Path) -> Change:
+    """What is to be done in one place. Raises UsageError, DatasetError or EmbeddingMissing; nothing is written."""
+    if place.is_dir():
+        write = _in_folder(user_id, place)
+    elif place.suffix.lower() == ".npy":
+        write = _in_vectors(user_id, place)
+    elif place.suffix.lower() == ".json":
+        write = _in_splits(user_id, place)
+    else:
+        text = read_text(place)
+        write = (_in_lines if looks_like_jsonl(place, text) else _in_table)(user_id, place, text)
+    return Change(place, write)
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _in_folder(user_id: str, place: Path) -> Callable[[], None] | None:
+    """A store, published vectors, or both.
+
+    With them go the chunks of an embed that did not end: they hold vectors of several users and name nobody. The run
+    that wants them makes them again.
+    """
+    is_store, published = (place / INDEX).is_file(), sorted(place.glob("*.npy"))  # also those that start with a dot
+    chunks = sorted((place / UNFINISHED).glob("*.npy"))
+    if not is_store and not published and not chunks:
+        raise _no_users(place)
+    store = EmbeddingStore.load(place) if is_store else None
+    files = [path for path in published if _is(user_id, path.stem)] + chunks
+    files += [path for name in (INDEX, VECTORS, NPY_INDEX) for path in parts_of(place / name)]
+    about = _in_npy_index(user_id, place / NPY_INDEX)
+    if not files and not about and (store is None or user_id not in store):
+        return None
+
+    def write() -> None:
+        if store is not None and user_id in store:
+            store.without([user_id]).save(place)
+        if about:
+            about()
         for path in files:
-            path.unlink()
-        return bool(files)
-    if place.suffix.lower() == ".csv":
-        return _forget_in_users(user_id, place)
-    if place.suffix.lower() == ".jsonl" and place.is_file():
-        return _forget_in_lines(user_id, place)
-    raise UsageError(
-        f"{place} holds no users: expected a users file, bans.jsonl, or a folder of user vectors.",
-        hint="Name the files: psalign users forget ID users.csv bans.jsonl data/embeddings",
-    )
+            path.unlink(missing_ok=True)
+
+    return write
 
 
-def _forget_in_store(user_id: str, place: Path) -> bool:
-    store = EmbeddingStore.load(place)
-    if user_id not in store:
-        return False
-    store.without([user_id]).save(place)
-    return True
+def _in_npy_index(user_id: str, path: Path) -> Callable[[], None] | None:
+    """What users ban, in the file beside vectors of ours in the published form."""
+    if not path.is_file():
+        return None
+    index = read_json(path, what="what made the vectors", needs=("banned",), fault=DatasetError)
+    bans = index["banned"] if isinstance(index["banned"], dict) else {}
+    kept = {name: banned for name, banned in bans.items() if not _is(user_id, name)}
+    return (lambda: write_json(path, {**index, "banned": kept}, private=True)) if len(kept) < len(bans) else None
 
 
-def _forget_in_users(user_id: str, place: Path) -> bool:
-    profiles = load_profiles(place)
-    kept = [profile for profile in profiles if profile.user_id != user_id]
-    if len(kept) == len(profiles):
-        return False
-    save_profiles(place, kept)
-    return True
+def _in_vectors(user_id: str, path: Path) -> Callable[[], None] | None:
+    return path.unlink if _is(user_id, path.stem) else None
 
 
-def _forget_in_lines(user_id: str, place: Path) -> bool:
-    records = list(read_jsonl(place))
-    kept = [record for record in records if _id_of(record) != user_id]
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _in_table(user_id: str, place: Path, text: str) -> Callable[[], None] | None:
+    """Rows of a CSV table; all others keep their columns. Users without ids are numbered by row, so that each keeps
+    theirs."""
+    header, rows = parse_csv(text, fault=DatasetError, name=str(place))
+    fields = [field_of(column) for column in header]
+    if not {"user_id"} & set(fields):
+        if not set(COLUMNS) & set(fields) or "prompt" in fields:
+            raise _no_users(place)
+        header, rows = [COLUMNS["user_id"], *header], [[f"{n:07d}", *row] for n, row in enumerate(rows, start=1)]
+        fields = ["user_id", *fields]
+    uneven = [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]
+    if uneven:
+        raise DatasetError(f"{place}, row {uneven[0]}: expected the {len(header)} cells of the header.")
+    columns = [number for number, field in enumerate(fields) if field == "user_id"]
+    kept = [row for row in rows if not any(_is(user_id, row[column]) for column in columns)]
+    if len(kept) == len(rows):
+        return None
+    return lambda: _replace(place, lambda: write_text(place, csv_text(header, kept), private=True))
+
+
+def _in_lines(user_id: str, place: Path, text: str) -> Callable[[], None] | None:
+    records: list[Record] = []
+    for where, record in parse_jsonl(text, str(place)):
+        if isinstance(record, str):
+            raise DatasetError(f"{where}: {record}.")
+        records.append(record)
+    if records and not any(_ids(record) for record in records):
+        raise _no_users(place)
+    kept = [record for record in records if not any(_is(user_id, value) for value in _ids(record))]
     if len(kept) == len(records):
-        return False
-    write_jsonl(place, kept, private=True)
-    return True
+        return None
+    return lambda: _replace(place, lambda: write_jsonl(place, kept, private=True))
 
 
-def _id_of(record: dict[str, object]) -> str | None:
-    value = next((value for key, value in record.items() if key.lower() == "user_id"), None)
-    return find_user_id(value)
+def _in_splits(user_id: str, place: Path) -> Callable[[], None] | None:
+    """Lists of ids by split, as `psalign users split` writes them."""
+    try:
+        splits = parse_json(read_text(place))
+    except ValueError as err:
+        raise DatasetError(f"{place}: {err}.") from err
+    if not isinstance(splits, dict) or not splits or not all(isinstance(ids, list) for ids in splits.values()):
+        raise _no_users(place)
+    kept = {name: [value for value in ids if not _is(user_id, value)] for name, ids in splits.items()}
+    return (lambda: _replace(place, lambda: write_json(place, kept, private=True))) if kept != splits else None
+
+
+def _replace(place: Path, write: Callable[[], None]) -> None:
+    """Write a file, and remove what killed writers left of it."""
+    write()
+    for path in parts_of(place):
+        os.unlink(path)
+
+
+def _ids(record: Record) -> list[Any]:
+    """Every user id of a JSON record, at any depth (SAGE has it in user_data)."""
+    found: list[Any] = []
+    for key, value in record.items():
+        if key.strip().lower() in USER_KEYS and not isinstance(value, dict | list):
+            found.append(value)
+        found += [one for part in (value if isinstance(value, list) else [value]) if isinstance(part, dict)
+                  for one in _ids(part)]  # fmt: skip
+    return found
+
+
+def _is(user_id: str, value: Any) -> bool:
+    return find_user_id(value) == user_id
+
+
+def _no_users(place: Path) -> UsageError:
+    return UsageError(
+        f"{place} holds no users: expected a users file, bans.jsonl, splits.json, or a folder of user vectors.",
+        hint=HINT,
+    )

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import CheckpointError, reason_of
+from ..progress import Progress, hide_library_bars
 from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint, write_bytes
 from .embedding import Array, Embedder, Recipe, StructuredEmbedder
 from .policy import banned_categories
@@ -62,7 +62,7 @@ class TransformersEmbedder:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding: like lengths together
         vectors = np.zeros((len(texts), self.recipe.llm_dim), np.float32)
         starts = range(0, len(order), self.batch_size)
-        for start in tqdm(starts, desc="embedding users", unit="batch", disable=len(starts) < 2):
+        for start in Progress(starts, desc="embedding users", unit="batch", disable=len(starts) < 2):
             rows = order[start : start + self.batch_size]
             vectors[rows] = self._encode([texts[i] for i in rows])
         return vectors
@@ -182,6 +182,7 @@ def load_language_model(
     import torch
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+    hide_library_bars()
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)

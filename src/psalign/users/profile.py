@@ -5,9 +5,7 @@ Profiles are personal data. They stay in these files and in memory; what other r
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +15,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ..errors import ProfileError
+from ..files import (
+    Record,
+    csv_text,
+    is_special,
+    looks_like_jsonl,
+    parse_csv,
+    parse_jsonl,
+    read_text,
+    write_jsonl,
+    write_text,
+)
 from ..ids import normalise_user_id, shorten
-from ..records import CATEGORIES, Record, write_jsonl, write_text
+from ..records import CATEGORIES
 
 AGE_GROUPS: dict[str, tuple[int, int]] = {  # first and last age, in years
     "infants & toddlers": (0, 3),
@@ -131,7 +140,7 @@ def read_profile(record: Mapping[str, Any]) -> UserProfile:
 
     Raises ProfileError that lists every fault.
     """
-    values = {_field(column): value for column, value in record.items()}
+    values = {field_of(column): value for column, value in record.items()}
     fields = _map_columns(list(record))
     return _profile(values, {field: column for column, field in fields.items()}, where="")
 
@@ -146,6 +155,8 @@ def load_profiles(path: Path) -> list[UserProfile]:
     """
     faults: list[str] = []
     columns, records = _read_records(Path(path), faults)
+    if faults and not columns:
+        raise ProfileError(_fault_list(path, faults))
     fields = _map_columns(columns, where=f"{path}: ")
     names = {field: column for column, field in fields.items()}
     profiles: list[UserProfile] = []
@@ -168,22 +179,19 @@ def load_profiles(path: Path) -> list[UserProfile]:
     return profiles
 
 
-def save_profiles(path: Path, profiles: Sequence[UserProfile]) -> None:
+def save_profiles(path: Path, profiles: Sequence[UserProfile], *, replace: bool = True) -> None:
     """Write a users file (.csv or .jsonl) that load_profiles reads back equal; readable by its owner only.
 
-    Raises ProfileError for another suffix.
+    replace: whether other content that is there may go. Raises ProfileError for another suffix.
     """
     path = Path(path)
     known = [field for field in COLUMNS if any(getattr(profile, field) is not None for profile in profiles)]
     rows = [{COLUMNS[field]: getattr(profile, field) for field in known} for profile in profiles]
-    if _suffix(path) == ".jsonl":
-        write_jsonl(path, rows, private=True)
+    if not is_special(path) and _suffix(path) == ".jsonl":
+        write_jsonl(path, rows, private=True, replace=replace)
         return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=[COLUMNS[field] for field in known], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({column: _cell_text(value) for column, value in row.items()} for row in rows)
-    write_text(path, text.getvalue(), private=True)
+    cells = [[_cell_text(value) for value in row.values()] for row in rows]
+    write_text(path, csv_text([COLUMNS[field] for field in known], cells), private=True, replace=replace)
 
 
 def _profile(values: Record, names: Mapping[str, str], *, where: str) -> UserProfile:
@@ -205,45 +213,32 @@ def _profile(values: Record, names: Mapping[str, str], *, where: str) -> UserPro
 
 
 def _read_records(path: Path, faults: list[str]) -> tuple[list[str], list[tuple[int, Record]]]:
-    """Columns and numbered records of a users file; rows that are no records go to `faults`."""
-    reader = _read_jsonl if _suffix(path) == ".jsonl" else _read_csv
-    try:
-        return reader(path.read_text(encoding="utf-8-sig"), faults)
-    except FileNotFoundError as err:
+    """Columns and numbered records of a users file or pipe; rows that are no records go to `faults`."""
+    if path.suffix and not is_special(path):
+        _suffix(path)
+    if not path.exists():
         raise ProfileError(
             f"{path} does not exist.",
             hint="Run: psalign users sample -n 1000 --out users.csv (or give the path of yours)",
-        ) from err
-    except UnicodeDecodeError as err:
-        raise ProfileError(f"{path}: not UTF-8 text (byte {err.start}).") from err
-    except csv.Error as err:
-        raise ProfileError(f"{path}: not a CSV file ({err}).") from err
-
-
-def _read_csv(text: str, faults: list[str]) -> tuple[list[str], list[tuple[int, Record]]]:
-    rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
-    header = [column.strip() for column in rows[0]] if rows else []
-    records = []
-    for number, row in enumerate(rows[1:], start=1):
+        )
+    text = read_text(path, fault=ProfileError)
+    if looks_like_jsonl(path, text):
+        return _read_jsonl(text, faults)
+    header, rows = parse_csv(text, fault=ProfileError, name=str(path))
+    for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             faults.append(f"row {number}: saw {len(row)} cells, expected the {len(header)} of the header")
-        else:
-            records.append((number, dict(zip(header, row, strict=True))))
-    return header, records
+    even = [(number, row) for number, row in enumerate(rows, start=1) if len(row) == len(header)]
+    return header, [(number, dict(zip(header, row, strict=True))) for number, row in even]
 
 
 def _read_jsonl(text: str, faults: list[str]) -> tuple[list[str], list[tuple[int, Record]]]:
     records = []
-    lines = [line for line in text.split("\n") if line.strip()]
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            record = None
-        if isinstance(record, dict):
-            records.append((number, record))
+    for number, (_, record) in enumerate(parse_jsonl(text, ""), start=1):
+        if isinstance(record, str):
+            faults.append(f"row {number}: {record}")
         else:
-            faults.append(f"row {number}: saw {shorten(line)}, expected a JSON object")
+            records.append((number, record))
     return list(dict.fromkeys(column for _, record in records for column in record)), records
 
 
@@ -252,7 +247,7 @@ def _map_columns(columns: Sequence[str], *, where: str = "") -> dict[str, str]:
     fields: dict[str, str] = {}
     faults: list[str] = []
     for column in columns:
-        field = _field(column)
+        field = field_of(column)
         near = _meant(field)
         if field in fields.values():
             faults.append(f"{where}column {column}: there are two columns for {COLUMNS[field]}, keep one")
@@ -267,7 +262,8 @@ def _map_columns(columns: Sequence[str], *, where: str = "") -> dict[str, str]:
     return fields
 
 
-def _field(column: str) -> str:
+def field_of(column: str) -> str:
+    """The field of a column in any case; another name as it is, in lower case."""
     name = re.sub(r"[\s-]+", "_", column.strip().lower())
     return _FIELDS.get(name, name)
 
