@@ -108,8 +108,8 @@ def read_losses(out):
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"DATA": "nowhere"}, "train_psa_sd15.sh: there is no nowhere; set DATA (a SAGE dataset"),
-        ({"DATA": "sage", "EMBEDS": "nowhere"}, "there is no nowhere; set EMBEDS (user vectors"),
+        ({"DATA": "nowhere"}, "train_psa_sd15.sh: there is no nowhere. Unpack the SAGE dataset there"),
+        ({"DATA": "sage", "EMBEDS": "nowhere"}, "there is no nowhere. Make it: psalign embed --users"),
         ({"PYTHON": "/no/python"}, "there is no /no/python; set PYTHON"),
     ],
 )
