@@ -3,7 +3,7 @@
 import pytest
 
 from judge_server import write_cell
-from psalign.errors import EvaluationError, UnknownUser, UsageError
+from psalign.errors import DatasetError, EvaluationError, UnknownUser, UsageError
 from psalign.evaluation.judge_rows import (
     add_persons,
     asked_categories,
@@ -98,7 +98,7 @@ def test_pictures_that_cannot_be_judged_are_errors(tmp_path):
 
 def test_a_ban_that_is_none(tmp_path):
     folder = write_cell(tmp_path, "base", [{"banned": ("Fun",)}])
-    with pytest.raises(EvaluationError, match=r"its row bans Fun; the categories are: Hate"):
+    with pytest.raises(DatasetError, match=r"banned must be null or a list out of Hate, .*'Fun'"):
         load_cases(folder)
 
 
