@@ -1,6 +1,9 @@
 """The adapter on a UNet: what it must never change, what it must refuse."""
 
+import asyncio
+import contextvars
 import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -384,3 +387,144 @@ def test_an_adapter_of_another_base_is_refused(kind):
     adapter = tiny_adapter(tiny_unet(context_dim=24), kind)
     with pytest.raises(CheckpointError, match="text states of width 24; this UNet's are 16"):
         attach(tiny_unet(), adapter)
+
+
+@torch.no_grad()
+def test_a_cross_attention_replaced_with_what_holds_it_is_noticed():
+    for path in ("mid_block.attentions.0", "up_blocks.0.attentions", "mid_block.attentions.0.transformer_blocks.0"):
+        unet = tiny_unet()
+        psa = attach(unet, tiny_adapter(unet, "published"))
+        parent, _, name = path.rpartition(".")
+        unet.get_submodule(parent)._modules[name] = tiny_unet().get_submodule(path)
+        with pytest.raises(GuardError, match="cross-attentions have lost the adapter"):
+            unet(**for_users(psa, unet_inputs(1), vectors(1)))
+
+
+@torch.no_grad()
+def test_a_wrap_around_a_block_keeps_the_adapter():
+    class Wrap(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, *args, **kwargs):
+            return self.module(*args, **kwargs)
+
+    unet = tiny_unet()
+    psa = attach(unet, tiny_adapter(unet, "published"))
+    inputs = for_users(psa, unet_inputs(1), vectors(1))
+    wanted = unet(**inputs).sample
+    unet.mid_block.attentions[0] = Wrap(unet.mid_block.attentions[0])
+    torch.testing.assert_close(unet(**inputs).sample, wanted)
+
+
+@torch.no_grad()
+def test_text_that_is_used_again_goes_through_the_weights_of_today():
+    """Kind published: the terms of a call are kept as long as no output layer changes."""
+    unet = tiny_unet()
+    psa = attach(unet, tiny_adapter(unet, "published"))
+    inputs = for_users(psa, unet_inputs(1), vectors(1))
+    unet(**inputs)
+    out = next(iter(cross_attentions(unet).values())).to_out[0]
+    for change in (lambda: out.weight.mul_(1.5), lambda: setattr(out.weight, "data", out.weight.data * 2)):
+        change()
+        fresh = unet(**for_users(psa, unet_inputs(1), vectors(1))).sample
+        torch.testing.assert_close(unet(**inputs).sample, fresh)
+
+
+@torch.no_grad()
+def test_disabled_ends_with_its_block_for_all_that_was_started_inside():
+    unet, inputs = tiny_unet(), unet_inputs(1)
+    psa = attach(unet, tiny_adapter(unet, "prompt"))
+
+    async def draw(ended):
+        await ended.wait()
+        unet(**inputs)
+
+    async def main():
+        ended = asyncio.Event()
+        with psa.disabled():
+            task = asyncio.create_task(draw(ended))
+            with pytest.raises(GuardError, match="called without users"):
+                await asyncio.to_thread(lambda: unet(**inputs))
+            await asyncio.sleep(0)
+        ended.set()
+        with pytest.raises(GuardError, match="called without users"):
+            await task
+
+    asyncio.run(main())
+
+    def preview():
+        with psa.disabled():
+            yield unet(**inputs)
+
+    left_open = preview()
+    contextvars.copy_context().run(next, left_open)
+    left_open.close()  # in another context than it was opened in
+    assert not psa.is_disabled
+    with pytest.raises(GuardError, match="called without users"):
+        unet(**inputs)
+
+
+@torch.no_grad()
+def test_positional_text_of_a_compiled_unet():
+    unet = tiny_unet()
+    inputs = unet_inputs(1)
+    compiled = torch.compile(unet, backend="eager")
+    psa = attach(compiled, tiny_adapter(unet, "prompt"))
+    made = for_users(psa, inputs, vectors(1))
+    text = made["encoder_hidden_states"]
+    drawn = compiled(inputs["sample"], inputs["timestep"], text, cross_attention_kwargs=made["cross_attention_kwargs"])
+    torch.testing.assert_close(drawn.sample, unet(**made).sample)
+
+
+@torch.no_grad()
+def test_a_denoiser_is_not_traced_with_a_users_text():
+    unet = tiny_unet()
+    psa = attach(unet, tiny_adapter(unet, "published"))
+    inputs = for_users(psa, unet_inputs(1), vectors(1))
+
+    def call(sample):
+        return unet(**{**inputs, "sample": sample}, return_dict=False)[0]
+
+    with pytest.raises(GuardError, match="would keep that user"):
+        torch.jit.trace(call, (inputs["sample"],), check_trace=False)
+
+
+@torch.no_grad()
+def test_phrases_that_go_round_the_prompt_are_refused():
+    unet = tiny_unet()
+    psa = attach(unet, tiny_adapter(unet, "prompt"))
+    inputs = for_users(psa, unet_inputs(1), vectors(1))
+    inputs["cross_attention_kwargs"] = {**inputs["cross_attention_kwargs"], "gligen": {"objs": torch.zeros(1)}}
+    with pytest.raises(GuardError, match="GLIGEN's phrases reach the UNet as they are"):
+        unet(**inputs)
+
+
+def test_the_text_of_a_call_is_neither_saved_nor_sent():
+    unet = tiny_unet()
+    psa = attach(unet, tiny_adapter(unet, "prompt"))
+    made = for_users(psa, unet_inputs(1), vectors(1))["cross_attention_kwargs"]
+    with pytest.raises(GuardError, match="cannot be saved or sent"):
+        pickle.dumps(made)
+    assert copy.deepcopy(made)["psa"] is made["psa"]
+
+
+ODD = {
+    "pooled of another count": ({"pooled": torch.zeros(3, 6)}, "pooled_prompt_embeds has 3 rows for 1 prompts"),
+    "pooled with tokens": ({"pooled": torch.zeros(1, 1, 6)}, "must be a floating-point tensor of 2 dimensions"),
+    "unconditional texts of another length": ({"negative": torch.zeros(1, 4, 16)}, r"\(1, 5, 16\) and .* differ"),
+    "unconditional texts of another count": ({"negative": torch.zeros(2, 5, 16)}, "has 2 rows for 1 prompts"),
+    "whole numbers": ({"negative": torch.zeros(1, 5, 16).int()}, "must be a floating-point tensor of 3 dimensions"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_text_states_that_do_not_belong_together(case):
+    unet = tiny_unet()
+    more, message = ODD[case]
+    for kind in ("prompt", "published"):
+        psa = attach(unet, tiny_adapter(unet, kind))
+        with pytest.raises(GuardError, match=message):
+            rewrite(psa, vectors(1), **more)
+        psa.unload()

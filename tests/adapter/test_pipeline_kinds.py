@@ -4,6 +4,7 @@ docs/GUARD.md has a row for each; PIPELINES_OF names them as the page does.
 """
 
 import asyncio
+import copy
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -522,3 +523,53 @@ def test_the_page_has_these_rows():
     section = GUARD.read_text(encoding="utf-8").split("\n## Pipelines\n")[1].split("\n## ")[0]
     named = {row for row in re.findall(r"^\| (.+?) \| .+ \|$", section, re.M) if not row.startswith("-")}
     assert named - {"pipeline"} == set(PIPELINES_OF) | ELSEWHERE
+
+
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+def test_adapters_of_two_unets_may_share_a_controlnet(kind, parts):
+    first, more = with_controlnets(parts)
+    wanted = draw(first, encoded(first, attach(first, adapter(first.unet, kind))), more)
+    first.unet._psa_attached.unload()
+    second = stable(parts, StableDiffusionControlNetPipeline, unet(), controlnet=list(first.controlnet.nets))
+    one, two = (attach(pipe, adapter(pipe.unet, kind)) for pipe in (first, second))
+    torch.testing.assert_close(draw(first, encoded(first, one), more), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(draw(second, encoded(second, two), more), wanted, atol=1e-5, rtol=0)
+    two.unload()
+    torch.testing.assert_close(draw(first, encoded(first, one), more), wanted, atol=1e-5, rtol=0)
+    with pytest.raises(GuardError, match="called without users"):
+        draw(first, {"prompt": PROMPTS}, more)
+    one.unload()
+    assert not any(net._forward_pre_hooks for net in first.controlnet.nets)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+def test_a_copied_pipeline_with_controlnets_has_an_adapter_of_its_own(kind, parts):
+    pipe, more = with_controlnets(parts)
+    psa = attach(pipe, adapter(pipe.unet, kind))
+    wanted = draw(pipe, encoded(pipe, psa), more)
+    other = copy.deepcopy(pipe)
+    own = other.unet._psa_attached
+    assert own is not psa
+    torch.testing.assert_close(draw(other, encoded(other, own), more), wanted, atol=1e-5, rtol=0)
+
+
+def test_guarded_controlnets_before_a_unet_without_the_adapter(parts):
+    """The text is rewritten already; the guard of the ControlNets knows it although nothing came with it."""
+    pipe, more = with_controlnets(parts)
+    psa = attach(pipe, adapter(pipe.unet, "prompt"))
+    wanted = draw(pipe, encoded(pipe, psa), more)
+    pipe.unet = unet()
+    torch.testing.assert_close(draw(pipe, encoded(pipe, psa), more), wanted, atol=1e-5, rtol=0)
+
+
+def test_pipelines_that_read_prompts_alone_are_refused(parts):
+    pipe = stable(parts, AnimateDiffPipeline, motion_adapter=motion())
+    psa = attach(pipe, adapter(pipe.unet, "prompt"))
+    pipe._free_noise_context_length = 16  # as enable_free_noise() sets it
+    with pytest.raises(GuardError, match="with FreeNoise reads prompts alone"):
+        encoded(pipe, psa)
+    stock = stable(parts, base=pipe.unet)
+    with pytest.raises(GuardError, match="does not take num_images_per_prompt"):
+        psa.encode(stock, PROMPTS, vectors(2), recipe=RECIPE, num_images_per_prompt=2)
+    with pytest.raises(GuardError, match="A prompt that is no text"):
+        psa.encode(stock, ["a cat", None], vectors(2), recipe=RECIPE)

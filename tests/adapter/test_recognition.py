@@ -252,6 +252,11 @@ def test_on_an_accelerator_pooled_states_are_looked_at_again_where_they_are_othe
     assert text.watch(states, mine)[0] is not None
     assert text.watch(states, pooled.flip(0))[0] is None
     assert text.watch(states, mine)[0] is not None
+    mine.data[1, 0] += 1  # past torch's count
+    places, looked_at = text.watch(states, mine)
+    assert places == [Place(True, 0), Place(True, 1)]
+    assert looked_at[1].isnan().all()
+    assert torch.equal(looked_at[0], states[0])
     mine += 1
     assert text.watch(states, mine)[0] is None
 

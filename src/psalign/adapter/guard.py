@@ -7,11 +7,15 @@ docs/GUARD.md lists what others do to a pipeline, and what happens then.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,9 +38,27 @@ ENTERED = "entered"  # in place of a text: the entrance in front of a compiled U
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
-# Adapters that are disabled, and those whose denoiser is given finished text, in this thread or task alone.
-_DISABLED: ContextVar[tuple[AttachedAdapter, ...]] = ContextVar("disabled", default=())
-_FINISHED: ContextVar[tuple[AttachedAdapter, ...]] = ContextVar("finished", default=())
+KEPT = 256  # texts of calls whose pipeline cannot carry them, the latest; a text is a few numbers a row
+
+
+@dataclass(eq=False)
+class Opening:
+    """A block in which an adapter lets other text pass: while it is open, and in its own thread and task alone.
+
+    A task that is started inside inherits the context of the block, and may outlive it.
+    """
+
+    owner: AttachedAdapter
+    thread: int
+    task: Any
+    is_open: bool = True
+
+    def is_here(self, owner: AttachedAdapter) -> bool:
+        return self.is_open and self.owner is owner and (self.thread, self.task) == _here()
+
+
+_DISABLED: ContextVar[tuple[Opening, ...]] = ContextVar("disabled", default=())
+_FINISHED: ContextVar[tuple[Opening, ...]] = ContextVar("finished", default=())
 
 
 class AttachedAdapter:
@@ -51,7 +73,7 @@ class AttachedAdapter:
         self.unet, self.adapter = unet, adapter
         self._live = LiveTexts()
         self._leave: list[Callable[[], None]] = []
-        self._guarded: list[weakref.ref[nn.Module]] = []
+        self._kept: deque[KnownText] = deque(maxlen=KEPT)
         self._terms = None if isinstance(adapter, PromptAdapter) else UserTerms(unet, adapter)
         self._hook(wrapper, unet)
         unet._psa_attached = self
@@ -81,9 +103,12 @@ class AttachedAdapter:
         is_guarded = self._is_guarded(pipe)
         texts = encode_texts(pipe, prompts, negative_prompt, **options)
         self.guard(pipe)
-        passed = accepted_by(pipe, self._passed(texts, users, scale, recipe))
+        made = self._passed(texts, users, scale, recipe)
+        known, passed = made["cross_attention_kwargs"][KEY], accepted_by(pipe, made)
         if not is_guarded:  # a UNet that would not know what comes with the text, and says so at every layer
             passed.pop("cross_attention_kwargs", None)
+        if "cross_attention_kwargs" not in passed:
+            self._kept.append(known)
         return passed
 
     def rewrite(
@@ -153,15 +178,13 @@ class AttachedAdapter:
         """Within it, in this thread or task alone, text of no user passes: the denoiser is the base, on purpose."""
         if self.is_disabled:
             raise GuardError("The adapter is disabled already.")
-        token = _DISABLED.set((*_DISABLED.get(), self))
-        try:
+        with _opened(_DISABLED, self):
             yield
-        finally:
-            _DISABLED.reset(token)
 
     @property
     def is_disabled(self) -> bool:
-        return any(one is self for one in _DISABLED.get())
+        """Whether the adapter is disabled in this thread and task."""
+        return any(one.is_here(self) for one in _DISABLED.get())
 
     def unload(self) -> None:
         """Take every hook away; the denoiser is as it was. Raises GuardError where that was done before."""
@@ -169,7 +192,7 @@ class AttachedAdapter:
             raise GuardError("The adapter is not on this UNet (any more).")
         for leave in self._leave:
             leave()
-        self._leave, self._guarded = [], []
+        self._leave = []
         del self.unet._psa_attached
         torch.compiler.reset()
 
@@ -184,9 +207,7 @@ class AttachedAdapter:
         if model is None:
             return
         for net in getattr(model, "nets", None) or [model]:
-            if not any(known() is net for known in self._guarded):
-                self._guarded.append(weakref.ref(net))
-                self._leave.append(net.register_forward_pre_hook(self._enter_beside, with_kwargs=True).remove)
+            BesideGuard.of(net).add(self)
 
     def denoise(
         self,
@@ -203,13 +224,10 @@ class AttachedAdapter:
             states, pooled = self.adapter.rewritten(states, pooled, users.vectors, users.strength)
         states = self._with_terms(states, users)
         added = None if pooled is None else {"text_embeds": pooled, "time_ids": time_ids}
-        token = _FINISHED.set((*_FINISHED.get(), self))
-        try:
+        with _opened(_FINISHED, self):
             predicted: torch.Tensor = self.unet(
                 noisy, timesteps, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False
             )[0]
-        finally:
-            _FINISHED.reset(token)
         return predicted
 
     # --- entrance -----------------------------------------------------------------------------------------------------
@@ -253,7 +271,7 @@ class AttachedAdapter:
     @torch.compiler.disable
     def _entrance(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         args, kwargs, text = _by_name(unet, args, kwargs)
-        if any(one is self for one in _FINISHED.get()):
+        if any(one.is_here(self) for one in _FINISHED.get()):
             return args, kwargs
         if self._terms is not None:
             self._terms.require_all()
@@ -264,32 +282,30 @@ class AttachedAdapter:
         if text is None and not known.is_rewritten(places):
             raise _without_users(unet)  # a pipeline could have made this text by itself
         _check_rows(args[0] if args else kwargs["sample"], states)
+        _refuse_other_texts(kwargs.get("cross_attention_kwargs") or {}, known.is_rewritten(places))
         if isinstance(known, MarkedText) and self._terms is not None:
             lora_scale = (kwargs.get("cross_attention_kwargs") or {}).get("scale", 1.0)
             behind = known.behind(places, self._terms, like=states, lora_scale=lora_scale)
             states = torch.cat([known.without_marks(states), behind], dim=1)
         return args, {**kwargs, "encoder_hidden_states": states}
 
-    @torch.compiler.disable
-    def _enter_beside(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-        """The hook on a ControlNet, or another model that reads the text."""
-        args, kwargs, text = _by_name(model, args, kwargs)
-        if text is None and self.is_disabled:
-            return args, kwargs
-        states, pooled = _text_of(kwargs)
-        known, places, states = self._recognise(model, text, states, pooled)
-        if isinstance(known, MarkedText):
-            states, pooled = known.unconditional(places, states, pooled)
-        if pooled is not None:
-            kwargs = {**kwargs, "added_cond_kwargs": {**kwargs["added_cond_kwargs"], "text_embeds": pooled}}
-        return args, {**kwargs, "encoder_hidden_states": states}
+    def known_text(
+        self, states: torch.Tensor, pooled: torch.Tensor | None
+    ) -> tuple[KnownText, list[Place], torch.Tensor] | None:
+        """The text of a call under way that has all these rows, their places in it, and the states; None for none."""
+        return self._live.recognise(states, pooled)
 
     def _recognise(
         self, model: nn.Module, text: Any, states: torch.Tensor, pooled: torch.Tensor | None
     ) -> tuple[KnownText, list[Place], torch.Tensor]:
         """The text of a call, the places of its rows in it, and the states. Raises GuardError for any other row."""
+        if torch.jit.is_tracing():
+            raise GuardError(
+                "A denoiser that is traced with a user's text would keep that user.",
+                hint="Trace it inside psa.disabled(); kind 'prompt' then works with what was traced.",
+            )
         if text is None:
-            found = self._live.recognise(states, pooled)
+            found = self.known_text(states, pooled)
             if found is None:
                 raise _without_users(model)
             return found
@@ -317,6 +333,54 @@ class AttachedAdapter:
         return torch.cat([states, self._terms.behind(users.vectors, users.strength, like=states)], dim=1)
 
 
+class BesideGuard:
+    """The hook on a model beside the denoiser that reads the text, as a ControlNet does; adapters may share the model.
+
+    Such a model is not told which call it serves: its rows must be those of a call under way, of any of the adapters.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.owners: list[weakref.ref[AttachedAdapter]] = []
+        self.handle = model.register_forward_pre_hook(self, with_kwargs=True)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> BesideGuard:
+        """The guard of a model, made where there is none."""
+        hooks = model._forward_pre_hooks.values()
+        return next((hook for hook in hooks if isinstance(hook, cls)), None) or cls(model)
+
+    def add(self, owner: AttachedAdapter) -> None:
+        if owner in self._adapters():
+            return
+        self.owners.append(weakref.ref(owner))
+        owner._leave.append(lambda: self.drop(owner))
+
+    def drop(self, owner: AttachedAdapter) -> None:
+        self.owners = [one for one in self.owners if one() not in (None, owner)]
+        if not self.owners:
+            self.handle.remove()
+
+    def _adapters(self) -> list[AttachedAdapter]:
+        return [one for one in (ref() for ref in self.owners) if one is not None]
+
+    @torch.compiler.disable
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        args, kwargs, _ = _by_name(model, args, kwargs)
+        states, pooled = _text_of(kwargs)
+        adapters = self._adapters()
+        found = next((one for one in (owner.known_text(states, pooled) for owner in adapters) if one), None)
+        if found is None:
+            if any(owner.is_disabled for owner in adapters):
+                return args, kwargs
+            raise _without_users(model)
+        known, places, states = found
+        if isinstance(known, MarkedText):
+            states, pooled = known.unconditional(places, states, pooled)
+        if pooled is not None:
+            kwargs = {**kwargs, "added_cond_kwargs": {**kwargs["added_cond_kwargs"], "text_embeds": pooled}}
+        return args, {**kwargs, "encoder_hidden_states": states}
+
+
 def check_fit(unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
     """Raises CheckpointError where the adapter's shapes are not the UNet's."""
     config, width = adapter.config, unet.config.cross_attention_dim
@@ -337,10 +401,40 @@ def check_fit(unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
         )
 
 
+@contextmanager
+def _opened(where: ContextVar[tuple[Opening, ...]], owner: AttachedAdapter) -> Iterator[None]:
+    opening = Opening(owner, *_here())
+    token = where.set((*where.get(), opening))
+    try:
+        yield
+    finally:
+        opening.is_open = False
+        with suppress(ValueError):  # a generator may end in another context; what is not open lets nothing pass
+            where.reset(token)
+
+
+def _here() -> tuple[int, Any]:
+    """This thread, and the task that runs in it, if any."""
+    try:
+        return threading.get_ident(), asyncio.current_task()
+    except RuntimeError:  # no event loop runs in this thread
+        return threading.get_ident(), None
+
+
+def _refuse_other_texts(given: dict[str, Any], is_rewritten: bool) -> None:
+    """Raises GuardError for texts that reach the UNet another way than rewritten prompts do."""
+    if is_rewritten and given.get("gligen") is not None:
+        raise GuardError(
+            "GLIGEN's phrases reach the UNet as they are, whatever its user bans.",
+            hint="Draw without phrases for rows with users.",
+        )
+
+
 def _by_name(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """Arguments of a call with all behind the timestep by name, and the text that came with them, taken out."""
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     names = list(inspect.signature(type(model).forward).parameters)[1:]
     kwargs = {**kwargs, **dict(zip(names[2:], args[2:], strict=False))}
     given = dict(kwargs.get("cross_attention_kwargs") or {})

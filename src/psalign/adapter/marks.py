@@ -31,7 +31,7 @@ class MarkedText(KnownText):
     def __init__(self, texts: Texts, owner: object, *, plain: Texts, users: RowUsers) -> None:
         super().__init__(texts, users, owner)
         self.plain = plain
-        self._behind: dict[tuple[Any, ...], torch.Tensor] = {}
+        self._behind: tuple[Any, torch.Tensor] | None = None  # of the last call, by what it depends on
 
     def without_marks(self, states: torch.Tensor) -> torch.Tensor:
         return states[:, :-1]
@@ -42,13 +42,17 @@ class MarkedText(KnownText):
     ) -> torch.Tensor:
         """What the rows' users add, [R, X, D]; an unconditional row adds the projection of a zero vector, as
         published."""
-        key = (tuple(places), lora_scale, like.dtype, like.device)
-        if key not in self._behind:
-            rows = [place.index for place in places]
-            is_prompt = torch.tensor([place.is_prompt for place in places])
-            vectors = self.users.vectors[rows] * is_prompt[:, None]
-            self._behind[key] = terms.behind(vectors, self.users.strength[rows], like=like, lora_scale=lora_scale)
-        return self._behind[key]
+        weights = terms.weights()
+        key = (tuple(places), lora_scale, like.dtype, like.device, weights)
+        kept = self._behind
+        if weights is not None and kept is not None and kept[0] == key:
+            return kept[1]
+        rows = [place.index for place in places]
+        is_prompt = torch.tensor([place.is_prompt for place in places])
+        vectors = self.users.vectors[rows] * is_prompt[:, None]
+        behind = terms.behind(vectors, self.users.strength[rows], like=like, lora_scale=lora_scale)
+        self._behind = (key, behind)
+        return behind
 
     def unconditional(
         self, places: Sequence[Place], states: torch.Tensor, pooled: torch.Tensor | None
@@ -81,7 +85,7 @@ def mark(texts: Texts, users: RowUsers, owner: object) -> tuple[MarkedText, Text
 
 
 def _with_marks(states: torch.Tensor, call: int, *, is_prompt: bool) -> torch.Tensor:
-    """[B, T, D] -> [B, T + 1, D]: a token of digits, which every floating-point type holds exactly.
+    """[B, T, D] -> [B, T + 1, D]: a token of digits, which every type of 16 bits or more holds exactly.
 
     The rest of the token is infinite: a denoiser that has lost the guard, which takes the mark off, draws nothing.
     """

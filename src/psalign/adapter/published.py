@@ -130,7 +130,7 @@ class UserTerms:
         self.length = -(-sum(adapter.config.widths) // width) if self.is_one_token else 1 + adapter.n_tokens
         self._hooks, place = [], 0
         for layer, (name, attention) in enumerate(cross_attentions(unet).items()):
-            self._hooks.append(TermHook(self, unet.get_submodule(name.rpartition(".")[0]), attention, layer, place))
+            self._hooks.append(TermHook(self, name, attention, layer, place))
             place += adapter.config.widths[layer]
 
     def behind(
@@ -156,13 +156,24 @@ class UserTerms:
         return states.new_zeros(len(states), self.length, states.shape[-1])
 
     def require_all(self) -> None:
-        """Raises GuardError where a cross-attention was replaced, and its hooks with it."""
-        lost = sum(not hook.is_in_place() for hook in self._hooks)
+        """Raises GuardError where a cross-attention was replaced, alone or with what holds it: its hooks are gone."""
+        if all(hook.is_in_place() for hook in self._hooks):
+            return
+        here = {id(attention) for attention in cross_attentions(self.unet).values()}  # wraps around blocks are fine
+        kept = {id(hook.attention) for hook in self._hooks if hook.is_hooked()}
+        lost = max(len(self._hooks) - len(kept & here), len(here - kept))
         if lost:
             raise GuardError(
                 f"{lost} of {len(self._hooks)} cross-attentions have lost the adapter: something replaced them.",
                 hint="Call unload() and attach the adapter again, after what changes the UNet.",
             )
+
+    def weights(self) -> tuple[Any, ...] | None:
+        """What names the output layers' weights as they are now; None where that cannot be told (LoRA, offloading)."""
+        outs = [hook.attention.to_out[0] for hook in self._hooks]
+        if any(type(out) is not nn.Linear or out.weight.device.type == "meta" for out in outs):
+            return None
+        return tuple((id(out), out.weight._version, out.weight.data_ptr()) for out in outs)
 
     def remove(self) -> None:
         for hook in self._hooks:
@@ -172,21 +183,24 @@ class UserTerms:
 class TermHook:
     """Both hooks of one cross-attention. place: where its term starts among those of all layers."""
 
-    def __init__(self, terms: UserTerms, block: Any, attention: Attention, layer: int, place: int) -> None:
-        self.terms, self.block, self.attention, self.layer, self.place = terms, block, attention, layer, place
+    def __init__(self, terms: UserTerms, name: str, attention: Attention, layer: int, place: int) -> None:
+        self.terms, self.attention, self.layer, self.place = terms, attention, layer, place
+        self._way: list[tuple[nn.Module, str, nn.Module]] = []  # from the UNet to the attention
+        inside: nn.Module = terms.unet
+        for part in name.split("."):
+            self._way.append((inside, part, inside._modules[part]))  # type: ignore[arg-type]
+            inside = inside._modules[part]  # type: ignore[assignment]
         self._handles = [
             attention.register_forward_pre_hook(self._take_off, with_kwargs=True),
             attention.register_forward_hook(self._add, with_kwargs=True),
         ]
 
     def is_in_place(self) -> bool:
+        return self.is_hooked() and all(outer._modules.get(part) is inner for outer, part, inner in self._way)
+
+    def is_hooked(self) -> bool:
         before, after = self._handles
-        attention = self.attention
-        return (
-            self.block.attn2 is attention
-            and before.id in attention._forward_pre_hooks
-            and after.id in attention._forward_hooks
-        )
+        return before.id in self.attention._forward_pre_hooks and after.id in self.attention._forward_hooks
 
     def remove(self) -> None:
         for handle in self._handles:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..errors import GuardError
 from .text import Texts
 from .users import RowUsers
 
@@ -54,6 +55,7 @@ class KnownText:
         self.owner, self.users = owner, users
         # Digest of a row in any dtype -> its digest as it was made. 0: zeros, or no pooled state.
         self._names: dict[int, int] = {0: 0}
+        self.has_pooled = texts.pooled_prompt_embeds is not None
         self.prompts = self._learn(texts.prompt_embeds, texts.pooled_prompt_embeds)
         negative = texts.negative_prompt_embeds
         self.negatives = [] if negative is None else self._learn(negative, texts.negative_pooled_prompt_embeds)
@@ -77,6 +79,15 @@ class KnownText:
             self._names |= dict(zip(row_digests(x.to(dtype)).tolist(), made, strict=True))
         return made
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> KnownText:
+        return self  # a copied pipeline may still hold the text of its last call
+
+    def __reduce__(self) -> Any:
+        raise GuardError(
+            "The text of encode() is known to its own process alone; it cannot be saved or sent.",
+            hint="Send prompts and users, and call encode() where the pipeline draws.",
+        )
+
     def recognise(self, states: torch.Tensor, pooled: torch.Tensor | None) -> tuple[list[Place] | None, torch.Tensor]:
         """Places of rows [R, T, D] and pooled [R, P] in this text, None where they are not its rows; and the states.
 
@@ -85,25 +96,33 @@ class KnownText:
         own count of changes, the states that come back are NaN in the rows that changed.
         """
         if states.device.type == "cpu":
-            return self._places(states, pooled), states
+            return self.places(*_digests(states, pooled)), states
         return self.watch(states, pooled)
 
     def watch(self, states: torch.Tensor, pooled: torch.Tensor | None) -> tuple[list[Place] | None, torch.Tensor]:
         """`recognise` on an accelerator."""
-        seen: _Seen | None = self._seen.get(states)
-        if seen is not None and seen.is_unchanged(states, pooled):
-            same = row_digests(states) == seen.digests
-            return seen.places, torch.where(same.view(-1, 1, 1), states, torch.nan)
-        places = self._places(states, pooled)
-        if places is not None and _version(states) is not None:
-            self._seen[states] = _Seen(places, row_digests(states), *_mark(states), *_mark(pooled))
+        seen = self.seen(states, pooled)
+        if seen is not None:
+            return seen.places, seen.checked(states, pooled)
+        places = self.places(*_digests(states, pooled))
+        self.see(states, pooled, places)
         return places, states
 
-    def _places(self, states: torch.Tensor, pooled: torch.Tensor | None) -> list[Place] | None:
-        if pooled is not None and self.prompts[0][1] == 0:
-            pooled = None  # these users' text has no pooled part
-        digests = [row_digests(states).tolist(), [0] * len(states) if pooled is None else row_digests(pooled).tolist()]
-        names = [[self._names.get(digest) for digest in column] for column in digests]
+    def seen(self, states: torch.Tensor, pooled: torch.Tensor | None) -> Seen | None:
+        """What is known of a tensor that was recognised, where torch counted no change since."""
+        known: Seen | None = self._seen.get(states)
+        return known if known is not None and known.is_unchanged(states, pooled) else None
+
+    def see(self, states: torch.Tensor, pooled: torch.Tensor | None, places: list[Place] | None) -> None:
+        """Keep a tensor that was recognised; one whose changes torch does not count is looked at in every call."""
+        if places is not None and not states.is_inference() and not (pooled is not None and pooled.is_inference()):
+            self._seen[states] = Seen.of(places, states, pooled)
+
+    def places(self, states: Sequence[int], pooled: Sequence[int]) -> list[Place] | None:
+        """Places of rows by their digests; None where they are not this text's rows."""
+        if not self.has_pooled:
+            pooled = [0] * len(states)  # these users' text has no pooled part
+        names = [[self._names.get(digest) for digest in column] for column in (states, pooled)]
         return arrange(list(zip(*names, strict=True)), self.prompts, self.negatives)
 
 
@@ -124,10 +143,18 @@ class LiveTexts:
         """The text that has all the rows, their places and the states; None where there is none."""
         with self._lock:
             texts = list(self._texts)
+        on_cpu = states.device.type == "cpu"
+        for text in () if on_cpu else texts:
+            seen = text.seen(states, pooled)
+            if seen is not None:
+                return text, seen.places, seen.checked(states, pooled)
+        digests = _digests(states, pooled)  # once, whatever the number of texts
         for text in texts:
-            places, looked_at = text.recognise(states, pooled)
+            places = text.places(*digests)
             if places is not None:
-                return text, places, looked_at
+                if not on_cpu:
+                    text.see(states, pooled, places)
+                return text, places, states
         return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LiveTexts:
@@ -157,6 +184,10 @@ def _order(block: Sequence[Name], known: Sequence[Name]) -> list[int] | None:
     return order if not rest and [known[index] for index in order] == list(block) else None
 
 
+def _digests(states: torch.Tensor, pooled: torch.Tensor | None) -> tuple[list[int], list[int]]:
+    return row_digests(states).tolist(), [0] * len(states) if pooled is None else row_digests(pooled).tolist()
+
+
 @torch.no_grad()
 def row_digests(x: torch.Tensor) -> torch.Tensor:
     """A number for the bits of each row of [R, ...], int64 [R]: sums of products with fixed random odd numbers.
@@ -174,26 +205,34 @@ def _odd_numbers(count: int, device: str) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A tensor that was recognised: its rows' places and digests, and what marks it and its pooled states unchanged."""
+class Seen:
+    """A tensor that was recognised: its rows' places and digests, and those of the pooled states that came with it."""
 
     places: list[Place]
     digests: torch.Tensor
-    states: Any
-    version: int | None
+    version: int
     pooled: Any
+    pooled_digests: torch.Tensor | None
     pooled_version: int | None
 
+    @classmethod
+    def of(cls, places: list[Place], states: torch.Tensor, pooled: torch.Tensor | None) -> Seen:
+        if pooled is None:
+            return cls(places, row_digests(states), states._version, None, None, None)
+        return cls(
+            places, row_digests(states), states._version, weakref.ref(pooled), row_digests(pooled), pooled._version
+        )
+
     def is_unchanged(self, states: torch.Tensor, pooled: torch.Tensor | None) -> bool:
-        return self.version == _version(states) and (pooled is None or (
-            self.pooled is not None and self.pooled() is pooled and self.pooled_version == _version(pooled)
-        ))  # fmt: skip
+        if self.version != states._version:
+            return False
+        if self.pooled is None or pooled is None:
+            return self.pooled is None and pooled is None
+        return self.pooled() is pooled and self.pooled_version == pooled._version
 
-
-def _mark(x: torch.Tensor | None) -> tuple[Any, int | None]:
-    return (None, None) if x is None else (weakref.ref(x), _version(x))
-
-
-def _version(x: torch.Tensor) -> int | None:
-    """How often a tensor was changed in place; None where torch does not count (inference mode)."""
-    return None if x.is_inference() else x._version
+    def checked(self, states: torch.Tensor, pooled: torch.Tensor | None) -> torch.Tensor:
+        """The states; NaN in rows whose content, or whose pooled state, is another. Without waiting for the device."""
+        same = row_digests(states) == self.digests
+        if pooled is not None and self.pooled_digests is not None:
+            same = same & (row_digests(pooled) == self.pooled_digests)
+        return torch.where(same.view(-1, 1, 1), states, torch.nan)

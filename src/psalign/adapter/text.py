@@ -28,6 +28,23 @@ class Texts:
     pooled_prompt_embeds: torch.Tensor | None = None
     negative_pooled_prompt_embeds: torch.Tensor | None = None
 
+    def __post_init__(self) -> None:
+        """Raises GuardError for tensors that do not belong together."""
+        rows = len(self.prompt_embeds) if isinstance(self.prompt_embeds, torch.Tensor) else 0
+        for name, value in self.arguments().items():
+            ndim = 2 if "pooled" in name else 3
+            if not isinstance(value, torch.Tensor) or value.ndim != ndim or not value.is_floating_point():
+                told = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
+                raise GuardError(f"{name} must be a floating-point tensor of {ndim} dimensions; saw {told}.")
+            if len(value) != rows:
+                raise GuardError(f"{name} has {len(value)} rows for {rows} prompts.")
+        for one, other in (
+            (self.prompt_embeds, self.negative_prompt_embeds),
+            (self.pooled_prompt_embeds, self.negative_pooled_prompt_embeds),
+        ):
+            if one is not None and other is not None and one.shape != other.shape:
+                raise GuardError(f"Prompts {tuple(one.shape)} and unconditional texts {tuple(other.shape)} differ.")
+
     def __len__(self) -> int:
         return len(self.prompt_embeds)
 
@@ -51,9 +68,14 @@ def encode_texts(
     negative_prompt_2 may be one per row). Equal rows are encoded once.
     Raises GuardError for a pipeline whose text cannot be encoded this way, or lists that do not match.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not prompts:
-        raise GuardError("No prompts: expected at least one.")
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts or ())
+    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise GuardError(f"{'No prompts' if not prompts else 'A prompt that is no text'}: expected at least one text.")
+    if getattr(pipe, "free_noise_enabled", False):
+        raise GuardError(
+            f"{type(pipe).__name__} with FreeNoise reads prompts alone, so its text cannot be rewritten.",
+            hint="Call pipe.disable_free_noise().",
+        )
     encode = _encoder(pipe)
     columns = {"prompt": prompts, "negative_prompt": _per_row("negative_prompt", negative_prompt, len(prompts))}
     for name in ("prompt_2", "negative_prompt_2"):
@@ -121,9 +143,12 @@ def _encoder(pipe: Any) -> Callable[..., Any]:
     def one_row(prompt: str, negative_prompt: str | None, **more: Any) -> Any:
         negative = None if negative_prompt is None else [negative_prompt]
         more = {name: [value] if name.endswith("_2") and value is not None else value for name, value in more.items()}
-        unknown = sorted(set(more) - set(parameters))
+        unknown = sorted(name for name in more if name not in parameters or name in fixed)
         if unknown:
-            raise GuardError(f"encode_prompt of {type(pipe).__name__} does not take {', '.join(unknown)}.")
+            raise GuardError(
+                f"encode() of {type(pipe).__name__} does not take {', '.join(unknown)}.",
+                hint="Pass what is about drawing, as num_images_per_prompt, to the pipeline.",
+            )
         return encode(prompt=[prompt], negative_prompt=negative, **fixed, **more)
 
     return one_row
@@ -131,7 +156,9 @@ def _encoder(pipe: Any) -> Callable[..., Any]:
 
 def _borrowed_encoder(pipe: Any) -> Callable[..., Any] | None:
     """encode_prompt of another class that serves a pipeline without one of its own."""
-    if hasattr(pipe, "_encode_prompt"):  # a pipeline of SD1.5's kin from before encode_prompt
+    if hasattr(pipe, "_encode_prompt") and isinstance(
+        pipe.text_encoder, torch.nn.Module
+    ):  # a pipeline of SD1.5's kin from before encode_prompt
         from diffusers import StableDiffusionPipeline
 
         return functools.partial(StableDiffusionPipeline.encode_prompt, pipe)
