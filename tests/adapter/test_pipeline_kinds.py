@@ -167,6 +167,9 @@ ELSEWHERE = {  # rows that have a test of their own below, or in test_pipelines.
     "SDXL's refiner",
     "text states of another library (long prompts, weighted words)",
     "several users in threads or tasks",
+    "one ControlNet for the UNets of several adapters",
+    "AnimateDiff with FreeNoise",
+    "GLIGEN's phrases",  # test_guard.py
 }
 
 
