@@ -289,7 +289,7 @@ class AttachedAdapter:
             states = torch.cat([known.without_marks(states), behind], dim=1)
         return args, {**kwargs, "encoder_hidden_states": states}
 
-    def known_text(
+    def _known_text(
         self, states: torch.Tensor, pooled: torch.Tensor | None
     ) -> tuple[KnownText, list[Place], torch.Tensor] | None:
         """The text of a call under way that has all these rows, their places in it, and the states; None for none."""
@@ -305,7 +305,7 @@ class AttachedAdapter:
                 hint="Trace it inside psa.disabled(); kind 'prompt' then works with what was traced.",
             )
         if text is None:
-            found = self.known_text(states, pooled)
+            found = self._known_text(states, pooled)
             if found is None:
                 raise _without_users(model)
             return found
@@ -368,7 +368,7 @@ class BesideGuard:
         args, kwargs, _ = _by_name(model, args, kwargs)
         states, pooled = _text_of(kwargs)
         adapters = self._adapters()
-        found = next((one for one in (owner.known_text(states, pooled) for owner in adapters) if one), None)
+        found = next((one for one in (owner._known_text(states, pooled) for owner in adapters) if one), None)
         if found is None:
             if any(owner.is_disabled for owner in adapters):
                 return args, kwargs
