@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from psalign import records
+from psalign import files
 from psalign.adapter.checkpoint import load_adapter
 from psalign.errors import CheckpointError, OutputError, TrainingError, TrainingStopped, UsageError
 from psalign.training.checkpoints import list_checkpoints
@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
-    monkeypatch.setattr(records.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OutputError, match=r"No space left to write .*step-00000004\.pt"):
         trainer.train()
     monkeypatch.undo()
