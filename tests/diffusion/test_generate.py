@@ -53,15 +53,26 @@ class Pipeline:
         self.grey, self.calls = grey, 0
         self.components = {"unet": torch.nn.Linear(1, 1, bias=False).requires_grad_(False)}
         self.components["unet"].weight.fill_(weight)
+        self._execution_device = "cpu"
 
-    def __call__(self, *, prompt, **_):
+    def encode_prompt(self, prompt, negative_prompt=None):
+        """The letters of a prompt, as text states."""
+        letters = torch.tensor([[float(ord(letter)) for letter in text.ljust(200)] for text in prompt])
+        return letters[:, :, None], torch.zeros_like(letters)[:, :, None]
+
+    def __call__(self, *, prompt_embeds, **_):
         self.calls += 1
-        return SimpleNamespace(images=np.full((len(prompt), 4, 4, 3), self.grey, np.float32))
+        return SimpleNamespace(images=np.full((len(prompt_embeds), 4, 4, 3), self.grey, np.float32))
+
+
+def letters_of(states):
+    return ["".join(chr(int(letter)) for letter in row).strip() for row in states[:, :, 0]]
 
 
 def adapter_of(recipe="recipe"):
     return SimpleNamespace(
-        adapter=SimpleNamespace(config=SimpleNamespace(recipe=recipe)), condition=lambda vectors, **_: {}
+        adapter=SimpleNamespace(config=SimpleNamespace(recipe=recipe)),
+        encode=lambda pipe, prompts, vectors, **_: {"prompt_embeds": pipe.encode_prompt(prompts)[0]},
     )
 
 
@@ -182,10 +193,10 @@ def test_pictures_that_are_not_finite_are_refused(tmp_path):
 class OneBadRow(Pipeline):
     """Fails whenever it is asked for a blue cat."""
 
-    def __call__(self, *, prompt, **more):
-        if any("blue" in text for text in prompt):
+    def __call__(self, *, prompt_embeds, **more):
+        if any("blue" in text for text in letters_of(prompt_embeds)):
             raise RuntimeError("out of memory\nwith details")
-        return super().__call__(prompt=prompt, **more)
+        return super().__call__(prompt_embeds=prompt_embeds, **more)
 
 
 def test_a_row_that_fails_is_told_at_the_end_and_the_others_are_kept(tmp_path):
