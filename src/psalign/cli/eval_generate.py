@@ -21,13 +21,13 @@ def generate(arguments: argparse.Namespace) -> int:
     from ..diffusion.shards import Shard
     from ..grid import GridConfig, describe, draw_grid, plan_cells
 
-    _require_there(arguments)
     levels = [None if level == "user" else int(level) for level in arguments.levels]
     if arguments.home is not None:
         _fill_from(arguments.home, arguments)
     weights = _found(None if arguments.home is None else arguments.home / "trained_models", arguments.bases)
     weights |= {("psa", base): path for base, path in _by_base(arguments.adapter, arguments.bases).items()}
     weights |= _weights(arguments.weights, arguments.bases)
+    _require_there(arguments)
     methods = arguments.methods or [*METHODS, *dict.fromkeys(name for name, _ in weights if name not in METHODS)]
     cells = plan_cells(arguments.datasets, methods, arguments.bases, levels)
     config = GridConfig(
