@@ -90,8 +90,8 @@ def test_three_lines_for_sdxl_run_on_a_tiny_pipeline(folder, monkeypatch):
     assert len(names["pictures"]) == 3
 
 
-def draw_small(self, call, prompts, **more):
-    return call(self, prompts, num_inference_steps=1, height=SIZE_PX, width=SIZE_PX, **more)
+def draw_small(self, call, **more):
+    return call(self, num_inference_steps=1, height=SIZE_PX, width=SIZE_PX, **more)
 
 
 def test_commands_named_in_the_text_parse(folder, monkeypatch, capsys):
