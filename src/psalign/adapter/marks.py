@@ -25,7 +25,7 @@ _CALLS = itertools.count()
 class MarkedText(KnownText):
     """A call's text with its users, whose terms are computed once a call.
 
-    texts: with marks. plain: without them.
+    texts: the text states with a mark behind each row. plain: the same states without marks.
     """
 
     def __init__(self, texts: Texts, owner: object, *, plain: Texts, users: RowUsers) -> None:

@@ -169,7 +169,7 @@ class UserTerms:
             )
 
     def weights(self) -> tuple[Any, ...] | None:
-        """What names the output layers' weights as they are now; None where that cannot be told (LoRA, offloading)."""
+        """What names the output layers' weights as they are now; None with LoRA or offloading."""
         outs = [hook.attention.to_out[0] for hook in self._hooks]
         if any(type(out) is not nn.Linear or out.weight.device.type == "meta" for out in outs):
             return None

@@ -48,7 +48,7 @@ class KnownText:
     """The rows of one call's text, by content. owner: the attached adapter that made them.
 
     texts: prompts as the users may see them, and their unconditional texts. users: of the prompts; a prompt of no user
-    is what the pipeline itself would read, so it is known only to a denoiser that is told which call it serves.
+    is what the pipeline itself would read, so only a denoiser that receives this object with the call knows it.
     """
 
     def __init__(self, texts: Texts, users: RowUsers, owner: object) -> None:
@@ -127,7 +127,7 @@ class KnownText:
 
 
 class LiveTexts:
-    """The KnownTexts of calls that are under way: for denoisers that are not told which call they serve."""
+    """The KnownTexts of calls that are under way: for denoisers that receive text alone."""
 
     def __init__(self) -> None:
         self._texts: weakref.WeakSet[KnownText] = weakref.WeakSet()

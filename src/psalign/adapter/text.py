@@ -34,8 +34,8 @@ class Texts:
         for name, value in self.arguments().items():
             ndim = 2 if "pooled" in name else 3
             if not isinstance(value, torch.Tensor) or value.ndim != ndim or not value.is_floating_point():
-                told = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
-                raise GuardError(f"{name} must be a floating-point tensor of {ndim} dimensions; saw {told}.")
+                seen = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
+                raise GuardError(f"{name} must be a floating-point tensor of {ndim} dimensions; saw {seen}.")
             if len(value) != rows:
                 raise GuardError(f"{name} has {len(value)} rows for {rows} prompts.")
         for one, other in (
