@@ -336,7 +336,7 @@ class AttachedAdapter:
 class BesideGuard:
     """The hook on a model beside the denoiser that reads the text, as a ControlNet does; adapters may share the model.
 
-    Such a model does not learn which call it serves: its rows must be those of a call under way, of any of the adapters.
+    Such a model does not learn which call it serves: its rows must be those of a call of any of the adapters.
     """
 
     def __init__(self, model: nn.Module) -> None:
