@@ -28,7 +28,7 @@ EXIT_STATUSES = {
     1: "failed: the message says what was wrong and what to do",
     2: "a command, flag, setting or value that makes no sense; nothing was done",
     130: "interrupted (Ctrl-C); the same command goes on",
-    143: "told to end (SIGTERM); training saved itself first",
+    143: "ended by SIGTERM; training saved a checkpoint first",
 }
 OUTPUTS = ("out", "output", "npy", "picture", "results")  # arguments that name what is written
 SHARED_OUTPUTS = ("eval generate", "eval run")  # several processes may write there: cells and rows have locks
