@@ -29,7 +29,8 @@ from psalign.mini import dataset
 from psalign.mini.detector import load_detector
 from psalign.quickstart import embed_users
 from psalign.records import Record, write_json
-from psalign.training.run import load_pairs, train_adapter
+from psalign.training.run import load_rows, train_adapter, training_config
+from psalign.users.embedding import StructuredEmbedder
 
 # Another dataset than the presets': what is chosen here must not have seen the prompts of docs/RESULTS.md.
 SIZES = {"scenes": 140, "seen": 7, "wordings": 14, "two_motifs": 42, "motifs": 70, "safe": 60, "levels": 7}
@@ -45,9 +46,24 @@ class Bench:
 
     out: Path
     pipeline: Any
-    pairs: Any
+    learned_from: dict[str, Any]
     users: Any
     rows: Any
+
+    def rows_for(self, preset: Record, kind: str) -> Any:
+        """What the objective of a preset learns from: captions, or pairs of pictures; read once each."""
+        objective = training_config(preset, kind).objective
+        if objective not in self.learned_from:
+            self.learned_from[objective] = load_rows(
+                self.out / "data",
+                self.out / "cache",
+                self.pipeline,
+                self.users,
+                kind=kind,
+                split="train",
+                preset=preset,
+            )
+        return self.learned_from[objective]
 
 
 def main() -> None:
@@ -73,10 +89,9 @@ def open_bench(out: Path, preset: Record) -> Bench:
     """Dataset, user vectors and cached latents, made once."""
     sizes = settings(dataset.DatasetConfig, {**preset["dataset"], **DATASET}, section="dataset")
     dataset.build(out / "data", sizes)
-    users = embed_users(out / "data", out / "embeddings", llm_dim=preset["llm_dim"])
+    users = embed_users(out / "data", out / "embeddings", lambda: StructuredEmbedder(preset["llm_dim"]))
     pipeline = load_pipeline("mini")
-    pairs = load_pairs(out / "data", out / "cache", pipeline, users)
-    return Bench(out, pipeline, pairs, users, load_prompts(out / "data" / "prompts.jsonl"))
+    return Bench(out, pipeline, {}, users, load_prompts(out / "data" / "prompts.jsonl"))
 
 
 def measure(bench: Bench, name: str, preset: Record, seed: int) -> Record:
@@ -86,7 +101,7 @@ def measure(bench: Bench, name: str, preset: Record, seed: int) -> Record:
         metrics: Record = json.loads((out / "metrics.json").read_text())
         return metrics
     kind = "published" if name.startswith("published") else "prompt"
-    train_adapter(preset, kind, bench.pipeline, bench.pairs, bench.users, out, seed=seed)
+    train_adapter(preset, kind, bench.pipeline, bench.rows_for(preset, kind), bench.users, out, seed=seed)
     attached = attach(bench.pipeline.unet, load_adapter(out / "adapter", base="mini"))
     config = replace(settings(GenerationConfig, preset["generation"], section="generation"), method="prompt")
     pictures = out / "pictures" / "prompt"

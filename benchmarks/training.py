@@ -39,6 +39,7 @@ from psalign.diffusion.base_models import BASES, load_pipeline
 from psalign.records import versions, write_json
 from psalign.sage.shelf import Rows
 from psalign.training.config import TrainingConfig
+from psalign.training.objective import Objective
 from psalign.training.pairs import Pairs
 from psalign.training.trainer import Trainer, peak_memory_mb
 
@@ -143,9 +144,8 @@ class Ours:
             steps=1000, batch_size=arguments.pairs, lr=1e-5, beta=BETA, caption_dropout=0.0, user_dropout=0.0,
             validation_pairs=0, **how,
         )  # fmt: skip
-        self.trainer = Trainer(
-            self.attached, make_pairs(parts), Schedule(), config, Path(tempfile.mkdtemp()), data="benchmark"
-        )
+        objective = Objective.of(self.attached, config, Schedule())
+        self.trainer = Trainer(objective, make_pairs(parts), config, Path(tempfile.mkdtemp()), data="benchmark")
         self.leave()
         self.parts = parts
 

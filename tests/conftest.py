@@ -32,6 +32,7 @@ def mini_pipeline():
 
 SMALL = (
     "dataset.train_users=40",
+    "dataset.pictured_users=40",
     "dataset.val_users=1",
     "dataset.test_users=30",
     "dataset.concepts=3",

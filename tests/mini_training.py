@@ -1,6 +1,6 @@
 """A short real training run on the mini base, for the tests that start it in processes of their own.
 
-python tests/mini_training.py DATA EMBEDDINGS OUT STEPS BATCH_SIZE
+python tests/mini_training.py DATA EMBEDDINGS OUT STEPS BATCH_SIZE [OBJECTIVE]
 """
 
 import os
@@ -19,14 +19,15 @@ def train(data, embeddings, out, *, steps, batch_size, **changes):
     """Train kind `prompt` on a dataset of the mini world."""
     from psalign.config import load_preset
     from psalign.diffusion.base_models import load_pipeline
-    from psalign.training.run import load_pairs, train_adapter
+    from psalign.training.run import load_rows, train_adapter
     from psalign.users.embedding import EmbeddingStore
 
     preset = load_preset("mini-quickstart")
     preset["prompt"]["training"] = {**SETTINGS, "steps": steps, "batch_size": batch_size, **changes}
     users, pipeline = EmbeddingStore.load(Path(embeddings)), load_pipeline("mini")
-    pairs = load_pairs(Path(data), Path(out).parent / "cache", pipeline, users)
-    train_adapter(preset, "prompt", pipeline, pairs, users, Path(out))
+    cache = Path(out).parent / "cache"
+    rows = load_rows(Path(data), cache, pipeline, users, kind="prompt", split="train", preset=preset)
+    train_adapter(preset, "prompt", pipeline, rows, users, Path(out))
 
 
 def train_quietly(data, embeddings, out, steps, batch_size):
@@ -40,4 +41,5 @@ def train_quietly(data, embeddings, out, steps, batch_size):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     given = dict(zip(("data", "embeddings", "out"), sys.argv[1:4], strict=True))
-    train(**given, steps=int(sys.argv[4]), batch_size=int(sys.argv[5]))
+    more = {"objective": sys.argv[6]} if len(sys.argv) > 6 else {}
+    train(**given, steps=int(sys.argv[4]), batch_size=int(sys.argv[5]), **more)

@@ -92,12 +92,12 @@ def test_embed_standardises_over_the_training_users_of_a_dataset(people, tmp_pat
     status, out, _ = run(capsys, *arguments, "--data", tmp_path / "data")
     assert (status, "11 vectors of width 64" in out) == (0, True)
     store = EmbeddingStore.load(tmp_path / "vectors")
-    assert np.array_equal(store.mean, EmbeddingStore.build(people[:2], StructuredEmbedder()).mean)
+    assert np.array_equal(store.space.mean, EmbeddingStore.build(people[:2], StructuredEmbedder()).space.mean)
     status, _, err = run(capsys, *arguments)
     assert (status, "with index.json and vectors.safetensors of another build" in err) == (1, True)
     assert run(capsys, *arguments, "--force")[0] == 0
     everyone = EmbeddingStore.load(tmp_path / "vectors")
-    assert np.array_equal(everyone.mean, EmbeddingStore.build(people, StructuredEmbedder()).mean)
+    assert np.array_equal(everyone.space.mean, EmbeddingStore.build(people, StructuredEmbedder()).space.mean)
 
 
 def test_embed_refuses_two_populations_and_training_users_it_does_not_know(people, tmp_path, capsys):

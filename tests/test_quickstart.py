@@ -12,14 +12,16 @@ from psalign.errors import EmbeddingMissing, OutputError, RecipeMismatch
 from psalign.quickstart import _open, run
 from psalign.records import read_manifest
 from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
+from psalign.users.language_model import has_minilm
 from psalign.users.profile import load_profiles
 
+METHODS = ("base", "negative_prompt", "published", "prompt", *(["prompt_minilm"] if has_minilm() else []))
 RATES = {"suppressed", "kept", "pass", "subject_kept", "harmless_subject"}
 
 
 def test_metrics_have_the_promised_shape(small_run):
     metrics = json.loads((small_run[0] / "metrics.json").read_text())
-    assert set(metrics["methods"]) == {"base", "negative_prompt", "published", "prompt"}
+    assert set(metrics["methods"]) == set(METHODS)
     for rates in metrics["methods"].values():
         assert set(rates) >= RATES
         for name in RATES:
@@ -39,7 +41,7 @@ def test_report_and_sheet_are_there(small_run):
 
 
 def test_every_picture_is_made_and_told_in_a_manifest(small_run):
-    for method in ("base", "negative_prompt", "published", "prompt"):
+    for method in METHODS:
         folder = small_run[0] / "pictures" / method
         rows = read_manifest(folder / "manifest.jsonl")
         assert {row.file_name for row in rows} == {path.name for path in folder.glob("*.png")}
@@ -138,7 +140,7 @@ def test_unseen_users_are_standardised_as_in_training(small_run):
     store = EmbeddingStore.load(out / "embeddings")
     people = load_profiles(out / "data/users.csv")
     train = EmbeddingStore.build(people[:40], StructuredEmbedder(64))
-    assert np.array_equal(store.mean, train.mean)
+    assert np.array_equal(store.space.mean, train.space.mean)
     assert len(store) == len(people) + 6
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from tiny_pipelines import LLM_DIM, PIPELINES, save_pipeline
 
 ROOT = Path(__file__).parents[1]
 SHORT = ("prompt.adapter.rank=8", "prompt.adapter.heads=2", "prompt.adapter.proj_rank=4", "pictures.size_px=64",
-         "prompt.training.accumulation=1", "prompt.training.validation_pictures=1", "generation.steps=1")  # fmt: skip
+         "prompt.training.accumulation=1")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,30 @@ def test_a_launcher_trains_an_adapter_of_its_base(base, folder):
     assert load_adapter(out / "adapter").config.base == base
     about = yaml.safe_load((out / "run.json").read_text())["config"]
     assert (about["batch_size"], about["steps"], about["lr"]) == (2, 3, 0.001)
-    assert about["mixed_precision"] == "bf16"
-    assert list((out / "validation").glob("step-*.png"))
+    assert about["objective"] == "captions"
+    assert float(rows_of_log(out / "val.csv")[-1]["loss"]) >= 0
+    assert not (out / "validation").exists()  # whose pictures would need the whole UNet
+
+
+def test_a_launcher_trains_on_pictures_where_that_is_asked_for(folder):
+    changes = ("objective=pictures", "mixed_precision=bf16", "validation_pictures=1")
+    flags = [part for change in changes for part in ("--set", f"prompt.training.{change}")]
+    done = start(
+        [ROOT / "launchers/train_psa_sd15.sh", *flags, "--set", "generation.steps=1"], folder,
+        DATA="sage", EMBEDS="embeddings", SD_MODEL="sd15", BATCH_SIZE="2", MAX_STEPS="2", OUT="pictures",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list((folder / "pictures/validation").glob("step-*.png"))
+
+
+def test_a_launcher_needs_no_picture(folder):
+    shutil.copytree(folder / "sage", folder / "bare", ignore=shutil.ignore_patterns("*.jpg"))
+    done = start(
+        [ROOT / "launchers/train_psa_sdxl.sh"], folder,
+        DATA="bare", EMBEDS="embeddings", SD_MODEL="sdxl", BATCH_SIZE="2", MAX_STEPS="2", OUT="bare-out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no picture is read" in done.stderr
 
 
 def test_flags_win_over_the_environment(folder):
@@ -101,8 +124,12 @@ def test_two_processes_by_a_config_of_accelerate(name, folder):
 
 
 def read_losses(out):
-    with (out / "log.csv").open(newline="") as stream:
-        return [float(row["loss"]) for row in csv.DictReader(stream)]
+    return [float(row["loss"]) for row in rows_of_log(out / "log.csv")]
+
+
+def rows_of_log(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 @pytest.mark.parametrize(

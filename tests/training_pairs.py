@@ -7,6 +7,7 @@ from helpers import LLM_DIM, tiny_adapter, tiny_unet
 from psalign.adapter.attach import attach
 from psalign.sage.shelf import Rows
 from psalign.training.config import TrainingConfig
+from psalign.training.objective import Objective
 from psalign.training.pairs import SIDES, Pairs
 from psalign.training.trainer import Trainer
 from sage_rows import make_row
@@ -55,7 +56,7 @@ def new_trainer(out, *, kind="prompt", pairs=None, data="data", n_tokens=1, **se
     config = TrainingConfig(
         **{"steps": 6, "batch_size": 4, "warmup_steps": 2, "save_every": 2, "log_every": 1, **settings}
     )
-    return Trainer(attached, pairs or make_pairs(), Scheduler(), config, out, data=data)
+    return Trainer(Objective.of(attached, config, Scheduler()), pairs or make_pairs(), config, out, data=data)
 
 
 def step_gradients(trainer):

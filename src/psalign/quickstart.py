@@ -9,7 +9,7 @@ import csv
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,22 +32,26 @@ from .mini import dataset, world
 from .mini.detector import load_detector
 from .records import PromptRow, Record, fingerprint, versions
 from .sage.rows import load_split
-from .training.run import load_pairs, train_adapter, training_config
-from .users.embedding import EmbeddingStore, StructuredEmbedder
+from .training.config import TrainingConfig
+from .training.run import load_rows, train_adapter, training_config
+from .users.embedding import INDEX, Embedder, EmbeddingStore, StructuredEmbedder
+from .users.language_model import MINILM, TransformersEmbedder, has_minilm
 from .users.levels import level_profiles
 from .users.profile import load_profiles
+from .users.space import WHITENED
 
-ADAPTERS = ("published", "prompt")
+ADAPTERS = {"published": "published", "prompt": "prompt", "prompt_minilm": "prompt"}  # name -> kind
 # Folders of a run that hang on a section of the preset, or on the seed.
-OF_ADAPTERS = ("training", "pictures/prompt", "pictures/published", "sheet")
+OF_ADAPTERS = ("training", "pictures/prompt", "pictures/prompt_minilm", "pictures/published", "sheet")
+OF_PROMPT = ("training/prompt", "training/prompt_minilm", "pictures/prompt", "pictures/prompt_minilm", "sheet")
 MADE_WITH = {
     "base": ("cache", "training", "pictures", "sheet"),
     "llm_dim": ("embeddings", *OF_ADAPTERS),
-    "dataset": ("data", "embeddings", "cache", "training", "pictures", "sheet"),
+    "dataset": ("data", "embeddings", "embeddings_minilm", "cache", "training", "pictures", "sheet"),
     "pictures": ("cache", *OF_ADAPTERS),
     "generation": ("pictures", "sheet"),
-    "prompt": ("training/prompt", "pictures/prompt", "sheet"),
-    "published": ("training/published", "pictures/published"),
+    "prompt": OF_PROMPT,
+    "published": ("data", "training/published", "pictures/published"),  # whose length decides what is drawn
     "seed": OF_ADAPTERS,
 }
 COMPARED_SUITE = "scenes"  # the suite that every method draws; the others are drawn by `prompt` alone
@@ -75,44 +79,87 @@ class Run:
         return dict(self.preset.get(name) or {})
 
 
-def run(out: Path, preset: Record, *, seed: int = 0) -> Record:
+def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu") -> Record:
     """Run every stage into `out` and return the metrics that stand in out/metrics.json.
 
-    Raises OutputError where `out` holds a finished run of another preset or seed. One that did not finish goes on from
-    what the settings that changed do not decide.
+    device: of the base model. Adapters of language-model vectors are trained and drawn where the extra `minilm` is
+    installed. Raises OutputError where `out` holds a finished run of another preset or seed. One that did not finish
+    goes on from what the settings that changed do not decide.
     """
     this = _open(out, preset, seed)
     base = find_base(preset.get("base", "mini")).name
     with this.part("dataset"):
-        dataset.build(out / "data", settings(dataset.DatasetConfig, this.section("dataset"), section="dataset"))
+        sizes = settings(dataset.DatasetConfig, this.section("dataset"), section="dataset")
+        dataset.build(out / "data", replace(sizes, pictured_users=_pictured_users(preset, sizes)))
+    adapters = {name: kind for name, kind in ADAPTERS.items() if name != "prompt_minilm" or has_minilm()}
     with this.part("user vectors"):
-        users = embed_users(out / "data", out / "embeddings", llm_dim=preset.get("llm_dim", 64))
-    pipeline = load_pipeline(base)
-    with this.part("latents and text states"):
-        pairs = load_pairs(out / "data", out / "cache", pipeline, users, preset=preset)
-        unseen = load_pairs(out / "data", out / "cache", pipeline, users, split="val", preset=preset)
-    for kind in ADAPTERS:
-        with this.part(f"training {kind}"):
-            train_adapter(preset, kind, pipeline, pairs, users, out / "training" / kind, seed=seed, unseen=unseen)
-    for method in ("base", "negative_prompt", *ADAPTERS):
+        structured = embed_users(
+            out / "data", out / "embeddings", lambda: StructuredEmbedder(preset.get("llm_dim", 64))
+        )
+    users = dict.fromkeys(("base", "negative_prompt", *adapters), structured)
+    if has_minilm():
+        with this.part("user vectors minilm"):
+            users["prompt_minilm"] = embed_users(
+                out / "data", out / "embeddings_minilm", lambda: TransformersEmbedder(MINILM), exact=True
+            )
+    pipeline = load_pipeline(base, device=device)
+    for name, kind in adapters.items():
+        with this.part(f"training {name}"):
+            train(this, name, kind, pipeline, users[name])
+    for method in users:
         with this.part(f"pictures {method}"):
-            draw(this, method, pipeline, users, base=base)
+            draw(this, method, pipeline, users[method], base=base)
     with this.part("measuring"):
         metrics = evaluate_methods(out / "pictures", load_detector())
     with this.part("sheet"):
-        sheet = draw_sheet(this, pipeline, users, base=base)
+        sheet = draw_sheet(this, pipeline, structured, base=base)
     return _finish(this, metrics, sheet)
 
 
-def embed_users(data: Path, folder: Path, *, llm_dim: int) -> EmbeddingStore:
-    """Vectors of all users and the six levels, standardised over the training users alone."""
+def embed_users(data: Path, folder: Path, make: Callable[[], Embedder], *, exact: bool = False) -> EmbeddingStore:
+    """Vectors of all users and the six levels, standardised over the training users alone; made once.
+
+    make: gives the embedder. exact: whiten the vectors, and follow them by the exact ban code.
+    """
+    if (folder / INDEX).is_file():
+        return EmbeddingStore.load(folder)
+    embedder = make()
     everyone = load_profiles(data / "users.csv")
     trained = {row.user_id for row in load_split(data, "train", check_pictures=False)}
-    embedder = StructuredEmbedder(llm_dim)
-    population = EmbeddingStore.build([user for user in everyone if user.user_id in trained], embedder)
+    population = EmbeddingStore.build(
+        [user for user in everyone if user.user_id in trained], embedder, whitened=WHITENED if exact else 0, exact=exact
+    )
     store = EmbeddingStore.build([*everyone, *level_profiles()], embedder, statistics_of=population)
     store.save(folder)
     return store
+
+
+def train(this: Run, name: str, kind: str, pipeline: Any, users: EmbeddingStore) -> None:
+    """Train one adapter into out/training/<name>; a finished one is left as it is."""
+    out, data = this.out / "training" / name, this.out / "data"
+    if (out / "adapter").exists():
+        return
+    config = training_config(this.preset, kind)
+    most = None if config.objective == "captions" else _pairs_needed(config)
+    rows, unseen = (
+        load_rows(data, this.out / "cache", pipeline, users, kind=kind, split=split, preset=this.preset, most=most)
+        for split in ("train", "val")
+    )
+    train_adapter(this.preset, kind, pipeline, rows, users, out, seed=this.seed, unseen=unseen)
+
+
+def _pairs_needed(config: TrainingConfig) -> int:
+    """As many pairs of pictures as a run takes, if it takes none twice; an even number."""
+    return 2 * -(-config.steps * config.batch_size * config.accumulation // 2)
+
+
+def _pictured_users(preset: Record, sizes: dataset.DatasetConfig) -> int:
+    """As many training users as the dataset asks for, or else as somebody learns from the pictures of."""
+    if sizes.pictured_users is not None:
+        return sizes.pictured_users
+    configs = [training_config(preset, kind) for kind in set(ADAPTERS.values()) if kind in preset]
+    needed = max((_pairs_needed(config) for config in configs if config.objective == "pictures"), default=0)
+    return min(sizes.train_users, -(-needed // (2 * sizes.concepts)))
 
 
 def draw(this: Run, method: str, pipeline: Any, users: EmbeddingStore, *, base: str) -> None:
@@ -244,7 +291,8 @@ def _finish(this: Run, metrics: Record, sheet: Sheet) -> Record:
     }
     metrics["versions"]["threads"] = torch.get_num_threads()
     write_json(this.out / "metrics.json", metrics)
-    curves = {kind: _curve(this.out / "training" / kind / "log.csv") for kind in ADAPTERS}
+    trained = [name for name in ADAPTERS if (this.out / "training" / name).is_dir()]
+    curves = {name: _curve(this.out / "training" / name / "log.csv") for name in trained}
     write_report(this.out / "report.html", metrics=metrics, sheet=sheet, curves=curves)
     return metrics
 

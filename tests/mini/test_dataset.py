@@ -1,5 +1,6 @@
 """The mini dataset: layout, preference rule, and what no training split has."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -167,3 +168,20 @@ def test_negative_prompts_of_all_categories_fit_the_tokenizer():
     assert sorted(words) == sorted(world.MOTIF_CATEGORY)
     assert len(words) + 2 <= 40
     assert json.dumps(dataset.WORDS_TO_AVOID)
+
+
+def test_captions_alone_are_the_same_rows_without_pictures(built, tmp_path):
+    build(tmp_path / "captions", SMALL, captions_only=True)
+    for split in SPLITS:
+        assert load_split(tmp_path / "captions", split, check_pictures=False) == load_split(built, split)
+    assert not list((tmp_path / "captions").rglob("*.jpg"))
+    with pytest.raises(OutputError, match="holds another dataset"):
+        build(tmp_path / "captions", SMALL)
+
+
+def test_some_training_users_have_pictures(built, tmp_path):
+    build(tmp_path / "some", dataclasses.replace(SMALL, pictured_users=3))
+    drawn = {path.name for path in (tmp_path / "some/train").glob("*.jpg")}
+    rows = load_split(tmp_path / "some", "train", check_pictures=False)
+    assert rows == load_split(built, "train")
+    assert drawn == {name for row in rows[: 3 * 16] for name in (row.chosen, row.rejected)}

@@ -457,3 +457,26 @@ def test_concepts_leave_the_machine_only_where_somebody_agrees(folder, capsys, m
     assert "This sends to models.example: 3 concepts with their categories. Nothing of users." in err
     assert "Concepts leave this machine only where you agree.\nAdd --yes-send-concepts." in err
     assert not (folder / "wrong").exists()
+
+
+def test_captions_alone_are_built_without_a_base_model_and_trained_on(built, folder, capsys, monkeypatch):
+    out = folder / "captions"
+    with monkeypatch.context() as context:
+        context.setattr("psalign.diffusion.base_models.load_pipeline", lambda *_, **__: pytest.fail("a base model"))
+        status, told, err = run(capsys, *flags(folder, "captions"), "--captions-only")
+    assert status == 0, err
+    assert "No picture was drawn: enough to train by captions" in told
+    assert not list(out.rglob("*.jpg"))
+    for split in ("train", "val"):
+        assert (out / split / "metadata.jsonl").read_bytes() == (built / split / "metadata.jsonl").read_bytes()
+    assert (
+        run(capsys, "embed", "--users", out / "users.csv", "--data", out, "--out", folder / "caption_vectors")[0] == 0
+    )
+    settings = ("batch_size=2", "validation_pictures=0", "queries=random")
+    changes = [part for change in settings for part in ("--set", f"prompt.training.{change}")]
+    status, _, err = run(capsys, "train", "--data", out, "--embeddings", folder / "caption_vectors", "--out",
+                         folder / "caption_model", "--steps", 2, *changes)  # fmt: skip
+    assert status == 0, err
+    assert "Learning from captions alone: no picture is read" in err
+    assert (folder / "caption_model/adapter/config.json").exists()
+    assert (folder / "caption_model/val.csv").exists()

@@ -1,12 +1,15 @@
 """A run from a preset: adapter shapes that fit, and those that make no sense."""
 
+import json
+
 import pytest
 import torch
 
 from psalign.config import load_preset
 from psalign.diffusion.base_models import load_pipeline
+from psalign.diffusion.text_side import load_text_side
 from psalign.errors import CheckpointError, UsageError
-from psalign.training.run import check_shape, load_pairs, train_adapter
+from psalign.training.run import check_shape, load_captions, load_pairs, train_adapter
 from psalign.users.embedding import EmbeddingStore
 
 
@@ -43,3 +46,45 @@ def test_a_run_does_not_go_on_with_another_unet(small_run, tmp_path):
         next(pipeline.unet.parameters()).mul_(1.01)
     with pytest.raises(CheckpointError, match="checkpoints of another run"):
         train_adapter(preset, "prompt", pipeline, pairs, users, tmp_path / "run")
+
+
+def test_a_file_of_captions_is_trained_on_and_its_ban_lists_are_embedded(small_run, tmp_path, capsys):
+    from psalign.adapter.checkpoint import load_adapter
+    from psalign.cli import main
+
+    rows = [
+        {"caption": "a red cat with a sword", "chosen_caption": "a red cat", "banned": ["Violence"]},
+        {"caption": "a red cat with a sword", "banned": ["Hate"]},
+    ]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"batch_size": 2, "queries": "random", "validation_pairs": 0}
+    changes = [part for name, value in settings.items() for part in ("--set", f"prompt.training.{name}={value}")]
+    arguments = ["train", "--data", tmp_path / "captions.jsonl", "--embeddings", small_run[0] / "embeddings", "--out",
+                 tmp_path / "model", "--steps", 2, *changes]  # fmt: skip
+    assert main([str(one) for one in arguments]) == 0, capsys.readouterr().err
+    adapter = load_adapter(tmp_path / "model/adapter")
+    assert adapter.config.recipe == EmbeddingStore.load(small_run[0] / "embeddings").fingerprint
+
+
+def test_captions_do_not_train_a_published_adapter(small_run, tmp_path):
+    users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_pipeline("mini")
+    preset = load_preset("mini-quickstart")
+    preset["published"]["training"] = {"objective": "captions", "steps": 1}
+    rows = load_captions(small_run[0] / "data", tmp_path / "cache", pipeline, users, preset=preset)
+    with pytest.raises(UsageError, match="Captions train adapters of kind prompt; published ones need pictures"):
+        train_adapter(preset, "published", pipeline, rows, users, tmp_path / "run")
+
+
+def test_pictures_need_a_whole_unet(small_run, tmp_path):
+    users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_text_side("mini")
+    preset = load_preset("mini-quickstart", changes=["prompt.training.objective=pictures"])
+    rows = load_captions(small_run[0] / "data", tmp_path / "cache", pipeline, users, preset=preset)
+    with pytest.raises(UsageError, match="The objective 'pictures' needs a whole UNet"):
+        train_adapter(preset, "prompt", pipeline, rows, users, tmp_path / "run")
+
+
+def test_only_the_pairs_that_are_asked_for_need_pictures(small_run, tmp_path):
+    users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_pipeline("mini")
+    pairs = load_pairs(small_run[0] / "data", tmp_path / "cache", pipeline, users, most=4)
+    assert len(pairs) == 4
+    assert len(pairs.cache.pictures) == 4

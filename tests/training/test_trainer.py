@@ -22,6 +22,7 @@ from psalign.adapter.checkpoint import load_adapter
 from psalign.errors import CheckpointError, OutputError, TrainingError, TrainingStopped, UsageError
 from psalign.training.checkpoints import list_checkpoints
 from psalign.training.config import TrainingConfig
+from psalign.training.objective import Objective
 from training_pairs import make_pairs, new_trainer, step_gradients
 
 TESTS = Path(__file__).parents[1]
@@ -255,8 +256,7 @@ def test_a_compiled_unet_takes_the_same_steps(tmp_path):
     compiled.attached.unet.compile(dynamic=True)
     from psalign.adapter.attach import attach
 
-    compiled.attached = attach(compiled.attached.unet, compiled.trained)
-    compiled.objective.attached = compiled.attached
+    compiled.objective.attached = attach(compiled.attached.unet, compiled.trained)
     for name, weight in compiled.train().state_dict().items():
         torch.testing.assert_close(weight, plain[name], atol=1e-4, rtol=1e-3)
 
@@ -379,7 +379,7 @@ def test_a_base_that_does_not_predict_noise_is_refused(tmp_path):
     with pytest.raises(
         UsageError, match=r"predicts noise \(epsilon\) from plain latents; of this one, it predicts v_prediction"
     ):
-        type(trainer)(trainer.attached, trainer.pairs, velocity, trainer.config, tmp_path, data="data")
+        Objective.of(trainer.attached, trainer.config, velocity)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from psalign.adapter.checkpoint import load_adapter
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig
 from psalign.training.config import TrainingConfig
+from psalign.training.objective import Objective
 from psalign.training.run import load_pairs, new_adapter
 from psalign.training.trainer import Trainer
 from psalign.training.validation import CELL_PX, GAP_PX, LABEL_PX, MARGIN_PX, Validation, sheet
@@ -46,7 +47,8 @@ def run(pairs, mini_pipeline):
         attached = attach(mini_pipeline.unet, adapter)
         drawn = GenerationConfig(steps=2, batch_size=2)
         validation = Validation(unseen, users, mini_pipeline, drawn, out, config, torch.device("cpu"))
-        return Trainer(attached, train, mini_pipeline.scheduler, config, out, data="d", validation=validation)
+        objective = Objective.of(attached, config, mini_pipeline.scheduler)
+        return Trainer(objective, train, config, out, data="d", validation=validation)
 
     return make
 
@@ -72,14 +74,14 @@ def test_a_run_is_looked_at_from_outside(run, tmp_path):
 def test_the_same_weights_give_the_same_figures_whatever_the_batch_size(run, tmp_path):
     trainer = run(tmp_path)
     randomise(trainer.trained)
-    look, alphas = trainer.validation, trainer.objective.alphas
-    first = look.measure(trainer.attached, alphas)
-    assert look.measure(trainer.attached, alphas) == first
+    look, objective = trainer.validation, trainer.objective
+    first = look.measure(objective)
+    assert look.measure(objective) == first
     look.config = replace(CONFIG, batch_size=3, caption_dropout=0.9, user_dropout=0.9, seed=5)
-    for name, value in look.measure(trainer.attached, alphas).items():
+    for name, value in look.measure(objective).items():
         assert value == pytest.approx(first[name], rel=2e-3, abs=1e-5), name
     randomise(trainer.trained, seed=8)
-    assert look.measure(trainer.attached, alphas)["loss"] != first["loss"]
+    assert look.measure(objective)["loss"] != first["loss"]
 
 
 def test_the_best_is_kept_over_a_resume(run, tmp_path, monkeypatch):
@@ -108,12 +110,12 @@ def test_no_pictures_and_no_pairs_where_none_are_asked_for(run, tmp_path):
 def test_the_average_is_what_is_looked_at(run, tmp_path):
     """With a decay near 1 the average hardly moves: its figures stay those of the untrained adapter."""
     trainer = run(tmp_path, replace(CONFIG, ema=0.9999, lr=0.02, warmup_steps=0, anchor="noise"))
-    untrained = trainer.validation.measure(trainer.attached, trainer.objective.alphas)["loss"]
+    untrained = trainer.validation.measure(trainer.objective)["loss"]
     before = [weight.detach().clone() for weight in trainer.parameters]
     trainer._resume()
     for _ in range(4):
         trainer._take_step()
-    moved = trainer.validation.measure(trainer.attached, trainer.objective.alphas)["loss"]
+    moved = trainer.validation.measure(trainer.objective)["loss"]
     trainer._validate()
     assert float(rows_of(tmp_path / "val.csv")[-1]["loss"]) == pytest.approx(untrained, rel=0.02)
     assert abs(moved - untrained) > 0.05 * untrained

@@ -8,11 +8,12 @@ from safetensors.numpy import load_file, save_file
 
 from psalign.errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser
 from psalign.records import CATEGORIES, fingerprint
-from psalign.users.embedding import STD_FLOOR, EmbeddingStore, Recipe, StructuredEmbedder
+from psalign.users.embedding import EmbeddingStore, Recipe, StructuredEmbedder
 from psalign.users.levels import LEVEL_BANS, PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, level_profiles
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
+from psalign.users.space import STD_FLOOR
 
 PEOPLE = sample_profiles(300, seed=5)
 BAN_LISTS = [

@@ -71,7 +71,8 @@ def _fold_standardisation(adapter: Any, arguments: argparse.Namespace) -> None:
     from ..adapter.convert import fold_standardisation, require_published_form
     from ..errors import RecipeMismatch
     from ..records import PUBLISHED_RECIPE
-    from ..users.embedding import STD_FLOOR, EmbeddingStore
+    from ..users.embedding import EmbeddingStore
+    from ..users.space import STD_FLOOR
 
     require_published_form(adapter)
     recipe = adapter.config.recipe
@@ -90,9 +91,14 @@ def _fold_standardisation(adapter: Any, arguments: argparse.Namespace) -> None:
             f"The vectors of {arguments.embeddings} were made by recipe {store.fingerprint}; "
             f"the adapter was trained with {recipe}."
         )
+    if store.width != store.recipe.llm_dim or store.code_width:
+        raise UsageError(
+            "The published form reads raw vectors; whitened ones, or a ban code behind them, do not fold into it.",
+            hint="Train the adapter with vectors of psalign embed --whitened 0 --no-exact.",
+        )
     raw = store.raw()
-    std = torch.from_numpy(store.std).clamp(min=STD_FLOOR)
-    fold_standardisation(adapter, torch.from_numpy(store.mean), std, recipe=raw.fingerprint)
+    std = torch.from_numpy(store.space.std).clamp(min=STD_FLOOR)
+    fold_standardisation(adapter, torch.from_numpy(store.space.mean), std, recipe=raw.fingerprint)
     print(f"It reads raw vectors of recipe {raw.fingerprint}: psalign embed ... --npy DIR. With guidance its pictures "
           "differ from the adapter's: the published unconditional branch reads a zero vector.")  # fmt: skip
 

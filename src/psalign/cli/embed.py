@@ -20,12 +20,14 @@ def embed(arguments: argparse.Namespace) -> None:
 
     if arguments.like and arguments.data:
         raise UsageError("--like and --data both say what to standardise by; give one of them.")
+    if arguments.like and (arguments.whitened is not None or arguments.exact is not None):
+        raise UsageError("--like says all of how vectors are standardised; leave --whitened and --exact out.")
     store = _embed(arguments)
     store.save(arguments.out, replace=arguments.force)
     if arguments.npy:
         store.save_npy(arguments.npy, replace=arguments.force)
     shutil.rmtree(arguments.out / UNFINISHED, ignore_errors=True)
-    print(f"{len(store)} vectors of width {store.recipe.llm_dim}, recipe {store.fingerprint}: {arguments.out}")
+    print(f"{len(store)} vectors of width {store.width}, recipe {store.fingerprint}: {arguments.out}")
 
 
 def _fill_out(arguments: argparse.Namespace) -> None:
@@ -41,6 +43,7 @@ def _embed(arguments: argparse.Namespace) -> EmbeddingStore:
     from ..users.language_model import PublishedEmbedder, ResumableEmbedder, TransformersEmbedder
     from ..users.levels import level_profiles
     from ..users.profile import load_profiles
+    from ..users.space import WHITENED
 
     profiles = load_profiles(arguments.users)
     if arguments.bans:
@@ -52,14 +55,16 @@ def _embed(arguments: argparse.Namespace) -> EmbeddingStore:
     embedder: Embedder = StructuredEmbedder(arguments.llm_dim)
     if arguments.backend != "structured":
         kind = PublishedEmbedder if arguments.backend == "published" else TransformersEmbedder
-        language_model = kind(
-            arguments.model, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size
-        )
-        embedder = ResumableEmbedder(language_model, arguments.out / UNFINISHED)
+        model = kind(arguments.model, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size)
+        embedder = ResumableEmbedder(model, arguments.out / UNFINISHED)
     if arguments.like:
         known = EmbeddingStore.load(arguments.like)
     else:
-        known = EmbeddingStore.build(_population(profiles, arguments.data), embedder)
+        language_model = arguments.backend == "transformers"
+        whitened = (WHITENED if language_model else 0) if arguments.whitened is None else arguments.whitened
+        exact = language_model if arguments.exact is None else arguments.exact
+        population = _population(profiles, arguments.data)
+        known = EmbeddingStore.build(population, embedder, whitened=whitened, exact=exact)
     return EmbeddingStore.build(people, embedder, statistics_of=known)
 
 
@@ -90,10 +95,16 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--npy", type=a_path, help="also write raw vectors here in the published form, <user id>.npy")
     one.add_argument("--like", type=a_path, help="standardise as these vectors (those an adapter was trained with)")
     one.add_argument("--backend", choices=("structured", "transformers", "published"), default="structured",
-                     help="structured: from the fields (default); transformers: a causal language model; published: "
+                     help="structured: from the fields (default); transformers: a language model; published: "
                           "the same, raw, for published adapters")  # fmt: skip
+    one.add_argument("--whitened", type=at_least(0), metavar="N",
+                     help="principal directions to keep, each scaled to spread 1; 0: coordinates as they are "
+                     "(default: 96 of a language model's vectors, 0 of others)")  # fmt: skip
+    one.add_argument("--exact", action=argparse.BooleanOptionalAction,
+                     help="the exact ban code behind each vector (default: behind a language model's)")  # fmt: skip
     one.add_argument("--llm-dim", type=at_least(1), default=64, help="width of a structured vector (default 64)")
-    one.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct", help="language model: hub id or folder")
+    one.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct",
+                     help="language model: hub id, folder, or minilm (extra minilm)")  # fmt: skip
     one.add_argument("--batch-size", type=at_least(1), default=16, help="users the language model reads at a time")
     one.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the language model")
     one.add_argument("--device", default="cpu", help="of the language model (default cpu)")

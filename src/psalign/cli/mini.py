@@ -18,8 +18,10 @@ def build(arguments: argparse.Namespace) -> None:
     from .settings import load_settings
 
     preset = load_settings(arguments, reads=("dataset",))
-    dataset.build(arguments.out, settings(dataset.DatasetConfig, preset.get("dataset"), section="dataset"))
-    draw_reference(arguments.out / "reference", load_prompts(arguments.out / "prompts.jsonl"))
+    sizes = settings(dataset.DatasetConfig, preset.get("dataset"), section="dataset")
+    dataset.build(arguments.out, sizes, captions_only=arguments.captions_only)
+    if not arguments.captions_only:
+        draw_reference(arguments.out / "reference", load_prompts(arguments.out / "prompts.jsonl"))
     print(f"Dataset: {arguments.out}")
 
 
@@ -107,6 +109,7 @@ def add_commands(groups: Any) -> None:
     kinds = group(groups, "mini", "the mini world and its base model")
     one = command(kinds, "build", build, "write the mini dataset (SAGE layout A)", "psalign mini build --out data/mini")
     add_preset(one, "mini-quickstart")
+    one.add_argument("--captions-only", action="store_true", help="draw no picture: training by captions needs none")
     add_out(one, "data/mini")
 
     one = command(kinds, "train-base", train_base, "train the mini base from scratch (about an hour on 2 cores)",

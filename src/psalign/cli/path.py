@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .options import a_number, a_path, add_model, add_out, add_preset, at_least, command, given
 from .tables import summary
 
+if TYPE_CHECKING:
+    from ..records import Record
+    from ..training.config import TrainingConfig
+    from ..users.embedding import EmbeddingStore
+
 
 def quickstart(arguments: argparse.Namespace) -> None:
+    from ..diffusion.shards import Shard
     from ..quickstart import run
     from .settings import EVERYTHING, load_settings
 
     preset = load_settings(arguments, reads=EVERYTHING)
-    metrics = run(arguments.out, preset, seed=arguments.seed)
+    device = str(Shard(arguments.device).device)
+    metrics = run(arguments.out, preset, seed=arguments.seed, device=device)
     print(summary(metrics))
     print(f"\nReport:  {arguments.out / 'report.html'}\nNumbers: {arguments.out / 'metrics.json'}")
 
 
 def train(arguments: argparse.Namespace) -> None:
     from ..config import load_preset
-    from ..diffusion.base_models import load_pipeline
     from ..diffusion.shards import Shard
     from ..sage.rows import dataset_root
-    from ..training.config import PRECISIONS
-    from ..training.run import has_split, load_pairs, train_adapter, training_config
+    from ..training.run import has_split, load_rows, train_adapter, training_config
     from ..users.embedding import EmbeddingStore
     from .settings import load_settings
 
@@ -41,18 +47,61 @@ def train(arguments: argparse.Namespace) -> None:
     preset = load_settings(arguments, reads=reads, flags=_changes(arguments))
     config = training_config(preset, arguments.kind)
     users = EmbeddingStore.load(arguments.embeddings)
-    device = str(Shard(arguments.device).device)
-    pipeline = load_pipeline(
-        preset.get("base", "mini"), source=arguments.model, device=device, dtype=PRECISIONS[config.mixed_precision]
-    )
+    shard = Shard(arguments.device)
+    pipeline = _pipeline(arguments, preset, config, str(shard.device))
+    if config.objective == "captions":
+        users = _with_ban_lists(arguments, users)
+        if shard.is_first:
+            print("Learning from captions alone: no picture is read, and none needs to be there.", file=sys.stderr)
     cache = arguments.cache or arguments.out / "cache"
-    how = {"preset": preset, "allow_contradictions": arguments.allow_contradictions}
-    pairs = load_pairs(arguments.data, cache, pipeline, users, **how)
-    unseen = None
-    if config.validation_pairs and has_split(arguments.data, "val"):
-        unseen = load_pairs(arguments.data, cache, pipeline, users, split="val", **how)
-    train_adapter(preset, arguments.kind, pipeline, pairs, users, arguments.out, seed=arguments.seed, unseen=unseen)
+    how = {"kind": arguments.kind, "preset": preset, "allow_contradictions": arguments.allow_contradictions}
+    rows: dict[str, Any] = {
+        split: load_rows(arguments.data, cache, pipeline, users, split=split, **how)
+        for split in ("train", "val")
+        if split == "train" or (config.validation_pairs and has_split(arguments.data, split))
+    }
+    if config.needs_text_alone:  # what the text encoders say is on disk
+        pipeline.text_encoder = pipeline.text_encoder_2 = None
+    train_adapter(
+        preset,
+        arguments.kind,
+        pipeline,
+        rows["train"],
+        users,
+        arguments.out,
+        seed=arguments.seed,
+        unseen=rows.get("val"),
+    )
     print(f"Adapter: {arguments.out / 'adapter'}")
+
+
+def _pipeline(arguments: argparse.Namespace, preset: Record, config: TrainingConfig, device: str) -> Any:
+    """The base model, or no more of it than training needs: its text side."""
+    from ..diffusion.base_models import is_single_file, load_pipeline
+    from ..diffusion.text_side import load_text_side
+    from ..training.config import PRECISIONS
+
+    text_alone = config.needs_text_alone and not is_single_file(arguments.model)
+    load = load_text_side if text_alone else load_pipeline
+    dtype = PRECISIONS[config.mixed_precision]
+    return load(preset.get("base", "mini"), source=arguments.model, device=device, dtype=dtype)
+
+
+def _with_ban_lists(arguments: argparse.Namespace, users: EmbeddingStore) -> EmbeddingStore:
+    """The users, and those of a file of captions that are nothing but a ban list, embedded as the others were."""
+    from ..sage.caption_rows import is_caption_file, read_caption_rows
+    from ..users.embedding import EmbeddingStore
+    from ..users.language_model import embedder_for
+    from ..users.profile import UserProfile
+
+    if not is_caption_file(arguments.data):
+        return users
+    lists = {row.user_id: row.banned for row in read_caption_rows(arguments.data) if row.banned is not None}
+    new = [UserProfile(user_id=user_id, banned=bans) for user_id, bans in lists.items() if user_id not in users]
+    if not new:
+        return users
+    embedder = embedder_for(users.recipe, model=arguments.llm)
+    return users.joined(EmbeddingStore.build(new, embedder, statistics_of=users))
 
 
 def _changes(arguments: argparse.Namespace) -> list[str]:
@@ -76,16 +125,19 @@ def add_commands(groups: Any) -> None:
     add_preset(one, "mini-quickstart")
     add_out(one, "outputs/quickstart")
     one.add_argument("--seed", type=at_least(0), default=0, help="of training (default 0)")
+    one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
 
     one = command(groups, "train", train, "train an adapter on a SAGE dataset",
                    "psalign train --data data/mini --embeddings data/embeddings/mini "
                    "--out trained_models/mini")  # fmt: skip
-    one.add_argument("--data", type=a_path, required=True, help="SAGE dataset, in either layout (docs/DATA.md)")
+    one.add_argument("--data", type=a_path, required=True,
+                     help="SAGE dataset in either layout, or a file of captions (docs/TRAINING.md)")  # fmt: skip
     one.add_argument("--embeddings", type=a_path, required=True, help="user vectors (psalign embed)")
     one.add_argument("--kind", choices=("prompt", "published"), default="prompt", help="of adapter (default prompt)")
     add_preset(one, "mini-quickstart")
     add_out(one, "trained_models/mini")
     add_model(one)
+    one.add_argument("--llm", help="language model of the user vectors, for users of a captions file who have none")
     one.add_argument("--steps", type=at_least(1), help="how many, instead of the preset's")
     one.add_argument("--batch-size", type=at_least(1), help="pairs in one pass of one process, instead of the preset's")
     one.add_argument("--lr", type=a_number(0, above=True), help="learning rate, instead of the preset's")

@@ -28,10 +28,14 @@ def build(arguments: argparse.Namespace) -> None:
     shard = Shard(arguments.device)
     writer = _writer(arguments, order.concepts, shard)
     share = Share(shard.index, shard.count, shard.wait)
-    counts = make(arguments.out, order, writer, _drawing(arguments, shard), share=share)
+    drawing = None if arguments.captions_only else _drawing(arguments, shard)
+    counts = make(arguments.out, order, writer, drawing, share=share)
     if shard.is_first:
         print("  ".join(f"{split}: {rows} rows" for split, rows in counts["rows"].items()))
-        print(f"{counts['pictures']} pictures drawn. Look at some: {arguments.out / SHEET}")
+        if arguments.captions_only:
+            print("No picture was drawn: enough to train by captions (psalign train).")
+        else:
+            print(f"{counts['pictures']} pictures drawn. Look at some: {arguments.out / SHEET}")
         print(f"Dataset: {arguments.out}")
 
 
@@ -148,6 +152,7 @@ def add_command(kinds: Any) -> None:
     one.add_argument("--val", type=at_least(0), help="users (default: one in twenty)")
     one.add_argument("--test", type=at_least(0), help="users seen in training, and as many unseen (same default)")
     one.add_argument("--seed", type=at_least(0), default=2025)
+    one.add_argument("--captions-only", action="store_true", help="draw no picture: training by captions needs none")
     _add_writer(one)
     _add_drawing(one)
     add_out(one, "data/own")

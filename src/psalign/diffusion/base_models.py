@@ -154,9 +154,8 @@ def _load(row: BaseModel, place: str, loading: Loading) -> Any:
     if row.pipeline == "StableDiffusionPipeline":
         more |= {"safety_checker": None, "requires_safety_checker": False}
     hide_library_bars()
-    single = Path(place).suffix in (".safetensors", ".ckpt")
     try:
-        if single:
+        if is_single_file(place):
             pipeline = kind.from_single_file(place, config=_configuration(row, loading), **more)
         else:
             pipeline = kind.from_pretrained(place, variant=loading.variant, **more)
@@ -164,7 +163,7 @@ def _load(row: BaseModel, place: str, loading: Loading) -> Any:
         raise CheckpointError(
             f"The base model '{row.name}' cannot be loaded from {place}: {reason_of(err)}", hint=_MODEL_HINT
         ) from err
-    missing = [name for name in PARTS if getattr(pipeline, name, None) is None or _is_gone(Path(place), name)]
+    missing = [name for name in PARTS if getattr(pipeline, name, None) is None or is_gone(Path(place), name)]
     if missing:
         raise CheckpointError(
             f"The base model '{row.name}' in {place} is not whole: {', '.join(missing)} missing.", hint=_MODEL_HINT
@@ -175,9 +174,14 @@ def _load(row: BaseModel, place: str, loading: Loading) -> Any:
     return pipeline
 
 
-def _is_gone(place: Path, part: str) -> bool:
+def is_gone(place: Path, part: str) -> bool:
     """Whether a folder of a pipeline lacks a part: of a tokenizer that is not there transformers makes an empty one."""
     return (place / "model_index.json").is_file() and not (place / part).is_dir()
+
+
+def is_single_file(place: str | None) -> bool:
+    """Whether a place is one file of weights, not a folder or a hub id."""
+    return Path(place or "").suffix in (".safetensors", ".ckpt")
 
 
 def _configuration(row: BaseModel, loading: Loading) -> str | None:

@@ -41,6 +41,7 @@ METHODS = {
     "negative_prompt": ("Negative prompt", "names what this user bans"),
     "published": ("Published adapter", "user tokens in every cross-attention"),
     "prompt": ("PSAlign", "rewrites the prompt for its user"),
+    "prompt_minilm": ("PSAlign, MiniLM", "the same, for vectors of a language model"),
 }
 SUITES = {
     "scenes": ("Scenes", "unseen subject, colour and background"),

@@ -44,6 +44,7 @@ class DatasetConfig:
 
     ban_list_share: share of users who give only a list of categories, and nothing of themselves.
     two_motif_share: share of pairs whose unsafe caption asks for two motifs.
+    pictured_users: so many training users have pictures, the others captions alone; None: all.
     Evaluation: prompts per rate in each suite; levels: prompts drawn at each level.
     """
 
@@ -61,6 +62,7 @@ class DatasetConfig:
     motifs: int = 70
     safe: int = 210
     levels: int = 40
+    pictured_users: int | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value that makes no sense."""
@@ -68,7 +70,7 @@ class DatasetConfig:
             value = getattr(self, field.name)
             if field.name.endswith("_share"):
                 check_range(f"dataset.{field.name}", value, 0, 1)
-            else:
+            elif value is not None:
                 low = 1 if field.name in ("train_users", "test_users", "concepts") else 0
                 check_range(f"dataset.{field.name}", value, low, MOST_SEEDS if field.name == "seed" else MOST_ROWS)
         if self.test_users > self.train_users:
@@ -77,13 +79,17 @@ class DatasetConfig:
             )
 
 
-def build(root: Path, config: DatasetConfig) -> None:
+def build(root: Path, config: DatasetConfig, *, captions_only: bool = False) -> None:
     """Write users, splits and prompts. A finished build of the same config is left as it is, one that was
     interrupted begins anew.
 
+    captions_only: draw no picture; the rows are the same.
     Raises OutputError where root holds another build, or files of these names that were not built here.
     """
-    mark, made_of = root / "dataset.json", {"config": asdict(config), "world": fingerprint(world.definitions())}
+    mark = root / "dataset.json"
+    made_of: Record = {"config": asdict(config), "world": fingerprint(world.definitions())}
+    if captions_only:
+        made_of["captions_only"] = True
     names = (
         "users.csv",
         "prompts.jsonl",
@@ -94,7 +100,10 @@ def build(root: Path, config: DatasetConfig) -> None:
     users = split_users(config)
     save_profiles(root / "users.csv", [*users["train"], *users["val"], *users["test_unseen"]])
     for number, (split, profiles) in enumerate(users.items()):
-        _build_split(root, split, profiles, config, seed=config.seed * 10 + number)
+        pictured = len(profiles) if split != "train" or config.pictured_users is None else config.pictured_users
+        _build_split(
+            root, split, profiles, config, seed=config.seed * 10 + number, pictured=0 if captions_only else pictured
+        )
     write_jsonl(root / "prompts.jsonl", prompts(users, config))
     write_json(mark, {"fingerprint": fingerprint(made_of), **made_of})
     (root / BUILDING).unlink(missing_ok=True)
@@ -147,19 +156,31 @@ def _ban_list(user_id: str, rng: np.random.Generator) -> UserProfile:
 # --- splits --------------------------------------------------------------------------------------------------------
 
 
-def _build_split(root: Path, split: str, users: Sequence[UserProfile], config: DatasetConfig, *, seed: int) -> None:
+def _build_split(
+    root: Path, split: str, users: Sequence[UserProfile], config: DatasetConfig, *, seed: int, pictured: int
+) -> None:
     rng = np.random.default_rng(seed)
     rows: list[SageRow] = []
-    for user in Progress(users, desc=f"drawing {split}", unit="user"):
+    for number, user in enumerate(Progress(users, desc=f"making {split}", unit="user")):
+        folder = root / split if number < pictured else None
         for index in range(config.concepts):
-            rows += _pair(root / split, user, config, rng, index=index, held_out=split.startswith("test"))
+            rows += _pair(folder, user, config, rng, index=index, held_out=split.startswith("test"))
     write_split(root, split, rows)
 
 
 def _pair(
-    folder: Path, user: UserProfile, config: DatasetConfig, rng: np.random.Generator, *, index: int, held_out: bool
+    folder: Path | None,
+    user: UserProfile,
+    config: DatasetConfig,
+    rng: np.random.Generator,
+    *,
+    index: int,
+    held_out: bool,
 ) -> Iterator[SageRow]:
-    """Draw the two pictures of one concept and give their two rows: unsafe caption, safe caption."""
+    """Draw the two pictures of one concept and give their two rows: unsafe caption, safe caption.
+
+    folder: of the pictures; None: draw none.
+    """
     banned = banned_categories(user)
     category = CATEGORIES[index % len(CATEGORIES)]
     motifs = [_pick(rng, TRAIN_MOTIFS[category])]
@@ -178,7 +199,8 @@ def _pair(
     ]
     seed = int(rng.integers(2**31))
     for name, scene in zip(names, (safe, unsafe), strict=True):
-        _write_jpeg(folder / name, world.draw(scene, seed=seed))
+        if folder is not None:
+            _write_jpeg(folder / name, world.draw(scene, seed=seed))
     wording = world.WORDINGS[rng.integers(len(world.WORDINGS))]
     kinds = rng.choice(3, size=2, p=(0.5, 0.3, 0.2)).tolist()
     for kind, scene in (("unsafe", unsafe), ("safe", safe)):

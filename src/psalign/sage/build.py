@@ -58,11 +58,14 @@ class Order:
     save_users: Callable[[Path], None]
 
 
-def build(root: Path, order: Order, writer: PromptWriter, drawing: Drawing, *, share: Share | None = None) -> Record:
+def build(
+    root: Path, order: Order, writer: PromptWriter, drawing: Drawing | None, *, share: Share | None = None
+) -> Record:
     """Build a dataset into root, or go on with it; a finished one is left as it is. Returns its counts.
 
-    share: this process's part of the work. Raises OutputError where root holds something else, UsageError for sizes
-    that do not fit together, GenerationError where a prompt or picture could not be made.
+    drawing: None for captions alone: rows name pictures that nobody has drawn. share: this process's part of the work.
+    Raises OutputError where root holds something else, UsageError for sizes that do not fit together, GenerationError
+    where a prompt or picture could not be made.
     """
     share = share or Share()
     recipe = _recipe(order, writer, drawing)
@@ -88,20 +91,25 @@ def check_order(order: Order) -> None:
         make_plan(order.concepts, order.users, order.splits, order.config)
 
 
-def _build(root: Path, order: Order, writer: PromptWriter, drawing: Drawing, share: Share, recipe: Record) -> Record:
+def _build(
+    root: Path, order: Order, writer: PromptWriter, drawing: Drawing | None, share: Share, recipe: Record
+) -> Record:
     concepts = _concepts(root, order, writer, share)
     plan = make_plan(concepts, order.users, order.splits, order.config)
     prompts = _prompts(root / WORK / "prompts" / fingerprint(writer.recipe), plan.items, writer, share)
-    drawing.draw(picture_rows(plan.items, prompts, seed=order.config.seed), root / WORK / "pictures")
+    if drawing is not None:
+        drawing.draw(picture_rows(plan.items, prompts, seed=order.config.seed), root / WORK / "pictures")
     share.wait()
-    counts = _counts(plan)
+    counts = _counts(plan, drawn=drawing is not None)
     if share.index == 0:
         order.save_users(root / "users.csv")
         write_csv(root / PROMPTS, [{**_told(item), **asdict(prompts[item.key])} for item in plan.items])
-        _place_pictures(root, plan, quality=order.config.quality)
+        if drawing is not None:
+            _place_pictures(root, plan, quality=order.config.quality)
         for split in plan.pairs:
             write_split(root, split, plan.rows(split, prompts))
-        _write_sheet(root, plan, prompts)
+        if drawing is not None:
+            _write_sheet(root, plan, prompts)
         for left in root.rglob(".*.part"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
         mark = {"state": "finished", "fingerprint": fingerprint(recipe), "recipe": recipe, "counts": counts}
@@ -110,7 +118,7 @@ def _build(root: Path, order: Order, writer: PromptWriter, drawing: Drawing, sha
     return counts
 
 
-def _recipe(order: Order, writer: PromptWriter, drawing: Drawing) -> Record:
+def _recipe(order: Order, writer: PromptWriter, drawing: Drawing | None) -> Record:
     """All that decides a dataset; of users no more than a digest, and their ids by split."""
     return {
         "config": asdict(order.config),
@@ -118,7 +126,7 @@ def _recipe(order: Order, writer: PromptWriter, drawing: Drawing) -> Record:
         "users": fingerprint([asdict(user) for user in order.users]),
         "splits": fingerprint(order.splits),
         "writer": writer.recipe,
-        "drawing": drawing.recipe,
+        "drawing": None if drawing is None else drawing.recipe,
     }
 
 
@@ -281,10 +289,10 @@ def _write_sheet(root: Path, plan: Plan, prompts: Mapping[str, Prompts]) -> None
     write_pairs_sheet(root / SHEET, shown)
 
 
-def _counts(plan: Plan) -> Record:
+def _counts(plan: Plan, *, drawn: bool) -> Record:
     return {
         "rows": {split: 2 * len(pairs) for split, pairs in plan.pairs.items()},
         "users": {split: len({user.user_id for user, _ in pairs}) for split, pairs in plan.pairs.items()},
         "concepts": {split: len({item.concept for _, item in pairs}) for split, pairs in plan.pairs.items()},
-        "pictures": 2 * len(plan.items),
+        "pictures": 2 * len(plan.items) if drawn else 0,
     }

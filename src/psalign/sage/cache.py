@@ -61,12 +61,48 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class TextCache:
+    """States of captions, each of which has a number; the empty caption is the last.
+
+    name: of what it was made of. rows: of states, float16 [T, D], and, for SDXL, pooled [P].
+    """
+
+    name: str
+    rows: Rows
+    numbers: dict[str, int]
+
+    @property
+    def empty(self) -> int:
+        """Number of the empty caption."""
+        return len(self.numbers) - 1
+
+    def held(self, name: str, memory_gb: float) -> torch.Tensor | None:
+        """All rows of a tensor in memory, [Q, ...] float16; None where they are more than memory_gb."""
+        first = self.rows.read(name, [0])
+        if first.nbytes * len(self.rows) > memory_gb * 1e9:
+            return None
+        return self.rows.read(name, np.arange(len(self.rows)))
+
+
+@dataclass(frozen=True)
 class Share:
     """The part of the work that is this process's: every count-th shard. wait: until all processes are here."""
 
     index: int = 0
     count: int = 1
     wait: Callable[[], None] = lambda: None
+
+
+def build_texts(captions: Sequence[str], pipeline: Any, folder: Path, *, share: Share | None = None) -> TextCache:
+    """The text states of these captions and of the empty one, after computing those that the folder lacks."""
+    share = share or Share()
+    captions = [*sorted(set(captions) - {""}), ""]
+    text = model_name(pipeline, ("text_encoder", "text_encoder_2"))
+    keys = [fingerprint([FORMAT, text, caption]) for caption in captions]
+    shelf = Shelf(folder, "texts")
+    _fill(shelf, keys, captions, lambda part: _encode_captions(pipeline, part), share, "captions")
+    share.wait()
+    return TextCache(fingerprint(keys), shelf.rows(keys), {caption: i for i, caption in enumerate(captions)})
 
 
 def build_cache(
@@ -88,31 +124,28 @@ def build_cache(
     framing, share = framing or Framing(), share or Share()
     places = {name: framing.place(row.pair) for row in rows for name in (row.chosen, row.rejected)}
     names = sorted(places)
-    captions = [*sorted({row.caption for row in rows} - {""}), ""]
     variants = tuple(
         name for name in VARIANTS if (framing.flip or "flipped" not in name) and (degraded or "degraded" not in name)
     )
     digests = _digests([pictures / name for name in names], folder / f"digests-{share.index}.json")
     scale = [part.flatten().tolist() for part in _latent_scale(pipeline.vae)]
-    vae, text = [model_name(pipeline, ("vae",)), scale], model_name(pipeline, ("text_encoder", "text_encoder_2"))
+    vae = [model_name(pipeline, ("vae",)), scale]
     picture_keys = [
         fingerprint([FORMAT, DECODER, vae, digest, places[name], framing.size_px, variant])
         for variant in variants
         for name, digest in zip(names, digests, strict=True)
     ]
-    caption_keys = [fingerprint([FORMAT, text, caption]) for caption in captions]
     wanted = [(pictures / name, places[name], variant) for variant in variants for name in names]
-    latents, texts = Shelf(folder, "latents"), Shelf(folder, "texts")
+    latents = Shelf(folder, "latents")
     with _in_float32(pipeline.vae):
         _fill(latents, picture_keys, wanted, lambda part: _encode_pictures(pipeline, part, framing), share, "pictures")
-    _fill(texts, caption_keys, captions, lambda part: _encode_captions(pipeline, part), share, "captions")
-    share.wait()
+    texts = build_texts([row.caption for row in rows], pipeline, folder, share=share)
     return Cache(
-        name=fingerprint([picture_keys, caption_keys, asdict(framing)]),
+        name=fingerprint([picture_keys, texts.name, asdict(framing)]),
         latents=latents.rows(picture_keys),
-        texts=texts.rows(caption_keys),
+        texts=texts.rows,
         pictures={name: i for i, name in enumerate(names)},
-        captions={caption: i for i, caption in enumerate(captions)},
+        captions=texts.numbers,
         variants=variants,
     )
 

@@ -12,6 +12,8 @@ from ..errors import UsageError
 from ..records import Record
 
 ANCHORS = ("noise", "caption")
+OBJECTIVES = ("pictures", "captions")
+QUERIES = ("samples", "noise", "random")
 LOSSES = ("sigmoid", "ipo")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}  # of the frozen UNet; the adapter stays in float32
@@ -19,13 +21,16 @@ SCHEDULES = ("cosine", "constant_with_warmup")
 WEIGHTINGS = ("none", "min_snr")
 # What may change between the starts of one run: none of it changes the weights.
 WATCHING = ("keep", "save_every", "log_every", "validate_every", "validation_pairs", "validation_pictures",
-            "tensorboard", "compile", "gradient_checkpointing", "batch_size", "accumulation")  # fmt: skip
+            "tensorboard", "text_memory_gb", "compile", "gradient_checkpointing", "batch_size",
+            "accumulation")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How an adapter is trained.
 
+    objective: "captions" (kind `prompt` alone: what the frozen cross-attentions read of the rewritten prompt and of the
+    caption that tells the chosen picture; needs no picture and no pass of the UNet) or "pictures" (the losses below).
     batch_size: pairs in one forward pass of one process; accumulation: passes of one step.
     clip: the most that a gradient's norm may be; 0: as it comes.
     dpo_weight, beta, loss: of the preference loss, "sigmoid" (Diffusion-DPO) or "ipo".
@@ -43,8 +48,19 @@ class TrainingConfig:
     validate_every: steps between validations on validation_pairs of split `val`, with a sheet of validation_pictures;
     0: at the end alone.
     tensorboard: also log to out/tensorboard (needs the extra of that name).
+
+    Of objective "captions" alone:
+    queries: with what the cross-attentions read: queries of the base's own pictures of safe captions ("samples"), of
+    one pass on noise ("noise"), or of random pixels ("random": needs no pass of the UNet, nor its other weights).
+    queries_per_layer: queries that a cross-attention reads with in a step. layers_per_step: cross-attentions that read
+    in a step; 0: all. untouched_weight: of rows whose caption must stay as it is.
+    vector_dropout, code_dropout, vector_swap: where user vectors end in an exact ban code, shares of rows that lose
+    their vector, whose code is estimated from the vector, and whose vector is another user's: so that the code is
+    obeyed, whatever the vector says, and so that a vector is understood whose list is not known.
+    text_memory_gb: text states are held in memory up to so many GB, and beyond it read from disk as they are needed.
     """
 
+    objective: str = "pictures"
     steps: int = 800
     batch_size: int = 16
     accumulation: int = 1
@@ -80,6 +96,14 @@ class TrainingConfig:
     validation_pairs: int = 64
     validation_pictures: int = 8
     tensorboard: bool = False
+    queries: str = "samples"
+    queries_per_layer: int = 32
+    layers_per_step: int = 0
+    untouched_weight: float = 1.0
+    vector_dropout: float = 0.0
+    code_dropout: float = 0.0
+    vector_swap: float = 0.0
+    text_memory_gb: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -96,14 +120,16 @@ class TrainingConfig:
         for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"training.{name} must be at least 0 and finite; saw {getattr(self, name)}.")
-        for name in ("caption_dropout", "user_dropout", "rewritten_share", "visual_share"):
+        for name in _SHARES:
             if not 0 <= (getattr(self, name) or 0.0) <= 1:
                 raise UsageError(f"training.{name} must be between 0 and 1; saw {getattr(self, name)}.")
         if not 0 <= self.ema < 1:
             raise UsageError(f"training.ema must be at least 0 and less than 1; saw {self.ema}.")
         if len(self.timesteps) != 2 or not 0 <= self.timesteps[0] < self.timesteps[1] <= 1000:
             raise UsageError(f"training.timesteps must be [low, high) within 0 and 1000; saw {list(self.timesteps)}.")
-        if not any((self.dpo_weight, self.anchor_weight)):
+        if self.vector_dropout + self.vector_swap > 1:
+            raise UsageError("training.vector_dropout and training.vector_swap are more than 1 together.")
+        if self.objective == "pictures" and not any((self.dpo_weight, self.anchor_weight)):
             raise UsageError("training.dpo_weight and training.anchor_weight are both 0: there is nothing to learn.")
 
     @property
@@ -112,12 +138,20 @@ class TrainingConfig:
         return {name: value for name, value in asdict(self).items() if name not in WATCHING}
 
     @property
+    def needs_text_alone(self) -> bool:
+        """Whether no pass of the UNet is asked for: neither for queries nor for pictures of a validation."""
+        draws = self.validation_pairs and self.validation_pictures
+        return self.objective == "captions" and self.queries == "random" and not draws
+
+    @property
     def compares(self) -> bool:
         """Whether rejected pictures are looked at, at all."""
         return self.dpo_weight > 0 or self.visual_share * self.visual_weight > 0
 
 
 _CHOICES = {
+    "objective": OBJECTIVES,
+    "queries": QUERIES,
     "anchor": ANCHORS,
     "loss": LOSSES,
     "optimizer": OPTIMIZERS,
@@ -125,7 +159,10 @@ _CHOICES = {
     "schedule": SCHEDULES,
     "timestep_weighting": WEIGHTINGS,
 }
-_POSITIVE = ("steps", "batch_size", "lr", "accumulation", "save_every", "keep", "log_every", "snr_gamma")
+_POSITIVE = ("steps", "batch_size", "lr", "accumulation", "save_every", "keep", "log_every", "snr_gamma",
+             "queries_per_layer")  # fmt: skip
+_SHARES = ("caption_dropout", "user_dropout", "rewritten_share", "visual_share", "vector_dropout", "code_dropout",
+           "vector_swap")  # fmt: skip
 _MOST = {
     "lr": 1.0, "weight_decay": 1.0, "steps": 10**8, "batch_size": 1 << 16, "accumulation": 1 << 16,
     "warmup_steps": 10**8, "reference_draws": 1 << 16, "validation_pairs": 10**6, "validation_pictures": 1 << 10,
@@ -133,4 +170,5 @@ _MOST = {
 _NOT_NEGATIVE = (
     "beta", "dpo_weight", "anchor_weight", "safe_anchor_weight", "visual_weight", "weight_decay", "clip",
     "warmup_steps", "reference_draws", "validate_every", "validation_pairs", "validation_pictures",
+    "layers_per_step", "untouched_weight", "text_memory_gb",
 )  # fmt: skip

@@ -7,7 +7,8 @@ checkpointed layers are computed again in the latter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ..records import CATEGORIES
 from .config import TrainingConfig
 from .loss import margins, min_snr_weights, preference_loss, squared_error
 from .pairs import SIDES, PairBatch, Pairs, Plan
+from .schedule import require_noise_schedule
 
 FIGURES = ("loss", "dpo", "accuracy", "margin", "visual", "visual_accuracy", "chosen_error", "rejected_error", "anchor",
            "safe_anchor")  # fmt: skip
@@ -92,18 +94,42 @@ class ReferenceErrors:
 
 
 class Objective:
-    """The loss of batches.
+    """The loss of batches of pairs of pictures.
 
     alphas: cumulative products of the noise schedule, [1000]. compare: look at rejected pictures even where nothing is
     learned from them, for the figures.
     """
 
+    figures = FIGURES
+
     def __init__(
         self, attached: AttachedAdapter, config: TrainingConfig, alphas: torch.Tensor, *, compare: bool = False
     ) -> None:
         self.attached, self.config, self.alphas = attached, config, alphas
+        self.adapter, self.device = attached.adapter, attached.unet.device
         self.compare_all = compare or config.dpo_weight > 0
         self.null_user = attached.adapter.kind == "published"
+
+    @classmethod
+    def of(cls, attached: AttachedAdapter, config: TrainingConfig, noise_scheduler: Any) -> Objective:
+        """The objective on a UNet with its noise schedule. Raises UsageError for one that does not predict noise."""
+        require_noise_schedule(noise_scheduler)
+        return cls(attached, config, noise_scheduler.alphas_cumprod.to(attached.unet.device))
+
+    @property
+    def figures_in_play(self) -> tuple[str, ...]:
+        return figures_in_play(self.config)
+
+    def totals(self, plan: Plan, pairs: Pairs) -> Totals:
+        return Totals.of(plan, pairs, null_user=self.null_user)
+
+    def for_validation(self) -> Objective:
+        """The same without dropouts and visual pairs, which also looks at rejected pictures."""
+        calm = replace(
+            self.config, caption_dropout=0.0, user_dropout=0.0, visual_share=0.0, reference_draws=0,
+            rewritten_share=None, seed=0,
+        )  # fmt: skip
+        return Objective(self.attached, calm, self.alphas, compare=True)
 
     def __call__(self, batch: PairBatch, totals: Totals, known: torch.Tensor | None = None) -> Outcome:
         """known: the reference's errors [B, 2] that need not be computed; NaN where they must be."""

@@ -16,6 +16,7 @@ import torch
 from ..errors import DatasetError
 from ..records import CATEGORIES, fingerprint
 from ..sage.cache import Cache
+from ..sage.caption_rows import chosen_caption, side_of
 from ..sage.rows import SageRow
 from ..users.embedding import EmbeddingStore
 from .config import TrainingConfig
@@ -97,10 +98,10 @@ class Pairs:
                 cache.pictures[row.chosen],
                 cache.pictures[row.rejected],
                 cache.captions[row.caption],
-                cache.captions[_own_caption(row, told)],
+                cache.captions[chosen_caption(row, told)],
                 user[row.user_id],
                 CATEGORIES.index(row.category),
-                SIDES.index(_side(row)),
+                SIDES.index(side_of(row)),
             )
             for row in rows
         ]
@@ -220,20 +221,3 @@ def _scalars(seed: int, row: int, draw: int, config: TrainingConfig) -> tuple[bo
 
 def _seed(*parts: object) -> int:
     return int(fingerprint([str(part) for part in parts]), 16) >> 1
-
-
-def _side(row: SageRow) -> str:
-    if row.caption_kind == "safe":
-        return "safe"
-    return "allowed" if row.chose_unsafe else "banned"
-
-
-def _own_caption(row: SageRow, told: dict[tuple[tuple[str, str, str, str], str], str]) -> str:
-    kind = row.chosen_kind
-    try:
-        return told[(row.pair, kind)]
-    except KeyError:
-        raise DatasetError(
-            f"User {row.user_id}, {row.category}, '{row.concept}', {row.index}: "
-            f"no row has the {kind} caption of this pair."
-        ) from None

@@ -6,7 +6,7 @@ Place on the path of data: what `psalign train` and the quickstart call.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,25 @@ import torch
 from ..adapter.adapter import PSAAdapter, cross_attention_widths
 from ..adapter.attach import attach
 from ..adapter.checkpoint import KINDS
+from ..adapter.guard import AttachedAdapter
+from ..adapter.prompt import PromptAdapter
 from ..config import settings
 from ..diffusion.base_models import DTYPES, find_base
 from ..diffusion.generate import GenerationConfig
 from ..diffusion.shards import Shard
+from ..diffusion.text_side import CrossAttentions
 from ..errors import DatasetError, UsageError
 from ..files import locked
 from ..records import Record
-from ..sage.cache import Share, build_cache, model_name
+from ..sage.cache import Share, build_cache, build_texts, model_name
+from ..sage.caption_rows import caption_rows, is_caption_file, read_caption_rows
 from ..sage.framing import Framing
 from ..sage.rows import SageRow, has_rows, load_split, needs_bans, picture_folder, unsafe_is_chosen
 from ..users.embedding import EmbeddingStore
+from .caption_objective import CaptionObjective, make_reader
+from .captions import Captions
 from .config import PRECISIONS, TrainingConfig
+from .objective import Objective
 from .pairs import Pairs
 from .schedule import require_trainable
 from .trainer import Trainer
@@ -50,16 +57,19 @@ def load_pairs(
     split: str = "train",
     preset: Record | None = None,
     allow_contradictions: bool = False,
+    most: int | None = None,
 ) -> Pairs:
     """Pairs of a split of a SAGE dataset, with latents and text states cached in folder.
 
-    preset: section `pictures` says how pictures are framed; poor renderings are cached where a section trains on them.
+    most: so many rows at most, the first ones; None: all. preset: section `pictures` says how pictures are framed;
+    poor renderings are cached where a section trains on them.
     Raises, before anything is encoded, UsageError for a base model that training on pictures would get wrong, and
     DatasetError for preferences that contradict what the users' vectors say they ban, unless allow_contradictions.
     """
     preset, shard = preset or {}, Shard()
     require_trainable(pipeline)
-    rows = load_split(data, split, banned=users.known_bans if needs_bans(data) else None)
+    bans = users.known_bans if needs_bans(data) else None
+    rows = load_split(data, split, banned=bans, check_pictures=most is None)[:most]
     if not allow_contradictions and not needs_bans(data):
         check_preferences(rows, users, where=f"{data}, {split}")
     cache = build_cache(
@@ -72,6 +82,56 @@ def load_pairs(
         share=Share(shard.index, shard.count, shard.wait),
     )
     return Pairs(rows, cache, users)
+
+
+def load_captions(
+    data: Path,
+    folder: Path,
+    pipeline: Any,
+    users: EmbeddingStore,
+    *,
+    split: str = "train",
+    preset: Record | None = None,
+    allow_contradictions: bool = False,
+) -> Captions:
+    """Captions of a split of a SAGE dataset, or of a file of captions, with text states cached in folder.
+
+    No picture is looked for. Raises DatasetError as the readers do, and as load_pairs does for contradictions.
+    """
+    if is_caption_file(data):
+        rows = read_caption_rows(data)
+    else:
+        bans = users.known_bans if needs_bans(data) else None
+        found = load_split(data, split, banned=bans, check_pictures=False)
+        if not allow_contradictions and not needs_bans(data):
+            check_preferences(found, users, where=f"{data}, {split}")
+        rows = caption_rows(found)
+    shard, config = Shard(), training_config(preset or {}, "prompt")
+    captions = {text for row in rows for text in (row.caption, row.chosen_caption, row.other_caption or "")}
+    texts = build_texts(sorted(captions), pipeline, folder, share=Share(shard.index, shard.count, shard.wait))
+    return Captions(rows, texts, users, memory_gb=config.text_memory_gb, compare=split == "val")
+
+
+def load_rows(
+    data: Path,
+    folder: Path,
+    pipeline: Any,
+    users: EmbeddingStore,
+    *,
+    kind: str,
+    split: str,
+    preset: Record,
+    allow_contradictions: bool = False,
+    most: int | None = None,
+) -> Pairs | Captions:
+    """What the objective of section `kind` of a preset learns from: captions, or pairs of pictures (`most` of them)."""
+    if training_config(preset, kind).objective == "captions":
+        return load_captions(
+            data, folder, pipeline, users, split=split, preset=preset, allow_contradictions=allow_contradictions
+        )
+    return load_pairs(
+        data, folder, pipeline, users, split=split, preset=preset, allow_contradictions=allow_contradictions, most=most
+    )
 
 
 def check_preferences(rows: Sequence[SageRow], users: EmbeddingStore, *, where: str) -> None:
@@ -96,8 +156,8 @@ def check_preferences(rows: Sequence[SageRow], users: EmbeddingStore, *, where: 
 
 
 def has_split(data: Path, split: str) -> bool:
-    """Whether a dataset has a split, with a row in it."""
-    return has_rows(data, split)
+    """Whether a dataset has a split, with a row in it; a file of captions is split "train" alone."""
+    return split == "train" if is_caption_file(data) else has_rows(data, split)
 
 
 def new_adapter(
@@ -112,7 +172,7 @@ def new_adapter(
     fitting: Record = {
         "base": base,
         "recipe": users.fingerprint,
-        "llm_dim": users.recipe.llm_dim,
+        "llm_dim": users.width,
         "context_dim": pipeline.unet.config.cross_attention_dim,
     }
     if kind == "prompt":
@@ -145,24 +205,26 @@ def train_adapter(
     preset: Record,
     kind: str,
     pipeline: Any,
-    pairs: Pairs,
+    pairs: Pairs | Captions,
     users: EmbeddingStore,
     out: Path,
     *,
     seed: int = 0,
-    unseen: Pairs | None = None,
+    unseen: Pairs | Captions | None = None,
 ) -> None:
     """Train one kind of adapter into out/adapter; a finished one is left as it is.
 
-    preset: settings by section; section `kind` has adapter and training. unseen: pairs to validate on, never
-    trained on. Raises as Trainer does, and OutputError where another process trains into `out`.
+    preset: settings by section; section `kind` has adapter and training. pairs: rows of its objective (load_rows).
+    unseen: rows to validate on, never trained on. Raises as Trainer does, and OutputError where another process trains
+    into `out`.
     """
     section, base = preset.get(kind) or {}, find_base(preset.get("base", "mini")).name
     config = replace(training_config(preset, kind), seed=seed)
     adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed)
     with locked(*[out] * Shard().is_first), _made_ready(pipeline, config):
         data = f"{users.fingerprint} {pairs.name} {model_name(pipeline, ('unet',))}"
-        attached = attach(pipeline.unet, adapter.to(pipeline.unet.device))
+        adapter.to(pipeline.unet.device)
+        attached = None if isinstance(pipeline.unet, CrossAttentions) else attach(pipeline.unet, adapter)
         validation = None
         if unseen is not None and config.validation_pairs:
             drawn = settings(GenerationConfig, preset.get("generation"), section="generation")
@@ -170,9 +232,33 @@ def train_adapter(
                 unseen, users, pipeline, replace(drawn, base=base), out, config, pipeline.unet.device
             )
         try:
-            Trainer(attached, pairs, pipeline.scheduler, config, out, data=data, validation=validation).train()
+            objective = _objective(pipeline, adapter, attached, pairs, config, base=base)
+            Trainer(objective, pairs, config, out, data=data, validation=validation).train()
         finally:
-            attached.unload()
+            if attached is not None:
+                attached.unload()
+
+
+def _objective(
+    pipeline: Any,
+    adapter: PSAAdapter,
+    attached: AttachedAdapter | None,
+    pairs: Pairs | Captions,
+    config: TrainingConfig,
+    *,
+    base: str,
+) -> Objective | CaptionObjective:
+    """The objective of a config. Raises UsageError where rows, adapter or base do not fit it."""
+    if config.objective == "captions":
+        if not isinstance(adapter, PromptAdapter) or not isinstance(pairs, Captions):
+            raise UsageError("Captions train adapters of kind prompt; published ones need pictures.",
+                             hint="Use --set published.training.objective=pictures.")  # fmt: skip
+        with attached.disabled() if attached is not None else nullcontext():
+            reader = make_reader(pipeline, pairs, config, base=base)
+        return CaptionObjective(adapter, reader, config, size_px=find_base(base).size_px, attached=attached)
+    if attached is None:
+        raise UsageError("The objective 'pictures' needs a whole UNet; only its cross-attentions are loaded.")
+    return Objective.of(attached, config, pipeline.scheduler)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Trains an adapter with Diffusion-DPO: one UNet, with the adapter bypassed for the reference.
+"""Trains an adapter by an objective: on captions, or on pairs of pictures with one UNet as policy and reference.
 
-Place on the path of data: from SAGE pairs to adapter weights. Runs on accelerate, in one process or many; a run that is
+Place on the path of data: from SAGE rows to adapter weights. Runs on accelerate, in one process or many; a run that is
 killed goes on from its last checkpoint and ends with the same weights.
 """
 
@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -26,13 +26,14 @@ from ..adapter.guard import AttachedAdapter
 from ..errors import OutputError, TrainingError, TrainingStopped
 from ..progress import Progress
 from ..records import fingerprint, versions, write_json
+from .caption_objective import CaptionObjective
+from .captions import Captions
 from .checkpoints import load_newest, random_states, save_checkpoint, set_random_states
 from .config import TrainingConfig
 from .log import Log
-from .objective import CELLS, FIGURES, Objective, ReferenceErrors, Totals, figures_in_play
+from .objective import CELLS, Objective, ReferenceErrors
 from .optimizer import make_optimizer, schedule
-from .pairs import Pairs, Plan
-from .schedule import require_noise_schedule
+from .pairs import Pairs
 from .validation import Validation, by_cell, cell_columns
 
 SPEED = ("lr", "grad_norm", "pairs_per_s", "peak_memory_mb")
@@ -45,29 +46,26 @@ class Trainer:
 
     def __init__(
         self,
-        attached: AttachedAdapter,
-        pairs: Pairs,
-        noise_scheduler: Any,
+        objective: Objective | CaptionObjective,
+        pairs: Pairs | Captions,
         config: TrainingConfig,
         out: Path,
         *,
         data: str,
         validation: Validation | None = None,
     ) -> None:
-        """data: names what is trained on: users, pairs and UNet.
-
-        Raises UsageError for a base model that does not predict noise.
-        """
+        """objective: of the adapter to train. pairs: rows that it learns from. data: names what is trained on: users,
+        rows and UNet."""
         from accelerate import Accelerator
 
-        require_noise_schedule(noise_scheduler)
-        self.attached, self.pairs, self.config, self.out, self.validation = attached, pairs, config, out, validation
+        self.objective: Any = objective  # which goes with its own kind of rows
+        self.pairs: Any = pairs
+        self.config, self.out, self.validation = config, out, validation
         # Precision and accumulation are our own: accelerate's are one setting per process, and divide the loss too.
-        self.accelerator = Accelerator(cpu=attached.unet.device.type == "cpu")
-        self.device = attached.unet.device  # which may be another GPU than the one accelerate takes first
-        self.trained = attached.adapter.requires_grad_(True).float()
+        self.device = objective.device  # which may be another GPU than the one accelerate takes first
+        self.accelerator = Accelerator(cpu=self.device.type == "cpu")
+        self.trained = objective.adapter.requires_grad_(True).float()
         self.parameters = [weight for weight in self.trained.parameters() if weight.requires_grad]
-        self.objective = Objective(attached, config, noise_scheduler.alphas_cumprod.to(self.device))
         self.optimizer = make_optimizer(self.parameters, config)
         self.scaler = torch.amp.GradScaler(
             self.device.type, init_scale=FIRST_SCALE, enabled=config.mixed_precision == "fp16"
@@ -80,10 +78,16 @@ class Trainer:
         identity = {**config.identity, "pairs_per_step": self.pairs_per_step}
         self.run_name = fingerprint({"config": identity, "adapter": shape, "data": data})
         self.step, self.best = 0, math.inf
-        self.window = _Window()
+        self.window = _Window(len(objective.figures))
         folder = out / "tensorboard" if config.tensorboard and self.is_main else None
-        self.log = Log(out / "log.csv", (*FIGURES, *SPEED, *cell_columns()), tensorboard=folder)
+        self.log = Log(out / "log.csv", (*objective.figures, *SPEED, *cell_columns()), tensorboard=folder)
         self.val_log = Log(out / "val.csv", validation.columns if validation else (), tensorboard=folder)
+
+    @property
+    def attached(self) -> AttachedAdapter | None:
+        """The adapter on the UNet; None where it is trained beside it."""
+        attached: AttachedAdapter | None = self.objective.attached
+        return attached
 
     @property
     def is_main(self) -> bool:
@@ -145,14 +149,14 @@ class Trainer:
         self.window.add(figures, cells, {"lr": lr, "grad_norm": norm, "seconds": seconds})
         return stopped
 
-    def _gradients(self, plan: Plan) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _gradients(self, plan: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Gradients of this process's part of a step; the parts of all processes and passes add up to the step's mean.
 
-        Returns FIGURES; pairs ranked rightly and seen by CELLS, [2, cells]; and the reference's errors of the step's
-        pairs, [G, 2], where they are kept: 0 for those of other processes.
+        Returns the objective's figures; pairs ranked rightly and seen by CELLS, [2, cells]; and the reference's errors
+        of the step's pairs, [G, 2], where they are kept: 0 for those of other processes.
         """
-        totals = Totals.of(plan, self.pairs, null_user=self.objective.null_user)
-        figures = torch.zeros(len(FIGURES), device=self.device)
+        totals = self.objective.totals(plan, self.pairs)
+        figures = torch.zeros(len(self.objective.figures), device=self.device)
         cells = torch.zeros(2, len(CELLS), device=self.device)
         reference = torch.zeros(0 if self.reference is None else len(plan), 2, device=self.device)
         for turn in range(self.config.accumulation):
@@ -197,7 +201,7 @@ class Trainer:
             weight.grad = gradient
         return bool(back[-1] > 0), back[-3].cpu(), back[-2].cpu(), back[-4].cpu()
 
-    def _apply(self, plan: Plan) -> float:
+    def _apply(self, plan: Any) -> float:
         """Clip (where clip is above 0) and take the step. Returns the gradient's norm before clipping."""
         self.scaler.unscale_(self.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip or math.inf))
@@ -220,8 +224,10 @@ class Trainer:
 
     def _write_window(self) -> float:
         """Log the mean over the steps since the last line. Returns its loss."""
-        figures = self.window.means(self.pairs_per_step, figures_in_play(self.config))
-        self.window = _Window()
+        known = dict(zip(self.objective.figures, self.window.figures.tolist(), strict=True))
+        shown = {name: value for name, value in known.items() if name in self.objective.figures_in_play}
+        figures = self.window.means(self.pairs_per_step, shown)
+        self.window = _Window(len(known))
         if self.is_main:
             self.log.add(self.step, {**figures, "peak_memory_mb": peak_memory_mb(self.device)})
         return float(figures["loss"])
@@ -233,8 +239,9 @@ class Trainer:
         self.trained.eval()
         if self.is_main:
             with self._averaged():
-                figures = self.validation.measure(self.attached, self.objective.alphas)
-                self.validation.draw(self.attached, self.step)
+                figures = self.validation.measure(self.objective)
+                if self.attached is not None:
+                    self.validation.draw(self.attached, self.step)
                 if figures["loss"] < self.best:
                     self.best = figures["loss"]
                     save_adapter(self.trained, self.out / "adapter_best")
@@ -317,9 +324,9 @@ class Trainer:
 class _Window:
     """Sums over the steps since the last line of the log."""
 
-    def __init__(self) -> None:
+    def __init__(self, figures: int) -> None:
         self.steps = 0
-        self.figures = torch.zeros(len(FIGURES))
+        self.figures = torch.zeros(figures)
         self.cells = torch.zeros(2, len(CELLS))
         self.others: dict[str, float] = {}
 
@@ -328,9 +335,9 @@ class _Window:
         self.figures, self.cells = self.figures + figures, self.cells + cells
         self.others = {name: self.others.get(name, 0.0) + value for name, value in others.items()}
 
-    def means(self, pairs_per_step: int, names: Collection[str]) -> dict[str, float]:
-        known = dict(zip(FIGURES, (self.figures / self.steps).tolist(), strict=True))
-        figures = {name: value for name, value in known.items() if name in names}
+    def means(self, pairs_per_step: int, sums: dict[str, float]) -> dict[str, float]:
+        """Means of the figures whose sums are given, of what else is logged, and of the cells."""
+        figures = {name: value / self.steps for name, value in sums.items()}
         others = {name: value / self.steps for name, value in self.others.items()}
         others["pairs_per_s"] = pairs_per_step / max(others.pop("seconds"), 1e-9)
         return {**figures, **others, **by_cell(*self.cells)}

@@ -20,10 +20,14 @@ from ..adapter.guard import AttachedAdapter
 from ..diffusion.generate import GenerationConfig, draw_batch
 from ..diffusion.prompts import derive_seed
 from ..records import PromptRow, write_bytes
+from ..sage.caption_rows import CaptionRow, side_of
 from ..sage.rows import SageRow
 from ..users.embedding import EmbeddingStore
+from .caption_objective import FIGURES as CAPTION_FIGURES
+from .caption_objective import CaptionObjective
+from .captions import Captions
 from .config import TrainingConfig
-from .objective import CELLS, FIGURES, Objective, Totals
+from .objective import CELLS, FIGURES, Objective
 from .pairs import SIDES, Pairs
 
 LABEL_PX, CELL_PX, GAP_PX, MARGIN_PX = 40, 128, 8, 12
@@ -41,7 +45,7 @@ class Validation:
     pairs: of the split. pipeline: what draws, its UNet the one that is trained. generation: how.
     """
 
-    pairs: Pairs
+    pairs: Pairs | Captions
     users: EmbeddingStore
     pipeline: Any
     generation: GenerationConfig
@@ -51,29 +55,29 @@ class Validation:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (*FIGURES, *cell_columns())
+        figures = CAPTION_FIGURES if self.config.objective == "captions" else FIGURES
+        return (*figures, *cell_columns())
 
     @torch.no_grad()
-    def measure(self, attached: AttachedAdapter, alphas: torch.Tensor) -> dict[str, float]:
-        """FIGURES over fixed pairs, and the share ranked rightly of each category, banned and allowed."""
-        calm = replace(self.config, caption_dropout=0.0, user_dropout=0.0, visual_share=0.0, reference_draws=0, seed=0)
-        objective = Objective(attached, calm, alphas, compare=True)
+    def measure(self, trained: Objective | CaptionObjective) -> dict[str, float]:
+        """Figures of the objective over fixed pairs; the share ranked rightly of each category, banned and allowed."""
+        objective: Any = trained.for_validation()
         size = min(self.config.validation_pairs, len(self.pairs))
-        plan = self.pairs.plan(0, size=size, config=replace(calm, rewritten_share=None))
-        totals = Totals.of(plan, self.pairs, null_user=objective.null_user)
-        figures, right, seen = torch.zeros(len(FIGURES)), torch.zeros(len(CELLS)), torch.zeros(len(CELLS))
-        for start in range(0, size, self.config.batch_size):
-            rows = slice(start, start + self.config.batch_size)
-            part = replace(plan, **{name: value[rows] for name, value in vars(plan).items()})
+        plan: Any = self.pairs.plan(0, size=size, config=objective.config)
+        totals = objective.totals(plan, self.pairs)
+        figures = torch.zeros(len(objective.figures))
+        right, seen = torch.zeros(len(CELLS)), torch.zeros(len(CELLS))
+        for index in range(-(-size // self.config.batch_size)):
+            part = plan.part(index, self.config.batch_size)
             outcome = objective(self.pairs.batch(part, seed=0).to(self.device), totals)
             figures, right, seen = (
                 figures + outcome.figures.cpu(),
                 right + outcome.right.cpu(),
                 seen + outcome.seen.cpu(),
             )
-        known = dict(zip(FIGURES, figures.tolist(), strict=True))
+        known = dict(zip(objective.figures, figures.tolist(), strict=True))
         for name in ("visual", "visual_accuracy"):
-            del known[name]
+            known.pop(name, None)
         return {**known, **by_cell(right, seen)}
 
     def draw(self, attached: AttachedAdapter, step: int) -> None:
@@ -99,12 +103,13 @@ class Validation:
         drawn = [draw_batch(self.pipeline, part, config=config, users=self.users, attached=attached) for part in parts]
         return np.concatenate(drawn)
 
-    def _shown(self) -> list[SageRow]:
+    def _shown(self) -> list[SageRow | CaptionRow]:
         """Rows to draw: banned, allowed and safe in turn, of as many categories and users as there are."""
-        by_side: dict[str, list[SageRow]] = {side: [] for side in SIDES}
-        seen: set[tuple[str, str]] = set()
-        for number, row in enumerate(self.pairs.rows):
-            side = SIDES[self.pairs.table[number, 6]]
+        by_side: dict[str, list[SageRow | CaptionRow]] = {side: [] for side in SIDES}
+        seen: set[tuple[str, str | None]] = set()
+        rows: Sequence[SageRow | CaptionRow] = self.pairs.rows
+        for number, row in enumerate(rows):
+            side = SIDES[self.pairs.table[number, -1]]
             if (side, row.category) not in seen:
                 seen.add((side, row.category))
                 by_side[side].append(row)
@@ -119,7 +124,7 @@ def by_cell(right: torch.Tensor, seen: torch.Tensor) -> dict[str, float]:
     return {name: hits / count for name, hits, count in shares if count}
 
 
-def sheet(rows: Sequence[SageRow], base: np.ndarray, steered: np.ndarray) -> bytes:
+def sheet(rows: Sequence[SageRow | CaptionRow], base: np.ndarray, steered: np.ndarray) -> bytes:
     """A PNG: one column a row of the split, base above, steered below. base, steered: uint8 RGB [B, H, W, 3]."""
     width = 2 * MARGIN_PX + len(rows) * (CELL_PX + GAP_PX) - GAP_PX
     image = Image.new("RGB", (width, 2 * MARGIN_PX + LABEL_PX + 2 * CELL_PX + GAP_PX), PAPER)
@@ -127,7 +132,7 @@ def sheet(rows: Sequence[SageRow], base: np.ndarray, steered: np.ndarray) -> byt
     for column, row in enumerate(rows):
         left = MARGIN_PX + column * (CELL_PX + GAP_PX)
         side = _told_side(row)
-        draw.text((left, MARGIN_PX), row.category, INK, font)
+        draw.text((left, MARGIN_PX), row.category or "", INK, font)
         draw.text((left, MARGIN_PX + 16), side, {"banned": BANNED, "allowed": ALLOWED}.get(side, INK), font)
         for line, pictures in enumerate((base, steered)):
             cell = Image.fromarray(pictures[column]).resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
@@ -137,10 +142,9 @@ def sheet(rows: Sequence[SageRow], base: np.ndarray, steered: np.ndarray) -> byt
     return stream.getvalue()
 
 
-def _told_side(row: SageRow) -> str:
-    if row.caption_kind == "safe":
-        return "safe caption"
-    return "allowed" if row.chose_unsafe else "banned"
+def _told_side(row: SageRow | CaptionRow) -> str:
+    side = row.side if isinstance(row, CaptionRow) else side_of(row)
+    return "safe caption" if side == "safe" else side
 
 
 @contextmanager

@@ -28,10 +28,10 @@ from ..records import CATEGORIES, PUBLISHED_RECIPE, Record, fingerprint
 from .levels import LEVEL_BANS, PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
+from .space import Space
 
 Array = npt.NDArray[np.float32]
 
-STD_FLOOR = 1e-2  # a coordinate that hardly varies must not be blown up
 VECTORS, INDEX = "vectors.safetensors", "index.json"
 UNFINISHED = "unfinished"  # folder of an embed that is on its way
 STORE_FORMAT = 2  # 2: with a digest over everything
@@ -115,7 +115,8 @@ class StructuredEmbedder:
 class UserBatch:
     """Users of the rows of one call, as an adapter takes them: None is a row with no user.
 
-    vectors: standardised, [llm_dim] each. recipe: fingerprint of how they were made. Knows nothing else of a person.
+    vectors: as an adapter reads them, [width] each. recipe: fingerprint of how they were made. Knows nothing else of a
+    person.
     """
 
     vectors: tuple[Array | None, ...]
@@ -123,10 +124,11 @@ class UserBatch:
 
 
 class EmbeddingStore:
-    """Raw vectors of users, with the mean and spread of the population that standardises them.
+    """Raw vectors of users, with the space of the population that standardises them (users/space.py).
 
     Raw vectors of different users hardly differ (cosine .99 for language models): the differences are the signal,
-    so what the store gives out is standardised. Ban lists are kept beside the vectors; profiles are not.
+    so what the store gives out is standardised or whitened, with the exact ban code behind it where the space has one.
+    Ban lists are kept beside the vectors; profiles are not.
     Published vectors come without ban lists: theirs are not known, unless somebody says them. The six users of the
     published levels are known by the names level_0 to level_5 too.
     """
@@ -137,26 +139,32 @@ class EmbeddingStore:
         *,
         banned: Mapping[str, Bans],
         recipe: Recipe,
-        mean: Array,
-        std: Array,
+        space: Space,
         folder: Path | None = None,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
-        self.mean, self.std = mean, std
+        self.space = space
         self._raw = raw
         self._banned = dict(banned)
         self._row = {user_id: row for row, user_id in enumerate(banned)}
         self._alias = _published_levels(self._row) if recipe.backend == PUBLISHED_RECIPE else {}
-        _require_finite(raw, mean, std, user_ids=self.user_ids)
+        _require_finite(raw, *space.tensors.values(), user_ids=self.user_ids)
 
     @classmethod
     def build(
-        cls, profiles: Sequence[UserProfile], embedder: Embedder, *, statistics_of: EmbeddingStore | None = None
+        cls,
+        profiles: Sequence[UserProfile],
+        embedder: Embedder,
+        *,
+        statistics_of: EmbeddingStore | None = None,
+        whitened: int = 0,
+        exact: bool = False,
     ) -> EmbeddingStore:
-        """Embed users. Mean and spread are theirs, or those of another store.
+        """Embed users. The space is of their own vectors, or that of another store.
 
         Give statistics_of when users join later: an adapter knows vectors standardised as in its training.
+        whitened: directions to keep in a space of their own (see Space); exact: whether ban codes follow its vectors.
         Raises ProfileError for no users or an id given twice, RecipeMismatch where the other store has another
         recipe, EmbeddingMissing where a vector has the wrong shape or is not finite.
         """
@@ -171,9 +179,14 @@ class EmbeddingStore:
         if raw.shape != expected:
             raise EmbeddingMissing(f"{embedder.recipe.backend} gave vectors of shape {raw.shape}, expected {expected}.")
         _require_finite(raw, user_ids=ids)
-        source = statistics_of or _Statistics(raw, is_standardised=embedder.recipe.backend != PUBLISHED_RECIPE)
         banned = {profile.user_id: banned_categories(profile) for profile in profiles}
-        return cls(raw, banned=banned, recipe=embedder.recipe, mean=source.mean, std=source.std)
+        bans = list(banned.values()) if exact else None
+        space = _as_it_is(raw.shape[1])
+        if statistics_of is not None:
+            space = statistics_of.space
+        elif embedder.recipe.backend != PUBLISHED_RECIPE:
+            space = Space.of(raw, whitened=whitened, bans=bans)
+        return cls(raw, banned=banned, recipe=embedder.recipe, space=space)
 
     @classmethod
     def load(cls, folder: Path, *, profiles: Sequence[UserProfile] = ()) -> EmbeddingStore:
@@ -193,10 +206,10 @@ class EmbeddingStore:
         except TypeError as err:
             raise _damaged(folder, f"no recipe ({err})") from err
         banned = dict(zip(_read_ids(index["user_ids"], folder), _read_bans(index["banned"], folder), strict=True))
-        raw, mean, std = (tensors[name] for name in ("vectors", "mean", "std"))
-        if raw.shape != (len(banned), recipe.llm_dim) or mean.shape != std.shape or mean.shape != raw.shape[1:]:
+        raw, space = tensors["vectors"], Space.from_tensors(tensors)
+        if raw.shape != (len(banned), recipe.llm_dim) or not space.fits(recipe.llm_dim):
             raise _damaged(folder, f"vectors {raw.shape} for {len(banned)} users of width {recipe.llm_dim}")
-        store = cls(raw, banned=banned, recipe=recipe, mean=mean, std=std, folder=folder)
+        store = cls(raw, banned=banned, recipe=recipe, space=space, folder=folder)
         if index["fingerprint"] != store.fingerprint:
             raise RecipeMismatch(
                 f"{folder}: {VECTORS} has fingerprint {store.fingerprint}, {INDEX} expects {index['fingerprint']}.",
@@ -213,8 +226,7 @@ class EmbeddingStore:
         said = {profile.user_id: banned_categories(profile) for profile in profiles}
         known = {**LEVEL_USERS, **PUBLISHED_USERS} if recipe.backend == PUBLISHED_RECIPE else LEVEL_USERS
         banned = {user_id: _united(known.get(user_id), kept.get(user_id), said.get(user_id)) for user_id in ids}
-        mean, std = np.zeros(raw.shape[1], np.float32), np.ones(raw.shape[1], np.float32)
-        return cls(raw, banned=banned, recipe=recipe, mean=mean, std=std, folder=folder)
+        return cls(raw, banned=banned, recipe=recipe, space=_as_it_is(raw.shape[1]), folder=folder)
 
     def save(self, folder: Path, *, replace: bool = True) -> None:
         """Write vectors.safetensors and index.json, whole or not at all, readable by their owner only.
@@ -230,7 +242,7 @@ class EmbeddingStore:
             "user_ids": list(self.user_ids),
             "banned": [None if bans is None else list(bans) for bans in self._banned.values()],
         }
-        tensors = {"vectors": self._raw, "mean": self.mean, "std": self.std}
+        tensors = {"vectors": self._raw, **self.space.tensors}
         text = json.dumps({**index, "digest": _digest(index, tensors)}, indent=2) + "\n"
         contents = {folder / VECTORS: save_tensors(tensors), folder / INDEX: text.encode()}
         if not replace:
@@ -257,7 +269,17 @@ class EmbeddingStore:
         """Names the space of the vectors given out: the recipe and the population that standardises it."""
         if self.recipe.backend == PUBLISHED_RECIPE:
             return PUBLISHED_RECIPE
-        return fingerprint([self.recipe.fingerprint, self.mean.tobytes().hex(), self.std.tobytes().hex()])
+        return self.space.fingerprint_with(self.recipe.fingerprint)
+
+    @property
+    def width(self) -> int:
+        """Of the vectors given out."""
+        return self.space.width
+
+    @property
+    def code_width(self) -> int:
+        """How many of the vectors' last numbers are the exact ban code; 0 where they have none."""
+        return self.space.code_width
 
     @property
     def user_ids(self) -> tuple[str, ...]:
@@ -272,21 +294,28 @@ class EmbeddingStore:
         except ValueError:
             return False
 
-    def vectors(self, user_ids: Sequence[str]) -> Array:
-        """Standardised vectors [B, llm_dim], float32, in the order asked for.
+    def vectors(self, user_ids: Sequence[str], *, exact: bool = True) -> Array:
+        """Standardised vectors [B, width], float32, in the order asked for, with ban codes behind them, if any.
 
+        exact: codes of the users' ban lists, where they are known; False: as the vectors themselves tell them.
         Raises EmbeddingMissing that names the first five users who have none.
         """
-        rows = [self._row[user_id] for user_id in self._known(user_ids)]
-        return self.standardise(self._raw[rows])
+        known = self._known(user_ids)
+        raw = self._raw[[self._row[user_id] for user_id in known]]
+        code = self.space.estimated_code(raw)
+        for row, bans in enumerate(self._banned[user_id] for user_id in known):
+            if exact and bans is not None:
+                code[row] = self.space.code([bans])[0]
+        return np.concatenate([self.standardise(raw), code], axis=1)
 
-    def batch(self, user_ids: Sequence[str | None]) -> UserBatch:
+    def batch(self, user_ids: Sequence[str | None], *, exact: bool = True) -> UserBatch:
         """Users in the order asked for, ready for an adapter's encode(); None for a row with no user.
 
+        exact: see vectors.
         Raises EmbeddingMissing that names the first five users who have no vector.
         """
         given = [user_id for user_id in user_ids if user_id is not None]
-        rows = iter(self.vectors(given) if given else ())
+        rows = iter(self.vectors(given, exact=exact) if given else ())
         return UserBatch(tuple(None if user_id is None else next(rows) for user_id in user_ids), self.fingerprint)
 
     def banned(self, user_id: str) -> Bans:
@@ -308,13 +337,12 @@ class EmbeddingStore:
         kept = [user_id for user_id in self.user_ids if user_id not in user_ids]
         raw = self._raw[[self._row[user_id] for user_id in kept]]
         banned = {user_id: self._banned[user_id] for user_id in kept}
-        return EmbeddingStore(raw, banned=banned, recipe=self.recipe, mean=self.mean, std=self.std)
+        return EmbeddingStore(raw, banned=banned, recipe=self.recipe, space=self.space)
 
     def raw(self) -> EmbeddingStore:
         """The same users with their raw vectors, as save_npy writes them and a published adapter reads them."""
-        width = self._raw.shape[1]
-        mean, std = np.zeros(width, np.float32), np.ones(width, np.float32)
-        return EmbeddingStore(self._raw, banned=self._banned, recipe=self.recipe, mean=mean, std=std)
+        space = _as_it_is(self._raw.shape[1])
+        return EmbeddingStore(self._raw, banned=self._banned, recipe=self.recipe, space=space)
 
     def joined(self, others: EmbeddingStore) -> EmbeddingStore:
         """The store with other users of the same space; who is in both is as in `others`. Raises RecipeMismatch."""
@@ -323,7 +351,7 @@ class EmbeddingStore:
         kept = self.without(others.user_ids)
         raw = np.concatenate([kept._raw, others._raw])
         banned = {**kept._banned, **others._banned}
-        return EmbeddingStore(raw, banned=banned, recipe=self.recipe, mean=self.mean, std=self.std, folder=self.folder)
+        return EmbeddingStore(raw, banned=banned, recipe=self.recipe, space=self.space, folder=self.folder)
 
     def replaced(self, vectors: Array, backend: str, *, options: Record) -> EmbeddingStore:
         """The same users with other vectors [U, llm_dim], which are given out as they are.
@@ -332,14 +360,12 @@ class EmbeddingStore:
         """
         width = vectors.shape[1]
         recipe = Recipe(backend, width, options=options)
-        mean, std = np.zeros(width, np.float32), np.ones(width, np.float32)
-        return EmbeddingStore(vectors, banned=dict(self._banned), recipe=recipe, mean=mean, std=std)
+        return EmbeddingStore(vectors, banned=dict(self._banned), recipe=recipe, space=_as_it_is(width))
 
     def standardise(self, raw: Array) -> Array:
-        """Raw vectors [B, llm_dim] of this recipe -> mean 0 and spread 1 over the store's population."""
+        """Raw vectors [B, llm_dim] of this recipe -> mean 0 and spread 1 over the store's population; no code."""
         _require_finite(raw, user_ids=())
-        standard: Array = ((raw - self.mean) / np.maximum(self.std, np.float32(STD_FLOOR))).astype(np.float32)
-        return standard
+        return self.space.place(raw)
 
     def _known(self, user_ids: Sequence[str]) -> list[str]:
         missing = [user_id for user_id in user_ids if user_id not in self]
@@ -380,13 +406,9 @@ def require_free(folder: Path, is_same: Callable[[], bool]) -> None:
         raise in_the_way(folder, f", with {' and '.join(path.name for path in there)} of another build")
 
 
-class _Statistics:
-    """Mean and spread of raw vectors [B, llm_dim], reckoned in float64; 0 and 1 for vectors that are given out raw."""
-
-    def __init__(self, raw: Array, *, is_standardised: bool = True) -> None:
-        mean, std = raw.mean(axis=0, dtype=np.float64), raw.std(axis=0, dtype=np.float64)
-        self.mean: Array = (mean if is_standardised else np.zeros_like(mean)).astype(np.float32)
-        self.std: Array = (std if is_standardised else np.ones_like(std)).astype(np.float32)
+def _as_it_is(width: int) -> Space:
+    """The space of vectors that are given out as they are."""
+    return Space(np.zeros(width, np.float32), np.ones(width, np.float32))
 
 
 def _features(profile: UserProfile, ban_weight: float, person_weight: float) -> npt.NDArray[np.float64]:
@@ -442,7 +464,7 @@ def _digest(index: Record, tensors: dict[str, Any]) -> str:
     """SHA-256 over all that a store holds: who, what they ban, how the vectors were made, and every number."""
     said = {name: value for name, value in index.items() if name != "digest"}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    for name in ("vectors", "mean", "std"):
+    for name in [known for known in ("vectors", "mean", "std", "directions", "readout") if known in tensors]:
         array = np.ascontiguousarray(tensors[name])
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())

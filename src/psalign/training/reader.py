@@ -1,0 +1,172 @@
+"""What a frozen UNet reads of a prompt: the outputs of its cross-attentions, and of SDXL's pooled text state.
+
+Place on the path of data: step 4 in training by captions. A cross-attention is the only place where a UNet looks at the
+text, so two texts that every cross-attention reads alike give the same picture. Reading needs the weights of the
+cross-attentions alone (`to_k`, `to_v`, `to_out`), and queries to read with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+POOL = 512  # queries that each cross-attention has, to draw from
+SAMPLE_STEPS = 6  # denoising steps of the pictures whose queries are taken
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one step reads with. layers: numbers of cross-attentions. queries: [layers, Q], places in their pools."""
+
+    layers: Sequence[int]
+    queries: torch.Tensor
+
+
+class Reader:
+    """Reads text states with the cross-attentions of a UNet.
+
+    pools: queries of every cross-attention, [P, C] each. spreads: [layers], the variance of what each one reads over
+    captions, by which its errors are divided; pooled_spread: the same of the pooled text state.
+    """
+
+    def __init__(self, unet: nn.Module, pools: Sequence[torch.Tensor]) -> None:
+        self.unet, self.attentions, self.pools = unet, find_cross_attentions(unet), list(pools)
+        self.spreads = torch.ones(len(self.attentions))
+        self.pooled_spread = 1.0
+
+    def __len__(self) -> int:
+        return len(self.attentions)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.attentions[0].to_k.weight.dtype
+
+    def read(self, states: torch.Tensor, layer: int, queries: torch.Tensor) -> torch.Tensor:
+        """What one cross-attention reads of states [B, T, D] with queries [Q] of its pool: [B, Q, C]."""
+        attention = self.attentions[layer]
+        states = states.to(self.dtype)
+        pool = self.pools[layer][queries].expand(len(states), -1, -1)  # [B, Q, C]
+        q, k, v = (_split(x, attention.heads) for x in (pool, attention.to_k(states), attention.to_v(states)))
+        read: torch.Tensor = attention.to_out[0](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return read.float()
+
+    def read_pooled(self, pooled: torch.Tensor, time_ids: torch.Tensor) -> torch.Tensor:
+        """What SDXL's UNet makes of pooled text states [B, P]: [B, E]. time_ids: sizes of the pictures, [B, 6]."""
+        added = {"text_embeds": pooled.to(self.dtype), "time_ids": time_ids}
+        read: torch.Tensor = self.unet.get_aug_embed(  # type: ignore[operator]
+            emb=pooled.to(self.dtype), encoder_hidden_states=None, added_cond_kwargs=added
+        )
+        return read.float()
+
+    @torch.no_grad()
+    def measure_spreads(self, states: torch.Tensor, pooled: torch.Tensor | None, time_ids: torch.Tensor | None) -> None:
+        """Take the spreads from the states of a sample of captions, [N, T, D] and [N, P]."""
+        every = torch.arange(min(32, len(self.pools[0])), device=states.device)
+        read = (self.read(states, layer, every) for layer in range(len(self)))
+        self.spreads = torch.stack([one.var(0).mean().clamp(min=1e-8) for one in read])
+        if pooled is not None and time_ids is not None:
+            self.pooled_spread = float(self.read_pooled(pooled, time_ids).var(0).mean().clamp(min=1e-8))
+
+    def error(self, states: torch.Tensor, told: torch.Tensor, draw: Draw) -> torch.Tensor:
+        """How differently the UNet reads states and told, [B]: squared, in units of each layer's spread.
+
+        No gradient flows into told.
+        """
+        errors = []
+        for layer, queries in zip(draw.layers, draw.queries, strict=True):
+            with torch.no_grad():
+                target = self.read(told, layer, queries)
+            difference = self.read(states, layer, queries) - target
+            errors.append(difference.square().mean((1, 2)) / self.spreads[layer])
+        return torch.stack(errors).mean(0)
+
+    def pooled_error(self, pooled: torch.Tensor, told: torch.Tensor, time_ids: torch.Tensor) -> torch.Tensor:
+        """The same of pooled text states, [B]."""
+        with torch.no_grad():
+            target = self.read_pooled(told, time_ids)
+        return (self.read_pooled(pooled, time_ids) - target).square().mean(1) / self.pooled_spread
+
+    def draw(self, generator: torch.Generator, *, layers: int, queries: int) -> Draw:
+        """Layers (0: all) and queries for a step. generator: on the CPU."""
+        count = len(self)
+        some = layers if 0 < layers < count else count
+        chosen = torch.randperm(count, generator=generator)[:some].tolist()
+        size = len(self.pools[0])
+        picks = torch.randint(size, (len(chosen), min(queries, size)), generator=generator)
+        return Draw(sorted(chosen), picks.to(self.pools[0].device))
+
+
+def find_cross_attentions(unet: nn.Module) -> list[Any]:
+    """The cross-attentions (attn2) of a UNet, in the order of its modules."""
+    return [module for name, module in unet.named_modules() if name.endswith("attn2")]
+
+
+# --- queries --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def random_pools(unet: nn.Module, *, seed: int) -> list[torch.Tensor]:
+    """Queries of random pixels: noise of spread 1, through each block's own `norm2` and `to_q`. No pass of the UNet."""
+    generator = torch.Generator().manual_seed(seed)
+    pools = []
+    blocks: list[Any] = [block for block in unet.modules() if getattr(block, "attn2", None) is not None]
+    for block in blocks:
+        weight = block.attn2.to_q.weight
+        pixels = torch.randn((POOL, weight.shape[1]), generator=generator).to(weight)
+        pools.append(block.attn2.to_q(block.norm2(pixels)))
+    return pools
+
+
+@torch.no_grad()
+def noise_pools(pipeline: Any, captions: Sequence[str], *, seed: int) -> list[torch.Tensor]:
+    """Queries of one pass of the UNet on noise, at timesteps from end to end, under harmless captions."""
+    unet, count = pipeline.unet, len(captions)
+    generator = torch.Generator().manual_seed(seed)
+    size, channels = unet.config.sample_size, unet.config.in_channels
+    latents = torch.randn((count, channels, size, size), generator=generator).to(unet.device, unet.dtype)
+    steps = torch.linspace(1, 999, count).long().to(unet.device)
+    states = pipeline.encode_prompt(list(captions), unet.device, 1, False)[0]
+    with _taken(unet, generator, calls=1) as pools:
+        unet(latents, steps, states.to(unet.dtype))
+    return [torch.cat(one) for one in pools]
+
+
+@torch.no_grad()
+def sample_pools(pipeline: Any, captions: Sequence[str], *, seed: int) -> list[torch.Tensor]:
+    """Queries of the base's own pictures of harmless captions, over all their denoising steps."""
+    seeds = [torch.Generator().manual_seed(seed * len(captions) + i) for i in range(len(captions))]
+    with _taken(pipeline.unet, torch.Generator().manual_seed(seed), calls=SAMPLE_STEPS) as pools:
+        pipeline(list(captions), num_inference_steps=SAMPLE_STEPS, generator=seeds, output_type="latent")
+    return [torch.cat(one)[:POOL] for one in pools]
+
+
+@contextmanager
+def _taken(unet: nn.Module, generator: torch.Generator, *, calls: int) -> Iterator[list[list[torch.Tensor]]]:
+    """Within it POOL / calls queries of every call of every cross-attention are kept."""
+    attentions = find_cross_attentions(unet)
+    pools: list[list[torch.Tensor]] = [[] for _ in attentions]
+
+    def keep(pool: list[torch.Tensor], queries: torch.Tensor) -> None:
+        rows = queries.flatten(0, 1)
+        picks = torch.randint(len(rows), (-(-POOL // calls),), generator=generator)
+        pool.append(rows[picks.to(rows.device)].clone())
+
+    hooks = [
+        attention.to_q.register_forward_hook(lambda _module, _inputs, out, pool=pool: keep(pool, out))
+        for attention, pool in zip(attentions, pools, strict=True)
+    ]
+    try:
+        yield pools
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, H, T, C/H]

@@ -1,0 +1,130 @@
+"""How raw user vectors become what an adapter reads: standardised or whitened, with an exact ban code behind them.
+
+Place on the path of data: step 3, under users/embedding.py. Raw vectors of a language model hardly differ between users
+(cosine .99), and what differs lies in directions of small spread: whitening gives every direction the same spread. The
+ban code says exactly what a user bans, so that nothing exact depends on a vague vector. Where a list is not known, the
+code is estimated from the vector, by a linear readout that was fitted on the population.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..records import CATEGORIES, fingerprint
+
+Array = npt.NDArray[np.float32]
+
+STD_FLOOR = 1e-2  # a coordinate that hardly varies must not be blown up
+WHITENED = 96  # principal directions that are kept of a language model's vectors
+USERS_PER_DIRECTION = 4  # at least, so that the spread of a direction can be told
+CODE_WEIGHT = 3.0  # of a category in the ban code, against 1 for the spread of a direction
+RIDGE = 0.003  # of the readout, times the mean variance of a coordinate
+SHARPNESS = 2.0  # an estimate of half a ban counts as a whole one
+
+
+@dataclass(frozen=True)
+class Space:
+    """mean, std: of the population's raw vectors, [llm_dim]. directions: [llm_dim, K], principal directions, each over
+    its spread; None: coordinates are standardised one by one. readout: [llm_dim + 1, categories], what estimates a ban
+    code from a vector, its last row the constant; None: no ban code follows the vector."""
+
+    mean: Array
+    std: Array
+    directions: Array | None = None
+    readout: Array | None = None
+
+    @classmethod
+    def of(cls, raw: Array, *, whitened: int = 0, bans: Sequence[Collection[str]] | None = None) -> Space:
+        """The space of a population [U, llm_dim]. whitened: directions to keep; 0: all coordinates as they are.
+
+        bans: of the population, for vectors that are followed by a ban code; None: for those that are not.
+        """
+        mean, std = raw.mean(axis=0, dtype=np.float64), raw.std(axis=0, dtype=np.float64)
+        directions = None
+        if whitened:
+            centred = raw.astype(np.float64) - mean
+            _, values, rows = np.linalg.svd(centred, full_matrices=False)
+            spreads = values / np.sqrt(len(raw))
+            count = max(1, min(whitened, len(raw) // USERS_PER_DIRECTION, int((spreads > 1e-6 * spreads[0]).sum())))
+            signs = np.sign(rows[np.arange(count), np.abs(rows[:count]).argmax(axis=1)])  # which LAPACK leaves open
+            scaled = rows[:count] * (signs / spreads[:count])[:, None]
+            directions = np.ascontiguousarray(scaled.T, dtype=np.float32)
+        readout = None if bans is None else _fit_readout(raw, _signs(bans))
+        return cls(mean.astype(np.float32), std.astype(np.float32), directions, readout)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Array]) -> Space:
+        """The space of a store on disk."""
+        return cls(tensors["mean"], tensors["std"], tensors.get("directions"), tensors.get("readout"))
+
+    @property
+    def tensors(self) -> dict[str, Array]:
+        """What a store keeps of it on disk."""
+        known = {"mean": self.mean, "std": self.std, "directions": self.directions, "readout": self.readout}
+        return {name: tensor for name, tensor in known.items() if tensor is not None}
+
+    def fits(self, llm_dim: int) -> bool:
+        """Whether the tensors are of vectors of this width."""
+        lengths = {self.mean.shape, self.std.shape} | {t.shape[:1] for t in (self.directions,) if t is not None}
+        return lengths == {(llm_dim,)} and (
+            self.readout is None or self.readout.shape == (llm_dim + 1, len(CATEGORIES))
+        )
+
+    @property
+    def code_width(self) -> int:
+        return 0 if self.readout is None else self.readout.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Of what an adapter reads."""
+        return (len(self.mean) if self.directions is None else self.directions.shape[1]) + self.code_width
+
+    def fingerprint_with(self, recipe: str) -> str:
+        """Names the space of vectors that a recipe (by its fingerprint) made."""
+        parts = [recipe, *(tensor.tobytes().hex() for tensor in self.tensors.values())]
+        return fingerprint([*parts, *([list(CATEGORIES), CODE_WEIGHT, SHARPNESS] if self.code_width else [])])
+
+    def place(self, raw: Array) -> Array:
+        """Raw vectors [B, llm_dim] -> standardised or whitened ones [B, llm_dim or K], without the code."""
+        if self.directions is None:
+            placed = (raw - self.mean) / np.maximum(self.std, np.float32(STD_FLOOR))
+        else:
+            # Row by row and without BLAS: the bits of a user do not depend on who else is asked for.
+            rows = [((row - self.mean)[:, None] * self.directions).sum(axis=0) for row in raw]
+            placed = np.stack(rows) if rows else np.zeros((0, self.directions.shape[1]))
+        standard: Array = placed.astype(np.float32)
+        return standard
+
+    def code(self, bans: Sequence[Collection[str]]) -> Array:
+        """Exact ban codes [B, categories]: CODE_WEIGHT for banned, its negative for allowed; [B, 0] without a code."""
+        return (CODE_WEIGHT * _signs(bans)[:, : self.code_width]).astype(np.float32)
+
+    def estimated_code(self, raw: Array) -> Array:
+        """Ban codes as the vectors [B, llm_dim] themselves tell them, [B, categories]; [B, 0] without a code."""
+        if self.readout is None:
+            return np.zeros((len(raw), 0), np.float32)
+        rows = [((row - self.mean)[:, None] * self.readout[:-1]).sum(axis=0) + self.readout[-1] for row in raw]
+        told = np.stack(rows) if rows else np.zeros((0, self.code_width))
+        return (CODE_WEIGHT * np.clip(SHARPNESS * told, -1, 1)).astype(np.float32)
+
+
+def _signs(bans: Sequence[Collection[str]]) -> npt.NDArray[np.float64]:
+    """1 for banned, -1 for allowed, [B, categories]."""
+    signs = [[1.0 if category in banned else -1.0 for category in CATEGORIES] for banned in bans]
+    return np.array(signs).reshape(len(bans), len(CATEGORIES))
+
+
+def _fit_readout(raw: Array, signs: npt.NDArray[np.float64]) -> Array:
+    """Ridge regression of ban codes on centred vectors, in the smaller of its two forms."""
+    centred, means = raw.astype(np.float64) - raw.mean(axis=0, dtype=np.float64), signs.mean(axis=0)
+    users, width = centred.shape
+    ridge = RIDGE * max((centred**2).sum() / width, 1e-12)
+    if width <= users:
+        weights = np.linalg.solve(centred.T @ centred + ridge * np.eye(width), centred.T @ (signs - means))
+    else:
+        weights = centred.T @ np.linalg.solve(centred @ centred.T + ridge * np.eye(users), signs - means)
+    return np.concatenate([weights, means[None]]).astype(np.float32)
