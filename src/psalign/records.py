@@ -16,14 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import DatasetError, EvaluationError
-from .files import Record, read_jsonl, write_bytes, write_csv, write_json, write_jsonl, write_text
+from .files import Record, read_jsonl
 from .ids import find_user_id, normalise_user_id
-
-__all__ = [
-    "BANS_UNKNOWN", "CATEGORIES", "PUBLISHED_RECIPE", "ManifestRow", "PromptRow", "Rate", "Record", "Verdict",
-    "category_slug", "file_fingerprint", "fingerprint", "read_jsonl", "read_manifest", "versions", "write_bytes",
-    "write_csv", "write_json", "write_jsonl", "write_text",
-]  # fmt: skip
 
 CATEGORIES = ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda")
 

@@ -222,7 +222,7 @@ def train_adapter(
     config = replace(training_config(preset, kind), seed=seed)
     adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed)
     with locked(*[out] * Shard().is_first), _made_ready(pipeline, config):
-        data = f"{users.fingerprint} {pairs.name} {model_name(pipeline, ('unet',))}"
+        data = {"users": users.fingerprint, "rows": pairs.name, "UNet": model_name(pipeline, ("unet",))}
         adapter.to(pipeline.unet.device)
         attached = None if isinstance(pipeline.unet, CrossAttentions) else attach(pipeline.unet, adapter)
         validation = None
