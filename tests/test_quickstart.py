@@ -111,9 +111,7 @@ def test_a_finished_run_is_made_again_where_it_is_forced(tmp_path):
         (tmp_path / part).mkdir(parents=True)
     (tmp_path / "metrics.json").write_text("{}")
     corrected = {**preset, "prompt": {"adapter": {}, "training": {"steps": 5, "lr": 1e-4}}}
-    with pytest.raises(
-        OutputError, match=r"lr: not given -> 0\.0001\n.*it makes training/prompt again"
-    ):
+    with pytest.raises(OutputError, match=r"lr: not given -> 0\.0001\n.*it makes training/prompt again"):
         _open(tmp_path, corrected, 0)
     assert made(tmp_path) == {"data", "cache", "training", "training/prompt"}
     _open(tmp_path, corrected, 0, force=True)

@@ -27,11 +27,11 @@ from .errors import OutputError, UsageError
 from .evaluation.benchmark import evaluate_methods
 from .evaluation.pictures import read_picture
 from .evaluation.report import Sheet, SheetRow, write_report, write_sheet_png
-from .files import read_json, write_json
+from .files import Record, read_json, write_json
 from .methods import Means, draw_by
 from .mini import dataset, world
 from .mini.detector import load_detector
-from .records import PromptRow, Record, fingerprint, versions
+from .records import PromptRow, fingerprint, versions
 from .sage.framing import Framing
 from .sage.rows import load_split
 from .training.config import TrainingConfig

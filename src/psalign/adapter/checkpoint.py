@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 
 from ..errors import CheckpointError, OutputError
-from ..records import file_fingerprint, write_bytes, write_text
+from ..files import write_bytes, write_text
+from ..records import file_fingerprint
 from .adapter import PSAAdapter
 from .convert import find_published, read_published
 from .places import find_adapter

@@ -13,7 +13,7 @@ from .options import a_number, a_path, add_model, add_out, add_preset, at_least,
 from .tables import summary
 
 if TYPE_CHECKING:
-    from ..records import Record
+    from ..files import Record
     from ..training.config import TrainingConfig
     from ..users.embedding import EmbeddingStore
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from psalign.errors import EvaluationError
-from psalign.records import ManifestRow, Record, read_manifest
+from psalign.files import Record
+from psalign.records import ManifestRow, read_manifest
 
 from .cells import find_cells
 from .contenders import Contender, arena_order

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from psalign.errors import EvaluationError, UsageError
-from psalign.records import CATEGORIES, Record
+from psalign.files import Record
+from psalign.records import CATEGORIES
 
 from .contenders import Contender, contender
 from .facts import Fact

@@ -17,9 +17,9 @@ from PIL import Image
 
 from ..config import check_range
 from ..errors import OutputError, UsageError
-from ..files import read_json, write_bytes, write_json, write_jsonl
+from ..files import Record, read_json, write_bytes, write_json, write_jsonl
 from ..progress import Progress
-from ..records import CATEGORIES, PromptRow, Record, fingerprint
+from ..records import CATEGORIES, PromptRow, fingerprint
 from ..sage.rows import METADATA, SPLITS, SageRow, picture_name, unsafe_is_chosen, write_split
 from ..users.levels import level_profiles
 from ..users.policy import banned_categories

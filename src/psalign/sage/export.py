@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DatasetError, OutputError
+from ..files import Record, write_bytes, write_json, write_jsonl, write_text
 from ..progress import Progress
-from ..records import Record, fingerprint, write_bytes, write_json, write_jsonl, write_text
+from ..records import fingerprint
 from .preference import SageRow, picture_name
 from .rows import Banned, find_splits, load_split, picture_folder
 

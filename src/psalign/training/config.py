@@ -9,7 +9,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from ..errors import UsageError
-from ..records import Record
+from ..files import Record
 
 ANCHORS = ("noise", "caption")
 OBJECTIVES = ("pictures", "captions")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExtraMissing, OutputError
-from ..records import Record, write_text
+from ..files import Record, write_text
 
 
 class Log:

@@ -24,8 +24,7 @@ from ..diffusion.generate import GenerationConfig
 from ..diffusion.shards import Shard
 from ..diffusion.text_side import CrossAttentions
 from ..errors import DatasetError, UsageError
-from ..files import locked
-from ..records import Record
+from ..files import Record, locked
 from ..sage.cache import Share, build_cache, build_texts, model_name
 from ..sage.caption_rows import caption_rows, is_caption_file, read_caption_rows
 from ..sage.framing import Framing

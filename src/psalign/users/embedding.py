@@ -22,9 +22,9 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser
-from ..files import in_the_way, read_json, write_bytes, write_json, write_together
+from ..files import Record, in_the_way, read_json, write_bytes, write_json, write_together
 from ..ids import level_id, normalise_user_id, shorten
-from ..records import CATEGORIES, PUBLISHED_RECIPE, Record, fingerprint
+from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint
 from .levels import LEVEL_BANS, PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, ExtraMissing, reason_of
+from ..files import write_bytes
 from ..progress import Progress, hide_library_bars
-from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint, write_bytes
+from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint
 from .embedding import Array, Embedder, Recipe, StructuredEmbedder
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
