@@ -5,7 +5,6 @@ Place on the path of data: all of it, in order; `psalign quickstart` calls `run`
 
 from __future__ import annotations
 
-import csv
 import shutil
 import sys
 import time
@@ -35,6 +34,7 @@ from .records import PromptRow, fingerprint, versions
 from .sage.framing import Framing
 from .sage.rows import load_split
 from .training.config import TrainingConfig
+from .training.log import read_log
 from .training.run import load_rows, train_adapter, training_config
 from .users.embedding import INDEX, Embedder, EmbeddingStore, StructuredEmbedder
 from .users.language_model import MINILM, TransformersEmbedder, has_minilm
@@ -245,11 +245,11 @@ def _pictures(folder: Path, rows: Sequence[PromptRow]) -> list[np.ndarray]:
 
 def _open(out: Path, preset: Record, seed: int, *, force: bool = False) -> Run:
     mark, name = out / "quickstart.json", fingerprint({"preset": preset, "seed": seed})
+    seconds = _seconds(out / "seconds.json")
     if mark.exists():
         before = _read_mark(mark)
         if before["fingerprint"] != name:
             _go_on(out, before, {"preset": preset, "seed": seed}, force=force)
-    seconds = _seconds(out / "seconds.json")
     write_json(mark, {"fingerprint": name, "preset": preset, "seed": seed})
     return Run(out, preset, seed, seconds)
 
@@ -314,9 +314,10 @@ def _decides(preset: Record, name: str) -> Any:
 
 def _seconds(path: Path) -> dict[str, float]:
     """Seconds by part of the runs before. Raises OutputError where the file is damaged."""
-    known = read_json(path, what="seconds by part; remove it to begin anew") if path.exists() else {}
+    fault = partial(OutputError, hint=f"Remove {path} and run the same command: seconds are counted anew.")
+    known = read_json(path, what="seconds by part", fault=fault) if path.exists() else {}
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in known.values()):
-        raise OutputError(f"{path} is damaged: expected seconds by part; remove it to begin anew.")
+        raise fault(f"{path} is damaged: expected seconds by part.")
     return known
 
 
@@ -330,11 +331,6 @@ def _finish(this: Run, metrics: Record, sheet: Sheet) -> Record:
     metrics["versions"]["threads"] = torch.get_num_threads()
     write_json(this.out / "metrics.json", metrics)
     trained = [name for name in ADAPTERS if (this.out / "training" / name).is_dir()]
-    curves = {name: _curve(this.out / "training" / name / "log.csv") for name in trained}
+    curves = {name: read_log(this.out / "training" / name / "log.csv") for name in trained}
     write_report(this.out / "report.html", metrics=metrics, sheet=sheet, curves=curves)
     return metrics
-
-
-def _curve(path: Path) -> list[Record]:
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))

@@ -201,10 +201,7 @@ class EmbeddingStore:
         if not (folder / INDEX).is_file() and _npy_files(folder):
             return cls._load_npy(folder, profiles)
         index, tensors = _read_whole_store(folder)
-        try:
-            recipe = Recipe(**index["recipe"])
-        except TypeError as err:
-            raise _damaged(folder, f"no recipe ({err})") from err
+        recipe = _read_recipe(index["recipe"], folder)
         banned = dict(zip(_read_ids(index["user_ids"], folder), _read_bans(index["banned"], folder), strict=True))
         raw, space = tensors["vectors"], Space.from_tensors(tensors)
         if raw.shape != (len(banned), recipe.llm_dim) or not space.fits(recipe.llm_dim):
@@ -492,6 +489,16 @@ def _read_ids(names: Sequence[Any], folder: Path) -> list[str]:
     return ids
 
 
+def _read_recipe(record: Any, folder: Path) -> Recipe:
+    try:
+        recipe = Recipe(**record)
+    except TypeError as err:
+        raise _damaged(folder, f"no recipe ({err})") from err
+    if type(recipe.llm_dim) is not int or not isinstance(recipe.backend, str) or not isinstance(recipe.options, dict):
+        raise _damaged(folder, f"no recipe: {shorten(record)}")
+    return recipe
+
+
 def _read_bans(lists: Sequence[Any], folder: Path) -> list[Bans]:
     """Ban lists of a folder of vectors; null is "not known". Raises EmbeddingMissing for what is no ban list."""
     for bans in lists:
@@ -505,10 +512,10 @@ def _read_npy_index(folder: Path, width: int) -> tuple[Recipe, dict[str, Bans]]:
     path = folder / NPY_INDEX
     if not path.is_file():
         return Recipe(PUBLISHED_RECIPE, width), {}
+    index = read_json(path, what="what made the vectors", needs=("recipe", "banned"), fault=_fault(folder))
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        recipe, banned = Recipe(**index["recipe"]), dict(index["banned"])
-    except (ValueError, TypeError, KeyError) as err:
+        recipe, banned = _read_recipe(index["recipe"], folder), dict(index["banned"])
+    except (ValueError, TypeError) as err:
         raise _damaged(folder, f"{NPY_INDEX} does not say what made the vectors ({err})") from err
     if recipe.llm_dim != width:
         raise _damaged(folder, f"vectors of width {width}, and {NPY_INDEX} says {recipe.llm_dim}")
