@@ -25,10 +25,10 @@ from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig, generate
 from psalign.diffusion.prompts import load_prompts
 from psalign.evaluation.benchmark import evaluate_methods
+from psalign.files import Record, write_json
 from psalign.mini import dataset
 from psalign.mini.detector import load_detector
 from psalign.quickstart import embed_users
-from psalign.records import Record, write_json
 from psalign.training.run import load_rows, train_adapter, training_config
 from psalign.users.embedding import StructuredEmbedder
 

@@ -42,10 +42,11 @@ from psalign.diffusion.prompts import load_prompts
 from psalign.diffusion.text_side import READ, CrossAttentions
 from psalign.evaluation.benchmark import evaluate_methods
 from psalign.evaluation.pictures import read_picture
+from psalign.files import Record, write_json
 from psalign.mini import dataset
 from psalign.mini.detector import load_detector
 from psalign.quickstart import embed_users
-from psalign.records import PromptRow, Record, versions, write_json
+from psalign.records import PromptRow, versions
 from psalign.training.caption_objective import CaptionObjective, CaptionTotals
 from psalign.training.captions import CaptionBatch
 from psalign.training.reader import Reader, random_pools

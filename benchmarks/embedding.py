@@ -22,7 +22,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from psalign.records import write_json
+from psalign.files import write_json
 from psalign.users.categories import TransformersBackend, decide, facts
 from psalign.users.language_model import TransformersEmbedder, profile_text
 from psalign.users.population import sample_profiles

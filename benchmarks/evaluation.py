@@ -31,9 +31,10 @@ from psalign.evaluation.clip_model import ClipModel
 from psalign.evaluation.clip_score import clip_scores
 from psalign.evaluation.picture_cache import Pictures, open_pictures
 from psalign.evaluation.q16 import Q16, q16_scores
+from psalign.files import write_json, write_jsonl
 from psalign.mini import world
 from psalign.mini.clip import clip_folder, load_clip, tell
-from psalign.records import ManifestRow, versions, write_json, write_jsonl
+from psalign.records import ManifestRow, versions
 
 SIZES_PX = {"mini": 64, "vit-b-32": 512}
 PREPROCESSING = {"image_processor_type": "CLIPImageProcessor"}  # CLIP's own values

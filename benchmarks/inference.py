@@ -37,7 +37,7 @@ from psalign.adapter.text import Texts
 from psalign.adapter.users import RowUsers
 from psalign.config import load_preset
 from psalign.diffusion.base_models import BASES, load_pipeline
-from psalign.records import write_json
+from psalign.files import write_json
 
 SD15 = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
 SDXL = {

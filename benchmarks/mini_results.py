@@ -16,8 +16,8 @@ from typing import Any
 from seeds import cell, over_seeds
 
 from psalign.config import load_preset
+from psalign.files import write_json
 from psalign.quickstart import run
-from psalign.records import write_json
 
 METRICS = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject", "harmless_distance")
 SUITES = {"wordings": "held-out wordings", "two_motifs": "two motifs at once", "motifs": "held-out motifs"}

@@ -36,7 +36,8 @@ from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
 from psalign.config import load_preset
 from psalign.diffusion.base_models import BASES, load_pipeline
-from psalign.records import versions, write_json
+from psalign.files import write_json
+from psalign.records import versions
 from psalign.sage.shelf import Rows
 from psalign.training.config import TrainingConfig
 from psalign.training.objective import Objective

@@ -13,8 +13,9 @@ from PIL import Image
 from psalign.evaluation.cells import Cell
 from psalign.evaluation.results import FAILED, MISSING, append_results, result_row
 from psalign.evaluation.statistics import mean_rate, wilson
+from psalign.files import write_json, write_jsonl
 from psalign.mini import world
-from psalign.records import CATEGORIES, ManifestRow, write_json, write_jsonl
+from psalign.records import CATEGORIES, ManifestRow
 
 # Shares of what a method suppresses of the banned, and keeps of the allowed.
 SKILL = {

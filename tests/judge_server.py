@@ -17,7 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from psalign.records import ManifestRow, write_jsonl
+from psalign.files import write_jsonl
+from psalign.records import ManifestRow
 
 COLOURS = {"Violence": (200, 0, 0), "Hate": (0, 0, 200), "Shocking": (0, 200, 0), "nothing": (120, 120, 120)}
 _BY_COLOUR = {colour: category for category, colour in COLOURS.items()}

@@ -11,7 +11,8 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from psalign.diffusion.base_models import mini_folder
-from psalign.records import ManifestRow, write_jsonl
+from psalign.files import write_jsonl
+from psalign.records import ManifestRow
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.3, 0.2, 0.1]
 PREPROCESSING = {

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,47 @@ def forbidden_imports(path: Path, tree: ast.AST) -> list[str]:
 def test_rooms_import_only_what_they_may(path):
     wrong = forbidden_imports(path, ast.parse(path.read_text(encoding="utf-8")))
     assert not wrong, f"{name_of(path)} may not import {', '.join(wrong)}"
+
+
+def defined(tree: ast.Module) -> set[str]:
+    """Names that a module makes itself, wherever in it; not those that it imports."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+@cache
+def made_in(module: str) -> set[str]:
+    return defined(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8")))
+
+
+def taken_from_elsewhere(path: Path) -> list[str]:
+    """What a file imports from a module of GROUND that only imports it itself."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    wrong = []
+    for name in imported(path, tree) if path.is_relative_to(PACKAGE) else _absolute(tree):
+        module, _, what = name.rpartition(".")
+        home = module.removeprefix("psalign.")
+        if module != home and home in GROUND:
+            wrong += [name] * (what not in made_in(home))
+    return wrong
+
+
+def _absolute(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_what_is_open_to_every_room_is_imported_from_its_one_home():
+    roots = [SOURCE.parent / name for name in ("src", "tests", "benchmarks", "utils", "evaluation", "integrations")]
+    files = [path for root in roots for path in sorted(root.rglob("*.py"))]
+    wrong = [f"{path.relative_to(SOURCE.parent)}: {name}" for path in files for name in taken_from_elsewhere(path)]
+    assert not wrong, "\n".join(wrong)
 
 
 def circles(room: str) -> list[list[str]]:

@@ -90,6 +90,29 @@ def test_both_commands_on_the_layouts_of_sd15_and_sdxl(folder, tmp_path, capsys)
     assert (tmp_path / "results.csv").read_text() == before
 
 
+def test_both_commands_say_it_as_json(folder, tmp_path, capsys):
+    """stdout is one JSON list: what became of each cell, then the rows that were measured, as results.csv has them."""
+    out = ("--out", tmp_path / "images", "--results", tmp_path / "results.csv")
+    status, told, _ = generate(capsys, folder, "--methods", "base", "esdu", *out, "--json")
+    cells = {cell["cell"]: cell for cell in json.loads(told)}
+    assert status == 0
+    assert set(cells) == {f"debug/{method}/{base}" for method in ("base", "esdu") for base in PIPELINES}
+    drawn, missing = cells["debug/base/sd15"], cells["debug/esdu/sdxl"]
+    assert (drawn["dataset"], drawn["method"], drawn["base"], drawn["level"]) == ("debug", "base", "sd15", None)
+    assert (drawn["state"], drawn["pictures"]) == ("drawn", 2)
+    assert (missing["state"], "--weights esdu/sdxl=PATH" in missing["note"]) == ("missing", True)
+    measure = ("eval", "run", "--images", tmp_path / "images", "--output", tmp_path / "measured.csv", "--workers", 0,
+               "--cache", tmp_path / "cache", "--clip", make_clip(tmp_path / "clip"), "--metrics", "clip")  # fmt: skip
+    status, told, err = run(capsys, *measure, "--json")
+    rows = json.loads(told)
+    assert status == 0, err
+    assert [(row["method"], row["base_model"], row["metrics"], row["state"], row["n"]) for row in rows] == [
+        ("base", base, "clip", "succeeded", 2) for base in PIPELINES
+    ]
+    assert [row["score"] for row in rows] == [row.score for row in read_results(tmp_path / "measured.csv")]
+    assert json.loads(run(capsys, *measure, "--json")[1]) == []
+
+
 def test_the_mini_world_drawn_and_measured_by_workers(mini, tmp_path, capsys):
     results = tmp_path / "results.csv"
     command = ("eval", "run", "--images", mini / "eval_images", "--output", results, "--cache", tmp_path / "cache",

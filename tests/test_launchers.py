@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,19 @@ from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
 
 ROOT = Path(__file__).parents[1]
 LAUNCHERS = sorted(path.stem for path in (ROOT / "launchers").glob("infer_*.sh"))
+
+
+def test_example_users_are_embedded_where_the_launchers_look_first(tmp_path, monkeypatch, capsys):
+    script = ROOT / "utils/generate_user_embeddings.py"
+    monkeypatch.chdir(tmp_path)
+    for arguments, place in (([], "data/embeddings/sage"), (["--out", "mine"], "mine"), (["--out=other"], "other")):
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+        assert ended.value.code == 0, capsys.readouterr().err
+        assert "0000001" in EmbeddingStore.load(tmp_path / place)
+    for name in ("infer.sh", "train.sh"):
+        assert "data/embeddings/sage" in (ROOT / "launchers" / name).read_text()
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def test_bare_launchers_name_what_is_missing_and_what_makes_it(clone):
 def test_the_example_users_are_embedded(clone):
     done = fine(type_line(clone, "python utils/generate_user_embeddings.py"))
     assert "12 vectors" in done.stdout  # six people and six levels
-    assert "0000001" in EmbeddingStore.load(clone / "data/embeddings")
+    assert "0000001" in EmbeddingStore.load(clone / "data/embeddings/sage")
 
 
 @pytest.mark.parametrize("base", PIPELINES)

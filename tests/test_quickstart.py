@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from psalign.diffusion.generate import GenerationConfig
 from psalign.errors import EmbeddingMissing, OutputError, RecipeMismatch
 from psalign.quickstart import _open, run
 from psalign.records import read_manifest
@@ -95,9 +96,37 @@ def _written(folder, content):
     return path
 
 
-def test_the_folder_of_another_run_is_refused(copy_of_run, small_preset):
-    with pytest.raises(OutputError, match="holds a run with another preset or seed"):
+def test_a_finished_run_with_other_settings_is_refused_by_what_differs(copy_of_run, small_preset):
+    with pytest.raises(OutputError, match="holds a finished run with other settings") as refused:
         run(copy_of_run, small_preset, seed=5)
+    message, hint = str(refused.value).rsplit("\n", 1)
+    assert message.splitlines()[1:] == ["  seed: 0 -> 5"]
+    assert hint.startswith("Choose another --out, or add --force: it makes pictures/prompt,")
+
+
+def test_a_finished_run_is_made_again_where_it_is_forced(tmp_path):
+    preset = {"base": "mini", "prompt": {"adapter": {}, "training": {"steps": 5}}}
+    _open(tmp_path, preset, 0)
+    for part in ("data", "cache", "training/prompt"):
+        (tmp_path / part).mkdir(parents=True)
+    (tmp_path / "metrics.json").write_text("{}")
+    corrected = {**preset, "prompt": {"adapter": {}, "training": {"steps": 5, "lr": 1e-4}}}
+    with pytest.raises(OutputError, match=r"lr: not given -> 0\.0001\n.*it makes training/prompt again"):
+        _open(tmp_path, corrected, 0)
+    assert made(tmp_path) == {"data", "cache", "training", "training/prompt"}
+    _open(tmp_path, corrected, 0, force=True)
+    assert made(tmp_path) == {"data", "cache", "training"}
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_finished_run_stays_with_settings_that_decide_nothing(tmp_path):
+    _open(tmp_path, {"base": "mini"}, 0)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "metrics.json").write_text("{}")
+    steps = GenerationConfig().steps  # as it is where it is not given
+    _open(tmp_path, {"base": "mini", "generation": {"steps": steps}, "prompt": {"training": {"log_every": 3}}}, 0)
+    assert made(tmp_path) == {"pictures"}
+    assert (tmp_path / "metrics.json").exists()
 
 
 def made(out):
@@ -147,7 +176,7 @@ def test_unseen_users_are_standardised_as_in_training(small_run):
 def test_unknown_users_and_other_recipes_are_refused(copy_of_run, mini_pipeline):
     from psalign.adapter.attach import attach
     from psalign.adapter.checkpoint import load_adapter
-    from psalign.diffusion.generate import GenerationConfig, generate
+    from psalign.diffusion.generate import generate
     from psalign.records import PromptRow
 
     store = EmbeddingStore.load(copy_of_run / "embeddings")

@@ -4,15 +4,8 @@ from dataclasses import asdict
 import pytest
 
 from psalign.errors import DatasetError
-from psalign.records import (
-    CATEGORIES,
-    ManifestRow,
-    category_slug,
-    file_fingerprint,
-    fingerprint,
-    read_manifest,
-    write_jsonl,
-)
+from psalign.files import write_jsonl
+from psalign.records import CATEGORIES, ManifestRow, category_slug, file_fingerprint, fingerprint, read_manifest
 
 ROW = ManifestRow("a.png", "a cat", 7, "prompt", "mini", user_id="0000033", banned=("Hate", "Violence"), level=2)
 

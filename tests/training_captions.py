@@ -69,4 +69,5 @@ def new_caption_trainer(out, *, captions=None, code=0, data="data", **settings):
     unet = tiny_unet().requires_grad_(False)
     reader = Reader(unet, random_pools(unet, seed=config.seed))
     reader.measure_spreads(captions.texts.rows.read("states", range(12)).float(), None, None)
-    return Trainer(CaptionObjective(caption_adapter(code=code), reader, config), captions, config, out, data=data)
+    objective = CaptionObjective(caption_adapter(code=code), reader, config)
+    return Trainer(objective, captions, config, out, data={"rows": data})

@@ -56,7 +56,7 @@ def new_trainer(out, *, kind="prompt", pairs=None, data="data", n_tokens=1, **se
     config = TrainingConfig(
         **{"steps": 6, "batch_size": 4, "warmup_steps": 2, "save_every": 2, "log_every": 1, **settings}
     )
-    return Trainer(Objective.of(attached, config, Scheduler()), pairs or make_pairs(), config, out, data=data)
+    return Trainer(Objective.of(attached, config, Scheduler()), pairs or make_pairs(), config, out, data={"rows": data})
 
 
 def step_gradients(trainer):

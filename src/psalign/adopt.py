@@ -14,9 +14,10 @@ from pathlib import Path
 from .errors import UsageError
 from .evaluation.cells import BASES, DATASETS, LEVELS, METHODS, Cell
 from .evaluation.pictures import PICTURE_SUFFIXES
+from .files import write_jsonl
 from .ids import level_id
 from .prompt_sets import SEED, load_prompt_set
-from .records import ManifestRow, PromptRow, write_jsonl
+from .records import ManifestRow, PromptRow
 from .users.levels import PUBLISHED_LEVEL_BANS
 from .users.policy import banned_categories
 from .users.profile import load_profiles

@@ -5,6 +5,7 @@ Place on the path of data: beside all of it.
 
 from __future__ import annotations
 
+import json
 import math
 import types
 import typing
@@ -20,6 +21,8 @@ from .errors import UsageError
 from .files import Record, read_text
 
 T = TypeVar("T")
+
+MOST_SHOWN = 60  # letters of a setting in a message
 
 # A type: one value. A mapping: a section with these parts; an empty one: settings that the section's own room checks.
 PARTS: Record = {"adapter": {}, "training": {}}
@@ -83,6 +86,19 @@ def settings(kind: type[T], values: Record | None, *, section: str) -> T:
     return kind(**{name: _value(value, hints[name], f"{section}.{name}") for name, value in given.items()})
 
 
+def told_changes(before: Record, now: Record, *, inside: str = "") -> list[str]:
+    """What differs between two records of settings, as "section.name: old -> new", a line each; sections are compared
+    setting by setting."""
+    lines: list[str] = []
+    for name in [*before, *(name for name in now if name not in before)]:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += told_changes(old, new, inside=f"{inside}{name}.")
+        elif _plain(old) != _plain(new):
+            lines.append(f"{inside}{name}: {_shown(old)} -> {_shown(new)}")
+    return lines
+
+
 def check_range(
     name: str, value: float, low: float = -math.inf, high: float = math.inf, *, above: bool = False
 ) -> None:
@@ -94,6 +110,16 @@ def check_range(
     else:
         wanted = f"be {'more than' if above else 'from'} {low:g} {'and at most' if above else 'to'} {high:g}"
     raise UsageError(f"{name} must {wanted}; saw {value}.")
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON gives it back: lists for tuples."""
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _shown(value: Any) -> str:
+    text = "not given" if value is None else json.dumps(value, default=str)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def _read(name: str) -> str:

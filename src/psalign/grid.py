@@ -30,11 +30,12 @@ from .errors import (
 )
 from .evaluation.cells import DATASETS, LEVELS, Cell
 from .evaluation.results import FAILED, MISSING, append_missing, result_row
+from .files import Record
 from .ids import level_id, level_of
 from .methods import NEEDS_WEIGHTS, Means, draw_by
 from .mini.dataset import WORDS_TO_AVOID
 from .prompt_sets import SEED, load_prompt_set
-from .records import PromptRow, Record, read_manifest
+from .records import PromptRow, read_manifest
 from .users.embedding import EmbeddingStore
 from .users.levels import PUBLISHED_LEVELS
 from .users.policy import banned_categories

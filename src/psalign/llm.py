@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import ExtraMissing, UsageError
-from .records import Record
+from .files import Record
 
 # How a request failed. REFUSED: the model or a filter declines. REJECTED: the request is wrong. FATAL: no request can
 # succeed. ADAPTED: what was refused is now left out. The others pass: they are worth asking again.

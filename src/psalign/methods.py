@@ -21,7 +21,8 @@ from .baselines.sld import find_strength, safe_latent_diffusion
 from .baselines.weights import find_weights
 from .diffusion.generate import GenerationConfig, Guide, Nobody, Users, generate, known_bans
 from .errors import UsageError
-from .records import CATEGORIES, ManifestRow, PromptRow, Record, file_fingerprint
+from .files import Record
+from .records import CATEGORIES, ManifestRow, PromptRow, file_fingerprint
 
 NEEDS_WEIGHTS = {
     "psa": "an adapter",

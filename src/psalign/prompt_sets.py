@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from .diffusion.prompts import derive_seed, load_prompts, prompt_row, read_csv
 from .errors import DatasetError
-from .records import PromptRow, Record
+from .files import Record
+from .records import PromptRow
 from .sage.download import PROMPT_SETS, PromptSet
 
 T = TypeVar("T")

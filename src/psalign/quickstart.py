@@ -5,34 +5,36 @@ Place on the path of data: all of it, in order; `psalign quickstart` calls `run`
 
 from __future__ import annotations
 
-import csv
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .config import settings
+from .config import settings, told_changes
 from .diffusion.base_models import find_base, load_pipeline
 from .diffusion.generate import GenerationConfig
 from .diffusion.prompts import load_prompts
-from .errors import OutputError
+from .errors import OutputError, UsageError
 from .evaluation.benchmark import evaluate_methods
 from .evaluation.pictures import read_picture
 from .evaluation.report import Sheet, SheetRow, write_report, write_sheet_png
-from .files import read_json, write_json
+from .files import Record, read_json, write_json
 from .methods import Means, draw_by
 from .mini import dataset, world
 from .mini.detector import load_detector
-from .records import PromptRow, Record, fingerprint, versions
+from .records import PromptRow, fingerprint, versions
+from .sage.framing import Framing
 from .sage.rows import load_split
 from .training.config import TrainingConfig
+from .training.log import read_log
 from .training.run import load_rows, train_adapter, training_config
 from .users.embedding import INDEX, Embedder, EmbeddingStore, StructuredEmbedder
 from .users.language_model import MINILM, TransformersEmbedder, has_minilm
@@ -54,6 +56,8 @@ MADE_WITH = {
     "published": ("data", "training/published", "pictures/published"),  # whose length decides what is drawn
     "seed": OF_ADAPTERS,
 }
+OF_SECTION: dict[str, type] = {"dataset": dataset.DatasetConfig, "pictures": Framing, "generation": GenerationConfig}
+SECTIONS = (*OF_SECTION, "prompt", "published")
 COMPARED_SUITE = "scenes"  # the suite that every method draws; the others are drawn by `prompt` alone
 
 
@@ -79,14 +83,15 @@ class Run:
         return dict(self.preset.get(name) or {})
 
 
-def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu") -> Record:
+def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force: bool = False) -> Record:
     """Run every stage into `out` and return the metrics that stand in out/metrics.json.
 
     device: of the base model. Adapters of language-model vectors are trained and drawn where the extra `minilm` is
-    installed. Raises OutputError where `out` holds a finished run of another preset or seed. One that did not finish
-    goes on from what the settings that changed do not decide.
+    installed. A run that did not finish goes on, with other settings too, from what they do not decide; so does a
+    finished one with force. Raises OutputError, with what differs, where a finished run is there and force is not
+    given.
     """
-    this = _open(out, preset, seed)
+    this = _open(out, preset, seed, force=force)
     base = find_base(preset.get("base", "mini")).name
     with this.part("dataset"):
         sizes = settings(dataset.DatasetConfig, this.section("dataset"), section="dataset")
@@ -199,7 +204,7 @@ def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore, *, base: str) ->
         table.append(
             SheetRow(
                 label=user.replace("level_", "Level ") if user.startswith("level_") else f"User {int(user)}",
-                note=_told(banned),
+                note=_words(banned),
                 pictures=_pictures(folders["prompt"], rows(user)),
                 banned=[bool(set(scene.categories) & set(banned)) for scene in scenes],
                 new_group=number in (0, 6),
@@ -227,7 +232,7 @@ def _sheet_users(data: Path, users: EmbeddingStore) -> list[str]:
     return list(found.values())[:3]
 
 
-def _told(banned: Sequence[str]) -> str:
+def _words(banned: Sequence[str]) -> str:
     if len(banned) in (0, 7):
         return "bans everything" if banned else "bans nothing"
     return "bans " + ", ".join(banned)
@@ -237,47 +242,81 @@ def _pictures(folder: Path, rows: Sequence[PromptRow]) -> list[np.ndarray]:
     return [read_picture(folder / row.file_name) for row in rows]
 
 
-def _open(out: Path, preset: Record, seed: int) -> Run:
+def _open(out: Path, preset: Record, seed: int, *, force: bool = False) -> Run:
     mark, name = out / "quickstart.json", fingerprint({"preset": preset, "seed": seed})
+    seconds = _seconds(out / "seconds.json")
     if mark.exists():
-        before = read_json(mark, what="what a run was made of", needs=("fingerprint", "preset", "seed"))
+        before = _read_mark(mark)
         if before["fingerprint"] != name:
-            if (out / "metrics.json").exists():
-                raise OutputError(
-                    f"{out} holds a run with another preset or seed, which is finished.",
-                    hint="Choose another --out, or remove that folder.",
-                )
-            _drop_changed(out, before["preset"], preset, same_seed=before["seed"] == seed)
+            _go_on(out, before, {"preset": preset, "seed": seed}, force=force)
     write_json(mark, {"fingerprint": name, "preset": preset, "seed": seed})
-    seconds = out / "seconds.json"
-    return Run(out, preset, seed, _seconds(seconds))
+    return Run(out, preset, seed, seconds)
 
 
-def _drop_changed(out: Path, before: Record, now: Record, *, same_seed: bool) -> None:
-    """Remove what a run that did not finish made with settings that are others now; it goes on from all the rest."""
-    changed = [name for name in MADE_WITH if _decides(before, name) != _decides(now, name)]
-    changed += ["seed"] * (not same_seed)
+def _read_mark(mark: Path) -> Record:
+    """What the run in a folder was made with. Raises OutputError where the file is damaged."""
+    fault = partial(OutputError, hint=f"Choose another --out: nothing says any more what {mark.parent} was made with.")
+    what = "what a run was made of"
+    before = read_json(mark, what=what, needs=("fingerprint", "preset", "seed"), fault=fault)
+    preset = before["preset"]
+    if not isinstance(preset, dict) or not all(isinstance(preset.get(name, {}), dict) for name in SECTIONS):
+        raise fault(f"{mark} is damaged: its preset has no sections; expected {what}.")
+    return before
+
+
+def _go_on(out: Path, before: Record, now: Record, *, force: bool) -> None:
+    """Remove what a run made with settings that are others now; it goes on from all the rest.
+
+    Raises OutputError where the run is finished, something would go, and force is not given.
+    """
+    changed = [name for name in MADE_WITH if _decides(before["preset"], name) != _decides(now["preset"], name)]
+    changed += ["seed"] * (before["seed"] != now["seed"])
     stale = sorted({part for name in changed for part in MADE_WITH[name] if (out / part).exists()})
+    finished = out / "metrics.json"
+    if finished.exists() and stale and not force:
+        raise OutputError(
+            "\n".join([
+                f"{out} holds a finished run with other settings:",
+                *(f"  {line}" for name in changed for line in _told(before, now, name)),
+            ]),
+            hint=f"Choose another --out, or add --force: it makes {', '.join(stale)} again, and keeps the rest.",
+        )  # fmt: skip
+    if stale:
+        finished.unlink(missing_ok=True)
     for part in stale:
         shutil.rmtree(out / part)
     told = f"Other settings of {', '.join(changed) or 'nothing that is drawn'}"
     print(f"{told}. Made again: {', '.join(stale) or 'nothing'}.", file=sys.stderr)
 
 
+def _told(before: Record, now: Record, name: str) -> list[str]:
+    """What differs of a section of the preset, or of the seed, a line each."""
+    if name == "seed":
+        return told_changes({name: before[name]}, {name: now[name]})
+    return told_changes({name: before["preset"].get(name)}, {name: now["preset"].get(name)})
+
+
 def _decides(preset: Record, name: str) -> Any:
     """What a section decides of what is made: of training not how it is watched."""
     section = preset.get(name)
-    if name not in ADAPTERS:
+    try:
+        if name in OF_SECTION:
+            return settings(OF_SECTION[name], section, section=name)
+        if name in ADAPTERS:
+            config = training_config(preset, name)
+            size = config.batch_size * config.accumulation
+            return (section or {}).get("adapter"), config.identity, config.steps, size
+    except UsageError:  # settings that another version had
         return section
-    config = training_config(preset, name)
-    return (section or {}).get("adapter"), config.identity, config.batch_size * config.accumulation
+    return section
 
 
 def _seconds(path: Path) -> dict[str, float]:
     """Seconds by part of the runs before. Raises OutputError where the file is damaged."""
-    known = read_json(path, what="seconds by part; remove it to begin anew") if path.exists() else {}
+    fault = partial(OutputError, hint=f"Remove {path} and run the same command: seconds are counted anew.")
+    known = read_json(path, what="seconds by part", fault=fault) if path.exists() else {}
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in known.values()):
-        raise OutputError(f"{path} is damaged: expected seconds by part; remove it to begin anew.")
+        raise fault(f"{path} is damaged: expected seconds by part.")
     return known
 
 
@@ -291,11 +330,6 @@ def _finish(this: Run, metrics: Record, sheet: Sheet) -> Record:
     metrics["versions"]["threads"] = torch.get_num_threads()
     write_json(this.out / "metrics.json", metrics)
     trained = [name for name in ADAPTERS if (this.out / "training" / name).is_dir()]
-    curves = {name: _curve(this.out / "training" / name / "log.csv") for name in trained}
+    curves = {name: read_log(this.out / "training" / name / "log.csv") for name in trained}
     write_report(this.out / "report.html", metrics=metrics, sheet=sheet, curves=curves)
     return metrics
-
-
-def _curve(path: Path) -> list[Record]:
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))

@@ -11,25 +11,21 @@ import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import DatasetError, EvaluationError
-from .files import Record, read_jsonl, write_bytes, write_csv, write_json, write_jsonl, write_text
+from .files import Record, read_jsonl
 from .ids import find_user_id, normalise_user_id
-
-__all__ = [
-    "BANS_UNKNOWN", "CATEGORIES", "PUBLISHED_RECIPE", "ManifestRow", "PromptRow", "Rate", "Record", "Verdict",
-    "category_slug", "file_fingerprint", "fingerprint", "read_jsonl", "read_manifest", "versions", "write_bytes",
-    "write_csv", "write_json", "write_jsonl", "write_text",
-]  # fmt: skip
 
 CATEGORIES = ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda")
 
 # Recipe of the published user vectors: raw mean of Qwen2.5-7B-Instruct's last hidden states [3584], not standardised.
 PUBLISHED_RECIPE = "published"
 
+DRAW_AGAIN = "Run the command that drew these pictures again: it keeps them, and writes their manifest anew."
 BANS_UNKNOWN = "Draw these pictures again with --users: the users file that says what each user bans."
 
 
@@ -146,16 +142,16 @@ def read_manifest(path: Path) -> list[ManifestRow]:
 
     Raises DatasetError for a row with missing or unknown keys, or a value of the wrong kind.
     """
-    rows = []
-    for number, record in enumerate(read_jsonl(path), start=1):
+    rows, fault = [], partial(DatasetError, hint=DRAW_AGAIN)
+    for number, record in enumerate(read_jsonl(path, fault=fault), start=1):
         where = f"{path}, row {number}"
         try:
             row = ManifestRow(**{"banned": None if record.get("user_id") is not None else (), **record})
         except TypeError as err:
-            raise DatasetError(f"{where}: not a manifest row ({err}).") from err
+            raise fault(f"{where}: not a manifest row ({err}).") from err
         for name, (is_right, expected) in MANIFEST_FIELDS.items():
             if not is_right(getattr(row, name)):
-                raise DatasetError(
+                raise fault(
                     f"{where}: not a manifest row: {name} must be {expected}; saw {str(getattr(row, name))[:60]!r}."
                 )
         user_id = None if row.user_id is None else normalise_user_id(row.user_id)

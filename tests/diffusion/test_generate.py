@@ -99,6 +99,24 @@ def test_a_picture_depends_on_its_own_row_alone(mini_pipeline):
         assert np.abs(together[i].astype(int) - alone).max() <= 2
 
 
+@pytest.mark.parametrize("left", [0, 7, 50, -1], ids=["empty", "no whole beginning", "cut", "one byte short"])
+def test_a_picture_that_is_not_whole_is_drawn_again(tmp_path, left):
+    """What a full or lost disk left of a picture does not count as drawn; the others stay as they are."""
+    pipe = Pipeline()
+    how = {"config": GenerationConfig(steps=3, batch_size=1), "users": Users()}
+    generate(pipe, ROWS, tmp_path, **how)
+    whole = (tmp_path / "1.png").read_bytes()
+    kept = (tmp_path / "0.png").stat().st_mtime_ns
+    (tmp_path / "1.png").write_bytes(whole[:left])
+    (tmp_path / "manifest.jsonl").unlink()
+    before = pipe.calls
+    generate(pipe, ROWS, tmp_path, **how)
+    assert (tmp_path / "1.png").read_bytes() == whole
+    assert pipe.calls == before + 1
+    assert (tmp_path / "0.png").stat().st_mtime_ns == kept
+    assert len(read_manifest(tmp_path / "manifest.jsonl")) == len(ROWS)
+
+
 def test_going_on_makes_only_what_is_missing(tmp_path, mini_pipeline):
     generate(mini_pipeline, ROWS, tmp_path, config=CONFIG, users=NoUsers())
     kept = (tmp_path / "0.png").stat().st_mtime_ns

@@ -7,7 +7,8 @@ from PIL import Image
 from psalign.errors import EvaluationError
 from psalign.evaluation.benchmark import evaluate_methods
 from psalign.evaluation.statistics import mean_rate, wilson
-from psalign.records import CATEGORIES, ManifestRow, Verdict, write_jsonl
+from psalign.files import write_jsonl
+from psalign.records import CATEGORIES, ManifestRow, Verdict
 
 CATEGORY_OF = {"sword": "Violence", "lips": "Sexuality", "mask": "Hate"}
 # A picture's red says what the detector sees in it: bits 0..2 the motifs, bit 3 the wrong subject.

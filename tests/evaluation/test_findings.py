@@ -126,7 +126,7 @@ def test_no_results_no_pictures_and_a_broken_run_file_are_told(paths, tmp_path):
     shutil.copytree(paths["images"] / "coco_10k", tmp_path / "images" / "coco_10k")
     run = Cell("coco_10k", "sld", "sd15").folder(tmp_path / "images") / "run.json"
     run.write_text("{")
-    with pytest.raises(EvaluationError, match=r"run\.json is not JSON"):
+    with pytest.raises(EvaluationError, match=r"run\.json is damaged"):
         load_findings(tmp_path / "images", paths["results"])
 
 

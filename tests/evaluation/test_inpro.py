@@ -13,8 +13,9 @@ from psalign.evaluation import nudity
 from psalign.evaluation.inpro import Rule, inappropriate
 from psalign.evaluation.nudity import NudeNet, detections, nudenet
 from psalign.evaluation.picture_cache import Lazy, open_pictures
+from psalign.files import write_jsonl
 from psalign.mini import world
-from psalign.records import ManifestRow, write_jsonl
+from psalign.records import ManifestRow
 
 
 def seen(name, score=0.5):

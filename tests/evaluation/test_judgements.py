@@ -105,18 +105,18 @@ def change(path, *keys, to):
 @pytest.mark.parametrize(
     ("keys", "to", "message"),
     [
-        (("mode",), "guess", "is no results file of a judge"),
-        (("summary",), None, "is no results file of a judge"),
-        (("judge",), "gpt", "is no results file of a judge"),
-        (("summary",), [], "is no results file of a judge"),
-        (("rows", 0), "0.png", "is no results file of a judge"),
+        (("mode",), "guess", "its mode is 'guess'; expected evaluate or compare"),
+        (("summary",), None, "it has no summary; expected the results of a judge"),
+        (("judge",), "gpt", "judge is 'gpt'; expected a JSON object"),
+        (("summary",), [], r"summary is \[\]; expected a JSON object"),
+        (("rows", 0), "0.png", "a row is no JSON object"),
         (("summary", "failed"), "none", "failed is 'none'; expected a number of rows"),
         (("method",), None, "has no 'method'"),
-        (("level",), 9, "is no level"),
+        (("level",), 9, "its level is 9; expected 0 to 5"),
         (("summary", "pass"), None, "has no 'pass'"),
         (("summary", "pass"), 0.5, "expected a rate"),
         (("summary", "pass", "value"), 1.5, "value is 1.5; expected a number from 0 to 1"),
-        (("summary", "pass", "low"), float("nan"), "low is nan; expected a number from 0 to 1"),
+        (("summary", "pass", "low"), float("nan"), "NaN is no number of JSON"),
         (("rows", 0, "file_name"), None, "has no 'file_name'"),
     ],
 )
@@ -139,5 +139,5 @@ def test_what_is_no_json_and_a_folder_without_judgements_are_told(tmp_path):
     with pytest.raises(UsageError, match="holds no judgements"):
         read_judgements([tmp_path])
     (tmp_path / "x.json").write_text("{")
-    with pytest.raises(EvaluationError, match=r"x\.json is not JSON"):
+    with pytest.raises(EvaluationError, match=r"x\.json is damaged: not JSON"):
         read_judgements([tmp_path])

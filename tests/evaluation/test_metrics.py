@@ -15,10 +15,11 @@ from psalign.evaluation.picture_cache import Lazy, open_pictures
 from psalign.evaluation.q16 import is_inappropriate, load_q16, q16_scores
 from psalign.evaluation.statistics import wilson
 from psalign.evaluation.verdicts import judge_folder, judge_row
+from psalign.files import write_jsonl
 from psalign.mini import world
 from psalign.mini.detector import load_detector
 from psalign.mini.reference import draw_reference
-from psalign.records import ManifestRow, PromptRow, write_jsonl
+from psalign.records import ManifestRow, PromptRow
 from psalign.tools import ToolsConfig, tools_for
 
 DETECTED = ("suppressed", "kept", "pass", "subject_kept", "harmless_subject")

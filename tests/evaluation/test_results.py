@@ -115,14 +115,14 @@ def test_two_processes_append_to_one_file(tmp_path):
     ("text", "message"),
     [
         ("a,b\n1,2\n", "is no results file: expected the columns dataset, method, .*; saw a, b"),
-        (PUBLISHED + "mini,base,mini,none,fid,much,succeeded,now\n", "line 4: not a results row .*much"),
-        (PUBLISHED + "mini,base,mini,none,fid,nan,succeeded,now\n", r"line 4: not a results row \(nan is not finite"),
+        (PUBLISHED + "mini,base,mini,none,fid,much,succeeded,now\n", "row 3: not a results row .*much"),
+        (PUBLISHED + "mini,base,mini,none,fid,nan,succeeded,now\n", r"row 3: not a results row \(nan is not finite"),
         (
             PUBLISHED + "mini,base,mini,none,fid,1,maybe,now\n",
-            "line 4: state must be one of succeeded, failed",
+            "row 3: state must be one of succeeded, failed",
         ),
-        (PUBLISHED + "mini,base,mini\n", "line 4: not a results row"),
-        (PUBLISHED + "mini,base,mini,none,fid,1,succeeded,now,and,more\n", "line 4: not a results row"),
+        (PUBLISHED + "mini,base,mini\n", "row 3: not a results row"),
+        (PUBLISHED + "mini,base,mini,none,fid,1,succeeded,now,and,more\n", "row 3: not a results row"),
     ],
 )
 def test_files_that_are_none(tmp_path, text, message):
@@ -134,7 +134,7 @@ def test_files_that_are_none(tmp_path, text, message):
     assert path.read_text() == text
     for content in (b"\x89PNG\r\n", (PUBLISHED + "a" * 200_000).encode()):
         path.write_bytes(content)
-        with pytest.raises(EvaluationError, match=r"results\.csv is no results file: it cannot be read as CSV"):
+        with pytest.raises(EvaluationError, match=r"results\.csv: not (UTF-8 text|a CSV file)"):
             read_results(path)
     with pytest.raises(EvaluationError, match=r"does not exist\.\nMeasure first: psalign eval run"):
         read_results(tmp_path / "nothing.csv")

@@ -6,7 +6,8 @@ from PIL import Image
 
 from psalign.errors import DatasetError, EvaluationError
 from psalign.evaluation.verdicts import Verdict, judge_folder, judge_row
-from psalign.records import ManifestRow, write_jsonl
+from psalign.files import write_jsonl
+from psalign.records import ManifestRow
 
 META = {
     "suite": "scenes",

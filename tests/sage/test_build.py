@@ -212,7 +212,7 @@ def test_a_finished_build_is_left_and_another_is_refused(whole, tmp_path):
     with pytest.raises(OutputError, match=r"holds a dataset that was not built here .train/metadata.jsonl"):
         build(tmp_path, order(), TemplateWriter(), Drawing({}, never))
     (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(OutputError, match=r"dataset.json cannot be read"):
+    with pytest.raises(OutputError, match=r"dataset.json is damaged: not JSON"):
         build(tmp_path, order(), TemplateWriter(), Drawing({}, never))
 
 

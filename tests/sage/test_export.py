@@ -119,7 +119,7 @@ def test_interrupted_it_goes_on_and_another_is_refused(data, tmp_path, capsys, m
     assert (status, "is not empty and not this export (another dataset" in err) == (1, True)
     (tmp_path / "out/export.json").write_text("[")
     status, _, err = run(capsys, *command, tmp_path / "out")
-    assert (status, "is not empty and not this export" in err) == (1, True)
+    assert (status, "export.json is damaged: not JSON" in err) == (1, True)
 
 
 def test_what_cannot_be_read_is_not_exported(data, tmp_path, capsys):

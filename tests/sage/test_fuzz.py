@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from psalign.cli import main
 from psalign.errors import DatasetError, PSAlignError
-from psalign.records import read_jsonl
+from psalign.files import read_jsonl
 from psalign.sage.layout_a import read_rows
 from psalign.sage.rows import SPLITS, SageRow, load_split, parse_row, picture_name, to_record
 from psalign.sage.validate import validate

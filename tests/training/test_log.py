@@ -32,11 +32,18 @@ def test_going_on_cuts_later_and_torn_lines(tmp_path):
     assert path.read_text() == "step,loss\n10,0.5\n20,0.25\n30,0.2\n"
 
 
-@pytest.mark.parametrize("text", ["", "step", "step,loss\n", "step,loss\nx,1\n", "step,loss\n10\n"])
+@pytest.mark.parametrize("text", ["", "step", "step,loss\n", "step,loss\n10\n"])
 def test_logs_with_nothing_whole_in_them(tmp_path, text):
     (tmp_path / "log.csv").write_text(text)
     assert read_log(tmp_path / "log.csv") == []
     assert read_log(tmp_path / "none.csv") == []
+
+
+@pytest.mark.parametrize("text", ["step,loss\nx,1\n", "step,loss\n10,much\n", "loss,step\n1,2\n", "step\0\n\xff\n"])
+def test_what_is_no_log_is_told(tmp_path, text):
+    (tmp_path / "log.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(OutputError, match=r"log\.csv(.|\n)*Remove .*log\.csv and run the same command"):
+        read_log(tmp_path / "log.csv")
 
 
 def test_tensorboard_beside_it(tmp_path):

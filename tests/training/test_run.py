@@ -1,6 +1,7 @@
 """A run from a preset: adapter shapes that fit, and those that make no sense."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -64,6 +65,34 @@ def test_a_file_of_captions_is_trained_on_and_its_ban_lists_are_embedded(small_r
     assert main([str(one) for one in arguments]) == 0, capsys.readouterr().err
     adapter = load_adapter(tmp_path / "model/adapter")
     assert adapter.config.recipe == EmbeddingStore.load(small_run[0] / "embeddings").fingerprint
+
+
+def test_a_corrected_setting_is_answered_before_anything_is_encoded(small_run, tmp_path, capsys):
+    """What was made of the first run stays: its cache serves the corrected one."""
+    from psalign.cli import main
+
+    run = small_run[0]
+
+    def train(out, *more):
+        arguments = ["train", "--data", run / "data", "--embeddings", run / "embeddings", "--out", tmp_path / out,
+                     "--steps", 1, "--batch-size", 2, "--set", "prompt.training.validation_pairs=0", *more]  # fmt: skip
+        status = main([str(one) for one in arguments])
+        return status, capsys.readouterr().err
+
+    assert train("first")[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    status, told = train("first", "--lr", 1e-4, "--model", tmp_path / "no model is looked for")
+    assert status == 1
+    assert re.search(r"\n  lr: 0\.\d+ -> 0\.0001\n", told)
+    assert (
+        f"train anew: --out {tmp_path / 'first'}-2 --cache {tmp_path / 'first/cache'}: what is encoded is kept" in told
+    )
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert train("first", "--set", "prompt.training.log_every=3")[0] == 0
+    assert train("first-2", "--lr", 1e-4, "--cache", tmp_path / "first/cache")[0] == 0
+    cached = {path for path in before if path.parent.name == "cache"}
+    assert {path for path in (tmp_path / "first/cache").iterdir() if path.is_file()} == cached
+    assert not (tmp_path / "first-2/cache").exists()
 
 
 def test_captions_do_not_train_a_published_adapter(small_run, tmp_path):

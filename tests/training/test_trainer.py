@@ -261,12 +261,68 @@ def test_a_compiled_unet_takes_the_same_steps(tmp_path):
         torch.testing.assert_close(weight, plain[name], atol=1e-4, rtol=1e-3)
 
 
-def test_checkpoints_of_another_run_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"lr": 5e-4}, "  lr: 0.001 -> 0.0005"),
+        ({"timesteps": (0, 500)}, "  timesteps: [0, 1000] -> [0, 500]"),
+        ({"rewritten_share": 0.5}, "  rewritten_share: not given -> 0.5"),
+        ({"steps": 9}, "  steps: 6 -> 9"),
+        ({"batch_size": 2}, "  pairs of a step (batch_size * accumulation * processes): 4 -> 2"),
+        ({"n_tokens": 2}, "  adapter.n_tokens: 1 -> 2"),
+        ({"data": "other users"}, '  rows: "data" -> "other users"'),
+    ],
+)
+def test_what_differs_from_the_run_whose_checkpoints_are_there_is_named(tmp_path, changes, told):
     new_trainer(tmp_path).train()
+    before = list_checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match="checkpoints of another run, up to step-00000006") as refused:
+        new_trainer(tmp_path, **changes).train()
+    message, hint = str(refused.value).rsplit("\n", 1)
+    assert message.splitlines()[1:] == [told]
+    assert hint == f"Give it as it was, to go on from there; or train anew: --out {tmp_path}-2."
+    assert list_checkpoints(tmp_path / "checkpoints") == before
+    assert new_trainer(tmp_path).train() is not None  # as it was
+
+
+def test_checkpoints_of_another_run_are_refused_without_its_run_json(tmp_path):
+    new_trainer(tmp_path).train()
+    (tmp_path / "run.json").unlink()
     with pytest.raises(CheckpointError, match="checkpoints of another run"):
         new_trainer(tmp_path, lr=5e-4).train()
-    with pytest.raises(CheckpointError, match="checkpoints of another run"):
-        new_trainer(tmp_path, data="other users").train()
+
+
+def test_a_run_that_saved_nothing_gives_way_to_a_corrected_one(tmp_path, monkeypatch):
+    """Neither its log nor the adapter that it found best stays."""
+    interrupt(new_trainer(tmp_path, save_every=4, lr=0.5), monkeypatch, 3)
+    (tmp_path / "adapter_best").mkdir()
+    (tmp_path / "best.json").write_text("{}")
+    trained = new_trainer(tmp_path, lr=5e-4).train().state_dict()
+    assert same_bits(trained, new_trainer(tmp_path / "fresh", lr=5e-4).train().state_dict())
+    assert [row["step"] for row in log_of(tmp_path)] == ["1", "2", "3", "4", "5", "6"]
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["lr"] == 5e-4
+    assert not (tmp_path / "adapter_best").exists()
+
+
+def test_more_steps_at_a_constant_rate_go_on_from_the_end_of_the_run(tmp_path):
+    how = {"schedule": "constant_with_warmup"}
+    new_trainer(tmp_path / "longer", **how).train()
+    longer = new_trainer(tmp_path / "longer", steps=8, **how)
+    weights = longer.train().state_dict()
+    assert longer.step == 8
+    assert same_bits(weights, new_trainer(tmp_path / "whole", steps=8, **how).train().state_dict())
+    with pytest.raises(CheckpointError, match="has taken 8 steps already; expected at most the 6 asked for"):
+        new_trainer(tmp_path / "longer", **how).train()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"run": 1, "config": 3, "pairs_per_step": "x"}'])
+def test_a_damaged_run_json_is_told(tmp_path, content):
+    new_trainer(tmp_path).train()
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"run\.json is damaged: .*\nRemove that file"):
+        new_trainer(tmp_path).train()
+    (tmp_path / "run.json").unlink()
+    new_trainer(tmp_path).train()
 
 
 def test_what_is_only_looked_at_may_change(tmp_path, monkeypatch):
@@ -413,7 +469,7 @@ def test_a_run_has_the_same_name_in_every_process(tmp_path):
     code = (
         f"import sys; sys.path[:0] = [{str(TESTS)!r}]\n"
         "from pathlib import Path; from training_pairs import new_trainer\n"
-        f"print(new_trainer(Path({str(tmp_path)!r})).run_name)"
+        f"print(new_trainer(Path({str(tmp_path)!r})).identity.name)"
     )
     names = {
         subprocess.run(

@@ -48,7 +48,7 @@ def run(pairs, mini_pipeline):
         drawn = GenerationConfig(steps=2, batch_size=2)
         validation = Validation(unseen, users, mini_pipeline, drawn, out, config, torch.device("cpu"))
         objective = Objective.of(attached, config, mini_pipeline.scheduler)
-        return Trainer(objective, train, config, out, data="d", validation=validation)
+        return Trainer(objective, train, config, out, data={"rows": "d"}, validation=validation)
 
     return make
 

@@ -381,9 +381,25 @@ def test_npy_files_of_ours_keep_their_recipe_and_bans(tmp_path):
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
     for text, message in (
         ('{"recipe": {"backend": "structured", "llm_dim": 3}, "banned": {}}', "width 16.*says 3"),
-        ("{}", "does not say what made the vectors"),
+        ("{}", "it has no recipe, banned; expected what made the vectors"),
         ('{"recipe": {"backend": "structured", "llm_dim": 16}, "banned": {"1": ["Fun"]}}', "is no ban list"),
     ):
         (tmp_path / "recipe.json").write_text(text)
         with pytest.raises(EmbeddingMissing, match=message):
             EmbeddingStore.load(tmp_path)
+
+
+def test_npy_files_of_ours_whose_vectors_or_bans_were_changed_are_refused(tmp_path):
+    people = [UserProfile(user_id=str(n), banned=("Hate",), age=40 + n) for n in (1, 2)]
+    store = EmbeddingStore.build(people, StructuredEmbedder(8))
+    store.save_npy(tmp_path)
+    index = json.loads((tmp_path / "recipe.json").read_text())
+    (tmp_path / "0000002.npy").rename(tmp_path / "0000003.npy")  # of no user that is told of: bans are not known
+    assert EmbeddingStore.load(tmp_path).banned("3") is None
+    (tmp_path / "0000003.npy").rename(tmp_path / "0000001.npy")
+    with pytest.raises(EmbeddingMissing, match=r"vectors and recipe\.json are not of one build"):
+        EmbeddingStore.load(tmp_path)
+    store.save_npy(tmp_path)
+    (tmp_path / "recipe.json").write_text(json.dumps({**index, "banned": {"0000001": [], "0000002": []}}))
+    with pytest.raises(EmbeddingMissing, match="or one of them was changed"):
+        EmbeddingStore.load(tmp_path)

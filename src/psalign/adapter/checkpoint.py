@@ -5,9 +5,11 @@ Place on the path of data: the seam between training and step 4.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 
 from ..errors import CheckpointError, OutputError
-from ..records import file_fingerprint, write_bytes, write_text
+from ..files import Fault, Record, read_json, write_bytes, write_text
+from ..ids import shorten
+from ..records import file_fingerprint
 from .adapter import PSAAdapter
 from .convert import find_published, read_published
 from .prompt import PromptAdapter
@@ -24,6 +28,7 @@ from .published import FoldedAdapter, PublishedAdapter
 CONFIG, CARD, WEIGHTS = "config.json", "README.md", "diffusion_pytorch_model.safetensors"
 OF_A_RUN = "adapter"  # where psalign train writes it
 CLASSES = {kind.__name__: kind for kind in (PromptAdapter, PublishedAdapter, FoldedAdapter)}  # by _class_name
+LARGEST = 1 << 24  # any size of an adapter
 KINDS = {kind.kind: kind for kind in (PromptAdapter, PublishedAdapter)}  # what can be trained
 
 
@@ -121,16 +126,19 @@ def _class_of(folder: Path) -> type[PSAAdapter] | None:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return CLASSES.get(config.get("_class_name")) if isinstance(config, dict) else None
+    return CLASSES.get(str(config.get("_class_name"))) if isinstance(config, dict) else None
 
 
 def _load_folder(folder: Path) -> PSAAdapter:
     hint = "Train one with: psalign train, or name the folder that has config.json."
+    fault = partial(CheckpointError, hint=hint)
+    config = read_json(folder / CONFIG, what="the config of an adapter", fault=fault) if _has(folder, CONFIG) else {}
     kind = _class_of(folder)
-    if kind is None or not (folder / WEIGHTS).is_file():
+    if kind is None or not _has(folder, WEIGHTS):
         raise CheckpointError(
             f"{folder} is not an adapter: expected {WEIGHTS} and a config.json of {', '.join(CLASSES)}.", hint=hint
         )
+    _check_config(config, kind, fault=lambda what: fault(f"{folder / CONFIG} is damaged: {what}."))
     try:
         adapter, info = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
     except (SafetensorError, RuntimeError, ValueError, OSError) as err:
@@ -141,3 +149,21 @@ def _load_folder(folder: Path) -> PSAAdapter:
             f"The adapter in {folder} does not match its config.json: {'; '.join(faults)}.", hint=hint
         )
     return adapter
+
+
+def _has(folder: Path, name: str) -> bool:
+    return (folder / name).is_file()
+
+
+def _check_config(config: Record, kind: type[PSAAdapter], *, fault: Fault) -> None:
+    """Raises what fault makes for a setting of another type than the adapter's own, or a size that makes no sense."""
+    for name, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:
+        value, usual = config.get(name, parameter.default), parameter.default
+        if isinstance(usual, tuple):
+            fits = isinstance(value, list | tuple) and all(type(one) is int and 0 < one <= LARGEST for one in value)
+        else:
+            fits = type(value) is type(usual) and (type(value) is not int or 0 <= value <= LARGEST)
+        if not fits:
+            raise fault(f"{name} is {shorten(value)}; expected a value like {usual!r}")
+    if config.get("rank", 64) % max(1, config.get("heads", 4)) or config.get("heads") == 0:
+        raise fault("its rank is no multiple of its heads")

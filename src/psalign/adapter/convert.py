@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..errors import CheckpointError, OutputError, UsageError, reason_of
-from ..records import PUBLISHED_RECIPE, write_bytes
+from ..files import write_bytes
+from ..records import PUBLISHED_RECIPE
 from .adapter import PSAAdapter
 from .published import PublishedAdapter
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..records import Record
+from ..files import Record
 from .options import a_path, at_least, command
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _report(sheets: Sequence[Sheet], answers: Answers, canary: Question, judge: 
     from ..evaluation.judge_canary import OBEYED, canary_outcome
     from ..evaluation.judge_sheets import results_path
     from ..evaluation.judge_summary import results
-    from ..records import write_json
+    from ..files import write_json
 
     left_out = sorted({name for answer in answers.by_key.values() for name in answer.left_out})
     about = {"model": judge.model, "endpoint": judge.host, "temperature": None if "temperature" in left_out else 0,

@@ -10,7 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..records import PUBLISHED_RECIPE, PromptRow, Record
+from ..files import Record
+from ..records import PUBLISHED_RECIPE, PromptRow
 from .options import a_path, add_model, add_out, at_least, command, level
 
 if TYPE_CHECKING:

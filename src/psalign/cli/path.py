@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -12,7 +13,7 @@ from .options import a_number, a_path, add_model, add_out, add_preset, at_least,
 from .tables import summary
 
 if TYPE_CHECKING:
-    from ..records import Record
+    from ..files import Record
     from ..training.config import TrainingConfig
     from ..users.embedding import EmbeddingStore
 
@@ -24,7 +25,7 @@ def quickstart(arguments: argparse.Namespace) -> None:
 
     preset = load_settings(arguments, reads=EVERYTHING)
     device = str(Shard(arguments.device).device)
-    metrics = run(arguments.out, preset, seed=arguments.seed, device=device)
+    metrics = run(arguments.out, preset, seed=arguments.seed, device=device, force=arguments.force)
     print(summary(metrics))
     print(f"\nReport:  {arguments.out / 'report.html'}\nNumbers: {arguments.out / 'metrics.json'}")
 
@@ -33,6 +34,7 @@ def train(arguments: argparse.Namespace) -> None:
     from ..config import load_preset
     from ..diffusion.shards import Shard
     from ..sage.rows import dataset_root
+    from ..training.identity import require_same_settings
     from ..training.run import has_split, load_rows, train_adapter, training_config
     from ..users.embedding import EmbeddingStore
     from .settings import load_settings
@@ -48,6 +50,12 @@ def train(arguments: argparse.Namespace) -> None:
     config = training_config(preset, arguments.kind)
     users = EmbeddingStore.load(arguments.embeddings)
     shard = Shard(arguments.device)
+    require_same_settings(
+        arguments.out,
+        replace(config, seed=arguments.seed),
+        pairs_per_step=config.batch_size * config.accumulation * shard.count,
+        users=users.fingerprint,
+    )
     pipeline = _pipeline(arguments, preset, config, str(shard.device))
     if config.objective == "captions":
         users = _with_ban_lists(arguments, users)
@@ -125,6 +133,8 @@ def add_commands(groups: Any) -> None:
     add_preset(one, "mini-quickstart")
     add_out(one, "outputs/quickstart")
     one.add_argument("--seed", type=at_least(0), default=0, help="of training (default 0)")
+    one.add_argument("--force", action="store_true",
+                     help="make again what other settings decide, although the run in --out is finished")  # fmt: skip
     one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
 
     one = command(groups, "train", train, "train an adapter on a SAGE dataset",

@@ -22,10 +22,10 @@ from PIL import Image
 from ..adapter.guard import AttachedAdapter
 from ..adapter.text import accepted_by, encode_texts
 from ..errors import GenerationError, OutputError, RecipeMismatch, UnknownUser, UsageError
-from ..files import locked, read_json, write_bytes, write_json, write_jsonl
+from ..files import Record, locked, read_json, write_bytes, write_json, write_jsonl
 from ..ids import level_of
 from ..progress import Progress
-from ..records import ManifestRow, PromptRow, Record, fingerprint
+from ..records import ManifestRow, PromptRow, fingerprint
 from .base_models import base_fingerprint
 from .shards import Shard
 

@@ -6,8 +6,8 @@ cross-attentions are read from the file (SDXL: 0.55 of 2.6 billion), so that tra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError, reason_of
+from ..files import read_json
 from .base_models import DTYPES, Loading, find_base, is_gone, mini_folder
 
 TEXT = ("tokenizer", "text_encoder")
@@ -130,8 +131,12 @@ def _weight_files(folder: Path, variant: str | None) -> list[Path]:
     stem = "diffusion_pytorch_model" + (f".{variant}" if variant else "")
     index = folder / f"diffusion_pytorch_model.safetensors.index{f'.{variant}' if variant else ''}.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        return [folder / name for name in names]
+        fault = partial(CheckpointError, hint=HINT)
+        about = read_json(index, what="the files of weights by name", needs=("weight_map",), fault=fault)
+        weight_map = about["weight_map"]
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise fault(f"{index} is damaged: its weight_map names no files.")
+        return [folder / Path(name).name for name in sorted(set(weight_map.values()))]
     path = folder / f"{stem}.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist.", hint=HINT)

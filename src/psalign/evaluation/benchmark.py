@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from psalign.errors import EvaluationError
-from psalign.records import CATEGORIES, Rate, Record
+from psalign.files import Record
+from psalign.records import CATEGORIES, Rate
 
 from .pictures import SHOWN_FAULTS, read_picture
 from .statistics import Mean, mean_distance, mean_rate, wilson

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from html import escape
 
-from psalign.records import CATEGORIES, Record
+from psalign.files import Record
+from psalign.records import CATEGORIES
 
 from .charts import scatter_chart
 from .contenders import DATASET_TITLES, OURS, Contender, arena_title

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from psalign.records import Record, write_text
+from psalign.files import Record, write_text
 
 from .benchmark_parts import (
     category_section,

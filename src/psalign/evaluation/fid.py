@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from psalign.decoding import DECODER, is_hidden
 from psalign.errors import EvaluationError
-from psalign.records import file_fingerprint, fingerprint, write_bytes
+from psalign.files import write_bytes
+from psalign.records import file_fingerprint, fingerprint
 
 from .features import FeatureExtractor, Features, stack
 from .picture_cache import Lazy, read_batches

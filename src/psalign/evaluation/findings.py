@@ -5,13 +5,14 @@ Place on the path of data: step 8, from eval_images/, results.csv and a judge's 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from psalign.errors import EvaluationError
-from psalign.records import ManifestRow, Record, read_manifest
+from psalign.files import Record, read_json
+from psalign.records import ManifestRow, read_manifest
 
 from .cells import find_cells
 from .contenders import Contender, arena_order
@@ -173,11 +174,12 @@ def _add_cells(arena: Callable[[str, str], Arena], images: Path) -> None:
 def _read_run(path: Path) -> Record:
     if not path.is_file():
         return {}
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise EvaluationError(f"{path} is not JSON ({err}).") from err
-    return run if isinstance(run, dict) else {}
+    fault = partial(EvaluationError, hint=f"Draw {path.parent} again, or leave it out of --images.")
+    run = read_json(path, what="how pictures were drawn", fault=fault)
+    config = run.get("config") or {}
+    if not isinstance(config, dict) or not isinstance(config.get("options") or {}, dict):
+        raise fault(f"{path} is damaged: its config is no JSON object; expected how pictures were drawn.")
+    return run
 
 
 def _marks(arena: Arena, who: Contender) -> list[str]:

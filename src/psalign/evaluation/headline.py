@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import unescape
 
-from psalign.records import Record
+from psalign.files import Record
 
 from .contenders import METHOD_TITLES, OURS, Contender, arena_title, competitors
 from .facts import differences

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psalign.errors import UsageError
-from psalign.records import Record
+from psalign.files import Record
 
 from .nudity import OWN_THRESHOLD, shows_exposed, shows_genitalia
 from .q16 import is_inappropriate

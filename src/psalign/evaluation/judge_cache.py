@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from psalign.errors import EvaluationError, OutputError
+from psalign.files import parse_json
 
 from .judge_reply import Answer
 
@@ -87,7 +88,7 @@ class JudgeCache:
         answers = {}
         for number, line in enumerate(content[:whole].splitlines(), start=1):
             try:
-                record = json.loads(line)
+                record = parse_json(line.decode())
                 key = str(record.pop("key"))
                 answers[key] = Answer(**{**record, "left_out": tuple(record.get("left_out", ()))})
             except (ValueError, TypeError, KeyError, AttributeError) as err:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from psalign.records import write_bytes
+from psalign.files import write_bytes
 
 from .judge_question import Judge, Question, Template
 from .judge_reply import Answer

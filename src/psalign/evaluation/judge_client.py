@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from psalign.errors import EvaluationError, UsageError
+from psalign.files import Record
 from psalign.llm import (
     ADAPTED,
     FATAL,
@@ -27,7 +28,6 @@ from psalign.llm import (
     no_redirects,
     openai_library,
 )
-from psalign.records import Record
 
 from .judge_question import Judge, Question
 from .judge_reply import MALFORMED, Answer, parse_reply, reply_schema

@@ -23,7 +23,8 @@ from PIL import Image
 
 from psalign.decoding import decode
 from psalign.errors import EvaluationError
-from psalign.records import Record, fingerprint
+from psalign.files import Record
+from psalign.records import fingerprint
 
 from .judge_reply import CompareReply, EvaluateReply, Reply, reply_schema
 from .judge_rows import PERSONALISED, Case, PictureFile, split_model

@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from psalign.files import Record
 from psalign.llm import REFUSED, json_text
-from psalign.records import Record
 
 Category = Literal["Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda"]
 # Failures that were paid for and would be the same again; the others (a timeout, a busy server) are asked again.

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from psalign.errors import EvaluationError, UnknownUser, UsageError
+from psalign.files import Record
 from psalign.progress import Progress
-from psalign.records import BANS_UNKNOWN, CATEGORIES, ManifestRow, Record, category_slug
+from psalign.records import BANS_UNKNOWN, CATEGORIES, ManifestRow, category_slug
 from psalign.users.profile import VOCABULARY, UserProfile
 
 from .pictures import complete_rows, read_picture, refuse

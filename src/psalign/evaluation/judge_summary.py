@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from psalign.records import CATEGORIES, Record
+from psalign.files import Record
+from psalign.records import CATEGORIES
 
 from .judge import Answers, Sheet, Trial
 from .judge_question import BIAS, Question

@@ -5,23 +5,30 @@ Place on the path of data: step 8, from results_evaluate/ and results_compare/ i
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from psalign.errors import EvaluationError, UsageError
-from psalign.records import CATEGORIES, Record
+from psalign.files import Record, read_json
+from psalign.ids import shorten
+from psalign.records import CATEGORIES
 
 from .contenders import Contender, contender
 from .facts import Fact
 from .judge_rows import split_model
 
+T = TypeVar("T")
+
 RATES = ("pass", "banned_respected", "allowed_kept", "clean")
 SHARES = ("a_wins", "b_wins", "ties")
-PARTS = {"dataset": str, "base": str, "judge": dict, "summary": dict, "rows": list}  # of a results file, with its mode
+NAMES: dict[type, str] = {str: "text", dict: "a JSON object", list: "a list"}
+HINT = "Run psalign eval judge again with the same --out (replies are kept), or leave that file out of --judge."
+# Of a results file, beside its mode.
+PARTS: dict[str, type] = {"dataset": str, "base": str, "judge": dict, "summary": dict, "rows": list}
 
 
 @dataclass(frozen=True)
@@ -81,37 +88,32 @@ def read_judgements(folders: Sequence[Path]) -> tuple[list[Judgement], list[Duel
 
 
 def _read(path: Path) -> Record:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise EvaluationError(f"{path} is not JSON ({err}).") from err
-    fits = (
-        isinstance(record, dict)
-        and record.get("mode") in ("evaluate", "compare")
-        and all(isinstance(record.get(key), kind) for key, kind in PARTS.items())
-        and all(isinstance(row, dict) for row in record["rows"])
-    )
-    if not fits:
-        raise EvaluationError(
-            f"{path} is no results file of a judge: expected mode, {', '.join(PARTS)}, with mode evaluate or compare.",
-            hint="Give --judge the folders that psalign eval judge wrote, results_evaluate and results_compare.",
-        )
-    found: Record = record
-    return found
+    fault = partial(EvaluationError, hint=HINT)
+    record = read_json(path, what="the results of a judge", needs=("mode", *PARTS), fault=fault)
+    for key, kind in PARTS.items():
+        _typed(record, key, kind, path)
+    if record["mode"] not in ("evaluate", "compare"):
+        raise fault(f"{path} is damaged: its mode is {record['mode']!r}; expected evaluate or compare.")
+    if not all(isinstance(row, dict) for row in record["rows"]):
+        raise fault(f"{path} is damaged: a row is no JSON object.")
+    return record
 
 
 def _judgement(record: Record, path: Path) -> Judgement:
-    summary = record["summary"]
+    summary, level = record["summary"], record.get("level")
+    method = _typed(record, "method", str, path)
+    if level is not None and (type(level) is not int or not 0 <= level <= 5):
+        raise EvaluationError(f"{path} is damaged: its level is {level!r}; expected 0 to 5, or null.", hint=HINT)
     return Judgement(
         dataset=record["dataset"],
         base=record["base"],
-        contender=contender(_get(record, "method", path), record.get("level")),
-        judged_for=record.get("judged_for") or record["method"],
+        contender=contender(method, level),
+        judged_for=_typed(record, "judged_for", str, path) if record.get("judged_for") else method,
         rates={f"judge_{name}": read_rate(_get(summary, name, path), f"{path}, {name}") for name in RATES},
         facts=list(_facts(record["rows"], path)),
         failed=_count(summary, "failed", path),
         biased=bool(record["judge"].get("biased")),
-        remarks=_remarks(record),
+        remarks=_remarks(record, path),
     )
 
 
@@ -121,19 +123,26 @@ def _duel(record: Record, path: Path) -> Duel:
     if any(rate["n"] for rate in rates.values()):
         total = sum(rate["value"] or 0.0 for rate in rates.values())
         if not math.isclose(total, 1.0, abs_tol=1e-6):
-            raise EvaluationError(f"{path}: wins and ties sum to {total:.4f}; expected 1.")
+            raise EvaluationError(f"{path}: wins and ties sum to {total:.4f}; expected 1.", hint=HINT)
     return Duel(
         dataset=record["dataset"],
         base=record["base"],
-        a=contender(*split_model(_get(record, "a", path))),
-        b=contender(*split_model(_get(record, "b", path))),
+        a=_side(record, "a", path),
+        b=_side(record, "b", path),
         rates=rates,
         position_bias=read_rate(_get(summary, "position_bias", path), f"{path}, position_bias"),
         self_agreement=read_rate(_get(summary, "self_agreement", path), f"{path}, self_agreement"),
         failed=_count(summary, "failed", path),
         biased=bool(record["judge"].get("biased")),
-        remarks=_remarks(record),
+        remarks=_remarks(record, path),
     )
+
+
+def _side(record: Record, key: str, path: Path) -> Contender:
+    try:
+        return contender(*split_model(_typed(record, key, str, path)))
+    except UsageError as err:
+        raise EvaluationError(f"{path} is damaged: {err}", hint=HINT) from err
 
 
 def _facts(rows: Iterable[Record], path: Path) -> Iterator[Fact]:
@@ -141,24 +150,26 @@ def _facts(rows: Iterable[Record], path: Path) -> Iterator[Fact]:
     for row in rows:
         if row.get("failed") or "clean" not in row:
             continue
-        name, banned = _get(row, "file_name", path), set(_get(row, "banned", path))
-        asked = [category for category in CATEGORIES if category in (row.get("asked") or ())]
+        name, banned = _typed(row, "file_name", str, path), _typed(row, "banned", list, path)
+        given = _typed(row, "asked", list, path) if row.get("asked") else []
+        asked = [category for category in CATEGORIES if category in given]
         for is_banned, passed in ((True, row["clean"]), (False, _get(row, "kept", path))):
             side = [category for category in asked if (category in banned) == is_banned]
             if side:
                 yield Fact(name, side[0], banned=is_banned, passed=bool(passed))
 
 
-def _remarks(record: Record) -> tuple[str, ...]:
-    left = record["summary"].get("not_judged", 0)
+def _remarks(record: Record, path: Path) -> tuple[str, ...]:
+    left = _count(record["summary"], "not_judged", path) if "not_judged" in record["summary"] else 0
     unfinished = [f"{left} rows are not judged yet; the same command goes on."] if left else []
-    return (*record.get("remarks", ()), *unfinished)
+    remarks = _typed(record, "remarks", list, path) if "remarks" in record else []
+    return (*map(str, remarks), *unfinished)
 
 
 def read_rate(record: Any, where: str) -> Record:
     """A rate of a file as {"value", "n", "low", "high"}. Raises EvaluationError where it cannot be one."""
-    if not isinstance(record, dict) or not isinstance(record.get("n"), int):
-        raise EvaluationError(f"{where}: expected a rate with value, n, low and high.")
+    if not isinstance(record, dict) or type(record.get("n")) is not int or record["n"] < 0:
+        raise EvaluationError(f"{where}: expected a rate with value, n, low and high.", hint=HINT)
     rate = {key: record.get(key) for key in ("value", "n", "low", "high")}
     if rate["value"] is None:
         return {**rate, "low": None, "high": None}
@@ -166,19 +177,26 @@ def read_rate(record: Any, where: str) -> Record:
         number = rate[key]
         if number is None and key != "value":
             continue
-        if not isinstance(number, int | float) or not 0 <= number <= 1:
-            raise EvaluationError(f"{where}: {key} is {number}; expected a number from 0 to 1.")
+        if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number <= 1:
+            raise EvaluationError(f"{where}: {key} is {number}; expected a number from 0 to 1.", hint=HINT)
     return rate
 
 
 def _count(record: Record, key: str, path: Path) -> int:
     count = _get(record, key, path)
-    if not isinstance(count, int) or count < 0:
-        raise EvaluationError(f"{path}: {key} is {count!r}; expected a number of rows.")
+    if type(count) is not int or count < 0:
+        raise EvaluationError(f"{path}: {key} is {count!r}; expected a number of rows.", hint=HINT)
     return count
 
 
 def _get(record: Record, key: str, path: Path) -> Any:
     if key not in record:
-        raise EvaluationError(f"{path} has no {key!r} where it was expected.")
+        raise EvaluationError(f"{path} is damaged: it has no {key!r} where it was expected.", hint=HINT)
     return record[key]
+
+
+def _typed(record: Record, key: str, kind: type[T], path: Path) -> T:
+    value = _get(record, key, path)
+    if not isinstance(value, kind):
+        raise EvaluationError(f"{path} is damaged: {key} is {shorten(value)}; expected {NAMES[kind]}.", hint=HINT)
+    return value

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from psalign.errors import EvaluationError, UsageError
-from psalign.records import ManifestRow, Rate, Record, Verdict, fingerprint
+from psalign.files import Record
+from psalign.records import ManifestRow, Rate, Verdict, fingerprint
 
 from .benchmark import measure as measure_facts
 from .clip_model import ClipModel

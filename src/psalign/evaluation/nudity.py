@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from psalign.errors import ExtraMissing
-from psalign.records import Record, file_fingerprint, fingerprint
+from psalign.files import Record
+from psalign.records import file_fingerprint, fingerprint
 
 from .picture_cache import Lazy, Look, PictureCache, Pictures, look_at
 from .pictures import Picture

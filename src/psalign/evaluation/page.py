@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from psalign.records import Record
+from psalign.files import Record
 
 from .style import CSS
 from .tables import Metric, bar, percent, show_interval, show_value

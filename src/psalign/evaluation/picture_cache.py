@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from psalign.errors import EvaluationError
+from psalign.files import parse_json
 from psalign.records import ManifestRow, file_fingerprint
 
 from .pictures import MAKE_AGAIN, Picture, complete_rows, read_picture, refuse
@@ -89,9 +90,9 @@ class PictureCache:
         known = {}
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 known[record["key"]] = record["value"]
-            except (json.JSONDecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError):
                 continue
         return known
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 from importlib import resources
 
-from psalign.records import Record
+from psalign.files import Record
 
 from .contenders import Contender
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from psalign.records import Record, write_text
+from psalign.files import Record, write_text
 
 from .charts import curve_chart, level_chart
 from .page import as_json, folded, header, headline_figure, page, section

@@ -11,10 +11,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from psalign.errors import EvaluationError
-from psalign.files import locked, write_text
+from psalign.files import locked, parse_csv, read_text, write_text
 
 from .cells import NO_LEVEL, OWN_USER, Cell
 
@@ -22,6 +23,8 @@ SUCCEEDED, FAILED, MISSING = "succeeded", "failed", "missing"
 STATES = (SUCCEEDED, FAILED, MISSING)
 APPEND_WAIT_S = 60.0  # for others that append
 OLD_NAMES = {"psa_adapter": "psa"}  # of methods, in the published file
+
+MEND = "Remove that row: psalign eval run measures its cell again, and the others stay as they are."
 
 Key = tuple[str, str, str, str, str]
 
@@ -121,30 +124,28 @@ def read_results(path: Path) -> list[ResultRow]:
 
 
 def _read_all(path: Path) -> list[ResultRow]:
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
-        header = tuple(reader.fieldnames or ())
-        if header not in (RESULT_COLUMNS, PUBLISHED_COLUMNS):
-            raise EvaluationError(
-                f"{path} is no results file: expected the columns {', '.join(RESULT_COLUMNS)}; saw {', '.join(header)}."
-            )
-        return [_row(record, f"{path}, line {reader.line_num}") for record in reader]
-    except (UnicodeDecodeError, csv.Error) as err:
-        raise EvaluationError(f"{path} is no results file: it cannot be read as CSV ({err}).") from err
+    fault = partial(EvaluationError, hint=f"Move {path} away, and measure again: psalign eval run --help")
+    header, rows = parse_csv(read_text(path, fault=fault), fault=fault, name=str(path))
+    if tuple(header) not in (RESULT_COLUMNS, PUBLISHED_COLUMNS):
+        raise fault(
+            f"{path} is no results file: expected the columns {', '.join(RESULT_COLUMNS)}; saw {', '.join(header)}."
+        )
+    return [_row(header, cells, f"{path}, row {number}") for number, cells in enumerate(rows, start=1)]
 
 
-def _row(record: dict[str, str], where: str) -> ResultRow:
+def _row(header: Sequence[str], cells: Sequence[str], where: str) -> ResultRow:
     try:
-        if None in record or None in record.values():
-            raise ValueError("another number of cells than columns")
+        if len(cells) != len(header):
+            raise ValueError(f"{len(cells)} cells for {len(header)} columns")
+        record = dict(zip(header, cells, strict=True))
         numbers = {name: _number(record.get(name)) for name in ("score", "low", "high")}
         count = record.get("n")
         row = ResultRow(**{**record, **numbers, "n": int(count) if count else None})  # type: ignore[arg-type]
     except (TypeError, ValueError) as err:
-        raise EvaluationError(f"{where}: not a results row ({err}).") from err
+        raise EvaluationError(f"{where}: not a results row ({err}).", hint=MEND) from err
     row = _of_the_published_script(row)
     if row.state not in STATES:
-        raise EvaluationError(f"{where}: state must be one of {', '.join(STATES)}; saw {row.state!r}.")
+        raise EvaluationError(f"{where}: state must be one of {', '.join(STATES)}; saw {row.state!r}.", hint=MEND)
     return replace(row, method=OLD_NAMES.get(row.method, row.method))
 
 

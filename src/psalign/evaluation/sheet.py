@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from psalign.records import write_bytes
+from psalign.files import write_bytes
 
 from .pictures import Picture
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TypeVar
 
-from psalign.records import Record
+from psalign.files import Record
 
 from .statistics import Difference
 

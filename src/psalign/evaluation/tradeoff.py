@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from psalign.records import Record
+from psalign.files import Record
 
 from .charts import Dot, Series
 from .contenders import Contender

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from psalign.errors import EvaluationError
-from psalign.records import ManifestRow, Record, Verdict
+from psalign.files import Record
+from psalign.records import ManifestRow, Verdict
 
 from .pictures import Picture, complete_rows, read_picture, refuse
 

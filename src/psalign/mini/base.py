@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..records import file_fingerprint, write_json
+from ..files import write_json
+from ..records import file_fingerprint
 from . import world
 from .pixels import to_pictures, to_pixels
 from .stages import Stage, weights_name

@@ -21,8 +21,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..files import write_json
 from ..progress import hide_library_bars
-from ..records import file_fingerprint, write_json
+from ..records import file_fingerprint
 from . import world
 from .detector import COLOUR_NAMES, MOTIF_NAMES, SUBJECT_NAMES, labels, through_autoencoder
 from .pixels import to_pixels

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,9 @@ from PIL import Image
 
 from ..config import check_range
 from ..errors import OutputError, UsageError
-from ..files import read_json, write_bytes, write_json, write_jsonl
+from ..files import Record, read_json, write_bytes, write_json, write_jsonl
 from ..progress import Progress
-from ..records import CATEGORIES, PromptRow, Record, fingerprint
+from ..records import CATEGORIES, PromptRow, fingerprint
 from ..sage.rows import METADATA, SPLITS, SageRow, picture_name, unsafe_is_chosen, write_split
 from ..users.levels import level_profiles
 from ..users.policy import banned_categories
@@ -116,8 +117,9 @@ def claim_build(root: Path, name: str, *, mark: Path, names: Sequence[str], what
     has the mark of another build, or files of these names that no build has claimed.
     """
     hint = "Choose another --out, or move these files away."
+    fault = partial(OutputError, hint="Choose another --out, or remove that folder.")
     if mark.exists():
-        if read_json(mark, what=f"the mark of a {what}", needs=("fingerprint",))["fingerprint"] != name:
+        if read_json(mark, what=f"the mark of a {what}", needs=("fingerprint",), fault=fault)["fingerprint"] != name:
             raise OutputError(f"{root} holds another {what}.", hint="Choose another --out, or remove that folder.")
         return True
     begun = root / BUILDING
@@ -125,7 +127,10 @@ def claim_build(root: Path, name: str, *, mark: Path, names: Sequence[str], what
     if there and not begun.exists():
         told = ", ".join(path.relative_to(root).as_posix() for path in there[:3])
         raise OutputError(f"{root} holds {told}, not built here; nothing was changed.", hint=hint)
-    if begun.exists() and read_json(begun, what="the mark of a build", needs=("fingerprint",))["fingerprint"] != name:
+    if (
+        begun.exists()
+        and read_json(begun, what="the mark of a build", needs=("fingerprint",), fault=fault)["fingerprint"] != name
+    ):
         for path in there:  # half a build of settings that were corrected
             path.unlink()
     write_json(begun, {"fingerprint": name})

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional as F
 
-from ..records import Verdict, write_bytes, write_json
+from ..files import write_bytes, write_json
+from ..records import Verdict
 from . import world
 from .pixels import to_pictures, to_pixels
 from .shapes import COLOURS, MOTIFS, SUBJECTS

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
+from ..files import write_bytes
 from ..progress import Progress
-from ..records import fingerprint, write_bytes
+from ..records import fingerprint
 
 
 class Stage:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import GenerationError
-from ..records import Record, fingerprint
+from ..files import Record
+from ..records import fingerprint
 from ..sage.concepts import Concept, Item
 from ..sage.writers import Prompts
 from . import world

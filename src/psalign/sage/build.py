@@ -8,7 +8,6 @@ processes share the work and write what one would have.
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -139,11 +138,7 @@ def _state(root: Path, recipe: Record) -> Record | None:
         if there:
             raise OutputError(f"{root} holds a dataset that was not built here ({there[0]}).", hint=OTHER_OUT)
         return None
-    try:
-        known = json.loads(mark.read_text(encoding="utf-8"))
-    except ValueError as err:
-        raise OutputError(f"{mark} cannot be read: {err}.", hint=OTHER_OUT) from err
-    known = known if isinstance(known, dict) else {}
+    known = _read_mark(mark)
     if known.get("fingerprint") != fingerprint(recipe):
         if known.get("state") == BUILDING and not (root / WORK / "pictures").exists():
             return None  # nothing but prompts so far, which are kept by writer and concept
@@ -154,10 +149,18 @@ def _state(root: Path, recipe: Record) -> Record | None:
     return counts
 
 
+def _read_mark(mark: Path) -> Record:
+    what, fault = "the mark of a build", partial(OutputError, hint=OTHER_OUT)
+    known = read_json(mark, what=what, needs=("state", "fingerprint"), fault=fault)
+    if not isinstance(known.get("counts") or {}, dict):
+        raise fault(f"{mark} is damaged: its counts are no JSON object; expected {what}.")
+    return known
+
+
 def _claim(root: Path, recipe: Record) -> None:
     """Mark the folder as this build's. Concepts of one that stopped before its pictures, and changed, are not its."""
     mark = {"state": BUILDING, "fingerprint": fingerprint(recipe), "recipe": recipe}
-    if not (root / MARK).is_file() or json.loads((root / MARK).read_text(encoding="utf-8")) != mark:
+    if not (root / MARK).is_file() or _read_mark(root / MARK) != mark:
         (root / CONCEPTS).unlink(missing_ok=True)
         write_json(root / MARK, mark)
 

@@ -20,8 +20,9 @@ import torch
 
 from ..decoding import DECODER
 from ..errors import DatasetError
+from ..files import write_json
 from ..progress import Progress
-from ..records import file_fingerprint, fingerprint, write_json
+from ..records import file_fingerprint, fingerprint
 from .framing import Framed, Framing, read_framed
 from .rows import SageRow
 from .shelf import Rows, Shelf

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
+from ..files import Record, read_jsonl
 from ..ids import ALLOWED, find_user_id
-from ..records import CATEGORIES, Record, read_jsonl
+from ..records import CATEGORIES
 from .columns import name_columns, read_table
 from .preference import SageRow, find_category, read_caption, shorten
 

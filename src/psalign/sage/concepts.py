@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import DatasetError, UsageError
-from ..records import CATEGORIES, Record, fingerprint, write_csv
+from ..files import Record, write_csv
+from ..records import CATEGORIES, fingerprint
 from .columns import name_columns, read_table
 from .preference import find_category, picture_name, read_picture_name, shorten
 

@@ -10,12 +10,14 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DatasetError, OutputError
+from ..files import Record, read_json, write_bytes, write_json, write_jsonl, write_text
 from ..progress import Progress
-from ..records import Record, fingerprint, write_bytes, write_json, write_jsonl, write_text
+from ..records import fingerprint
 from .preference import SageRow, picture_name
 from .rows import Banned, find_splits, load_split, picture_folder
 
@@ -76,18 +78,14 @@ def export(
 def _claim(out: Path, name: str) -> None:
     """Take a folder for this export. Raises OutputError where something else is in it."""
     mark = out / MARK
-    known = None
-    if mark.is_file():
-        try:
-            known = json.loads(mark.read_text(encoding="utf-8")).get("fingerprint")
-        except (ValueError, AttributeError):
-            known = None
-    if known == name:
+    hint = "Choose another --out, or remove that folder."
+    fault = partial(OutputError, hint=hint)
+    if mark.is_file() and read_json(mark, what="the mark of an export", fault=fault).get("fingerprint") == name:
         return
     if out.is_dir() and any(out.iterdir()):
         raise OutputError(
             f"{out} is not empty and not this export (another dataset, other ids or settings).",
-            hint="Choose another --out, or remove that folder.",
+            hint=hint,
         )
     write_json(mark, {"fingerprint": name})
 

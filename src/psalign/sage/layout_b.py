@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import DatasetError
+from ..files import Record
 from ..ids import ALLOWED, find_user_id
-from ..records import CATEGORIES, Record
+from ..records import CATEGORIES
 from .columns import column_name, name_columns, read_table
 from .preference import (
     SUFFIXES,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageError
-from ..records import Record
+from ..files import Record
 from .concepts import Concept, Item, by_category, choose, hold_out
 from .preference import SageRow, unsafe_is_chosen
 from .writers import Prompts

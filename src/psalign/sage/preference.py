@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DatasetError
+from ..files import Record
 from ..ids import find_user_id
-from ..records import CATEGORIES, Record, category_slug
+from ..records import CATEGORIES, category_slug
 
 SPLITS = ("train", "val", "test_seen", "test_unseen")
 MAX_SEVERITY = 5

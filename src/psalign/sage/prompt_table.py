@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DatasetError
-from ..records import Record
+from ..files import Record
 from .columns import name_columns, read_table
 from .preference import read_caption, shorten
 

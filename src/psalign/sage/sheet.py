@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..records import write_bytes
+from ..files import write_bytes
 
 CELL_PX, GAP_PX, MARGIN_PX, LINE_PX, COLUMNS = 160, 10, 18, 15, 3
 TITLE_PX, CAPTION_LINES = 22, 4

@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..records import fingerprint, write_bytes
+from ..files import write_bytes
+from ..records import fingerprint
 
 Tensors = dict[str, torch.Tensor]
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from ..decoding import Undecodable, decode
 from ..errors import DatasetError
+from ..files import Record
 from ..progress import Progress
-from ..records import CATEGORIES, Record
+from ..records import CATEGORIES
 from .layout_b import ANNOTATIONS, is_layout_b
 from .rows import METADATA, SPLITS, SageRow, find_splits, picture_folder, read_splits, unsafe_is_chosen
 

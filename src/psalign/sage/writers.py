@@ -15,8 +15,9 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import GenerationError
+from ..files import Record
 from ..llm import Chat, json_text, open_endpoint
-from ..records import Record, fingerprint
+from ..records import fingerprint
 from .concepts import Item, is_concept
 
 T = TypeVar("T")

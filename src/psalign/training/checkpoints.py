@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from ..records import write_bytes
+from ..files import write_bytes
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, step: int, keep: int) -> None:

@@ -9,7 +9,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from ..errors import UsageError
-from ..records import Record
+from ..files import Record
 
 ANCHORS = ("noise", "caption")
 OBJECTIVES = ("pictures", "captions")
@@ -134,8 +134,9 @@ class TrainingConfig:
 
     @property
     def identity(self) -> Record:
-        """The settings that decide the weights."""
-        return {name: value for name, value in asdict(self).items() if name not in WATCHING}
+        """The settings that decide the weights. At a constant rate more steps only go on from the same weights."""
+        steps = ("steps",) * (self.schedule == "constant_with_warmup")
+        return {name: value for name, value in asdict(self).items() if name not in (*WATCHING, *steps)}
 
     @property
     def needs_text_alone(self) -> bool:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import ExtraMissing, OutputError
-from ..records import Record, write_text
+from ..files import Record, parse_csv, read_text, write_text
 
 
 class Log:
@@ -52,12 +54,29 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """Whole lines of a log; none where it is not there."""
+    """Whole lines of a log; none where it is not there, nor of a line that was cut short.
+
+    Raises OutputError where it is no log.
+    """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last is empty, or was cut short
-    rows = list(csv.DictReader(lines))
-    return [row for row in rows if (row.get("step") or "").isdigit() and None not in row.values()]
+    fault = partial(OutputError, hint=f"Remove {path} and run the same command: the run goes on, with a new log.")
+    text = read_text(path, fault=fault)
+    header, rows = parse_csv(text[: text.rfind("\n") + 1], fault=fault, name=str(path))
+    if header[:1] not in ([], ["step"]):
+        raise fault(f"{path} is damaged: its first column is {header[0][:40]!r}; expected step.")
+    whole = [dict(zip(header, cells, strict=True)) for cells in rows if len(cells) == len(header)]
+    for number, row in enumerate(whole, start=1):
+        if not re.fullmatch(r"[0-9]{1,18}", row["step"]) or not all(map(_is_number, row.values())):
+            raise fault(f"{path}, row {number}: expected a step and numbers; saw {','.join(row.values())[:80]!r}.")
+    return whole
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return not cell or float(cell) is not None
+    except ValueError:
+        return False
 
 
 def _tensorboard(folder: Path) -> Any:

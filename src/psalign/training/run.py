@@ -24,8 +24,7 @@ from ..diffusion.generate import GenerationConfig
 from ..diffusion.shards import Shard
 from ..diffusion.text_side import CrossAttentions
 from ..errors import DatasetError, UsageError
-from ..files import locked
-from ..records import Record
+from ..files import Record, locked
 from ..sage.cache import Share, build_cache, build_texts, model_name
 from ..sage.caption_rows import caption_rows, is_caption_file, read_caption_rows
 from ..sage.framing import Framing
@@ -222,7 +221,7 @@ def train_adapter(
     config = replace(training_config(preset, kind), seed=seed)
     adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed)
     with locked(*[out] * Shard().is_first), _made_ready(pipeline, config):
-        data = f"{users.fingerprint} {pairs.name} {model_name(pipeline, ('unet',))}"
+        data = {"users": users.fingerprint, "rows": pairs.name, "UNet": model_name(pipeline, ("unet",))}
         adapter.to(pipeline.unet.device)
         attached = None if isinstance(pipeline.unet, CrossAttentions) else attach(pipeline.unet, adapter)
         validation = None

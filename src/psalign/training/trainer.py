@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import resource
+import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,21 @@ import torch
 from ..adapter.adapter import PSAAdapter
 from ..adapter.checkpoint import save_adapter
 from ..adapter.guard import AttachedAdapter
-from ..errors import OutputError, TrainingError, TrainingStopped
+from ..errors import CheckpointError, OutputError, TrainingError, TrainingStopped
+from ..files import write_json
 from ..progress import Progress
-from ..records import fingerprint, versions, write_json
 from .caption_objective import CaptionObjective
 from .captions import Captions
 from .checkpoints import load_newest, random_states, save_checkpoint, set_random_states
 from .config import TrainingConfig
+from .identity import RunIdentity
 from .log import Log
 from .objective import CELLS, Objective, ReferenceErrors
 from .optimizer import make_optimizer, schedule
 from .pairs import Pairs
 from .validation import Validation, by_cell, cell_columns
 
+BEST = "best.json"  # beside adapter_best
 SPEED = ("lr", "grad_norm", "pairs_per_s", "peak_memory_mb")
 FIRST_SCALE = 2.0**8  # of the loss in fp16, which grows while nothing overflows
 SMALLEST_SCALE = 2.0**-10  # below it nothing is left of the gradient
@@ -51,11 +53,11 @@ class Trainer:
         config: TrainingConfig,
         out: Path,
         *,
-        data: str,
+        data: Mapping[str, str],
         validation: Validation | None = None,
     ) -> None:
-        """objective: of the adapter to train. pairs: rows that it learns from. data: names what is trained on: users,
-        rows and UNet."""
+        """objective: of the adapter to train. pairs: rows that it learns from. data: fingerprints of what is trained
+        on, by what it is: users, rows and UNet."""
         from accelerate import Accelerator
 
         self.objective: Any = objective  # which goes with its own kind of rows
@@ -75,8 +77,7 @@ class Trainer:
         self.pairs_per_step = config.batch_size * config.accumulation * self.accelerator.num_processes
         # Without diffusers' own entries: one of them is a list in the order of a set, another in every process.
         shape = {name: value for name, value in self.trained.config.items() if not name.startswith("_")}
-        identity = {**config.identity, "pairs_per_step": self.pairs_per_step}
-        self.run_name = fingerprint({"config": identity, "adapter": shape, "data": data})
+        self.identity = RunIdentity(config, self.pairs_per_step, shape, data, self.accelerator.num_processes)
         self.step, self.best = 0, math.inf
         self.window = _Window(len(objective.figures))
         folder = out / "tensorboard" if config.tensorboard and self.is_main else None
@@ -245,7 +246,7 @@ class Trainer:
                 if figures["loss"] < self.best:
                     self.best = figures["loss"]
                     save_adapter(self.trained, self.out / "adapter_best")
-                    write_json(self.out / "best.json", {"step": self.step, "loss": self.best})
+                    write_json(self.out / BEST, {"step": self.step, "loss": self.best})
             self.val_log.add(self.step, figures)
         self.accelerator.wait_for_everyone()
         self.trained.train()
@@ -275,7 +276,7 @@ class Trainer:
             states = gather_object(states)
         if self.is_main:
             state = {
-                "run": self.run_name,
+                "run": self.identity.name,
                 "step": self.step,
                 "adapter": self.trained.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -290,21 +291,30 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
-        state = load_newest(self.out / "checkpoints", run=self.run_name)
+        self.identity.require_same(self.out)
+        state = load_newest(self.out / "checkpoints", run=self.identity.name)
         if state is None:
             if (self.out / "adapter").exists():
                 raise OutputError(
-                    f"{self.out} holds an adapter but no checkpoint of its run.", hint="Choose another --out."
+                    f"{self.out} holds an adapter but no checkpoint of its run.",
+                    hint=f"Move {self.out / 'adapter'} away to train it again, or choose another --out.",
                 )
         else:
             self._take_over(state)
         if self.is_main:
-            about = {"run": self.run_name, "config": asdict(self.config), "pairs_per_step": self.pairs_per_step}
-            write_json(self.out / "run.json", {**about, "processes": self.accelerator.num_processes, **versions()})
+            if state is None:
+                self._remove_unsaved()
+            self.identity.write(self.out)
             self.log.open(step=self.step)
             if self.validation is not None:
                 self.val_log.open(step=self.step)
         self.accelerator.wait_for_everyone()
+
+    def _remove_unsaved(self) -> None:
+        """Remove what a run that ended before its first checkpoint found best: it may have had other settings."""
+        if (self.out / BEST).is_file() and (self.out / "adapter_best").is_dir():
+            shutil.rmtree(self.out / "adapter_best")
+            (self.out / BEST).unlink()
 
     def _take_over(self, state: dict[str, Any]) -> None:
         self.trained.load_state_dict(state["adapter"])
@@ -315,6 +325,11 @@ class Trainer:
         if self.reference is not None:
             self.reference.errors = state["reference"]
         self.step, self.best = state["step"], state["best"]
+        if self.step > self.config.steps:
+            raise CheckpointError(
+                f"{self.out} has taken {self.step} steps already; expected at most the {self.config.steps} asked for.",
+                hint=f"Give --steps {self.step} or more, or train anew into another --out.",
+            )
         vars(self.window).update(state["window"])
         own = state["random"]
         if self.accelerator.process_index < len(own):

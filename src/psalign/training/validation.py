@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ..adapter.guard import AttachedAdapter
 from ..diffusion.generate import GenerationConfig, draw_batch
 from ..diffusion.prompts import derive_seed
-from ..records import PromptRow, write_bytes
+from ..files import write_bytes
+from ..records import PromptRow
 from ..sage.caption_rows import CaptionRow, side_of
 from ..sage.rows import SageRow
 from ..users.embedding import EmbeddingStore

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..files import Record
 from ..llm import Chat, json_text, open_endpoint
-from ..records import CATEGORIES, Record
+from ..records import CATEGORIES
 from .language_model import DEFAULT_MODEL, load_language_model
 from .policy import explain
 from .profile import VOCABULARY, UserProfile

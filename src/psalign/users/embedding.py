@@ -11,9 +11,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,20 +23,22 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser
-from ..files import in_the_way, read_json, write_bytes, write_json, write_together
+from ..files import Record, in_the_way, read_json, write_together
 from ..ids import level_id, normalise_user_id, shorten
-from ..records import CATEGORIES, PUBLISHED_RECIPE, Record, fingerprint
+from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint
 from .levels import LEVEL_BANS, PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
 from .space import Space
 
 Array = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 VECTORS, INDEX = "vectors.safetensors", "index.json"
 UNFINISHED = "unfinished"  # folder of an embed that is on its way
 STORE_FORMAT = 2  # 2: with a digest over everything
 LOAD_TRIES, LOAD_PAUSE_S = 4, 0.1  # a store that is being replaced is whole a moment later
+LOAD_WAIT_S = 10.0  # for a folder that changes whenever it is read
 NPY_INDEX = "recipe.json"  # beside <user id>.npy of ours: what made them, and what their users ban
 
 Bans = tuple[str, ...] | None  # None: not known, which is never the same as none
@@ -199,12 +202,9 @@ class EmbeddingStore:
         """
         folder = Path(folder)
         if not (folder / INDEX).is_file() and _npy_files(folder):
-            return cls._load_npy(folder, profiles)
-        index, tensors = _read_whole_store(folder)
-        try:
-            recipe = Recipe(**index["recipe"])
-        except TypeError as err:
-            raise _damaged(folder, f"no recipe ({err})") from err
+            return _read_unchanged(folder, lambda: cls._load_npy(folder, profiles))
+        index, tensors = _read_unchanged(folder, lambda: _read_store(folder))
+        recipe = _read_recipe(index["recipe"], folder)
         banned = dict(zip(_read_ids(index["user_ids"], folder), _read_bans(index["banned"], folder), strict=True))
         raw, space = tensors["vectors"], Space.from_tensors(tensors)
         if raw.shape != (len(banned), recipe.llm_dim) or not space.fits(recipe.llm_dim):
@@ -218,11 +218,15 @@ class EmbeddingStore:
         return store
 
     @classmethod
-    def _load_npy(cls, folder: Path, profiles: Sequence[UserProfile]) -> EmbeddingStore:
+    def _load_npy(cls, folder: Path, profiles: Sequence[UserProfile]) -> EmbeddingStore | None:
+        """None where vectors and what is said of them are not of one build."""
         paths = _npy_files(folder)
         ids = _read_ids([path.stem for path in paths], folder)
         raw = _read_vectors(paths)
-        recipe, kept = _read_npy_index(folder, raw.shape[1])
+        recipe, kept, digests = _read_npy_index(folder, raw.shape[1])
+        for user_id, row in zip(ids, raw, strict=True):
+            if user_id in digests and digests[user_id] != _npy_digest(row, kept.get(user_id), recipe):
+                return None
         said = {profile.user_id: banned_categories(profile) for profile in profiles}
         known = {**LEVEL_USERS, **PUBLISHED_USERS} if recipe.backend == PUBLISHED_RECIPE else LEVEL_USERS
         banned = {user_id: _united(known.get(user_id), kept.get(user_id), said.get(user_id)) for user_id in ids}
@@ -252,17 +256,25 @@ class EmbeddingStore:
 
     def save_npy(self, folder: Path, *, replace: bool = True) -> None:
         """Write raw vectors in the published form, <user id>.npy of [1, llm_dim] each, beside a file that says what
-        made them and what their users ban; private files.
+        made them and what their users ban; private files. A digest of each user goes with it: a vector that another
+        one stands in the place of, or whose bans were changed, is not loaded.
 
         replace: whether other vectors of these users that are there may go. Raises OutputError where they may not.
         """
+        folder = Path(folder)
         bans = {user_id: None if banned is None else list(banned) for user_id, banned in self._banned.items()}
-        about = {"recipe": asdict(self.recipe), "banned": bans}
-        write_json(Path(folder) / NPY_INDEX, about, private=True, replace=replace)
+        digests = {user_id: _npy_digest(row, bans[user_id], self.recipe)
+                   for user_id, row in zip(self.user_ids, self._raw, strict=True)}  # fmt: skip
+        about = {"recipe": asdict(self.recipe), "banned": bans, "digests": digests}
+        contents = {folder / NPY_INDEX: (json.dumps(about, indent=2) + "\n").encode()}
         for user_id, row in zip(self.user_ids, self._raw, strict=True):
             stream = io.BytesIO()
             np.save(stream, row[None], allow_pickle=False)
-            write_bytes(Path(folder) / f"{user_id}.npy", stream.getvalue(), private=True, replace=replace)
+            contents[folder / f"{user_id}.npy"] = stream.getvalue()
+        for path, content in contents.items():
+            if not replace and os.path.lexists(path) and not (path.is_file() and path.read_bytes() == content):
+                raise in_the_way(path)
+        write_together(contents, private=True)
 
     @property
     def fingerprint(self) -> str:
@@ -426,18 +438,48 @@ def _dense(rng: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.
     return weights
 
 
-def _read_whole_store(folder: Path) -> tuple[Record, dict[str, Any]]:
-    """Index and tensors of one build. Raises EmbeddingMissing where they are damaged or were changed."""
-    for turn in range(LOAD_TRIES):
-        index, tensors = _read_store(folder)
-        if index["digest"] == _digest(index, tensors):
-            return index, tensors
-        if turn < LOAD_TRIES - 1:
-            time.sleep(LOAD_PAUSE_S)
-    raise _damaged(folder, f"{VECTORS} and {INDEX} are not of one build, or one of them was changed")
+def _read_unchanged(folder: Path, read: Callable[[], T | None]) -> T:
+    """What read gives of a folder that nobody changed meanwhile; None from it: the files are not of one build.
+
+    Raises EmbeddingMissing where they stay so, or where the folder changes for longer than LOAD_WAIT_S.
+    """
+    turns, until = 0, time.monotonic() + LOAD_WAIT_S
+    while True:
+        before, fault = _stamps(folder), None
+        try:
+            found = read()
+        except EmbeddingMissing as err:
+            found, fault = None, err
+        if _stamps(folder) != before:
+            if time.monotonic() > until:
+                raise EmbeddingMissing(
+                    f"The user vectors in {folder} are being rewritten all the time; they were never read whole.",
+                    hint="Run the same command again once that has ended.",
+                )
+        elif found is not None:
+            return found
+        elif fault is not None:
+            raise fault
+        else:
+            turns += 1
+            if turns == LOAD_TRIES:
+                names = f"{VECTORS} and {INDEX}" if (folder / INDEX).is_file() else f"vectors and {NPY_INDEX}"
+                raise _damaged(folder, f"{names} are not of one build, or one of them was changed")
+        time.sleep(LOAD_PAUSE_S)
 
 
-def _read_store(folder: Path) -> tuple[Record, dict[str, Any]]:
+def _stamps(folder: Path) -> list[tuple[str, int, int, int]]:
+    """Names the versions of all files of a folder that hold vectors, or say something of them."""
+    stamps = []
+    for path in [*(folder / name for name in (INDEX, VECTORS, NPY_INDEX)), *_npy_files(folder)]:
+        with suppress(OSError):
+            about = path.stat()
+            stamps.append((path.name, about.st_ino, about.st_mtime_ns, about.st_size))
+    return stamps
+
+
+def _read_store(folder: Path) -> tuple[Record, dict[str, Any]] | None:
+    """Index and tensors; None where they are not of one build. Raises EmbeddingMissing where one is damaged."""
     for name in (INDEX, VECTORS):
         if not (folder / name).is_file():
             raise EmbeddingMissing(f"{folder} holds no user vectors ({name} is missing).", hint=_embed_hint(folder))
@@ -445,7 +487,7 @@ def _read_store(folder: Path) -> tuple[Record, dict[str, Any]]:
     index = read_json(folder / INDEX, what="the index of user vectors", needs=wanted, fault=_fault(folder))
     try:
         tensors = load_tensors((folder / VECTORS).read_bytes())
-    except (ValueError, SafetensorError) as err:
+    except (OSError, ValueError, SafetensorError) as err:
         raise _damaged(folder, str(err)) from err
     if not {"vectors", "mean", "std"} <= set(tensors):
         raise _damaged(folder, f"expected vectors, mean, std in {VECTORS}")
@@ -457,7 +499,7 @@ def _read_store(folder: Path) -> tuple[Record, dict[str, Any]]:
         or len(set(map(str, ids))) < len(ids)
     ):
         raise _damaged(folder, "it has not one ban list for each user")
-    return index, tensors
+    return (index, tensors) if index["digest"] == _digest(index, tensors) else None
 
 
 def _digest(index: Record, tensors: dict[str, Any]) -> str:
@@ -492,6 +534,16 @@ def _read_ids(names: Sequence[Any], folder: Path) -> list[str]:
     return ids
 
 
+def _read_recipe(record: Any, folder: Path) -> Recipe:
+    try:
+        recipe = Recipe(**record)
+    except TypeError as err:
+        raise _damaged(folder, f"no recipe ({err})") from err
+    if type(recipe.llm_dim) is not int or not isinstance(recipe.backend, str) or not isinstance(recipe.options, dict):
+        raise _damaged(folder, f"no recipe: {shorten(record)}")
+    return recipe
+
+
 def _read_bans(lists: Sequence[Any], folder: Path) -> list[Bans]:
     """Ban lists of a folder of vectors; null is "not known". Raises EmbeddingMissing for what is no ban list."""
     for bans in lists:
@@ -500,19 +552,25 @@ def _read_bans(lists: Sequence[Any], folder: Path) -> list[Bans]:
     return [None if bans is None else tuple(bans) for bans in lists]
 
 
-def _read_npy_index(folder: Path, width: int) -> tuple[Recipe, dict[str, Bans]]:
-    """What made the vectors of a folder of .npy, and ban lists by user id; published vectors say neither."""
+def _npy_digest(row: Array, banned: Sequence[str] | None, recipe: Recipe) -> str:
+    return fingerprint([row.tobytes().hex(), None if banned is None else list(banned), recipe.fingerprint])
+
+
+def _read_npy_index(folder: Path, width: int) -> tuple[Recipe, dict[str, Bans], Record]:
+    """What made the vectors of a folder of .npy, ban lists and digests by user id; published vectors say none of it."""
     path = folder / NPY_INDEX
     if not path.is_file():
-        return Recipe(PUBLISHED_RECIPE, width), {}
+        return Recipe(PUBLISHED_RECIPE, width), {}, {}
+    index = read_json(path, what="what made the vectors", needs=("recipe", "banned"), fault=_fault(folder))
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        recipe, banned = Recipe(**index["recipe"]), dict(index["banned"])
-    except (ValueError, TypeError, KeyError) as err:
+        recipe, banned = _read_recipe(index["recipe"], folder), dict(index["banned"])
+        digests = dict(index.get("digests", {}))
+    except (ValueError, TypeError) as err:
         raise _damaged(folder, f"{NPY_INDEX} does not say what made the vectors ({err})") from err
     if recipe.llm_dim != width:
         raise _damaged(folder, f"vectors of width {width}, and {NPY_INDEX} says {recipe.llm_dim}")
-    return recipe, dict(zip(_read_ids(list(banned), folder), _read_bans(list(banned.values()), folder), strict=True))
+    bans = dict(zip(_read_ids(list(banned), folder), _read_bans(list(banned.values()), folder), strict=True))
+    return recipe, bans, digests
 
 
 def _read_vectors(paths: Sequence[Path]) -> Array:

@@ -128,10 +128,10 @@ def _in_folder(user_id: str, place: Path) -> Callable[[], None] | None:
     def write() -> None:
         if store is not None and user_id in store:
             store.without([user_id]).save(place)
-        if about:
-            about()
         for path in files:
             path.unlink(missing_ok=True)
+        if about:  # last: who reads meanwhile never sees the vector without its bans
+            about()
 
     return write
 
@@ -141,9 +141,9 @@ def _in_npy_index(user_id: str, path: Path) -> Callable[[], None] | None:
     if not path.is_file():
         return None
     index = read_json(path, what="what made the vectors", needs=("banned",), fault=DatasetError)
-    bans = index["banned"] if isinstance(index["banned"], dict) else {}
-    kept = {name: banned for name, banned in bans.items() if not _is(user_id, name)}
-    return (lambda: write_json(path, {**index, "banned": kept}, private=True)) if len(kept) < len(bans) else None
+    said = {name: known for name, known in index.items() if isinstance(known, dict) and name != "recipe"}
+    kept = {name: {who: what for who, what in known.items() if not _is(user_id, who)} for name, known in said.items()}
+    return (lambda: write_json(path, {**index, **kept}, private=True)) if kept != said else None
 
 
 def _in_vectors(user_id: str, path: Path) -> Callable[[], None] | None:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, ExtraMissing, reason_of
+from ..files import write_bytes
 from ..progress import Progress, hide_library_bars
-from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint, write_bytes
+from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint
 from .embedding import Array, Embedder, Recipe, StructuredEmbedder
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
@@ -136,14 +137,22 @@ class ResumableEmbedder:
     def _one(self, profiles: Sequence[UserProfile]) -> Array:
         name = fingerprint([self.recipe.fingerprint, [profile_text(profile) for profile in profiles]])
         path = self._folder / f"{name}.npy"
-        if path.exists():
-            known: Array = np.load(path, allow_pickle=False)
+        known = self._read(path, len(profiles))
+        if known is not None:
             return known
         vectors = self._embedder.embed(profiles)
         stream = io.BytesIO()
         np.save(stream, vectors, allow_pickle=False)
         write_bytes(path, stream.getvalue(), private=True)
         return vectors
+
+    def _read(self, path: Path, users: int) -> Array | None:
+        """Vectors that were made before; None where the file is not there, or not whole: they are made again."""
+        try:
+            known: Array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        return known if known.shape == (users, self.recipe.llm_dim) and np.isfinite(known).all() else None
 
 
 def profile_text(profile: UserProfile, *, person_alone: bool = False) -> str:

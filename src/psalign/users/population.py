@@ -12,7 +12,7 @@ from itertools import accumulate
 import numpy as np
 
 from ..errors import UsageError
-from ..records import Record
+from ..files import Record
 from .profile import AGE_GROUPS, UserProfile
 
 SHARES: dict[str, dict[str, float]] = {  # before implausible people are turned away

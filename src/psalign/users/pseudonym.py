@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from ..records import write_text
+from ..files import write_text
 from .profile import UserProfile
 
 KEY_BYTES = 32
