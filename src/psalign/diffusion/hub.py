@@ -42,9 +42,10 @@ class HubModel:
         model.
         """
         from huggingface_hub import constants, snapshot_download
-        from huggingface_hub.errors import DryRunError, RepositoryNotFoundError
+        from huggingface_hub.errors import DryRunError, LocalEntryNotFoundError, RepositoryNotFoundError
 
         size: int | None = None
+        _hide_bars()
         try:
             files = snapshot_download(self.name, dry_run=True, **self._patterns)
             if not files:
@@ -54,7 +55,7 @@ class HubModel:
             size = sum(one.file_size for one in files if one.will_download)
         except RepositoryNotFoundError as err:
             raise self._cannot_be_fetched(err) from err
-        except DryRunError:
+        except (DryRunError, LocalEntryNotFoundError):
             if self._is_cached():
                 return None
         host = str(urlsplit(constants.ENDPOINT).hostname)
@@ -63,10 +64,8 @@ class HubModel:
     def fetch(self) -> Path:
         """Fetch what is not in the cache. Returns its folder there. Raises CheckpointError where it cannot be had."""
         from huggingface_hub import snapshot_download
-        from huggingface_hub.utils import disable_progress_bars
 
-        if not bars_are_shown():
-            disable_progress_bars()
+        _hide_bars()
         try:
             return Path(snapshot_download(self.name, **self._patterns))
         except Exception as err:  # over a network the hub's library raises nearly anything
@@ -113,6 +112,14 @@ def hub_pipeline(source: str, variant: str | None = None) -> HubModel | None:
 def hub_language_model(source: str) -> HubModel | None:
     """The language model of a hub id; None where the source is a folder."""
     return None if is_local(source) else HubModel(source, (*TEXT_FILES, "*.safetensors"), ("*/*",))
+
+
+def _hide_bars() -> None:
+    """Switch off the hub's own bars, where ours are not shown either."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not bars_are_shown():
+        disable_progress_bars()
 
 
 def is_local(source: str) -> bool:
