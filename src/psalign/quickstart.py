@@ -124,12 +124,11 @@ def embed_users(data: Path, folder: Path, make: Callable[[], Embedder], *, exact
     if (folder / INDEX).is_file():
         return EmbeddingStore.load(folder)
     embedder = make()
-    everyone = load_profiles(data / "users.csv")
+    everyone = [*load_profiles(data / "users.csv"), *level_profiles()]
     trained = {row.user_id for row in load_split(data, "train", check_pictures=False)}
-    population = EmbeddingStore.build(
-        [user for user in everyone if user.user_id in trained], embedder, whitened=WHITENED if exact else 0, exact=exact
-    )
-    store = EmbeddingStore.build([*everyone, *level_profiles()], embedder, statistics_of=population)
+    population, others = ([user for user in everyone if (user.user_id in trained) == is_in] for is_in in (True, False))
+    store = EmbeddingStore.build(population, embedder, whitened=WHITENED if exact else 0, exact=exact)
+    store = store.joined(EmbeddingStore.build(others, embedder, statistics_of=store))
     store.save(folder)
     return store
 
