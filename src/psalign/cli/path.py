@@ -61,8 +61,6 @@ def train(arguments: argparse.Namespace) -> None:
     pipeline = _pipeline(arguments, preset, config, str(shard.device))
     if config.objective == "captions":
         users = _with_ban_lists(arguments, users)
-        if shard.is_first:
-            print("Learning from captions alone: no picture is read, and none needs to be there.", file=sys.stderr)
     cache = arguments.cache or arguments.out / "cache"
     how = {"kind": arguments.kind, "preset": preset, "allow_contradictions": arguments.allow_contradictions}
     rows: dict[str, Any] = {
@@ -70,6 +68,8 @@ def train(arguments: argparse.Namespace) -> None:
         for split in ("train", "val")
         if split == "train" or (config.validation_pairs and has_split(arguments.data, split))
     }
+    if config.objective == "captions" and shard.is_first:
+        print("Learning from captions alone: no picture is read, and none needs to be there.", file=sys.stderr)
     if config.needs_text_alone:  # what the text encoders say is on disk
         pipeline.text_encoder = pipeline.text_encoder_2 = None
     train_adapter(
