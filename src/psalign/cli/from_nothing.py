@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WAIT_S = 3600.0  # for another command that fetches or embeds the same
 VECTORS = Path("data/embeddings/sage")
+SLOW = "There is no GPU here: this takes hours. --rows 4000, --steps 1000 and --no-sheet make it shorter."
 STATE_BYTES = 2  # of a number of a text state
 
 
@@ -78,7 +79,8 @@ def _fetch_all(arguments: argparse.Namespace, base: BaseModel, config: TrainingC
         wanted.append(language_model.download("language model"))
     if pipeline is not None:
         wanted.append(pipeline.download("base model", licence=base.licence if source == base.source else None))
-    tell([one for one in wanted if one], notes=[OFFENSIVE, _written(arguments, base)])
+    slow = [SLOW] if device.startswith("cpu") and arguments.rows is None else []
+    tell([one for one in wanted if one], notes=[OFFENSIVE, _written(arguments, base), *slow])
     with locked(arguments.data, arguments.embeddings, wait_s=WAIT_S):
         fetch_captions(arguments.data)
         _make_vectors(arguments, device)
