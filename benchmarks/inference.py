@@ -32,7 +32,7 @@ from psalign.adapter.attach import attach
 from psalign.adapter.guard import AttachedAdapter
 from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
-from psalign.adapter.recognition import KnownText
+from psalign.adapter.recognition import KnownText, recognise
 from psalign.adapter.text import Texts
 from psalign.adapter.users import RowUsers
 from psalign.config import load_preset
@@ -106,7 +106,7 @@ def guard_share(unet: Any, inputs: dict[str, Any], base_seconds: float, rounds: 
     taken = []
     for _ in range(rounds + WARM_UP):
         started = time.perf_counter()
-        text.recognise(states, pooled)
+        recognise([text], states, pooled)
         taken.append(time.perf_counter() - started)
     return statistics.median(taken[WARM_UP:]) / base_seconds
 

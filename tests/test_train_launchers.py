@@ -109,9 +109,8 @@ def test_flags_win_over_the_environment(folder):
     assert not (folder / "by-name").exists()
 
 
-@pytest.mark.parametrize("name", ["cpus_2", "fsdp_4"])
-def test_two_processes_by_a_config_of_accelerate(name, folder):
-    """launchers/accelerate/*.yaml, from first to last, for two processes on the CPU."""
+def losses_of_two_processes(folder, name):
+    """Train by launchers/accelerate/<name>.yaml, from first to last, in two processes on the CPU."""
     config = yaml.safe_load((ROOT / f"launchers/accelerate/{name}.yaml").read_text())
     (folder / f"{name}.yaml").write_text(yaml.safe_dump({**config, "num_processes": 2, "main_process_port": 0}))
     done = start(
@@ -120,7 +119,18 @@ def test_two_processes_by_a_config_of_accelerate(name, folder):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load((folder / name / "run.json").read_text())["processes"] == 2
-    assert read_losses(folder / name) == pytest.approx(read_losses(folder / "cpus_2"), rel=1e-6)
+    return read_losses(folder / name)
+
+
+def test_two_processes_by_a_config_of_accelerate(folder):
+    assert losses_of_two_processes(folder, "cpus_2")
+
+
+@pytest.mark.slow
+def test_two_processes_by_fsdp_train_as_two_processes_do(folder):
+    assert losses_of_two_processes(folder, "fsdp_4") == pytest.approx(
+        losses_of_two_processes(folder, "cpus_2"), rel=1e-6
+    )
 
 
 def read_losses(out):

@@ -5,7 +5,7 @@ import torch
 
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter, save_adapter
-from psalign.adapter.compress import compress, fold, fp16_bytes
+from psalign.adapter.compress import compress, fold
 from psalign.adapter.published import PublishedAdapter
 from psalign.errors import UsageError
 from tiny_pipelines import LLM_DIM, PIPELINES, RECIPE, draw, random_adapter, users
@@ -53,8 +53,8 @@ def test_the_error_falls_with_the_rank_and_is_measured_on_other_users():
     assert all(m.error <= m.worst for m in made)
     assert made[0].error > 0.1
     assert made[-1].error < 0.1 * made[0].error or made[-1].error < 0.5
-    assert all(m.after_bytes < m.before_bytes == fp16_bytes(adapter) for m in made)
-    assert made[0].after_bytes == 2 * (LLM_DIM + 768 + 3 * 768 + 768 + sum(adapter.config.widths))
+    assert all(m.adapter.fp16_bytes < adapter.fp16_bytes for m in made)
+    assert made[0].adapter.fp16_bytes == 2 * (LLM_DIM + 768 + 3 * 768 + 768 + sum(adapter.config.widths))
 
 
 REFUSED = {
@@ -91,5 +91,5 @@ def test_real_sizes_at_the_ranks_the_documentation_names(base, rank, limit_mb):
     with torch.device("meta"):
         full = PublishedAdapter(**shape)
         small = PublishedAdapter(**shape, with_keys=False, proj_rank=rank, value_rank=rank)
-    assert fp16_bytes(full) / 1e6 == pytest.approx({"sd15": 44, "sdxl": 696}[base], rel=0.01)
-    assert fp16_bytes(small) <= limit_mb * 1e6
+    assert full.fp16_bytes / 1e6 == pytest.approx({"sd15": 44, "sdxl": 696}[base], rel=0.01)
+    assert small.fp16_bytes <= limit_mb * 1e6

@@ -104,7 +104,7 @@ def test_published_is_text_attention_plus_scaled_user_attention(n_tokens):
     by_hand = attention.to_out[0](by_hand)
 
     psa = attach(unet, adapter)
-    behind = psa._terms.behind(vectors(2), torch.full((2,), 0.7), like=text)
+    behind = psa._terms.behind(RowUsers(vectors(2), torch.full((2,), 0.7)), like=text)
     got = attention(hidden, encoder_hidden_states=torch.cat([text, behind], dim=1))
     torch.testing.assert_close(got, by_hand, atol=1e-5, rtol=0)
 

@@ -25,6 +25,7 @@ from diffusers import (
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPAGPipeline,
     StableDiffusionPipeline,
+    StableDiffusionSAGPipeline,
     StableDiffusionXLImg2ImgPipeline,
     T2IAdapter,
     UNet2DConditionModel,
@@ -40,7 +41,7 @@ from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
 from psalign.diffusion.base_models import load_pipeline
 from psalign.errors import GuardError
-from tiny_pipelines import random_adapter, sdxl_pipeline, users
+from tiny_pipelines import controlnet_of, draw_text, random_adapter, sdxl_pipeline, users
 
 PROMPTS = ["a red cat with a sword", "a blue dog with a cross"]
 NEGATIVE = ["blur", "a tree"]
@@ -161,6 +162,8 @@ PIPELINES_OF = {
 
 
 ELSEWHERE = {  # rows that have a test of their own below, or in test_pipelines.py
+    "self-attention guidance at guidance 0 or 1",
+    "self-attention guidance with guidance",
     "a traced UNet, or another stand-in",
     "modular SDXL: guidance, perturbed attention, skipped layers",
     "image-to-image, inpainting, SDXL",
@@ -262,6 +265,28 @@ def test_a_batch_is_its_users_one_by_one(name, kind, parts):
         alone = psa.encode(pipe, same[:1], vectors(2)[i : i + 1], recipe=RECIPE)
         torch.testing.assert_close(draw(pipe, alone, more, seeds=(1,))[0], together[i], atol=1e-4, rtol=0)
     assert (together[0] - together[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+def test_self_attention_guidance(kind, parts):
+    """Its second call of a step says nothing of its users: prompts that were rewritten are known, other text is not."""
+    pipe = stable(parts, StableDiffusionSAGPipeline)
+    psa = attach(pipe, adapter(pipe.unet, kind))
+    more = {"sag_scale": 0.75, "height": 64, "width": 64}
+    calls = []
+    pipe.unet.register_forward_hook(lambda *_: calls.append(1))
+    together = draw_text(pipe, encoded(pipe, psa), guidance_scale=0.0, **more)
+    assert len(calls) == 2 * 2
+    for i, seed in enumerate((7, 8)):
+        generator = [torch.Generator().manual_seed(seed)]
+        alone = draw_text(pipe, encoded(pipe, psa, rows=(i,)), guidance_scale=0.0, generator=generator, **more)
+        torch.testing.assert_close(alone[0], together[i], atol=1e-4, rtol=0)
+    with psa.disabled():
+        base = draw_text(pipe, {"prompt": PROMPTS}, guidance_scale=0.0, **more)
+    assert (together - base).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+    for text in (encoded(pipe, psa), {"prompt": PROMPTS}):
+        with pytest.raises(GuardError, match="called without users"):
+            draw_text(pipe, text, guidance_scale=4.0, **more)
 
 
 def test_a_pipeline_made_of_an_adapted_unet_draws_from_rewritten_text(parts):
@@ -554,6 +579,47 @@ def test_a_copied_pipeline_with_controlnets_has_an_adapter_of_its_own(kind, part
     own = other.unet._psa_attached
     assert own is not psa
     torch.testing.assert_close(draw(other, encoded(other, own), more), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "published"])
+def test_unloading_a_copied_adapter_leaves_the_controlnets_of_the_first_guarded(kind, parts):
+    pipe, more = with_controlnets(parts)
+    psa = attach(pipe, adapter(pipe.unet, kind))
+    copy.deepcopy(pipe.unet)._psa_attached.unload()
+    draw(pipe, encoded(pipe, psa), more)
+    net = pipe.controlnet.nets[0]
+    with pytest.raises(GuardError, match="ControlNetModel was called without users"):
+        net(torch.zeros(1, 4, 2, 2), 1, encoder_hidden_states=torch.ones(1, 77, 128), controlnet_cond=picture(1))
+
+
+def test_a_controlnet_of_sdxl_reads_no_pooled_prompt_that_has_no_unconditional_one():
+    """Kind published: both text states are exchanged, or the call is refused."""
+    stock = sdxl_pipeline()
+    psa, net = attach(stock, random_adapter(stock, "published")), controlnet_of(stock)
+    psa.guard(net)
+    states, negative, pooled, negative_pooled = stock.encode_prompt(PROMPTS)
+    seen = []
+    net.add_embedding.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+
+    def read(**more):
+        text = psa.rewrite(states, users(), pooled=pooled, negative=negative, **more)
+        added = {"text_embeds": text["pooled_prompt_embeds"], "time_ids": torch.zeros(2, 6)}
+        latents, picture = torch.zeros(2, 4, 4, 4), torch.zeros(2, 3, 32, 32)
+        net(latents, 1, text["prompt_embeds"], controlnet_cond=picture, added_cond_kwargs=added)
+
+    read(negative_pooled=negative_pooled)
+    assert torch.equal(seen[0][:, :1280], negative_pooled)
+    with pytest.raises(GuardError, match="cannot keep a ControlNet from reading what a user bans"):
+        read()
+
+
+def test_pooled_states_that_were_not_given_to_rewrite_are_refused():
+    stock = sdxl_pipeline()
+    psa = attach(stock, random_adapter(stock, "published"))
+    states, negative, pooled, negative_pooled = stock.encode_prompt(PROMPTS)
+    text = psa.rewrite(states, users(), negative=negative)
+    with pytest.raises(GuardError, match="was not rewritten for these users"):
+        draw_text(stock, {**text, "pooled_prompt_embeds": pooled, "negative_pooled_prompt_embeds": negative_pooled})
 
 
 def test_guarded_controlnets_before_a_unet_without_the_adapter(parts):

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from psalign.adapter.checkpoint import adapter_fingerprint, load_adapter, save_adapter
-from psalign.adapter.places import find_adapter
+from psalign.adapter.checkpoint import adapter_fingerprint, find_adapter, load_adapter, save_adapter
 from psalign.errors import CheckpointError
 from tiny_pipelines import PIPELINES, random_adapter
 
@@ -36,11 +35,11 @@ def test_the_folder_of_a_published_trainer_is_its_last_step(tmp_path):
         torch.save(published_parts(adapter), tmp_path / f"checkpoint-{step}/psa_adapter.bin")
     (tmp_path / "checkpoint-9000").mkdir()  # which a kill left empty
     (tmp_path / "checkpoint-x").mkdir()
-    assert find_adapter(tmp_path) == tmp_path / "checkpoint-5000"
+    assert find_adapter(tmp_path) == tmp_path / "checkpoint-5000/psa_adapter.bin"
     assert load_adapter(tmp_path).config.recipe == "published"
     assert adapter_fingerprint(tmp_path) == adapter_fingerprint(tmp_path / "checkpoint-5000/psa_adapter.bin")
     torch.save(published_parts(adapter), tmp_path / "psa_adapter.bin")
-    assert find_adapter(tmp_path) == tmp_path  # one beside them is meant
+    assert find_adapter(tmp_path) == tmp_path / "psa_adapter.bin"  # one beside them is meant
 
 
 def test_a_run_that_is_not_finished_says_so(tmp_path):

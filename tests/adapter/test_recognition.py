@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from psalign.adapter.guard import AttachedAdapter
-from psalign.adapter.marks import mark
 from psalign.adapter.prompt import PromptAdapter
-from psalign.adapter.recognition import LAYOUTS, KnownText, LiveTexts, Place, arrange, row_digests
-from psalign.adapter.text import Texts
+from psalign.adapter.recognition import LAYOUTS, KnownText, Place, arrange, live_texts, recognise, row_digests
+from psalign.adapter.text import Texts, with_marks
 from psalign.adapter.users import RowUsers
 from psalign.errors import GuardError
 
@@ -203,7 +202,7 @@ def test_each_row_reads_the_text_of_its_user_or_the_call_raises_often(example):
 def test_layouts_by_hand(rows, places):
     """Two users: prompts a and b, unconditional texts x and y."""
     found = arrange(list(rows), list("ab"), list("xy"))
-    told = None if found is None else " ".join(f"{'c' if place.is_prompt else 'u'}{place.index}" for place in found)
+    told = None if found is None else " ".join(f"{'c' if place.is_prompt else 'u'}{place.row}" for place in found)
     assert told == places
 
 
@@ -217,79 +216,93 @@ def test_a_digest_is_of_all_bits_and_their_places():
     assert row_digests(torch.zeros(1, 3)).item() == 0
 
 
-def known(users=2, strength=None, **more):
+def known(users=2, strength=None, owner=None, **more):
     texts = Texts(random(users, TOKENS, WIDTH), random(users, TOKENS, WIDTH, seed=1), **more)
-    return texts, KnownText(texts, RowUsers(torch.zeros(users, 4), strength or torch.ones(users)), owner=None)
+    return texts, KnownText(texts, RowUsers(torch.zeros(users, 4), strength or torch.ones(users)), owner=owner)
+
+
+def watch(text, states, pooled):
+    """Places of rows and states as on an accelerator; None for the places of rows that are not the text's."""
+    found = recognise([text], states, pooled, may_wait=False)
+    return (None, states) if found is None else found[1:]
 
 
 def test_on_an_accelerator_a_recognised_tensor_is_looked_at_without_waiting():
     """A change that torch counts is looked for again; one that it does not count leaves NaN, never another text."""
     texts, text = known()
     states = texts.prompt_embeds.clone()
-    places, same = text.watch(states, None)
+    places, same = watch(text, states, None)
     assert places == [Place(True, 0), Place(True, 1)]
     assert same is states
-    places, same = text.watch(states, None)
+    places, same = watch(text, states, None)
     assert places == [Place(True, 0), Place(True, 1)]
     assert torch.equal(same, states)
     states.data[1, 0, 0] = 9.0
-    places, looked_at = text.watch(states, None)
+    places, looked_at = watch(text, states, None)
     assert torch.equal(looked_at[0], texts.prompt_embeds[0])
     assert looked_at[1].isnan().all()
     states[0, 0, 0] = 9.0
-    assert text.watch(states, None)[0] is None
+    assert watch(text, states, None)[0] is None
     with torch.inference_mode():  # torch counts no changes there: it is looked at in every call
         states = texts.prompt_embeds.clone()
-        assert text.watch(states, None)[0] is not None
+        assert watch(text, states, None)[0] is not None
         states[1, 0, 0] = 9.0
-        assert text.watch(states, None)[0] is None
+        assert watch(text, states, None)[0] is None
 
 
 def test_on_an_accelerator_pooled_states_are_looked_at_again_where_they_are_others():
     pooled = random(2, POOLED)
     texts, text = known(pooled_prompt_embeds=pooled, negative_pooled_prompt_embeds=random(2, POOLED, seed=1))
     states, mine = texts.prompt_embeds, pooled.clone()
-    assert text.watch(states, mine)[0] is not None
-    assert text.watch(states, pooled.flip(0))[0] is None
-    assert text.watch(states, mine)[0] is not None
+    assert watch(text, states, mine)[0] is not None
+    assert watch(text, states, pooled.flip(0))[0] is None
+    assert watch(text, states, mine)[0] is not None
     mine.data[1, 0] += 1  # past torch's count
-    places, looked_at = text.watch(states, mine)
+    places, looked_at = watch(text, states, mine)
     assert places == [Place(True, 0), Place(True, 1)]
     assert looked_at[1].isnan().all()
     assert torch.equal(looked_at[0], states[0])
     mine += 1
-    assert text.watch(states, mine)[0] is None
+    assert watch(text, states, mine)[0] is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_marks_tell_equal_prompts_of_two_users_apart_in_any_dtype(dtype):
     states = random(1, TOKENS, WIDTH).expand(2, -1, -1).to(dtype)
     texts = Texts(states, states.clone())
-    (first, marked), (other, others) = (mark(texts, RowUsers(torch.zeros(2, 4), torch.ones(2)), None) for _ in range(2))
+    marked, others = with_marks(texts), with_marks(texts)
+    first, other = (KnownText(one, RowUsers(torch.zeros(2, 4), torch.ones(2)), None) for one in (marked, others))
     rows = torch.cat([marked.negative_prompt_embeds, marked.prompt_embeds])
     for cast in (dtype, torch.float32, torch.float16, torch.bfloat16):
-        places = first.recognise(rows.to(cast), None)[0]
-        assert places == [Place(False, 0), Place(False, 1), Place(True, 0), Place(True, 1)]
-        assert first.recognise(rows.to(cast)[[0, 1, 3, 2]], None)[0] is None
-        assert other.recognise(rows.to(cast), None)[0] is None
+        assert recognise([first], rows.to(cast), None)[1] == [
+            Place(False, 0),
+            Place(False, 1),
+            Place(True, 0),
+            Place(True, 1),
+        ]
+        assert recognise([first], rows.to(cast)[[0, 1, 3, 2]], None) is None
+        assert recognise([other], rows.to(cast), None) is None
     assert not torch.equal(marked.prompt_embeds, others.prompt_embeds)
 
 
 def test_texts_that_are_under_way_are_known_in_every_thread_and_forgotten_after():
-    live, found = LiveTexts(), []
-    texts = [known()[1] for _ in range(20)]
+    owner, found, barrier = object(), [], threading.Barrier(4)
     states = random(2, TOKENS, WIDTH)
 
     def look():
-        for text in texts:
-            live.add(text)
-            found.append(live.recognise(states, None) is not None)
+        barrier.wait(30)
+        for _ in range(20):
+            text = known(owner=owner)[1]
+            found.append(recognise(live_texts(owner), states, None) is not None)
+            del text
 
     threads = [threading.Thread(target=look) for _ in range(4)]
     [thread.start() for thread in threads], [thread.join() for thread in threads]
     assert found == [True] * 80
-    texts.clear()
-    assert live.recognise(states, None) is None
+    assert live_texts(owner) == []
+    text = known(owner=owner)[1]
+    assert live_texts(object()) == []
+    assert live_texts(owner) == [text]
 
 
 def test_a_raw_prompt_that_a_call_under_way_has_for_no_user_is_not_known():

@@ -17,7 +17,7 @@ import mini_training
 from psalign.training.checkpoints import list_checkpoints
 
 TESTS = Path(__file__).parents[1]
-KILLS, STEPS, LIMIT_S = 20, 160, 300
+STEPS, LIMIT_S = 160, 300
 WEIGHTS = "adapter/diffusion_pytorch_model.safetensors"
 
 
@@ -45,7 +45,8 @@ def finish(child):
     assert child.exitcode == 0
 
 
-def test_twenty_kills_at_random_moments_end_with_the_same_bits(small_run, tmp_path):
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_end_with_the_same_bits(small_run, tmp_path, kills):
     """Kills fall in loading, steps, checkpoint writing and log writing: the moments come from a seeded generator."""
     data, embeddings = small_run[0] / "data", small_run[0] / "embeddings"
 
@@ -57,18 +58,18 @@ def test_twenty_kills_at_random_moments_end_with_the_same_bits(small_run, tmp_pa
     finish(run("whole"))
     whole_s = time.perf_counter() - started
     moments, seen = random.Random(7), set()
-    for _ in range(KILLS):
+    for _ in range(kills):
         child, before = run("killed"), newest_step(tmp_path / "killed")
-        moment = time.perf_counter() + moments.uniform(0.02, 0.12) * whole_s
+        moment = time.perf_counter() + moments.uniform(0.4, 2.4) / kills * whole_s
         # On a machine that is faster now than it was for the whole run, the steps set the moment.
-        while time.perf_counter() < moment and newest_step(tmp_path / "killed") < before + STEPS // KILLS - 1:
+        while time.perf_counter() < moment and newest_step(tmp_path / "killed") < before + STEPS // kills - 1:
             time.sleep(0.005)
         assert child.is_alive(), "the run ended before it was killed so often"
         child.kill()
         child.join()
         seen.add(newest_step(tmp_path / "killed"))
     finish(run("killed"))
-    assert len(seen) > 3  # kills fell on different steps
+    assert len(seen) > min(3, kills // 2)  # kills fell on different steps
     whole, resumed = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "killed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())

@@ -14,11 +14,32 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from torch import nn
 
-from .card import model_card
-
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import Attention
+
+CARD = """---
+library_name: diffusers
+tags: [psalign, personalized-safety, text-to-image]
+---
+
+# PSA adapter, kind `{kind}`, for {base}
+
+Makes a Stable Diffusion pipeline keep to each user's own limits: what this user bans goes, what they allow stays.
+{weights:,} parameters, {megabytes:.1f} MB in fp16.
+
+```python
+import psalign
+
+psa = psalign.load_psa_adapter(pipe, "<this repository or folder>")
+pictures = pipe(**psa.encode(pipe, prompts, users)).images
+```
+
+User vectors must be of recipe `{recipe}` and width {llm_dim}; others are refused.
+
+Limits: it lowers the rate of banned content and does not promise its absence.
+Vectors and banned categories are personal data.
+"""
 
 
 class PSAAdapter(ModelMixin, ConfigMixin):
@@ -37,14 +58,14 @@ class PSAAdapter(ModelMixin, ConfigMixin):
         return int(self.config.llm_dim)
 
     @property
-    def pooled_dim(self) -> int:
-        """Width of the pooled text state that the adapter rewrites too, or 0."""
-        return int(self.config.get("pooled_dim", 0))
-
-    @property
     def shape(self) -> dict[str, Any]:
         """The config without diffusers' own entries."""
         return {name: value for name, value in self.config.items() if not name.startswith("_")}
+
+    @property
+    def fp16_bytes(self) -> int:
+        """Size on disk in fp16."""
+        return 2 * int(self.num_parameters())
 
     def user_tokens(self, vectors: torch.Tensor) -> torch.Tensor:
         """User vectors [B, llm_dim] -> user tokens [B, N, R]."""
@@ -60,28 +81,25 @@ class PSAAdapter(ModelMixin, ConfigMixin):
         if push_to_hub:
             self.push_to_hub(Path(save_directory).name)
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: str | None = None, **options: Any
+    ) -> str:
         """Upload config, weights and card, as `save_pretrained` writes them. Returns the commit's address.
 
-        options: private, token of huggingface_hub's create_repo; commit_message, create_pr of its upload_folder.
+        options: of huggingface_hub's upload_folder, as commit_message and create_pr.
         """
         from huggingface_hub import create_repo, upload_folder
 
-        private, token = options.pop("private", None), options.pop("token", None)
-        commit_message = options.pop("commit_message", None) or "Upload PSA adapter"
         repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        options = {"commit_message": "Upload PSA adapter", **options}
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return str(
-                upload_folder(
-                    repo_id=repo_id, folder_path=folder, token=token, commit_message=commit_message, **options
-                )
-            )
+            return str(upload_folder(repo_id=repo_id, folder_path=folder, token=token, **options))
 
     def card(self) -> str:
-        """The README.md of the adapter's folder."""
-        weights = sum(weight.numel() for weight in self.parameters())
-        return model_card(self.kind, self.config.base, self.config.recipe, llm_dim=self.llm_dim, weights=weights)
+        """The README.md of the adapter's folder, as the Hugging Face hub shows it."""
+        names = {"kind": self.kind, "base": self.config.base, "recipe": self.config.recipe, "llm_dim": self.llm_dim}
+        return CARD.format(**names, weights=self.num_parameters(), megabytes=self.fp16_bytes / 1e6)
 
 
 class UserProjection(nn.Module):

@@ -6,12 +6,16 @@ Place on the path of data: between steps 4 and 5.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, GuardError
-from .adapter import PSAAdapter
+from .adapter import PSAAdapter, cross_attention_widths
 from .checkpoint import load_adapter
 from .guard import AttachedAdapter
+from .prompt import PromptAdapter
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 FILES = ("config.json", "*.safetensors", "psa_adapter.bin")
 
@@ -34,7 +38,9 @@ def load_psa_adapter(
     """
     place = Path(path_or_hub_id)
     if not place.exists():
-        place = _download(str(path_or_hub_id), subfolder, revision, local_files_only, token)
+        files = [f"{subfolder}/{name}" if subfolder else name for name in FILES]
+        options = {"revision": revision, "local_files_only": local_files_only, "token": token}
+        place = _download(str(path_or_hub_id), allow_patterns=files, **options)
     return attach(pipe_or_unet, load_adapter(place / subfolder if subfolder else place))
 
 
@@ -51,6 +57,7 @@ def attach(pipe_or_unet: Any, adapter: PSAAdapter) -> AttachedAdapter:
         )
     if hasattr(unet, "_psa_attached"):
         raise GuardError("This UNet has an adapter already.", hint="Call unload() on the first one.")
+    _check_fit(unet, adapter)
     if unet.device.type != "meta":  # a UNet that is offloaded layer by layer has no device of its own
         adapter.to(device=unet.device)
     attached = AttachedAdapter(unet, adapter)
@@ -59,24 +66,28 @@ def attach(pipe_or_unet: Any, adapter: PSAAdapter) -> AttachedAdapter:
     return attached
 
 
-def _download(
-    repository: str, subfolder: str | None, revision: str | None, local_files_only: bool, token: str | bool | None
-) -> Path:
-    """The local copy of a repository's adapter files."""
+def _check_fit(unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
+    """Raises CheckpointError where the adapter's shapes are not the UNet's."""
+    config, width, widths = adapter.config, unet.config.cross_attention_dim, cross_attention_widths(unet)
+    if config.context_dim != width:
+        fault = f"text states of width {config.context_dim}; this UNet's are {width}"
+    elif not isinstance(adapter, PromptAdapter) and tuple(config.widths) != widths:
+        fault = f"{len(config.widths)} cross-attentions; this UNet has {len(widths)} or other widths"
+    else:
+        return
+    raise CheckpointError(
+        f"The adapter (trained for '{config.base}') is for {fault}.",
+        hint="Use the base model the adapter was trained for.",
+    )
+
+
+def _download(repository: str, **options: Any) -> Path:
+    """The local copy of a repository's files. options: of huggingface_hub's snapshot_download."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    inside = f"{subfolder}/" if subfolder else ""
     try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=[inside + name for name in FILES],
-            )
-        )
+        return Path(snapshot_download(repository, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as err:
         raise CheckpointError(
             f"'{repository}' is neither a folder or file here nor an adapter that can be downloaded: {err}",

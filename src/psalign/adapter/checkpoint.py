@@ -6,6 +6,7 @@ Place on the path of data: the seam between training and step 4.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,11 @@ from ..errors import CheckpointError, OutputError
 from ..records import file_fingerprint, write_bytes, write_text
 from .adapter import PSAAdapter
 from .convert import find_published, read_published
-from .places import find_adapter
 from .prompt import PromptAdapter
 from .published import FoldedAdapter, PublishedAdapter
 
 CONFIG, CARD, WEIGHTS = "config.json", "README.md", "diffusion_pytorch_model.safetensors"
-FILES = {CONFIG, CARD, WEIGHTS}
+OF_A_RUN = "adapter"  # where psalign train writes it
 CLASSES = {kind.__name__: kind for kind in (PromptAdapter, PublishedAdapter, FoldedAdapter)}  # by _class_name
 KINDS = {kind.kind: kind for kind in (PromptAdapter, PublishedAdapter)}  # what can be trained
 
@@ -38,8 +38,7 @@ def save_adapter(adapter: PSAAdapter, folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
     adapter.save_config(aside)
     write_text(aside / CARD, adapter.card())
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in adapter.state_dict().items()}
-    write_bytes(aside / WEIGHTS, save(weights, metadata={"format": "pt"}))
+    write_bytes(aside / WEIGHTS, save(adapter.state_dict(), metadata={"format": "pt"}))
     if folder.exists():
         folder.rename(old)
     aside.rename(folder)
@@ -53,13 +52,67 @@ def require_replaceable(folder: Path) -> None:
     if not folder.is_dir():
         raise OutputError(f"{folder} is a file; an adapter is a folder.", hint="Choose another --out.")
     there = {path.name for path in folder.iterdir()}
-    strangers = sorted(there - FILES)
+    strangers = sorted(there - {CONFIG, CARD, WEIGHTS})
     if strangers or (there and _class_of(folder) is None):
         raise OutputError(
             f"{folder} holds something else than an adapter: {', '.join(strangers[:5] or sorted(there))}. "
             "It would be replaced as a whole.",
             hint="Choose another --out: a new folder, or one with nothing but an adapter.",
         )
+
+
+def load_adapter(place: Path, *, base: str | None = None) -> PSAAdapter:
+    """Read an adapter. place: see find_adapter. base: the row of BASES it must have been trained for, where given.
+
+    Raises CheckpointError where it is missing, broken, has other keys or shapes, or was trained for another base.
+    """
+    found = find_adapter(place)
+    adapter = read_published(found) if found.is_file() else _load_folder(found)
+    if base is not None and adapter.config.base != base:
+        raise CheckpointError(
+            f"The adapter in {place} was trained for '{adapter.config.base}'; this run uses '{base}'.",
+            hint=f"Run with --base {adapter.config.base}, or train an adapter for '{base}'.",
+        )
+    return adapter.eval()
+
+
+def find_adapter(place: Path) -> Path:
+    """The adapter that a path means: a published file, or a folder that save_adapter wrote.
+
+    place: either; a folder with a published file; or the folder of a training run: adapter/ inside it (psalign train),
+    or the last step in checkpoint-<step>/ (the published trainer). `place` again where there is none: its reader says
+    what it expected. Raises CheckpointError for a training run that is not finished.
+    """
+    if not place.is_dir() or (place / CONFIG).is_file():
+        return place
+    published = find_published(place)
+    if published is not None:
+        return published
+    if (place / OF_A_RUN / CONFIG).is_file():
+        return place / OF_A_RUN
+    steps = {int(match[1]): path for path in place.iterdir() if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))}
+    for step in sorted(steps, reverse=True):
+        if (published := find_published(steps[step])) is not None:
+            return published
+    if (place / "checkpoints").is_dir():
+        raise CheckpointError(
+            f"{place} is a training run that is not finished: it has checkpoints and no adapter yet.",
+            hint="Run the same training command again: it goes on, and writes the adapter at its end.",
+        )
+    return place
+
+
+def adapter_fingerprint(place: Path) -> str:
+    """16 hexadecimal digits that name an adapter's weights; place: see find_adapter."""
+    found = find_adapter(place)
+    return file_fingerprint(found if found.is_file() else found / WEIGHTS)
+
+
+def describe(adapter: PSAAdapter) -> dict[str, Any]:
+    """What an adapter is, and its size: parameters and bytes on disk in fp16."""
+    shape = {name: value for name, value in adapter.shape.items() if name != "widths"}
+    known = {"kind": adapter.kind, "class": type(adapter).__name__, "llm_dim": adapter.llm_dim, **shape}
+    return {"parameters": adapter.num_parameters(), "fp16_bytes": adapter.fp16_bytes, **known}
 
 
 def _class_of(folder: Path) -> type[PSAAdapter] | None:
@@ -71,24 +124,6 @@ def _class_of(folder: Path) -> type[PSAAdapter] | None:
     return CLASSES.get(config.get("_class_name")) if isinstance(config, dict) else None
 
 
-def load_adapter(folder: Path, *, base: str | None = None) -> PSAAdapter:
-    """Read an adapter: a folder that save_adapter wrote, a published file or a folder with one, or the folder of a
-    training run (see find_adapter).
-
-    base: the row of BASES it must have been trained for, where given.
-    Raises CheckpointError where it is missing, broken, has other keys or shapes, or was trained for another base.
-    """
-    place = find_adapter(folder)
-    published = None if (place / "config.json").is_file() else find_published(place)
-    adapter = _load_folder(place) if published is None else read_published(published)
-    if base is not None and adapter.config.base != base:
-        raise CheckpointError(
-            f"The adapter in {folder} was trained for '{adapter.config.base}'; this run uses '{base}'.",
-            hint=f"Run with --base {adapter.config.base}, or train an adapter for '{base}'.",
-        )
-    return adapter.eval()
-
-
 def _load_folder(folder: Path) -> PSAAdapter:
     hint = "Train one with: psalign train, or name the folder that has config.json."
     kind = _class_of(folder)
@@ -98,26 +133,11 @@ def _load_folder(folder: Path) -> PSAAdapter:
         )
     try:
         adapter, info = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
-    except (SafetensorError, RuntimeError, ValueError, OSError, json.JSONDecodeError) as err:
+    except (SafetensorError, RuntimeError, ValueError, OSError) as err:
         raise CheckpointError(f"The adapter in {folder} cannot be read: {err}", hint=hint) from err
-    faults = [f"{kind}: {', '.join(info[kind][:3])}" for kind in ("missing_keys", "unexpected_keys") if info[kind]]
+    faults = [f"{name}: {', '.join(info[name][:3])}" for name in ("missing_keys", "unexpected_keys") if info[name]]
     if faults:
         raise CheckpointError(
             f"The adapter in {folder} does not match its config.json: {'; '.join(faults)}.", hint=hint
         )
     return adapter
-
-
-def adapter_fingerprint(folder: Path) -> str:
-    """16 hexadecimal digits that name an adapter's weights; folder: what load_adapter reads."""
-    place = find_adapter(folder)
-    published = None if (place / "config.json").is_file() else find_published(place)
-    return file_fingerprint(published or place / WEIGHTS)
-
-
-def describe(adapter: PSAAdapter) -> dict[str, Any]:
-    """What an adapter is, and its size: parameters and bytes on disk in fp16."""
-    parameters = sum(weight.numel() for weight in adapter.parameters())
-    shape = {name: value for name, value in adapter.shape.items() if name != "widths"}
-    known = {"kind": adapter.kind, "class": type(adapter).__name__, "llm_dim": adapter.llm_dim, **shape}
-    return {"parameters": parameters, "fp16_bytes": 2 * parameters, **known}

@@ -24,17 +24,10 @@ class Compression:
     """
 
     adapter: PSAAdapter
-    before_bytes: int
-    after_bytes: int
     users: int
     error: float
     worst: float
     between: float
-
-
-def fp16_bytes(adapter: PSAAdapter) -> int:
-    """Size on disk in fp16."""
-    return sum(2 * weight.numel() for weight in adapter.parameters())
 
 
 @torch.no_grad()
@@ -74,8 +67,6 @@ def compress(adapter: PSAAdapter, vectors: torch.Tensor, *, rank: int) -> Compre
     between = change.norm(dim=1) / (output - output.mean(0)).norm(dim=1).clamp(min=1e-12)
     return Compression(
         adapter=smaller,
-        before_bytes=fp16_bytes(adapter),
-        after_bytes=fp16_bytes(smaller),
         users=int(held_out.sum()),
         error=float(relative.mean()),
         worst=float(relative.max()),
@@ -122,9 +113,10 @@ def _one_token(adapter: PSAAdapter, what: str) -> PublishedAdapter:
     """The adapter, where it can be made smaller. Raises UsageError otherwise."""
     if adapter.kind != "published":
         raise UsageError(f"Only adapters of kind 'published' can be {what}; this one is of kind '{adapter.kind}'.")
-    if not isinstance(adapter, PublishedAdapter) or (what == "compressed" and adapter.config.value_rank):
-        is_folded = not isinstance(adapter, PublishedAdapter)
-        raise UsageError(f"This adapter is {'folded' if is_folded else 'compressed'} already.")
+    if not isinstance(adapter, PublishedAdapter):
+        raise UsageError("This adapter is folded already.")
+    if what == "compressed" and adapter.config.value_rank:
+        raise UsageError("This adapter is compressed already.")
     if adapter.n_tokens != 1:
         raise UsageError(f"Only one token per user can be {what} exactly; this adapter has {adapter.n_tokens}.")
     return adapter

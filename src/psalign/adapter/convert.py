@@ -11,13 +11,12 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
-from ..errors import CheckpointError, OutputError, UsageError
+from ..errors import CheckpointError, OutputError, UsageError, reason_of
 from ..records import PUBLISHED_RECIPE, write_bytes
 from .adapter import PSAAdapter
 from .published import PublishedAdapter
@@ -28,49 +27,51 @@ LAYOUTS = {(768, 16): "sd15", (2048, 70): "sdxl", (128, 7): "mini"}
 PROJECTION = ("proj.weight", "proj.bias", "norm.weight", "norm.bias")
 RECIPE = "recipe"  # in the header of a safetensors file of ours
 IP_ADAPTER_TOKENS = 4  # diffusers takes no other number
+HINT = "Expected psa_adapter.bin or its safetensors form, as the published trainer writes them."
 
 Weights = dict[str, torch.Tensor]
-_BROKEN = (RuntimeError, EOFError, OSError, ValueError)
-_HINT = "Expected psa_adapter.bin or its safetensors form, as the published trainer writes them."
 
 
-def find_published(place: Path) -> Path | None:
-    """The published file that a path means: the file itself, or the one in a folder; None for anything else."""
-    if place.is_file() and place.suffix in (".bin", ".safetensors", ".pt", ".pth"):
-        return place
-    return next((place / name for name in PUBLISHED_FILES if (place / name).is_file()), None)
+def find_published(folder: Path) -> Path | None:
+    """The published file in a folder, or None."""
+    return next((folder / name for name in PUBLISHED_FILES if (folder / name).is_file()), None)
 
 
 def read_published(path: Path) -> PublishedAdapter:
     """An adapter of kind `published` from a published file; widths and base model are read from the tensors.
 
-    Of more user tokens than one the published code reads the first alone, whatever the file holds; so do we.
+    Of several user tokens the published code reads the first alone, whatever the file holds; this does the same.
     Raises CheckpointError for a file that cannot be read, missing or extra keys, or shapes of no known base model.
     """
-    weights = _check_keys(_read(path), path)
-    token_dim, llm_dim = weights["user_proj.norm.weight"].shape[0], weights["user_proj.proj.weight"].shape[1]
-    layers = sum(name.endswith("to_v_user.weight") for name in weights)
+    file, recipe = _read(path)
+    layers = 1 + max((int(match[1]) for name in file if (match := re.match(r"psa_adapter\.(\d+)\.", name))), default=-1)
+    names = _published_names(layers)
+    missing, unknown = sorted(set(names.values()) - set(file)), sorted(set(file) - set(names.values()))
+    if missing or unknown or not layers:
+        faults = {"missing": missing, "unknown": unknown}
+        found = [f"{fault} {', '.join(keys[:3])}" for fault, keys in faults.items() if keys] or ["no layers"]
+        raise CheckpointError(
+            f"{path} is not a published adapter: {'; '.join(found)} ({len(missing)} missing, {len(unknown)} unknown).",
+            hint=HINT,
+        )
+    weights = {name: file[published].float() for name, published in names.items()}
+    token_dim, llm_dim = len(weights["user_proj.norm.weight"]), weights["user_proj.proj.weight"].shape[1]
     base = LAYOUTS.get((token_dim, layers))
     if base is None or len(weights["user_proj.proj.weight"]) % token_dim:
         known = ", ".join(f"{name}: {width} and {count}" for (width, count), name in LAYOUTS.items())
         raise CheckpointError(
             f"{path} is for no base model known here: tokens of width {token_dim}, {layers} cross-attentions "
             f"(known: {known}).",
-            hint=_HINT,
+            hint=HINT,
         )
     for name in ("user_proj.proj.weight", "user_proj.proj.bias"):
         weights[name] = weights[name][:token_dim]
-    adapter = PublishedAdapter(
-        base=base,
-        recipe=_recipe_of(path),
-        llm_dim=llm_dim,
-        context_dim=token_dim,
-        widths=tuple(len(weights[f"layers.{i}.to_v_user.weight"]) for i in range(layers)),
-    )
+    widths = tuple(len(weights[f"layers.{i}.to_v_user.weight"]) for i in range(layers))
+    adapter = PublishedAdapter(base=base, recipe=recipe, llm_dim=llm_dim, context_dim=token_dim, widths=widths)
     try:
-        adapter.load_state_dict({name: weight.float() for name, weight in weights.items()})
+        adapter.load_state_dict(weights)
     except RuntimeError as err:
-        raise CheckpointError(f"{path} does not fit together: {err}", hint=_HINT) from err
+        raise CheckpointError(f"{path} does not fit together: {err}", hint=HINT) from err
     return adapter.eval()
 
 
@@ -79,13 +80,10 @@ def write_published(adapter: PSAAdapter, path: Path, *, recipe: str = PUBLISHED_
 
     Raises UsageError for an adapter that has no such form, OutputError where the file is there already.
     """
-    _require_full(adapter, "The published form")
-    _require_new(path)
-    names = {f"layers.{i}.to_{x}_user.weight": f"psa_adapter.{i}.to_{x}_user.0.weight"
-             for i in range(len(adapter.config.widths)) for x in "kv"}  # fmt: skip
-    state = adapter.state_dict()
-    weights = {names.get(name, name): weight.detach().cpu().contiguous() for name, weight in state.items()}
-    write_bytes(path, save(weights, metadata={"format": "pt", RECIPE: recipe}))
+    require_published_form(adapter)
+    state, names = adapter.state_dict(), _published_names(len(adapter.config.widths))
+    weights = {published: state[name] for name, published in names.items()}
+    _write(path, weights, {"format": "pt", RECIPE: recipe})
 
 
 @torch.no_grad()
@@ -110,10 +108,9 @@ def write_ip_adapter(adapter: PSAAdapter, path: Path) -> None:
     """Write an adapter with one user token as an IP-Adapter of diffusers, whose "image embedding" is the user vector.
 
     diffusers knows four tokens alone: the one is repeated, and attention over equal tokens is the token.
-    Raises UsageError for an adapter that has no such form.
+    Raises UsageError for an adapter that has no such form, OutputError where the file is there already.
     """
-    _require_full(adapter, "An IP-Adapter")
-    _require_new(path)
+    require_published_form(adapter, "An IP-Adapter")
     if adapter.config.n_tokens != 1:
         raise UsageError(f"An IP-Adapter takes one user token; this adapter has {adapter.config.n_tokens}.")
     state = adapter.state_dict()
@@ -123,22 +120,11 @@ def write_ip_adapter(adapter: PSAAdapter, path: Path) -> None:
     for i in range(len(adapter.config.widths)):
         for x in "kv":  # diffusers counts self-attentions too: cross-attentions have the odd numbers
             weights[f"ip_adapter.{2 * i + 1}.to_{x}_ip.weight"] = state[f"layers.{i}.to_{x}_user.weight"]
-    write_bytes(path, save({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}))
+    _write(path, weights)
 
 
-def require_published_form(adapter: PSAAdapter) -> None:
+def require_published_form(adapter: PSAAdapter, what: str = "The published form") -> None:
     """Raises UsageError for an adapter that has no published form."""
-    _require_full(adapter, "The published form")
-
-
-def _require_new(path: Path) -> None:
-    if path.exists():
-        raise OutputError(
-            f"{path} is there already, and may be a checkpoint; it is left alone.", hint="Choose another --out."
-        )
-
-
-def _require_full(adapter: PSAAdapter, what: str) -> None:
     config = adapter.config
     full = isinstance(adapter, PublishedAdapter) and config.with_keys and not (config.value_rank or config.proj_rank)
     if not full:
@@ -148,49 +134,39 @@ def _require_full(adapter: PSAAdapter, what: str) -> None:
         )
 
 
-def _read(path: Path) -> Weights:
-    """Tensors by flat name, with prefixes. Raises CheckpointError."""
+def _published_names(layers: int) -> dict[str, str]:
+    """The published name of every weight, by ours."""
+    names = {f"user_proj.{name}": f"user_proj.{name}" for name in PROJECTION}
+    pairs = [(i, x) for i in range(layers) for x in "kv"]
+    return names | {f"layers.{i}.to_{x}_user.weight": f"psa_adapter.{i}.to_{x}_user.0.weight" for i, x in pairs}
+
+
+def _write(path: Path, weights: Weights, header: dict[str, str] | None = None) -> None:
+    if path.exists():
+        raise OutputError(
+            f"{path} is there already, and may be a checkpoint; it is left alone.", hint="Choose another --out."
+        )
+    write_bytes(path, save(weights, metadata=header))
+
+
+def _read(path: Path) -> tuple[Weights, str]:
+    """Tensors by published name, with prefixes, and the recipe of the vectors. Raises CheckpointError."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            with safe_open(path, framework="pt") as file:
+                recipe = (file.metadata() or {}).get(RECIPE, PUBLISHED_RECIPE)
+                return {name: file.get_tensor(name) for name in file.keys()}, recipe  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:  # torch's own text advises to load it unsafely
         raise CheckpointError(
-            f"{path} holds more than tensors, or is no checkpoint; it is not read.", hint=_HINT
+            f"{path} holds more than tensors, or is no checkpoint; it is not read.", hint=HINT
         ) from err
-    except (SafetensorError, zipfile.BadZipFile, *_BROKEN) as err:
-        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
-        raise CheckpointError(f"{path} cannot be read: {reason}", hint=_HINT) from err
+    except (SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as err:
+        raise CheckpointError(f"{path} cannot be read: {reason_of(err)}", hint=HINT) from err
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
-        raise CheckpointError(f"{path} holds {type(content).__name__}, not two groups of tensors.", hint=_HINT)
+        raise CheckpointError(f"{path} holds {type(content).__name__}, not two groups of tensors.", hint=HINT)
     flat = {f"{group}.{name}": value for group, part in content.items() for name, value in part.items()}
     wrong = [name for name, value in flat.items() if not isinstance(value, torch.Tensor)]
     if wrong:
-        raise CheckpointError(f"{path}: {', '.join(wrong[:3])} is no tensor.", hint=_HINT)
-    return flat
-
-
-def _recipe_of(path: Path) -> str:
-    """The recipe of the vectors that an adapter reads: what the file says, else the published one."""
-    if path.suffix != ".safetensors":
-        return PUBLISHED_RECIPE
-    with safe_open(path, framework="pt") as file:
-        return str((file.metadata() or {}).get(RECIPE, PUBLISHED_RECIPE))
-
-
-def _check_keys(flat: Weights, path: Path) -> Weights:
-    """Weights by our names. Raises CheckpointError for missing or extra keys."""
-    layers = {int(match[1]) for name in flat if (match := re.match(r"psa_adapter\.(\d+)\.", name))}
-    expected = {f"user_proj.{name}": f"user_proj.{name}" for name in PROJECTION}
-    for i in range(max(layers, default=-1) + 1):
-        expected |= {f"psa_adapter.{i}.to_{x}_user.0.weight": f"layers.{i}.to_{x}_user.weight" for x in "kv"}
-    missing, extra = sorted(set(expected) - set(flat)), sorted(set(flat) - set(expected))
-    faults: list[Any] = [f"missing {', '.join(missing[:3])}"] if missing else []
-    faults += [f"unknown {', '.join(extra[:3])}"] if extra else []
-    if faults or not layers:
-        raise CheckpointError(
-            f"{path} is not a published adapter: {'; '.join(faults) or 'no layers'} "
-            f"({len(missing)} missing, {len(extra)} unknown).",
-            hint=_HINT,
-        )
-    return {expected[name]: value for name, value in flat.items()}
+        raise CheckpointError(f"{path}: {', '.join(wrong[:3])} is no tensor.", hint=HINT)
+    return flat, PUBLISHED_RECIPE

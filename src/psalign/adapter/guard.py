@@ -8,11 +8,12 @@ docs/GUARD.md lists what others do to a pipeline, and what happens then.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,44 +22,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..errors import CheckpointError, GuardError
-from .adapter import PSAAdapter, cross_attention_widths
-from .marks import MarkedText, mark
+from ..errors import GuardError
+from .adapter import PSAAdapter
 from .prompt import PromptAdapter
-from .published import UserTerms
-from .recognition import KnownText, LiveTexts, Place
-from .text import Texts, accepted_by, encode_texts, rewrite_texts
-from .users import RowUsers, Users, check_users
+from .published import Args, Kwargs, UserTerms
+from .recognition import Found, KnownText, live_texts, recognise
+from .text import Texts, accepted_by, encode_texts, rewrite_texts, with_marks, without_marks
+from .users import RowUsers, Scale, check_users
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 KEY = "psa"  # in cross_attention_kwargs
-ENTERED = "entered"  # in place of a text: the entrance in front of a compiled UNet has done its work
-
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-
-KEPT = 256  # texts of calls whose pipeline cannot carry them, the latest; a text is a few numbers a row
+ENTERED = "entered"  # in place of a text: the guard has looked at this call
+KEPT = 256  # texts, the latest, of pipelines that take no cross_attention_kwargs
 
 
 @dataclass(eq=False)
 class Opening:
-    """A block in which an adapter lets other text pass: while it is open, and in its own thread and task alone.
-
-    A task that is started inside inherits the context of the block, and may outlive it.
-    """
+    """A block of `disabled()`. A task that is started inside inherits its context, and may outlive it."""
 
     owner: AttachedAdapter
-    thread: int
-    task: Any
+    place: tuple[int, Any]  # thread and task
     is_open: bool = True
-
-    def is_here(self, owner: AttachedAdapter) -> bool:
-        return self.is_open and self.owner is owner and (self.thread, self.task) == _here()
 
 
 _DISABLED: ContextVar[tuple[Opening, ...]] = ContextVar("disabled", default=())
-_FINISHED: ContextVar[tuple[Opening, ...]] = ContextVar("finished", default=())
 
 
 class AttachedAdapter:
@@ -68,15 +57,17 @@ class AttachedAdapter:
     """
 
     def __init__(self, unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
-        wrapper, unet = unet, getattr(unet, "_orig_mod", unet)  # torch.compile(unet) is a module around it
-        check_fit(unet, adapter)
-        self.unet, self.adapter = unet, adapter
-        self._live = LiveTexts()
-        self._leave: list[Callable[[], None]] = []
+        self.unet, self.adapter = getattr(unet, "_orig_mod", unet), adapter  # torch.compile(unet) is a module around it
         self._kept: deque[KnownText] = deque(maxlen=KEPT)
-        self._terms = None if isinstance(adapter, PromptAdapter) else UserTerms(unet, adapter)
-        self._hook(wrapper, unet)
-        unet._psa_attached = self
+        self._terms = None if isinstance(adapter, PromptAdapter) else UserTerms(self.unet, adapter)
+        self._leave = [] if self._terms is None else [self._terms.remove]
+        self._leave.append(self.unet.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
+        if unet is not self.unet:  # the guard stands in front of what is compiled, so that this stays one graph
+            self._leave.append(unet.register_forward_pre_hook(self._look, with_kwargs=True).remove)
+        self._compiled = getattr(self.unet, "_compiled_call_impl", None)  # by unet.compile(), which bypasses hooks
+        if self._compiled is not None:
+            self.unet._compiled_call_impl = self._look_and_call
+        self.unet._psa_attached = self
         torch.compiler.reset()  # what was compiled before does not know these hooks
 
     # --- the text of a call -------------------------------------------------------------------------------------------
@@ -85,10 +76,10 @@ class AttachedAdapter:
         self,
         pipe: Any,
         prompts: str | Sequence[str],
-        users: Users | torch.Tensor | Sequence[Any],
+        users: Any,
         *,
         negative_prompt: str | Sequence[str | None] | None = None,
-        scale: float | Sequence[float] | torch.Tensor = 1.0,
+        scale: Scale = 1.0,
         recipe: str | None = None,
         **options: Any,
     ) -> dict[str, Any]:
@@ -100,12 +91,19 @@ class AttachedAdapter:
         the base, 1 as trained. options: more of the pipeline's encode_prompt (clip_skip, lora_scale, prompt_2).
         Raises GuardError for users, scales or texts that do not match; RecipeMismatch for another recipe.
         """
-        is_guarded = self._is_guarded(pipe)
+        denoiser = getattr(pipe, "unet", None)
+        is_inside = isinstance(denoiser, nn.Module) and any(module is self.unet for module in denoiser.modules())
+        if self._terms is not None and not is_inside:
+            raise GuardError(
+                f"The UNet of this {type(pipe).__name__} is not the one that the adapter is on, and kind 'published' "
+                "works inside the UNet.",
+                hint="Attach the adapter to this pipeline, or use an adapter of kind 'prompt'.",
+            )
         texts = encode_texts(pipe, prompts, negative_prompt, **options)
         self.guard(pipe)
-        made = self._passed(texts, users, scale, recipe)
+        made = self._made(texts, users, scale, recipe)
         known, passed = made["cross_attention_kwargs"][KEY], accepted_by(pipe, made)
-        if not is_guarded:  # a UNet that would not know what comes with the text, and says so at every layer
+        if not is_inside and hasattr(denoiser, "attn_processors"):  # it would warn of unknown arguments at every layer
             passed.pop("cross_attention_kwargs", None)
         if "cross_attention_kwargs" not in passed:
             self._kept.append(known)
@@ -114,12 +112,12 @@ class AttachedAdapter:
     def rewrite(
         self,
         prompt_embeds: torch.Tensor,
-        users: Users | torch.Tensor | Sequence[Any],
+        users: Any,
         *,
         pooled: torch.Tensor | None = None,
         negative: torch.Tensor | None = None,
         negative_pooled: torch.Tensor | None = None,
-        scale: float | Sequence[float] | torch.Tensor = 1.0,
+        scale: Scale = 1.0,
         recipe: str | None = None,
     ) -> dict[str, Any]:
         """`encode` for text states of your own (long prompts, weighted words): the same keyword arguments.
@@ -127,49 +125,28 @@ class AttachedAdapter:
         prompt_embeds, negative: text states [B, T, D]; pooled, negative_pooled: [B, P], on SDXL. Without guidance
         negative may be left out. users, scale, recipe: see encode.
         """
-        return self._passed(Texts(prompt_embeds, negative, pooled, negative_pooled), users, scale, recipe)
+        return self._made(Texts(prompt_embeds, negative, pooled, negative_pooled), users, scale, recipe)
 
-    def _is_guarded(self, pipe: Any) -> bool:
-        """Whether the pipeline's denoiser is, or holds, the one that the adapter is on; a stand-in may do so unseen.
-
-        Raises GuardError for kind `published`, which works inside that one alone.
-        """
-        denoiser = getattr(pipe, "unet", None)
-        inside = list(denoiser.modules()) if isinstance(denoiser, nn.Module) else []
-        if any(module is self.unet for module in inside):
-            return True
-        if self._terms is not None:
-            raise GuardError(
-                f"The UNet of this {type(pipe).__name__} is not the one that the adapter is on, and kind 'published' "
-                "works inside the UNet.",
-                hint="Attach the adapter to this pipeline, or use an adapter of kind 'prompt'.",
-            )
-        return not hasattr(denoiser, "attn_processors")
-
-    def _passed(self, texts: Texts, users: Any, scale: Any, recipe: str | None) -> dict[str, Any]:
-        adapter = self.adapter
-        rows = check_users(
-            users, width=adapter.llm_dim, trained_recipe=adapter.config.recipe, recipe=recipe, scale=scale
-        )
+    def _made(self, texts: Texts, users: Any, scale: Scale, recipe: str | None) -> dict[str, Any]:
+        rows = check_users(self.adapter, users, recipe=recipe, scale=scale)
         if len(rows) != len(texts):
             raise GuardError(
                 f"{len(rows)} users for {len(texts)} prompts; expected one user per prompt.",
                 hint="Pass None for a prompt with no user. The pipeline repeats rows for num_images_per_prompt.",
             )
         width = texts.prompt_embeds.shape[-1]
-        if width != adapter.config.context_dim:
+        if width != self.adapter.config.context_dim:
             raise GuardError(
-                f"These text states have width {width}; the adapter is for {adapter.config.context_dim}.",
+                f"These text states have width {width}; the adapter is for {self.adapter.config.context_dim}.",
                 hint="Encode with the pipeline of the adapted denoiser. SDXL's refiner reads another text: draw "
                 "without it, or refine with the adapted base and image-to-image.",
             )
-        if isinstance(adapter, PromptAdapter):
-            texts = rewrite_texts(adapter, texts, rows)
-            known = KnownText(texts, rows, self)
+        if isinstance(self.adapter, PromptAdapter):
+            made, plain = rewrite_texts(self.adapter, texts, rows), None
         else:
-            known, texts = mark(texts, rows, self)
-        self._live.add(known)
-        return {**texts.arguments(), "cross_attention_kwargs": {KEY: known}}
+            made, plain = with_marks(texts), texts
+        known = KnownText(made, rows, self, plain=plain)
+        return {**made.arguments(), "cross_attention_kwargs": {KEY: known}}
 
     # --- the base, and leaving ----------------------------------------------------------------------------------------
 
@@ -178,36 +155,44 @@ class AttachedAdapter:
         """Within it, in this thread or task alone, text of no user passes: the denoiser is the base, on purpose."""
         if self.is_disabled:
             raise GuardError("The adapter is disabled already.")
-        with _opened(_DISABLED, self):
+        opening = Opening(self, _here())
+        token = _DISABLED.set((*_DISABLED.get(), opening))
+        try:
             yield
+        finally:
+            opening.is_open = False
+            with suppress(ValueError):  # a generator may end in another context than it began in
+                _DISABLED.reset(token)
 
     @property
     def is_disabled(self) -> bool:
         """Whether the adapter is disabled in this thread and task."""
-        return any(one.is_here(self) for one in _DISABLED.get())
+        return any(one.is_open and one.owner is self and one.place == _here() for one in _DISABLED.get())
 
     def unload(self) -> None:
-        """Take every hook away; the denoiser is as it was. Raises GuardError where that was done before."""
+        """Take every hook away; the denoiser is as before. Raises GuardError where that was done already."""
         if getattr(self.unet, "_psa_attached", None) is not self:
             raise GuardError("The adapter is not on this UNet (any more).")
         for leave in self._leave:
             leave()
-        self._leave = []
+        if self.unet._compiled_call_impl == self._look_and_call:
+            self.unet._compiled_call_impl = self._compiled
         del self.unet._psa_attached
         torch.compiler.reset()
 
     def guard(self, pipe_or_model: Any) -> None:
         """Let the ControlNets of a pipeline, or another model that reads the text, read no text but ours.
 
-        `encode` does it for its pipeline. A model that is guarded already is left as it is.
+        `encode` does it for its pipeline. A model that is guarded already is left unchanged.
         """
-        model = pipe_or_model
-        if not isinstance(model, nn.Module):
-            model = getattr(pipe_or_model, "controlnet", None)
-        if model is None:
-            return
-        for net in getattr(model, "nets", None) or [model]:
-            BesideGuard.of(net).add(self)
+        is_model = isinstance(pipe_or_model, nn.Module)
+        model = pipe_or_model if is_model else getattr(pipe_or_model, "controlnet", None)
+        for net in getattr(model, "nets", None) or [model] * (model is not None):
+            hooks = net._forward_pre_hooks.values()
+            guard = next((hook for hook in hooks if isinstance(hook, BesideGuard)), None) or BesideGuard(net)
+            if self not in guard.owners():
+                guard.refs.append(weakref.ref(self))
+                self._leave.append(functools.partial(guard.drop, self))
 
     def denoise(
         self,
@@ -222,115 +207,90 @@ class AttachedAdapter:
         """One call of the denoiser as training makes it, with gradients: for users, or as the base without them."""
         if users is not None and isinstance(self.adapter, PromptAdapter):
             states, pooled = self.adapter.rewritten(states, pooled, users.vectors, users.strength)
-        states = self._with_terms(states, users)
+        if self._terms is not None:
+            states = self._terms.joined(states, users)
         added = None if pooled is None else {"text_embeds": pooled, "time_ids": time_ids}
-        with _opened(_FINISHED, self):
-            predicted: torch.Tensor = self.unet(
-                noisy, timesteps, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False
-            )[0]
+        predicted: torch.Tensor = self.unet(
+            noisy, timesteps, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False,
+            cross_attention_kwargs={KEY: ENTERED},
+        )[0]  # fmt: skip
         return predicted
 
     # --- entrance -----------------------------------------------------------------------------------------------------
 
-    def _hook(self, wrapper: nn.Module, unet: nn.Module) -> None:
-        self._leave.append(unet.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
-        if self._terms is not None:
-            self._leave.append(self._terms.remove)
-        if wrapper is not unet:  # the entrance stands in front of what is compiled, so that this stays one graph
-            self._leave.append(wrapper.register_forward_pre_hook(self._enter_before, with_kwargs=True).remove)
-        compiled = getattr(unet, "_compiled_call_impl", None)
-        if compiled is not None:  # unet.compile() was called before
-            self._enter_in_front_of(unet, compiled)
+    def _enter(self, unet: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+        """The hook on the UNet; where the UNet is compiled and `_look` stood in front, it is part of the graph."""
+        if (kwargs.get("cross_attention_kwargs") or {}).get(KEY) != ENTERED:
+            args, kwargs = self._look(unet, args, kwargs)
+        given = {name: value for name, value in kwargs["cross_attention_kwargs"].items() if name != KEY}
+        return args, {**kwargs, "cross_attention_kwargs": given or None}
 
-    def _enter_in_front_of(self, unet: nn.Module, compiled: Callable[..., Any]) -> None:
-        def enter_and_call(*args: Any, **kwargs: Any) -> Any:
-            args, kwargs = self._enter_before(unet, args, kwargs)
-            return compiled(*args, **kwargs)
-
-        def leave() -> None:
-            if unet._compiled_call_impl is enter_and_call:
-                unet._compiled_call_impl = compiled
-
-        unet._compiled_call_impl = enter_and_call
-        self._leave.append(leave)
-
-    def _enter_before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-        """Enter, and tell the hook inside that it was done."""
-        args, kwargs = self._entrance(unet, args, kwargs)
-        given = kwargs.get("cross_attention_kwargs") or {}
-        return args, {**kwargs, "cross_attention_kwargs": {**given, KEY: ENTERED}}
-
-    def _enter(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-        """The hook on the UNet itself; where it is compiled, this much of it becomes part of the graph."""
-        given = kwargs.get("cross_attention_kwargs")
-        if given is not None and given.get(KEY) == ENTERED:
-            rest = {name: value for name, value in given.items() if name != KEY}
-            return args, {**kwargs, "cross_attention_kwargs": rest or None}
-        return self._entrance(unet, args, kwargs)
+    def _look_and_call(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = self._look(self.unet, args, kwargs)
+        assert self._compiled is not None
+        return self._compiled(*args, **kwargs)
 
     @torch.compiler.disable
-    def _entrance(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+    def _look(self, unet: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+        """Arguments of a call whose text was recognised; for kind `published`, with its users' terms behind it."""
         args, kwargs, text = _by_name(unet, args, kwargs)
-        if any(one.is_here(self) for one in _FINISHED.get()):
+        given = kwargs.get("cross_attention_kwargs") or {}
+        kwargs["cross_attention_kwargs"] = {**given, KEY: ENTERED}
+        if text == ENTERED:
             return args, kwargs
         if self._terms is not None:
             self._terms.require_all()
-        states, pooled = _text_of(kwargs)
         if text is None and self.is_disabled:
-            return args, {**kwargs, "encoder_hidden_states": self._with_terms(states, None)}
-        known, places, states = self._recognise(unet, text, states, pooled)
-        if text is None and not known.is_rewritten(places):
-            raise _without_users(unet)  # a pipeline could have made this text by itself
-        _check_rows(args[0] if args else kwargs["sample"], states)
-        _refuse_other_texts(kwargs.get("cross_attention_kwargs") or {}, known.is_rewritten(places))
-        if isinstance(known, MarkedText) and self._terms is not None:
-            lora_scale = (kwargs.get("cross_attention_kwargs") or {}).get("scale", 1.0)
-            behind = known.behind(places, self._terms, like=states, lora_scale=lora_scale)
-            states = torch.cat([known.without_marks(states), behind], dim=1)
+            if self._terms is not None:
+                kwargs["encoder_hidden_states"] = self._terms.joined(kwargs["encoder_hidden_states"], None)
+            return args, kwargs
+        known, places, states = self._recognised(unet, text, args, kwargs)
+        if self._terms is not None:
+            states = without_marks(states)
+            behind = self._terms.of_call(known, places, like=states, lora_scale=given.get("scale", 1.0))
+            states = torch.cat([states, behind], dim=1)
         return args, {**kwargs, "encoder_hidden_states": states}
 
-    def _known_text(
-        self, states: torch.Tensor, pooled: torch.Tensor | None
-    ) -> tuple[KnownText, list[Place], torch.Tensor] | None:
-        """The text of a call under way that has all these rows, their places in it, and the states; None for none."""
-        return self._live.recognise(states, pooled)
+    def _recognised(self, unet: nn.Module, text: Any, args: Args, kwargs: Kwargs) -> Found:
+        """The text of a call, the places of its rows in it, and the states. Raises GuardError for any other row.
 
-    def _recognise(
-        self, model: nn.Module, text: Any, states: torch.Tensor, pooled: torch.Tensor | None
-    ) -> tuple[KnownText, list[Place], torch.Tensor]:
-        """The text of a call, the places of its rows in it, and the states. Raises GuardError for any other row."""
+        Where no text travels with the call, one row must be rewritten: any other could be a pipeline's own.
+        """
         if torch.jit.is_tracing():
             raise GuardError(
                 "A denoiser that is traced with a user's text would keep that user.",
                 hint="Trace it inside psa.disabled(); kind 'prompt' then works with what was traced.",
             )
-        if text is None:
-            found = self._known_text(states, pooled)
-            if found is None:
-                raise _without_users(model)
-            return found
-        if not isinstance(text, KnownText) or text.owner is not self:
+        if text is not None and not (isinstance(text, KnownText) and text.owner is self):
             raise GuardError(
                 "These users' text was made by another adapter.",
                 hint="Call encode() of the adapter that is attached to this denoiser.",
             )
-        places, states = text.recognise(states, pooled)
-        if places is None:
+        states, pooled = _text_of(kwargs)
+        found = recognise(live_texts(self) if text is None else [text], states, pooled)
+        is_rewritten = found is not None and found[0].is_rewritten(found[1])
+        if text is None and not is_rewritten:
+            raise _without_users(unet)
+        if found is None:
             raise GuardError(
-                f"{type(model).__name__} was called with text that was not rewritten for these users: it was changed "
+                f"{type(unet).__name__} was called with text that was not rewritten for these users: it was changed "
                 "after encode(), belongs to another call, or its rows are not in the order of their users.",
-                hint="Pass **psa.encode(pipe, prompts, users) to the pipeline as it is; rewrite() takes text states "
+                hint="Pass **psa.encode(pipe, prompts, users) to the pipeline unchanged; rewrite() takes text states "
                 "of your own.",
             )
-        return text, places, states
-
-    def _with_terms(self, states: torch.Tensor, users: RowUsers | None) -> torch.Tensor:
-        """Text states with what the users add behind them (kind `published`); as they are for kind `prompt`."""
-        if self._terms is None:
-            return states
-        if users is None:
-            return torch.cat([states, self._terms.nothing(states)], dim=1)
-        return torch.cat([states, self._terms.behind(users.vectors, users.strength, like=states)], dim=1)
+        sample = args[0] if args else kwargs["sample"]
+        frames = sample.shape[2] if sample.ndim == 5 else 1  # of a video: a row of text for each, or one for all
+        if len(states) not in (len(sample), len(sample) * frames):
+            raise GuardError(
+                f"The UNet was called with {len(states)} rows of text for {len(sample)} rows of latents.",
+                hint="Pass the embeddings of psa.encode() to the pipeline unchanged.",
+            )
+        if is_rewritten and kwargs["cross_attention_kwargs"].get("gligen") is not None:
+            raise GuardError(
+                "GLIGEN's phrases reach the UNet as they are, whatever its user bans.",
+                hint="Draw without phrases for rows with users.",
+            )
+        return found
 
 
 class BesideGuard:
@@ -340,77 +300,33 @@ class BesideGuard:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.owners: list[weakref.ref[AttachedAdapter]] = []
+        self.refs: list[weakref.ref[AttachedAdapter]] = []
         self.handle = model.register_forward_pre_hook(self, with_kwargs=True)
 
-    @classmethod
-    def of(cls, model: nn.Module) -> BesideGuard:
-        """The guard of a model, made where there is none."""
-        hooks = model._forward_pre_hooks.values()
-        return next((hook for hook in hooks if isinstance(hook, cls)), None) or cls(model)
-
-    def add(self, owner: AttachedAdapter) -> None:
-        if owner in self._adapters():
-            return
-        self.owners.append(weakref.ref(owner))
-        owner._leave.append(lambda: self.drop(owner))
+    def owners(self) -> list[AttachedAdapter]:
+        return [owner for ref in self.refs if (owner := ref()) is not None]
 
     def drop(self, owner: AttachedAdapter) -> None:
-        self.owners = [one for one in self.owners if one() not in (None, owner)]
-        if not self.owners:
+        self.refs = [ref for ref in self.refs if ref() not in (None, owner)]
+        if not self.refs:
             self.handle.remove()
 
-    def _adapters(self) -> list[AttachedAdapter]:
-        return [one for one in (ref() for ref in self.owners) if one is not None]
-
     @torch.compiler.disable
-    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+    def __call__(self, model: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
         args, kwargs, _ = _by_name(model, args, kwargs)
         states, pooled = _text_of(kwargs)
-        adapters = self._adapters()
-        found = next((one for one in (owner._known_text(states, pooled) for owner in adapters) if one), None)
-        if found is None:
-            if any(owner.is_disabled for owner in adapters):
-                return args, kwargs
+        found = recognise(live_texts(*self.owners()), states, pooled)
+        if found is None and not any(owner.is_disabled for owner in self.owners()):
             raise _without_users(model)
-        known, places, states = found
-        if isinstance(known, MarkedText):
-            states, pooled = known.unconditional(places, states, pooled)
+        if found is None:
+            return args, kwargs
+        known, places, read = found
+        if known.plain is not None:
+            read, pooled = known.unconditional(places, read, pooled)
+        kwargs["encoder_hidden_states"] = read
         if pooled is not None:
-            kwargs = {**kwargs, "added_cond_kwargs": {**kwargs["added_cond_kwargs"], "text_embeds": pooled}}
-        return args, {**kwargs, "encoder_hidden_states": states}
-
-
-def check_fit(unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
-    """Raises CheckpointError where the adapter's shapes are not the UNet's."""
-    config, width = adapter.config, unet.config.cross_attention_dim
-    expected, hint = f"trained for '{config.base}'", "Use the base model the adapter was trained for."
-    if config.context_dim != width:
-        raise CheckpointError(
-            f"The adapter ({expected}) is for text states of width {config.context_dim}; this UNet's are {width}.",
-            hint=hint,
-        )
-    if isinstance(adapter, PromptAdapter):
-        return
-    widths = cross_attention_widths(unet)
-    if tuple(config.widths) != widths:
-        raise CheckpointError(
-            f"The adapter ({expected}) is for {len(config.widths)} cross-attentions; "
-            f"this UNet has {len(widths)} or other widths.",
-            hint=hint,
-        )
-
-
-@contextmanager
-def _opened(where: ContextVar[tuple[Opening, ...]], owner: AttachedAdapter) -> Iterator[None]:
-    opening = Opening(owner, *_here())
-    token = where.set((*where.get(), opening))
-    try:
-        yield
-    finally:
-        opening.is_open = False
-        with suppress(ValueError):  # a generator may end in another context; what is not open lets nothing pass
-            where.reset(token)
+            kwargs["added_cond_kwargs"] = {**kwargs["added_cond_kwargs"], "text_embeds": pooled}
+        return args, kwargs
 
 
 def _here() -> tuple[int, Any]:
@@ -421,22 +337,11 @@ def _here() -> tuple[int, Any]:
         return threading.get_ident(), None
 
 
-def _refuse_other_texts(given: dict[str, Any], is_rewritten: bool) -> None:
-    """Raises GuardError for texts that reach the UNet another way than rewritten prompts do."""
-    if is_rewritten and given.get("gligen") is not None:
-        raise GuardError(
-            "GLIGEN's phrases reach the UNet as they are, whatever its user bans.",
-            hint="Draw without phrases for rows with users.",
-        )
-
-
-def _by_name(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+def _by_name(model: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs, Any]:
     """Arguments of a call with all behind the timestep by name, and the text that came with them, taken out."""
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    names = list(inspect.signature(type(model).forward).parameters)[1:]
-    kwargs = {**kwargs, **dict(zip(names[2:], args[2:], strict=False))}
+    names = list(inspect.signature(type(model).forward).parameters)[3:]  # behind self, sample and timestep
+    kwargs = {**kwargs, **dict(zip(names, args[2:], strict=False))}
     given = dict(kwargs.get("cross_attention_kwargs") or {})
     text = given.pop(KEY, None)
     if "cross_attention_kwargs" in kwargs:
@@ -447,16 +352,6 @@ def _by_name(
 def _text_of(kwargs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Text states [R, T, D] and, on SDXL, pooled ones [R, P] of a call."""
     return kwargs["encoder_hidden_states"], (kwargs.get("added_cond_kwargs") or {}).get("text_embeds")
-
-
-def _check_rows(sample: torch.Tensor, states: torch.Tensor) -> None:
-    """Raises GuardError where rows of text and of latents do not match (video: one row of text for each frame)."""
-    rows = len(sample) * (sample.shape[2] if sample.ndim == 5 else 1)
-    if len(states) not in (len(sample), rows):
-        raise GuardError(
-            f"The UNet was called with {len(states)} rows of text for {len(sample)} rows of latents.",
-            hint="Pass the embeddings of psa.encode() to the pipeline as they are.",
-        )
 
 
 def _without_users(model: nn.Module) -> GuardError:

@@ -5,6 +5,8 @@ Place on the path of data: step 5, kind `prompt`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
@@ -45,25 +47,18 @@ class PromptAdapter(PSAAdapter):
         )
 
     def rewritten(
-        self,
-        states: torch.Tensor,
-        pooled: torch.Tensor | None,
-        vectors: torch.Tensor,
-        strength: torch.Tensor,
+        self, states: torch.Tensor, pooled: torch.Tensor | None, vectors: torch.Tensor, strength: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Text states [B, T, D] and pooled states [B, P] as the users may see them; the same dtype and device.
 
         vectors: [B, llm_dim]. strength: [B]; 0 leaves a row's very bits, 1 is as trained.
         """
-        vectors, strength = (x.to(device=self.device, dtype=self.dtype) for x in (vectors, strength))
-        tokens = self.user_tokens(vectors)
-        changed = _added(states, self.rewriter(self._here(states), tokens), strength)
-        if pooled is None or not self.pooled_dim:
+        here: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
+        tokens, strength = self.user_tokens(vectors.to(**here)), strength.to(**here)
+        changed = _added(states, self.rewriter(states.to(**here), tokens), strength)
+        if pooled is None or not self.config.pooled_dim:
             return changed, pooled
-        return changed, _added(pooled, self.rewriter.pooled(self._here(pooled), tokens), strength)
-
-    def _here(self, x: torch.Tensor) -> torch.Tensor:
-        return x.to(device=self.device, dtype=self.dtype)
+        return changed, _added(pooled, self.rewriter.pooled(pooled.to(**here), tokens), strength)
 
 
 def _added(x: torch.Tensor, change: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:

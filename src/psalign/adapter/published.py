@@ -7,14 +7,13 @@ term of its own, and a hook behind the whole attention adds it: whatever attenti
 IP-Adapter's, another library's) made the first part, and whatever LoRA changed `to_out`.
 
 The hooks keep nothing of a call. What a row's user adds stands behind the row's text states in the same tensor,
-[R, T + X, D]; a hook in front of each cross-attention takes it off again. So it goes wherever the row goes: into
-threads, compiled graphs, and layers that gradient checkpointing computes a second time.
+[R, T + X, D], and so goes wherever the row goes; a hook in front of each cross-attention takes it off again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,10 +23,15 @@ from torch.nn import functional as F
 
 from ..errors import GuardError
 from .adapter import PSAAdapter, UserProjection, cross_attentions
+from .recognition import KnownText, Place
+from .users import RowUsers
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import Attention
+
+Args = tuple[Any, ...]  # of a call, as a hook receives them
+Kwargs = dict[str, Any]
 
 # The one keyword that diffusers' attention drops silently where its processor does not know it; no UNet's does.
 CARRIER = "ip_hidden_states"
@@ -118,9 +122,9 @@ class UserAttention(nn.Module):
 class UserTerms:
     """The hooks on a UNet's cross-attentions that add the user's part; `behind` makes what they read.
 
-    length: X, how many tokens stand behind the text of every row. With one user token a softmax over one key is 1, so
-    what a layer adds is one vector for every pixel: those of all layers stand there, ready. With more, the user tokens
-    themselves do, in front of them a token filled with the row's strength.
+    length: X, the number of tokens behind the text of every row. With one user token a softmax over one key is 1, so
+    what a layer adds is one vector for every pixel: the X tokens hold those vectors of all layers. With more user
+    tokens they hold the row's strength, then the user tokens themselves.
     """
 
     def __init__(self, unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
@@ -128,39 +132,55 @@ class UserTerms:
         self.is_one_token = adapter.n_tokens == 1
         width = adapter.config.context_dim
         self.length = -(-sum(adapter.config.widths) // width) if self.is_one_token else 1 + adapter.n_tokens
-        self._hooks, place = [], 0
-        for layer, (name, attention) in enumerate(cross_attentions(unet).items()):
-            self._hooks.append(TermHook(self, name, attention, layer, place))
-            place += adapter.config.widths[layer]
+        found = cross_attentions(unet)
+        self._hooks = [TermHook(self, attention, layer) for layer, attention in enumerate(found.values())]
+        self._ways = [edge for name in found for edge in _way(unet, name)]
 
-    def behind(
-        self, vectors: torch.Tensor, strength: torch.Tensor, *, like: torch.Tensor, lora_scale: float = 1.0
-    ) -> torch.Tensor:
-        """What rows add, [R, X, D]. vectors: [R, llm_dim]; strength: [R], 0 adds nothing. like: for dtype, device."""
+    def behind(self, users: RowUsers, *, like: torch.Tensor, lora_scale: float = 1.0) -> torch.Tensor:
+        """What rows add, [R, X, D]. users: one per row. like: for dtype and device."""
         adapter = self.adapter
-        vectors, scale = (x.to(device=adapter.device, dtype=adapter.dtype) for x in (vectors, strength))
+        vectors, scale = (x.to(device=adapter.device, dtype=adapter.dtype) for x in (users.vectors, users.strength))
         scale = scale[:, None, None]
         tokens = adapter.user_tokens(vectors)
         if not self.is_one_token:
             return torch.cat([scale.expand(-1, 1, tokens.shape[-1]), tokens], dim=1).to(like)
         with _lora_scaled(self.unet, lora_scale):
-            attentions = [hook.attention for hook in self._hooks]
-            values = [value.to(like) for value in adapter.user_values(tokens)]
-            terms = [through_output(*pair).to(like) for pair in zip(attentions, values, strict=True)]
+            values = zip(self._hooks, adapter.user_values(tokens), strict=True)
+            terms = [through_output(hook.attention, value.to(like)).to(like) for hook, value in values]
         joined = scale.to(like) * torch.cat(terms, dim=-1)  # [R, 1, sum of C]
         width = adapter.config.context_dim
         return F.pad(joined, (0, self.length * width - joined.shape[-1])).unflatten(-1, (-1, width))[:, 0]
 
-    def nothing(self, states: torch.Tensor) -> torch.Tensor:
-        """What rows add where the UNet is the base, [R, X, D] of zeros."""
-        return states.new_zeros(len(states), self.length, states.shape[-1])
+    def joined(self, states: torch.Tensor, users: RowUsers | None) -> torch.Tensor:
+        """Text states with what rows add behind them, [R, T + X, D]: nothing, for the base, without users."""
+        if users is None:
+            return F.pad(states, (0, 0, 0, self.length))
+        return torch.cat([states, self.behind(users, like=states)], dim=1)
+
+    @torch.no_grad()
+    def of_call(self, known: KnownText, places: list[Place], *, like: torch.Tensor, lora_scale: float) -> torch.Tensor:
+        """`behind` for rows of a call's text, computed once as long as no output layer changes.
+
+        An unconditional row adds the projection of a zero vector, as published.
+        """
+        weights = self._weights()
+        key = (tuple(places), lora_scale, like.dtype, like.device, weights)
+        if weights is not None and known.terms is not None and known.terms[0] == key:
+            return known.terms[1]
+        rows = [place.row for place in places]
+        is_prompt = torch.tensor([place.is_prompt for place in places])
+        users = RowUsers(known.users.vectors[rows] * is_prompt[:, None], known.users.strength[rows])
+        behind = self.behind(users, like=like, lora_scale=lora_scale)
+        known.terms = (key, behind)
+        return behind
 
     def require_all(self) -> None:
         """Raises GuardError where a cross-attention was replaced, alone or with what holds it: its hooks are gone."""
-        if all(hook.is_in_place() for hook in self._hooks):
+        hooked = [hook.attention for hook in self._hooks if hook.is_hooked()]
+        if len(hooked) == len(self._hooks) and all(outer._modules.get(name) is at for outer, name, at in self._ways):
             return
         here = {id(attention) for attention in cross_attentions(self.unet).values()}  # wraps around blocks are fine
-        kept = {id(hook.attention) for hook in self._hooks if hook.is_hooked()}
+        kept = {id(attention) for attention in hooked}
         lost = max(len(self._hooks) - len(kept & here), len(here - kept))
         if lost:
             raise GuardError(
@@ -168,8 +188,8 @@ class UserTerms:
                 hint="Call unload() and attach the adapter again, after what changes the UNet.",
             )
 
-    def weights(self) -> tuple[Any, ...] | None:
-        """What names the output layers' weights as they are now; None with LoRA or offloading."""
+    def _weights(self) -> tuple[Any, ...] | None:
+        """What names the output layers' weights at this moment; None with LoRA or offloading."""
         outs = [hook.attention.to_out[0] for hook in self._hooks]
         if any(type(out) is not nn.Linear or out.weight.device.type == "meta" for out in outs):
             return None
@@ -177,60 +197,50 @@ class UserTerms:
 
     def remove(self) -> None:
         for hook in self._hooks:
-            hook.remove()
+            hook.before.remove()
+            hook.after.remove()
 
 
 class TermHook:
-    """Both hooks of one cross-attention. place: where its term starts among those of all layers."""
+    """Both hooks of one cross-attention. start, end: where its term lies among those of all layers."""
 
-    def __init__(self, terms: UserTerms, name: str, attention: Attention, layer: int, place: int) -> None:
-        self.terms, self.attention, self.layer, self.place = terms, attention, layer, place
-        self._way: list[tuple[nn.Module, str, nn.Module]] = []  # from the UNet to the attention
-        inside: nn.Module = terms.unet
-        for part in name.split("."):
-            self._way.append((inside, part, inside._modules[part]))  # type: ignore[arg-type]
-            inside = inside._modules[part]  # type: ignore[assignment]
-        self._handles = [
-            attention.register_forward_pre_hook(self._take_off, with_kwargs=True),
-            attention.register_forward_hook(self._add, with_kwargs=True),
-        ]
-
-    def is_in_place(self) -> bool:
-        return self.is_hooked() and all(outer._modules.get(part) is inner for outer, part, inner in self._way)
+    def __init__(self, terms: UserTerms, attention: Attention, layer: int) -> None:
+        self.terms, self.attention, self.layer = terms, attention, layer
+        widths = terms.adapter.config.widths
+        self.start, self.end = sum(widths[:layer]), sum(widths[: layer + 1])
+        self.before = attention.register_forward_pre_hook(self._take_off, with_kwargs=True)
+        self.after = attention.register_forward_hook(self._add, with_kwargs=True)
 
     def is_hooked(self) -> bool:
-        before, after = self._handles
-        return before.id in self.attention._forward_pre_hooks and after.id in self.attention._forward_hooks
+        attention = self.attention
+        return self.before.id in attention._forward_pre_hooks and self.after.id in attention._forward_hooks
 
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _take_off(
-        self, attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _take_off(self, attention: Attention, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
         given = kwargs["encoder_hidden_states"]
         states, others = (given[0], given[1:]) if isinstance(given, tuple) else (given, None)  # an IP-Adapter's tuple
         text, behind = states[:, : -self.terms.length], states[:, -self.terms.length :]
-        return args, {
-            **kwargs,
-            "encoder_hidden_states": text if others is None else (text, *others),
-            CARRIER: behind,
-        }
+        text = text if others is None else (text, *others)
+        return args, {**kwargs, "encoder_hidden_states": text, CARRIER: behind}
 
-    def _add(
-        self, attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], attended: torch.Tensor
-    ) -> torch.Tensor:
+    def _add(self, attention: Attention, args: Args, kwargs: Kwargs, attended: torch.Tensor) -> torch.Tensor:
         behind: torch.Tensor = kwargs[CARRIER]
         if self.terms.is_one_token:
-            width = self.terms.adapter.config.widths[self.layer]
-            return attended + behind.flatten(1)[:, None, self.place : self.place + width].to(attended.dtype)
+            return attended + behind.flatten(1)[:, None, self.start : self.end].to(attended.dtype)
         hidden = args[0] if args else kwargs["hidden_states"]
         layer = self.terms.adapter.layers[self.layer]
         tokens = behind[:, 1:].to(layer.to_v_user.weight.dtype)
         keys, values = layer.to_k_user(tokens).to(hidden.dtype), layer.to_v_user(tokens).to(hidden.dtype)
         user = through_output(attention, attend(attention, hidden, keys, values))
         return attended + behind[:, :1, :1].to(attended.dtype) * user.to(attended.dtype)
+
+
+def _way(unet: nn.Module, name: str) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """From the UNet to a module inside: each outer module, a name in it, and the module of that name."""
+    outer = unet
+    for part in name.split("."):
+        inner = outer.get_submodule(part)
+        yield outer, part, inner
+        outer = inner
 
 
 def attend(attention: Attention, hidden: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -254,18 +264,16 @@ def through_output(attention: Attention, user: torch.Tensor) -> torch.Tensor:
     return made / attention.rescale_output_factor
 
 
-def _lora_scaled(unet: nn.Module, scale: float) -> AbstractContextManager[None]:
-    """LoRA layers at the strength that this call asks for, as diffusers sets it inside the UNet's forward."""
-    has_lora = getattr(unet, "_hf_peft_config_loaded", False)
-    return _scaled(unet, scale) if has_lora and scale != 1.0 else nullcontext()
-
-
 @contextmanager
-def _scaled(unet: nn.Module, scale: float) -> Iterator[None]:
+def _lora_scaled(unet: nn.Module, scale: float) -> Iterator[None]:
+    """LoRA layers at the strength that this call asks for, as diffusers sets it inside the UNet's forward."""
     from diffusers.utils import scale_lora_layers, unscale_lora_layers
 
-    scale_lora_layers(unet, scale)
+    is_scaled = scale != 1.0 and getattr(unet, "_hf_peft_config_loaded", False)
+    if is_scaled:
+        scale_lora_layers(unet, scale)
     try:
         yield
     finally:
-        unscale_lora_layers(unet, scale)
+        if is_scaled:
+            unscale_lora_layers(unet, scale)

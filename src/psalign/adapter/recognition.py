@@ -1,26 +1,25 @@
-"""Which rows of text a guarded denoiser may read: each row is recognised by its content, nothing is guessed.
+"""Which rows of text a guarded denoiser may read: each row is recognised by its content, and nothing is guessed.
 
-Place on the path of data: step 5, between the text of a call and the denoiser. A `KnownText` travels with its call, in
-`cross_attention_kwargs`. The rows of one denoiser call must be its rows, in one of the LAYOUTS.
+Place on the path of data: step 5, between the text of a call and the denoiser.
 """
 
 from __future__ import annotations
 
 import functools
-import threading
+import itertools
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import GuardError
-from .text import Texts
+from .text import Texts, without_marks
 from .users import RowUsers
 
-# How one denoiser call may lay out its rows. u: unconditional texts, c: prompts; each stands for a block of equal size.
+# How one denoiser call may lay out its rows. u: unconditional texts, c: prompts. Each letter stands for all rows of the
+# text in their order, each repeated equally often (pictures per prompt, frames of a video).
 LAYOUTS = {
     "c": "no guidance; embedded guidance (LCM, Turbo); one call per condition",
     "uc": "classifier-free guidance",
@@ -33,51 +32,75 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # that a pipeline may c
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-Name = tuple[int, int]  # of a row: digests of its text states and of its pooled state (0: none)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which row of a KnownText a row of a denoiser call is: a prompt or an unconditional text, and its number."""
+class Place(NamedTuple):
+    """Which row of a text a row of a denoiser call is: a prompt or an unconditional text, and its number."""
 
     is_prompt: bool
-    index: int
+    row: int
+
+
+class Seen(NamedTuple):
+    """A tensor on an accelerator whose rows were recognised. changes: torch's counts at that moment."""
+
+    places: list[Place]
+    digests: torch.Tensor
+    changes: tuple[Any, ...]
 
 
 class KnownText:
-    """The rows of one call's text, by content. owner: the attached adapter that made them.
+    """The rows of one call's text, by digests of their content; it travels with the call in cross_attention_kwargs.
 
-    texts: prompts as the users may see them, and their unconditional texts. users: of the prompts; a prompt of no user
-    is what the pipeline itself would read, so only a denoiser that receives this object with the call knows it.
+    texts: what the pipeline receives. users: one per prompt. owner: the attached adapter that made the text. plain: for
+    kind `published`, the texts without marks.
     """
 
-    def __init__(self, texts: Texts, users: RowUsers, owner: object) -> None:
-        self.owner, self.users = owner, users
-        # Digest of a row in any dtype -> its digest as it was made. 0: zeros, or no pooled state.
-        self._names: dict[int, int] = {0: 0}
-        self.has_pooled = texts.pooled_prompt_embeds is not None
-        self.prompts = self._learn(texts.prompt_embeds, texts.pooled_prompt_embeds)
-        negative = texts.negative_prompt_embeds
-        self.negatives = [] if negative is None else self._learn(negative, texts.negative_pooled_prompt_embeds)
-        self._seen = WeakTensorKeyDictionary()
+    def __init__(self, texts: Texts, users: RowUsers, owner: object, *, plain: Texts | None = None) -> None:
+        self.users, self.owner, self.plain = users, owner, plain
+        self._names: dict[int, int] = {}  # digest of a row in any dtype -> its digest as it was made
+        self._prompts = self._learn(texts.prompt_embeds, texts.pooled_prompt_embeds)
+        self._negatives = self._learn(texts.negative_prompt_embeds, texts.negative_pooled_prompt_embeds)
+        self.seen = WeakTensorKeyDictionary()
+        self.terms: tuple[Any, torch.Tensor] | None = None  # kept by UserTerms (kind `published`)
+        _LIVE[id(self)] = self
 
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def is_rewritten(self, places: Sequence[Place]) -> bool:
-        """Whether some row is a prompt of a user, which no pipeline makes by itself."""
-        return any(place.is_prompt and bool(self.users.strength[place.index]) for place in places)
-
-    def _learn(self, states: torch.Tensor, pooled: torch.Tensor | None) -> list[Name]:
-        return list(zip(self._name(states), self._name(pooled, rows=len(states)), strict=True))
-
-    def _name(self, x: torch.Tensor | None, rows: int = 0) -> list[int]:
-        if x is None:
-            return [0] * rows
-        made = row_digests(x).tolist()
-        for dtype in (x.dtype, *DTYPES):
-            self._names |= dict(zip(row_digests(x.to(dtype)).tolist(), made, strict=True))
+    def _learn(self, states: torch.Tensor | None, pooled: torch.Tensor | None) -> list[int]:
+        if states is None:
+            return []
+        made: list[int] = digests_of(states, pooled).tolist()
+        casts = [[row_digests(x.to(dtype)) for dtype in (x.dtype, *DTYPES)] for x in (states, pooled) if x is not None]
+        for digests in itertools.product(*casts):
+            self._names |= dict(zip(torch.stack(digests).sum(0).tolist(), made, strict=True))
         return made
+
+    def places(self, digests: list[int]) -> list[Place] | None:
+        """Places of rows by their digests; None where they are not this text's rows in one of LAYOUTS."""
+        return arrange([self._names.get(digest) for digest in digests], self._prompts, self._negatives)
+
+    def is_rewritten(self, places: Iterable[Place]) -> bool:
+        """Whether some row is a prompt of a user, which no pipeline makes by itself."""
+        return any(place.is_prompt and bool(self.users.strength[place.row]) for place in places)
+
+    def unconditional(self, places: list[Place], states: torch.Tensor, pooled: torch.Tensor | None) -> list[Any]:
+        """Kind `published`: what a ControlNet may read, with the unconditional text in place of users' prompts.
+
+        Raises GuardError where the call has none.
+        """
+        assert self.plain is not None
+        negatives = (self.plain.negative_prompt_embeds, self.plain.negative_pooled_prompt_embeds)
+        steered = [number for number, place in enumerate(places) if self.is_rewritten([place])]
+        read = []
+        for given, negative in zip((without_marks(states), pooled), negatives, strict=True):
+            if given is not None and steered:
+                if negative is None:
+                    raise GuardError(
+                        "An adapter of kind 'published' cannot keep a ControlNet from reading what a user bans without "
+                        "an unconditional text.",
+                        hint="Pass negative= and, on SDXL, negative_pooled= to rewrite(); or use kind 'prompt'.",
+                    )
+                given = given.clone()
+                given[steered] = negative[[places[number].row for number in steered]].to(given)
+            read.append(given)
+        return read
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KnownText:
         return self  # a copied pipeline may still hold the text of its last call
@@ -88,107 +111,65 @@ class KnownText:
             hint="Send prompts and users, and call encode() where the pipeline draws.",
         )
 
-    def recognise(self, states: torch.Tensor, pooled: torch.Tensor | None) -> tuple[list[Place] | None, torch.Tensor]:
-        """Places of rows [R, T, D] and pooled [R, P] in this text, None where they are not its rows; and the states.
 
-        On a CPU the content is looked at in every call. On an accelerator that would wait for it at every step, so
-        there a tensor that was recognised is looked at without waiting: should its content have changed past torch's
-        own count of changes, the states that come back are NaN in the rows that changed.
-        """
-        if states.device.type == "cpu":
-            return self.places(*_digests(states, pooled)), states
-        return self.watch(states, pooled)
+Found = tuple[KnownText, list[Place], torch.Tensor]
 
-    def watch(self, states: torch.Tensor, pooled: torch.Tensor | None) -> tuple[list[Place] | None, torch.Tensor]:
-        """`recognise` on an accelerator."""
-        seen = self.seen(states, pooled)
-        if seen is not None:
-            return seen.places, seen.checked(states, pooled)
-        places = self.places(*_digests(states, pooled))
-        self.see(states, pooled, places)
-        return places, states
-
-    def seen(self, states: torch.Tensor, pooled: torch.Tensor | None) -> Seen | None:
-        """What is known of a tensor that was recognised, where torch counted no change since."""
-        known: Seen | None = self._seen.get(states)
-        return known if known is not None and known.is_unchanged(states, pooled) else None
-
-    def see(self, states: torch.Tensor, pooled: torch.Tensor | None, places: list[Place] | None) -> None:
-        """Keep a tensor that was recognised; one whose changes torch does not count is looked at in every call."""
-        if places is not None and not states.is_inference() and not (pooled is not None and pooled.is_inference()):
-            self._seen[states] = Seen.of(places, states, pooled)
-
-    def places(self, states: Sequence[int], pooled: Sequence[int]) -> list[Place] | None:
-        """Places of rows by their digests; None where they are not this text's rows."""
-        if not self.has_pooled:
-            pooled = [0] * len(states)  # these users' text has no pooled part
-        names = [[self._names.get(digest) for digest in column] for column in (states, pooled)]
-        return arrange(list(zip(*names, strict=True)), self.prompts, self.negatives)
+# Texts of the calls that are under way, by their ids.
+_LIVE: weakref.WeakValueDictionary[int, KnownText] = weakref.WeakValueDictionary()
 
 
-class LiveTexts:
-    """The KnownTexts of calls that are under way: for denoisers that receive text alone."""
-
-    def __init__(self) -> None:
-        self._texts: weakref.WeakSet[KnownText] = weakref.WeakSet()
-        self._lock = threading.Lock()
-
-    def add(self, text: KnownText) -> None:
-        with self._lock:
-            self._texts.add(text)
-
-    def recognise(
-        self, states: torch.Tensor, pooled: torch.Tensor | None
-    ) -> tuple[KnownText, list[Place], torch.Tensor] | None:
-        """The text that has all the rows, their places and the states; None where there is none."""
-        with self._lock:
-            texts = list(self._texts)
-        on_cpu = states.device.type == "cpu"
-        for text in () if on_cpu else texts:
-            seen = text.seen(states, pooled)
-            if seen is not None:
-                return text, seen.places, seen.checked(states, pooled)
-        digests = _digests(states, pooled)  # once, whatever the number of texts
-        for text in texts:
-            places = text.places(*digests)
-            if places is not None:
-                if not on_cpu:
-                    text.see(states, pooled, places)
-                return text, places, states
-        return None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> LiveTexts:
-        return LiveTexts()  # a copied denoiser has users of its own
+def live_texts(*owners: object) -> list[KnownText]:
+    """The texts of these adapters whose calls are under way: for models that receive text alone."""
+    texts = [ref() for ref in _LIVE.valuerefs()]  # valuerefs(): other threads may add texts meanwhile
+    return [text for text in texts if text is not None and text.owner in owners]
 
 
-def arrange(names: Sequence[Name], prompts: Sequence[Name], negatives: Sequence[Name]) -> list[Place] | None:
-    """Places of rows, laid out in one of LAYOUTS; None where a row is not known, or the rows stand in another order."""
-    for layout in LAYOUTS:
-        size, rest = divmod(len(names), len(layout))
-        if rest or not size:
-            continue
-        blocks = [names[i * size : (i + 1) * size] for i in range(len(layout))]
-        orders = [_order(b, prompts if kind == "c" else negatives) for b, kind in zip(blocks, layout, strict=True)]
-        if all(order is not None for order in orders):
-            return [Place(kind == "c", i) for kind, order in zip(layout, orders, strict=True) for i in order or ()]
+def recognise(
+    texts: Iterable[KnownText], states: torch.Tensor, pooled: torch.Tensor | None, *, may_wait: bool | None = None
+) -> Found | None:
+    """The first text that has all rows [R, T, D] and [R, P] of a call, their places in it, and the states.
+
+    may_wait: whether to read the content at every call; by default on a CPU only, since on an accelerator it waits for
+    the device. There a tensor that was recognised before is compared on the device: rows whose content changed past
+    torch's own count of changes come back as NaN.
+    """
+    may_wait = states.device.type == "cpu" if may_wait is None else may_wait
+    texts, digests = list(texts), digests_of(states, pooled)
+    changes = None if may_wait else _changes(states, pooled)
+    for text in texts if changes else ():
+        seen: Seen | None = text.seen.get(states)
+        if seen is not None and seen.changes == changes:
+            is_same = (digests == seen.digests).view(-1, 1, 1)
+            return text, seen.places, torch.where(is_same, states, torch.nan)
+    names = digests.tolist()
+    for text in texts:
+        places = text.places(names)
+        if places is not None:
+            if changes:
+                text.seen[states] = Seen(places, digests, changes)
+            return text, places, states
     return None
 
 
-def _order(block: Sequence[Name], known: Sequence[Name]) -> list[int] | None:
-    """Which known rows a block is: all of them, in their order, each repeated equally often; None for anything else.
+def arrange(names: list[Any], prompts: list[Any], negatives: list[Any]) -> list[Place] | None:
+    """Places of rows that are laid out in one of LAYOUTS; None where a row is unknown or stands in another order.
 
-    A call for a part of the rows would be recognised as well, but not whether it draws that part.
+    A part of the rows is not recognised: nothing says that the call draws for that part alone.
     """
-    times, rest = divmod(len(block), len(known) or 1)
-    order = [index for index in range(len(known)) for _ in range(times)]
-    return order if not rest and [known[index] for index in order] == list(block) else None
+    known = {"c": prompts, "u": negatives}
+    for layout in LAYOUTS:
+        times = range(len(names) // (len(layout) * len(prompts)))
+        rows = [(Place(kind == "c", i), name) for kind in layout for i, name in enumerate(known[kind]) for _ in times]
+        if rows and [name for _, name in rows] == names:
+            return [place for place, _ in rows]
+    return None
 
 
-def _digests(states: torch.Tensor, pooled: torch.Tensor | None) -> tuple[list[int], list[int]]:
-    return row_digests(states).tolist(), [0] * len(states) if pooled is None else row_digests(pooled).tolist()
+def digests_of(states: torch.Tensor, pooled: torch.Tensor | None) -> torch.Tensor:
+    """Digests of rows [R, T, D] with their pooled states [R, P], int64 [R]."""
+    return row_digests(states) if pooled is None else row_digests(states) + row_digests(pooled)
 
 
-@torch.no_grad()
 def row_digests(x: torch.Tensor) -> torch.Tensor:
     """A number for the bits of each row of [R, ...], int64 [R]: sums of products with fixed random odd numbers.
 
@@ -204,35 +185,7 @@ def _odd_numbers(count: int, device: str) -> torch.Tensor:
     return (torch.randint(-(2**62), 2**62, (count,), generator=generator) * 2 + 1).to(device)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A tensor that was recognised: its rows' places and digests, and those of the pooled states that came with it."""
-
-    places: list[Place]
-    digests: torch.Tensor
-    version: int
-    pooled: Any
-    pooled_digests: torch.Tensor | None
-    pooled_version: int | None
-
-    @classmethod
-    def of(cls, places: list[Place], states: torch.Tensor, pooled: torch.Tensor | None) -> Seen:
-        if pooled is None:
-            return cls(places, row_digests(states), states._version, None, None, None)
-        return cls(
-            places, row_digests(states), states._version, weakref.ref(pooled), row_digests(pooled), pooled._version
-        )
-
-    def is_unchanged(self, states: torch.Tensor, pooled: torch.Tensor | None) -> bool:
-        if self.version != states._version:
-            return False
-        if self.pooled is None or pooled is None:
-            return self.pooled is None and pooled is None
-        return self.pooled() is pooled and self.pooled_version == pooled._version
-
-    def checked(self, states: torch.Tensor, pooled: torch.Tensor | None) -> torch.Tensor:
-        """The states; NaN in rows whose content, or whose pooled state, is another. Without waiting for the device."""
-        same = row_digests(states) == self.digests
-        if pooled is not None and self.pooled_digests is not None:
-            same = same & (row_digests(pooled) == self.pooled_digests)
-        return torch.where(same.view(-1, 1, 1), states, torch.nan)
+def _changes(*tensors: torch.Tensor | None) -> tuple[Any, ...] | None:
+    """Torch's counts of changes; None for tensors of inference mode, where it counts none."""
+    given = [x for x in tensors if x is not None]
+    return None if any(x.is_inference() for x in given) else tuple((id(x), x._version) for x in given)

@@ -1,13 +1,14 @@
 """The text of a call: encoded by the pipeline's own text encoders, then rewritten for each row's user.
 
-Place on the path of data: step 5, where prompt and negative prompt are still two things. A row's text depends on its
-own prompt, user and strength alone: texts are encoded and rewritten one by one, so it has the same bits in any batch.
+Place on the path of data: step 5, where prompt and negative prompt are still two things. Texts are encoded and
+rewritten one by one, so a row's text has the same bits in any batch.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -38,18 +39,15 @@ class Texts:
                 raise GuardError(f"{name} must be a floating-point tensor of {ndim} dimensions; saw {seen}.")
             if len(value) != rows:
                 raise GuardError(f"{name} has {len(value)} rows for {rows} prompts.")
-        for one, other in (
-            (self.prompt_embeds, self.negative_prompt_embeds),
-            (self.pooled_prompt_embeds, self.negative_pooled_prompt_embeds),
-        ):
-            if one is not None and other is not None and one.shape != other.shape:
-                raise GuardError(f"Prompts {tuple(one.shape)} and unconditional texts {tuple(other.shape)} differ.")
+            prompts = self.pooled_prompt_embeds if "pooled" in name else self.prompt_embeds
+            if prompts is not None and value.shape != prompts.shape:
+                raise GuardError(f"Prompts {tuple(prompts.shape)} and unconditional texts {tuple(value.shape)} differ.")
 
     def __len__(self) -> int:
         return len(self.prompt_embeds)
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of a pipeline call: what there is."""
+        """Keyword arguments of a pipeline call; states that are missing are left out."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -76,47 +74,66 @@ def encode_texts(
             f"{type(pipe).__name__} with FreeNoise reads prompts alone, so its text cannot be rewritten.",
             hint="Call pipe.disable_free_noise().",
         )
-    encode = _encoder(pipe)
-    columns = {"prompt": prompts, "negative_prompt": _per_row("negative_prompt", negative_prompt, len(prompts))}
-    for name in ("prompt_2", "negative_prompt_2"):
-        if name in options:
-            columns[name] = _per_row(name, options.pop(name), len(prompts))
-    known: dict[tuple[Any, ...], Texts] = {}
-    rows = []
-    for row in zip(*columns.values(), strict=True):
-        if row not in known:
-            known[row] = _read(pipe, encode(**dict(zip(columns, row, strict=True)), **options))
-        rows.append(known[row])
-    return _stacked(rows)
+    texts: dict[str, Any] = {"prompt": prompts, "negative_prompt": negative_prompt}
+    texts |= {name: options.pop(name) for name in ("prompt_2", "negative_prompt_2") if name in options}
+    columns = {name: _per_row(name, value, len(prompts)) for name, value in texts.items()}
+    encode = _encoder(pipe, [*columns, *options])
+    encoded: dict[tuple[str | None, ...], Texts] = {}
+    rows = list(zip(*columns.values(), strict=True))
+    for row in rows:
+        if row not in encoded:
+            lists = [None if text is None else [text] for text in row]
+            parts = tuple(encode(**dict(zip(columns, lists, strict=True)), **options))
+            if len(parts) not in (2, 4) or any(part is not None and part.ndim != 2 for part in parts[2:]):
+                raise GuardError(
+                    f"encode_prompt of {type(pipe).__name__} gives {len(parts)} values of a layout that is not known "
+                    "here.",
+                    hint="Pass the text states to psa.rewrite(prompt_embeds, users).",
+                )
+            encoded[row] = Texts(*parts)
+    stacked = [[getattr(encoded[row], field.name) for row in rows] for field in fields(Texts)]
+    return Texts(*(None if column[0] is None else torch.cat(column) for column in stacked))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def rewrite_texts(adapter: PromptAdapter, texts: Texts, users: RowUsers) -> Texts:
-    """The prompts as their users may see them; negative prompts stay as they are.
+    """The prompts as their users may see them; negative prompts stay the same.
 
     Raises GuardError where the adapter rewrites a pooled text state and there is none.
     """
-    pooled = texts.pooled_prompt_embeds
-    if adapter.pooled_dim and pooled is None:
+    if adapter.config.pooled_dim and texts.pooled_prompt_embeds is None:
         raise GuardError(
             "The adapter rewrites the pooled text state too, and there is none.",
             hint="Pass pooled= to rewrite(), or let encode() read the prompts.",
         )
-    rows = [
-        adapter.rewritten(
-            texts.prompt_embeds[i : i + 1],
-            None if pooled is None else pooled[i : i + 1],
-            users.vectors[i : i + 1],
-            users.strength[i : i + 1],
-        )
-        for i in range(len(texts))
-    ]
-    states, pooled_rows = zip(*rows, strict=True)
-    return replace(
-        texts,
-        prompt_embeds=torch.cat(states),
-        pooled_prompt_embeds=None if pooled is None else torch.cat(pooled_rows),
-    )
+    whole = (texts.prompt_embeds, texts.pooled_prompt_embeds, users.vectors, users.strength)
+    given: list[list[Any]] = [[x if x is None else x[i : i + 1] for x in whole] for i in range(len(texts))]
+    rows = [adapter.rewritten(*one) for one in given]
+    columns: list[Any] = [None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)]
+    return replace(texts, prompt_embeds=columns[0], pooled_prompt_embeds=columns[1])
+
+
+def with_marks(texts: Texts) -> Texts:
+    """The texts with a mark behind each row, [B, T + 1, D], which says which row it is (kind `published`).
+
+    Two users may give the same prompt, so the text itself cannot say it. A mark is eight random bytes, which every
+    dtype of 16 bits or more holds exactly. The rest of its token is infinite: a denoiser without the hook that takes
+    the mark off draws NaN.
+    """
+
+    def marked(states: torch.Tensor) -> torch.Tensor:
+        marks = torch.full_like(states[:, :1], torch.inf)
+        numbers = torch.frombuffer(bytearray(os.urandom(8 * len(states))), dtype=torch.uint8)
+        marks[:, 0, :8] = numbers.view(-1, 8).to(marks)
+        return torch.cat([states, marks], dim=1)
+
+    negative = texts.negative_prompt_embeds
+    negative = None if negative is None else marked(negative)
+    return replace(texts, prompt_embeds=marked(texts.prompt_embeds), negative_prompt_embeds=negative)
+
+
+def without_marks(states: torch.Tensor) -> torch.Tensor:
+    return states[:, :-1]
 
 
 def accepted_by(pipe: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -127,38 +144,33 @@ def accepted_by(pipe: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name in parameters}
 
 
-def _encoder(pipe: Any) -> Callable[..., Any]:
-    """A function that encodes one row by the pipeline's own encode_prompt."""
+def _encoder(pipe: Any, names: Sequence[str]) -> Callable[..., Any]:
+    """The pipeline's own encode_prompt, ready to take arguments of these names. Raises GuardError where it does not."""
     encode = getattr(pipe, "encode_prompt", None) or _borrowed_encoder(pipe)
     if encode is None:
         raise GuardError(
             f"{type(pipe).__name__} has no encode_prompt, so its text cannot be rewritten here.",
             hint="Encode the prompts yourself and pass the states to psa.rewrite(prompt_embeds, users).",
         )
+    fixed = {
+        "device": pipe._execution_device,
+        "num_images_per_prompt": 1,
+        "do_classifier_free_guidance": True,
+        "prepare_unconditional_embeds": True,  # a modular block's name for guidance
+    }
     parameters = inspect.signature(encode).parameters
-    fixed = {"device": pipe._execution_device, "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
-    fixed["prepare_unconditional_embeds"] = True  # a modular block's name for guidance
-    fixed = {name: value for name, value in fixed.items() if name in parameters}
-
-    def one_row(prompt: str, negative_prompt: str | None, **more: Any) -> Any:
-        negative = None if negative_prompt is None else [negative_prompt]
-        more = {name: [value] if name.endswith("_2") and value is not None else value for name, value in more.items()}
-        unknown = sorted(name for name in more if name not in parameters or name in fixed)
-        if unknown:
-            raise GuardError(
-                f"encode() of {type(pipe).__name__} does not take {', '.join(unknown)}.",
-                hint="Pass what is about drawing, as num_images_per_prompt, to the pipeline.",
-            )
-        return encode(prompt=[prompt], negative_prompt=negative, **fixed, **more)
-
-    return one_row
+    unknown = sorted(name for name in names if name not in parameters or name in fixed)
+    if unknown:
+        raise GuardError(
+            f"encode() of {type(pipe).__name__} does not take {', '.join(unknown)}.",
+            hint="Pass what is about drawing, as num_images_per_prompt, to the pipeline.",
+        )
+    return functools.partial(encode, **{name: value for name, value in fixed.items() if name in parameters})
 
 
 def _borrowed_encoder(pipe: Any) -> Callable[..., Any] | None:
     """encode_prompt of another class that serves a pipeline without one of its own."""
-    if hasattr(pipe, "_encode_prompt") and isinstance(
-        pipe.text_encoder, torch.nn.Module
-    ):  # a pipeline of SD1.5's kin from before encode_prompt
+    if hasattr(pipe, "_encode_prompt") and isinstance(pipe.text_encoder, torch.nn.Module):  # older than encode_prompt
         from diffusers import StableDiffusionPipeline
 
         return functools.partial(StableDiffusionPipeline.encode_prompt, pipe)
@@ -169,27 +181,9 @@ def _borrowed_encoder(pipe: Any) -> Callable[..., Any] | None:
     return None
 
 
-def _read(pipe: Any, encoded: Any) -> Texts:
-    """What encode_prompt gave: two tensors (SD1.5 and its kin), or four, of which two are pooled (SDXL)."""
-    parts = tuple(encoded)
-    if len(parts) == 2:
-        return Texts(*parts)
-    if len(parts) == 4 and all(part is None or part.ndim == 2 for part in parts[2:]):
-        return Texts(*parts)
-    raise GuardError(
-        f"encode_prompt of {type(pipe).__name__} gives {len(parts)} values of a layout that is not known here.",
-        hint="Pass the text states to psa.rewrite(prompt_embeds, users).",
-    )
-
-
 def _per_row(name: str, value: str | Sequence[str | None] | None, rows: int) -> list[str | None]:
     if value is None or isinstance(value, str):
         return [value] * rows
     if len(value) != rows:
         raise GuardError(f"{name} must be one text or one per prompt; saw {len(value)} for {rows} prompts.")
     return list(value)
-
-
-def _stacked(rows: Sequence[Texts]) -> Texts:
-    columns = [[getattr(row, field.name) for row in rows] for field in fields(Texts)]
-    return Texts(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]

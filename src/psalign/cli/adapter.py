@@ -140,7 +140,7 @@ def compress(arguments: argparse.Namespace) -> None:
     require_replaceable(arguments.out)
     made = make(adapter, torch.from_numpy(users.vectors(users.user_ids)), rank=arguments.rank)
     save_adapter(_in_dtype(made.adapter, arguments.dtype), arguments.out)
-    print(f"Size in fp16           {made.before_bytes / 1e6:.1f} MB -> {made.after_bytes / 1e6:.1f} MB")
+    print(f"Size in fp16           {adapter.fp16_bytes / 1e6:.1f} MB -> {made.adapter.fp16_bytes / 1e6:.1f} MB")
     print(f"Relative output error  {made.error:.2%} mean, {made.worst:.2%} worst, over {made.users} users left out")
     print(f"  of what differs      {made.between:.2%} mean: against the difference between users")
     print(f"Adapter: {arguments.out}")
