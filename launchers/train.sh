@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What the two train_psa_*.sh share: train.sh BASE [more arguments of `psalign train`].
 #   BASE  sd15 or sdxl
+# Bare, where there is no data/sage, it fetches the published captions and the base, and says so first (docs/TRAINING.md).
 # From the environment: DATA, EMBEDS, OUT, SD_MODEL, BATCH_SIZE, MAX_STEPS, LR, NUM_PROCESSES, ACCELERATE_CONFIG, PYTHON.
 set -euo pipefail
 
@@ -17,13 +18,17 @@ python=${PYTHON:-$here/.venv/bin/python}
 if [ -z "${PYTHON:-}" ] && [ ! -x "$python" ]; then python=python3; fi
 command -v "$python" > /dev/null || stop "there is no $python; set PYTHON (an interpreter that has psalign)."
 
-if [ -z "${EMBEDS:-}" ]; then # of SAGE, or what is there without a folder of its own
+if [ -z "${DATA:-}" ]; then # a dataset of SAGE, or where none is what psalign train fetches
+    DATA=data/sage
+    if [ ! -e "$DATA" ] || [ -e "$DATA/published.json" ]; then DATA=published; fi
+fi
+if [ -z "${EMBEDS:-}" ] && [ "$DATA" != published ]; then # of SAGE, or what is there without a folder of its own
     EMBEDS=data/embeddings/sage
     if [ ! -e "$EMBEDS" ] && [ -e data/embeddings ]; then EMBEDS=data/embeddings; fi
 fi
-export EMBEDS DATA=${DATA:-data/sage} OUT=${OUT:-trained_models/psa-$base}
-[ -d "$DATA" ] || stop "there is no $DATA. Unpack the SAGE dataset there, or make one: psalign sage build (or set DATA)."
-[ -d "$EMBEDS" ] || stop "there is no $EMBEDS. Make it: psalign embed --users <the dataset's users> --out $EMBEDS (or set EMBEDS)."
+export EMBEDS=${EMBEDS:-} DATA OUT=${OUT:-trained_models/psa-$base}
+[ "$DATA" = published ] || [ -d "$DATA" ] || stop "there is no $DATA. Unpack the SAGE dataset there, or make one: psalign sage build (or set DATA; bare, captions are fetched)."
+[ "$DATA" = published ] || [ -d "$EMBEDS" ] || stop "there is no $EMBEDS. Make it: psalign embed --users <the dataset's users> --out $EMBEDS (or set EMBEDS)."
 
 run=("$python")
 if [ -n "${ACCELERATE_CONFIG:-}" ]; then # launchers/accelerate/*.yaml, or one of your own

@@ -15,7 +15,7 @@ PACKAGE = SOURCE / "psalign"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Every room may import itself and GROUND. A name with a dot allows that module only.
-GROUND = {"errors", "decoding", "files", "ids", "progress", "records", "config", "llm"}
+GROUND = {"errors", "decoding", "files", "ids", "progress", "records", "config", "llm", "downloads"}
 ROOMS = {"users", "adapter", "diffusion", "mini", "sage", "training", "baselines", "evaluation"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decoding": set(),
     "files": {"errors"},
     "progress": set(),
+    "downloads": set(),
     "records": {"errors", "files", "ids"},
     "config": {"errors", "files", "records"},
     "llm": {"errors", "files", "records"},
@@ -39,9 +40,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prompt_sets": {"diffusion", "sage"},
     "adopt": {"evaluation", "prompt_sets", "users"},
     "grid": {"baselines", "diffusion", "evaluation", "methods", "mini", "prompt_sets", "users"},
-    "quickstart": ROOMS | {"methods"},
+    "before_after": {"diffusion", "evaluation", "methods", "sage", "users"},
+    "quickstart": ROOMS | {"before_after", "methods"},
     "serve": ROOMS,
-    "cli": ROOMS | {"adopt", "grid", "quickstart", "serve", "tools"},
+    "cli": ROOMS | {"adopt", "before_after", "grid", "quickstart", "serve", "tools"},
     "__main__": {"cli"},
     "__init__": ROOMS,
 }

@@ -14,7 +14,7 @@ from .diffusion.prompts import derive_seed, load_prompts, prompt_row, read_csv
 from .errors import DatasetError
 from .files import Record
 from .records import PromptRow
-from .sage.download import PROMPT_SETS, PromptSet
+from .sage.download import PROMPT_SETS, PublishedFile
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def _mini_rows(folder: Path) -> list[PromptRow]:
     return [row for row in load_prompts(path) if row.meta.get("suite") != LEVELS_SUITE]
 
 
-def _published_rows(one: PromptSet, folder: Path) -> list[PromptRow]:
+def _published_rows(one: PublishedFile, folder: Path) -> list[PromptRow]:
     path, fetch = folder / f"{one.name}.csv", f"Run: psalign sage download {one.name} --out {folder}"
     if not path.is_file():
         raise DatasetError(f"{path} does not exist: expected the {one.rows:,} prompts of {one.name}.", hint=fetch)

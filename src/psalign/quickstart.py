@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from .before_after import limits_told, pick_users, read_pictures
 from .config import settings, told_changes
 from .diffusion.base_models import find_base, load_pipeline
 from .diffusion.generate import GenerationConfig
 from .diffusion.prompts import load_prompts
 from .errors import OutputError, UsageError
 from .evaluation.benchmark import evaluate_methods
-from .evaluation.pictures import read_picture
 from .evaluation.report import Sheet, SheetRow, write_report, write_sheet_png
 from .files import Record, read_json, write_json
 from .methods import Means, draw_by
@@ -187,7 +187,7 @@ def _generate(
 def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore, *, base: str) -> Sheet:
     """Base, six levels and three unseen users over the same prompts and seeds; also written as out/sheet.png."""
     scenes = _sheet_scenes(this.seed)
-    people = [level.user_id for level in level_profiles()] + _sheet_users(this.out / "data", users)
+    people = [level.user_id for level in level_profiles()] + pick_users(this.out / "data", users)
     texts = [world.caption(scene, world.WORDINGS[i % len(world.WORDINGS)]) for i, scene in enumerate(scenes)]
 
     def rows(user: str | None) -> list[PromptRow]:
@@ -198,14 +198,14 @@ def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore, *, base: str) ->
     _generate(
         this, "prompt", pipeline, [row for user in people for row in rows(user)], users, folders["prompt"], base=base
     )
-    table = [SheetRow("Base model", "knows no user", _pictures(folders["base"], rows(None)))]
+    table = [SheetRow("Base model", "knows no user", read_pictures(folders["base"], rows(None)))]
     for number, user in enumerate(people):
         banned = users.known_bans(user)
         table.append(
             SheetRow(
                 label=user.replace("level_", "Level ") if user.startswith("level_") else f"User {int(user)}",
-                note=_words(banned),
-                pictures=_pictures(folders["prompt"], rows(user)),
+                note=limits_told(banned),
+                pictures=read_pictures(folders["prompt"], rows(user)),
                 banned=[bool(set(scene.categories) & set(banned)) for scene in scenes],
                 new_group=number in (0, 6),
             )
@@ -220,26 +220,6 @@ def _sheet_scenes(seed: int) -> list[world.Scene]:
     rng = np.random.default_rng((seed, 99))
     wanted = [(motifs[rng.integers(len(motifs))],) for motifs in dataset.TRAIN_MOTIFS.values()]
     return [world.sample_scene(rng, motifs=motifs, held_out=True) for motifs in [*wanted, ()]]
-
-
-def _sheet_users(data: Path, users: EmbeddingStore) -> list[str]:
-    """Three unseen users with different limits, neither none nor all."""
-    found: dict[tuple[str, ...], str] = {}
-    for row in load_split(data, "test_unseen", check_pictures=False):
-        banned = users.known_bans(row.user_id)
-        if 1 < len(banned) < 5:
-            found.setdefault(banned, row.user_id)
-    return list(found.values())[:3]
-
-
-def _words(banned: Sequence[str]) -> str:
-    if len(banned) in (0, 7):
-        return "bans everything" if banned else "bans nothing"
-    return "bans " + ", ".join(banned)
-
-
-def _pictures(folder: Path, rows: Sequence[PromptRow]) -> list[np.ndarray]:
-    return [read_picture(folder / row.file_name) for row in rows]
 
 
 def _open(out: Path, preset: Record, seed: int, *, force: bool = False) -> Run:

@@ -10,7 +10,14 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from safetensors.torch import save
 
 from helpers import tiny_unet
-from psalign.diffusion.base_models import BASES, SCHEDULERS, base_fingerprint, find_base, load_pipeline
+from psalign.diffusion.base_models import (
+    BASES,
+    SCHEDULERS,
+    base_fingerprint,
+    count_weights,
+    find_base,
+    load_pipeline,
+)
 from psalign.errors import CheckpointError, UsageError
 from single_file import save_single_file
 from tiny_pipelines import PIPELINES, draw, save_pipeline, sd15_pipeline
@@ -152,3 +159,13 @@ def test_a_damaged_model_is_named_and_is_no_traceback(damage, saved, tmp_path):
         CheckpointError, match=r"The base model .* (cannot be loaded from|is not whole).*\nGive --model"
     ):
         load_pipeline(base, source=str(folder), local_files_only=True)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_are_counted_by_the_heads_of_their_files(variant, tmp_path):
+    pipeline = sd15_pipeline()
+    pipeline.save_pretrained(tmp_path / "folder", variant=variant)
+    parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    expected = sum(weight.numel() for part in parts for weight in part.state_dict().values())
+    assert count_weights(str(tmp_path / "folder"), variant) == expected
+    assert count_weights(str(tmp_path / "folder"), "bf16") == 0

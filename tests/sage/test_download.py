@@ -50,24 +50,24 @@ def server():
 def test_a_download_that_broke_off_goes_on(server, tmp_path):
     server.cut = 700_000
     with pytest.raises(DatasetError, match=r"700000 of 1280000 bytes came.*\nRun the same command again"):
-        fetch(server.url, tmp_path / "a.csv", sha256=SHA256)
+        fetch(server.url, tmp_path / "a.csv", digest=SHA256)
     assert not (tmp_path / "a.csv").exists()
-    fetch(server.url, tmp_path / "a.csv", sha256=SHA256)
+    fetch(server.url, tmp_path / "a.csv", digest=SHA256)
     assert (tmp_path / "a.csv").read_bytes() == CONTENT
     assert server.asked == [None, "bytes=700000-"]
-    fetch(server.url, tmp_path / "a.csv", sha256=SHA256)
+    fetch(server.url, tmp_path / "a.csv", digest=SHA256)
     assert len(server.asked) == 2  # what is there and right is left alone
 
 
 def test_all_came_but_it_was_not_renamed(server, tmp_path):
     (tmp_path / ".a.csv.part").write_bytes(CONTENT)
-    fetch(server.url, tmp_path / "a.csv", sha256=SHA256)
+    fetch(server.url, tmp_path / "a.csv", digest=SHA256)
     assert (tmp_path / "a.csv").read_bytes() == CONTENT
 
 
 def test_another_file_and_none(server, tmp_path):
     with pytest.raises(DatasetError, match=f"its sha256 is {SHA256}, expected 00"):
-        fetch(server.url, tmp_path / "a.csv", sha256="00")
+        fetch(server.url, tmp_path / "a.csv", digest="00")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DatasetError, match=r"cannot be downloaded: .*404"):
         fetch(server.url + "s", tmp_path / "a.csv")
@@ -102,7 +102,7 @@ def test_a_chunk_that_is_cut_short(tmp_path):
 
 def test_prompt_sets():
     assert sum(one.rows for one in PROMPT_SETS.values()) == 26_272
-    assert all(len(one.sha256) == 64 and one.url.endswith(f"/{name}.csv") for name, one in PROMPT_SETS.items())
+    assert all(len(one.digest) == 64 and one.url.endswith(f"/{name}.csv") for name, one in PROMPT_SETS.items())
     with pytest.raises(UsageError, match="Unknown prompt set 'x'; choose one of: coco_10k"):
         find_prompt_set("x")
 

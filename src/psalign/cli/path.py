@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import a_number, a_path, add_model, add_out, add_preset, at_least, command, given
+from . import from_nothing
+from .options import PUBLISHED, a_number, a_path, add_model, add_out, add_preset, at_least, command, given
 from .tables import summary
 
 if TYPE_CHECKING:
     from ..files import Record
     from ..training.config import TrainingConfig
     from ..users.embedding import EmbeddingStore
+
+DEFAULT_PRESET = "mini-quickstart"
 
 
 def quickstart(arguments: argparse.Namespace) -> None:
@@ -39,7 +44,6 @@ def train(arguments: argparse.Namespace) -> None:
     from ..users.embedding import EmbeddingStore
     from .settings import load_settings
 
-    arguments.data = dataset_root(arguments.data)
     if arguments.kind not in load_preset(arguments.preset, changes=arguments.set):
         raise UsageError(
             f"{arguments.preset} says nothing of adapters of kind {arguments.kind}.",
@@ -48,8 +52,14 @@ def train(arguments: argparse.Namespace) -> None:
     reads = ("base", "pictures", "generation", arguments.kind)
     preset = load_settings(arguments, reads=reads, flags=_changes(arguments))
     config = training_config(preset, arguments.kind)
-    users = EmbeddingStore.load(arguments.embeddings)
+    if arguments.rows is not None and config.objective != "captions":
+        raise UsageError("--rows is for training by captions; pictures are as many as the steps need.")
     shard = Shard(arguments.device)
+    if arguments.from_nothing:
+        users = from_nothing.prepare(arguments, preset, config, shard)
+    else:
+        arguments.data = dataset_root(arguments.data)
+        users = EmbeddingStore.load(arguments.embeddings)
     require_same_settings(
         arguments.out,
         replace(config, seed=arguments.seed),
@@ -62,7 +72,7 @@ def train(arguments: argparse.Namespace) -> None:
     cache = arguments.cache or arguments.out / "cache"
     how = {"kind": arguments.kind, "preset": preset, "allow_contradictions": arguments.allow_contradictions}
     rows: dict[str, Any] = {
-        split: load_rows(arguments.data, cache, pipeline, users, split=split, **how)
+        split: load_rows(arguments.data, cache, pipeline, users, split=split, most=_most(arguments, split), **how)
         for split in ("train", "val")
         if split == "train" or (config.validation_pairs and has_split(arguments.data, split))
     }
@@ -80,7 +90,26 @@ def train(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         unseen=rows.get("val"),
     )
-    print(f"Adapter: {arguments.out / 'adapter'}")
+    print(f"Adapter: {arguments.out / 'adapter'}", flush=True)
+    if arguments.from_nothing and arguments.sheet:
+        del pipeline, rows  # what the whole pipeline needs the memory of
+        gc.collect()
+        from_nothing.draw_sheet(arguments, preset, users, shard)
+
+
+def _fill_train(arguments: argparse.Namespace) -> None:
+    """An output folder of the preset's own, and what --data published stands for."""
+    if arguments.out is None:
+        name = "mini" if arguments.preset == DEFAULT_PRESET else Path(arguments.preset).stem
+        arguments.out = Path("trained_models") / name
+    from_nothing.fill(arguments)
+
+
+def _most(arguments: argparse.Namespace, split: str) -> int | None:
+    """Rows of a split to learn from, or to validate on: a tenth as many."""
+    if arguments.rows is None:
+        return None
+    return int(arguments.rows) if split == "train" else max(1, arguments.rows // 10)
 
 
 def _pipeline(arguments: argparse.Namespace, preset: Record, config: TrainingConfig, device: str) -> Any:
@@ -92,7 +121,9 @@ def _pipeline(arguments: argparse.Namespace, preset: Record, config: TrainingCon
     text_alone = config.needs_text_alone and not is_single_file(arguments.model)
     load = load_text_side if text_alone else load_pipeline
     dtype = PRECISIONS[config.mixed_precision]
-    return load(preset.get("base", "mini"), source=arguments.model, device=device, dtype=dtype)
+    return load(
+        preset.get("base", "mini"), source=arguments.model, device=device, dtype=dtype, variant=arguments.variant
+    )
 
 
 def _with_ban_lists(arguments: argparse.Namespace, users: EmbeddingStore) -> EmbeddingStore:
@@ -118,6 +149,10 @@ def _changes(arguments: argparse.Namespace) -> list[str]:
     return [f"{section}.{name}={value}" for name, value in given(arguments, "steps", "batch_size", "lr").items()]
 
 
+def _data(text: str) -> Path | str:
+    return PUBLISHED if text == PUBLISHED else a_path(text)
+
+
 def presets(arguments: argparse.Namespace) -> None:
     from ..config import list_presets, load_preset
 
@@ -140,14 +175,27 @@ def add_commands(groups: Any) -> None:
     one = command(groups, "train", train, "train an adapter on a SAGE dataset",
                    "psalign train --data data/mini --embeddings data/embeddings/mini "
                    "--out trained_models/mini")  # fmt: skip
-    one.add_argument("--data", type=a_path, required=True,
-                     help="SAGE dataset in either layout, or a file of captions (docs/TRAINING.md)")  # fmt: skip
-    one.add_argument("--embeddings", type=a_path, required=True, help="user vectors (psalign embed)")
+    one.add_argument("--data", type=_data, required=True,
+                     help="SAGE dataset in either layout, a file of captions, or the word published: the published "
+                          "captions and users, and all else that is not there, are fetched "
+                          "(docs/TRAINING.md)")  # fmt: skip
+    one.add_argument("--embeddings", type=a_path,
+                     help="user vectors (psalign embed; of published data they are made, by default in "
+                          f"{from_nothing.VECTORS})")  # fmt: skip
     one.add_argument("--kind", choices=("prompt", "published"), default="prompt", help="of adapter (default prompt)")
-    add_preset(one, "mini-quickstart")
-    add_out(one, "trained_models/mini")
+    add_preset(one, DEFAULT_PRESET)
+    one.add_argument("--out", type=a_path, help="where to write (default trained_models/mini, or of the preset's name)")
+    one.set_defaults(fill=_fill_train)
     add_model(one)
-    one.add_argument("--llm", help="language model of the user vectors, for users of a captions file who have none")
+    one.add_argument("--variant", help="of the base model's files, as fp16: half the download")
+    one.add_argument("--llm", help="language model of the user vectors, for users who have none: of a captions "
+                                   "file, or of published data")  # fmt: skip
+    one.add_argument(
+        "--rows", type=at_least(2), help="train on so many captions at most, spread over all (default all)"
+    )
+    one.add_argument(
+        "--no-sheet", dest="sheet", action="store_false", help="of published data: draw no sheet at the end"
+    )
     one.add_argument("--steps", type=at_least(1), help="how many, instead of the preset's")
     one.add_argument("--batch-size", type=at_least(1), help="pairs in one pass of one process, instead of the preset's")
     one.add_argument("--lr", type=a_number(0, above=True), help="learning rate, instead of the preset's")

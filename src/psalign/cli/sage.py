@@ -10,8 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from . import sage_build
-from .options import a_path, add_force, add_out, command, group
+from .options import OFFENSIVE, PUBLISHED_CAPTIONS, a_path, add_force, add_out, command, group
 
 
 def validate(arguments: argparse.Namespace) -> int:
@@ -128,15 +129,30 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def download(arguments: argparse.Namespace) -> None:
-    from ..sage.download import PROMPT_SETS, fetch, find_prompt_set, unpack
+    from ..downloads import tell
+    from ..sage.download import PROMPT_SETS, captions_download, fetch, fetch_captions, find_prompt_set, unpack
 
+    if arguments.captions:
+        wanted = captions_download(arguments.out)
+        tell([wanted] if wanted else [], notes=[OFFENSIVE])
+        came = fetch_captions(arguments.out)
+        print(f"{came} files came; captions and users, without pictures: {arguments.out}")
+        return
     if arguments.url:
-        archive = fetch(arguments.url, arguments.out / Path(arguments.url).name, sha256=arguments.sha256)
+        archive = fetch(arguments.url, arguments.out / Path(arguments.url).name, digest=arguments.sha256)
         print(f"{unpack(archive, arguments.out)} files: {arguments.out}")
         return
     for name in arguments.names or PROMPT_SETS:
         one = find_prompt_set(name)
-        print(f"{one.rows} prompts: {fetch(one.url, arguments.out / f'{name}.csv', sha256=one.sha256)}")
+        print(f"{one.rows} prompts: {fetch(one.url, arguments.out / f'{name}.csv', digest=one.digest)}")
+
+
+def _fill_download(arguments: argparse.Namespace) -> None:
+    """Captions are a dataset; prompt sets have a folder of their own. Raises UsageError for two things at once."""
+    if arguments.captions and (arguments.url or arguments.names):
+        raise UsageError("--captions fetches the captions and users alone; leave names and --url out.")
+    if arguments.out is None:
+        arguments.out = PUBLISHED_CAPTIONS if arguments.captions else Path("data/prompts")
 
 
 def add_commands(groups: Any) -> None:
@@ -166,12 +182,17 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--with-profiles", action="store_true", help="also write profiles: for simulated users only")
     add_out(one, "outputs/export")
 
-    one = command(kinds, "download", download, "fetch the public prompt sets, or a dataset archive from its URL",
+    one = command(kinds, "download", download, "fetch public prompt sets, the published captions, or a dataset archive",
                   "psalign sage download debug sage_unseen --out data/prompts")  # fmt: skip
     one.add_argument("names", nargs="*", help="prompt sets (default: all)")
     one.add_argument("--url", help="of a .zip or .tar archive of the dataset instead; it is unpacked into --out")
     one.add_argument("--sha256", help="of that archive")
-    add_out(one, "data/prompts")
+    one.add_argument("--captions", action="store_true",
+                     help="the published captions and simulated users instead: a dataset without pictures, 26 MB. Some "
+                          "of the text is offensive")  # fmt: skip
+    one.add_argument("--out", type=a_path,
+                     help=f"where to write (default data/prompts; of captions {PUBLISHED_CAPTIONS})")  # fmt: skip
+    one.set_defaults(fill=_fill_download)
 
 
 def _add_data(one: argparse.ArgumentParser) -> None:

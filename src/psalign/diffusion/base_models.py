@@ -6,6 +6,9 @@ Place on the path of data: what step 6 draws with and what training holds frozen
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,7 +25,8 @@ class BaseModel:
 
     size_px: of pictures. context_dim, pooled_dim: widths D and P of the text states.
     cross_attentions: how many in the UNet. steps, guidance, batch_size: of sampling, unless something else is
-    asked for; evaluation_steps: the same where methods are compared. pipeline: class of diffusers.
+    asked for; evaluation_steps: the same where methods are compared. pipeline: class of diffusers. licence: of the
+    weights.
     """
 
     name: str
@@ -36,6 +40,7 @@ class BaseModel:
     batch_size: int = 8
     evaluation_steps: int = 40
     pipeline: str = "StableDiffusionPipeline"
+    licence: str = "MIT"
 
 
 BASES = {
@@ -53,7 +58,15 @@ BASES = {
             batch_size=64,
             evaluation_steps=15,
         ),
-        BaseModel("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", 512, 768, 0, 16),
+        BaseModel(
+            "sd15",
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            512,
+            768,
+            0,
+            16,
+            licence="CreativeML OpenRAIL-M",
+        ),
         BaseModel(
             "sdxl",
             "stabilityai/stable-diffusion-xl-base-1.0",
@@ -63,12 +76,14 @@ BASES = {
             70,
             batch_size=2,
             pipeline="StableDiffusionXLPipeline",
+            licence="CreativeML Open RAIL++-M",
         ),
     )
 }
 
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # that every pipeline of BASES has
+PARTS_WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _MODEL_HINT = "Give --model a folder that diffusers wrote, a hub id, or a single .safetensors file."
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 OFFLOADS = {"none": "none", "model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}
@@ -182,6 +197,25 @@ def is_gone(place: Path, part: str) -> bool:
 def is_single_file(place: str | None) -> bool:
     """Whether a place is one file of weights, not a folder or a hub id."""
     return Path(place or "").suffix in (".safetensors", ".ckpt")
+
+
+def count_weights(place: str, variant: str | None = None) -> int:
+    """How many numbers the weights of a pipeline have, by the heads of its safetensors files; 0 where it has none.
+
+    place: its folder, or one file. variant: of the files; None: those without one.
+    """
+    if is_single_file(place):
+        return _numbers_in(Path(place)) if Path(place).suffix == ".safetensors" else 0
+    found = [path for part in PARTS_WITH_WEIGHTS for path in (Path(place) / part).glob("*.safetensors")]
+    middle = f".{variant}" if variant else ""
+    wanted = re.compile(rf"(model|diffusion_pytorch_model){re.escape(middle)}(-\d+-of-\d+)?\.safetensors")
+    return sum(_numbers_in(path) for path in found if wanted.fullmatch(path.name))
+
+
+def _numbers_in(path: Path) -> int:
+    with path.open("rb") as stream:
+        head = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return sum(math.prod(one["shape"]) for name, one in head.items() if name != "__metadata__")
 
 
 def _configuration(row: BaseModel, loading: Loading) -> str | None:

@@ -1,4 +1,5 @@
-"""Fetches the public prompt sets and a SAGE archive: resumed where interrupted, checked by digest, unpacked safely.
+"""Fetches the published captions, users and prompt sets, and a SAGE archive: resumed where interrupted, checked by
+digest, unpacked safely.
 
 Place on the path of data: before everything, on a machine with a network.
 """
@@ -22,10 +23,18 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from ..downloads import Download
 from ..errors import DatasetError, OutputError, UsageError
+from ..files import write_json
 from ..progress import Progress
 
-REPOSITORY = "https://raw.githubusercontent.com/M-E-AGI-Lab/PSAlign/2dde9226278cc5aa5ce3fcfc5ad0f75373ca324a"
+REPOSITORY = "https://raw.githubusercontent.com/M-E-AGI-Lab/PSAlign"
+COMMIT = "2dde9226278cc5aa5ce3fcfc5ad0f75373ca324a"
+CAPTIONS_COMMIT = "d9fd50464dc18458aa5d6093c58928762270cc2b"  # has the captions, which later commits have not
+LICENCE = "MIT, Copyright (c) 2025 Torpedo2648"
+CAPTIONS_TOLD = "captions and simulated users of M-E-AGI-Lab/PSAlign"
+SOURCE = "published.json"  # beside the captions: where they are from
+BLOB_DIGITS = 40  # of a git blob id; a sha256 has 64
 BLOCK = 1 << 20
 MAX_UNPACKED_BYTES = 64 << 30  # SAGE is about 9 GB
 # What a damaged or encrypted archive raises, by the kind of its compression.
@@ -33,48 +42,111 @@ BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lz
 
 
 @dataclass(frozen=True)
-class PromptSet:
-    """A published file of prompts. rows: how many it has; sha256: of the file."""
+class PublishedFile:
+    """A file of the published repository at a commit.
+
+    name: what we call it. rows: how many it has. digest: its sha256, or its git blob id where no more is known of it.
+    size: in bytes, about; 0: not known.
+    """
 
     name: str
     rows: int
-    sha256: str
+    digest: str
+    path: str
+    commit: str = COMMIT
+    size: int = 0
 
     @property
     def url(self) -> str:
-        return f"{REPOSITORY}/evaluation/eval_data/{self.name}.csv"
+        return f"{REPOSITORY}/{self.commit}/{self.path}"
 
 
 PROMPT_SETS = {
-    one.name: one
-    for one in (
-        PromptSet("coco_10k", 10_000, "45068c9d390d676eb4c259561e72e4dc8220aa237e640358701743a4e16c4d88"),
-        PromptSet("i2p_4073", 4_703, "04c82538b1b6f22c308d62f31abf1a13a3c5855700d47ae2170924211fd1f4fb"),
-        PromptSet("CoProv2_test", 8_000, "84b9aa9fe2cfabdf74cf196e16937a6657714dee07ecdf541d733ed110dadd03"),
-        PromptSet("sage_seen", 1_050, "4fc73262a97e068b3c59ed9a5a943f81e8ac1f2f2c2794eed9469d3d6342c7bf"),
-        PromptSet("sage_unseen", 1_050, "5d1db95d6778da2bb4e692213b970b4ad6a70effbb6bb6b5691c5f529bcf8471"),
-        PromptSet("ud_1434", 1_434, "3157bea9c4402768e8bebf6f5e214a35cc1dbf8196e18b6469f33602f77614e1"),
-        PromptSet("debug", 35, "e816a256e60c0128520c1369503630220348ea0d2a78536bc76a126501f686d7"),
+    name: PublishedFile(name, rows, digest, f"evaluation/eval_data/{name}.csv")
+    for name, rows, digest in (
+        ("coco_10k", 10_000, "45068c9d390d676eb4c259561e72e4dc8220aa237e640358701743a4e16c4d88"),
+        ("i2p_4073", 4_703, "04c82538b1b6f22c308d62f31abf1a13a3c5855700d47ae2170924211fd1f4fb"),
+        ("CoProv2_test", 8_000, "84b9aa9fe2cfabdf74cf196e16937a6657714dee07ecdf541d733ed110dadd03"),
+        ("sage_seen", 1_050, "4fc73262a97e068b3c59ed9a5a943f81e8ac1f2f2c2794eed9469d3d6342c7bf"),
+        ("sage_unseen", 1_050, "5d1db95d6778da2bb4e692213b970b4ad6a70effbb6bb6b5691c5f529bcf8471"),
+        ("ud_1434", 1_434, "3157bea9c4402768e8bebf6f5e214a35cc1dbf8196e18b6469f33602f77614e1"),
+        ("debug", 35, "e816a256e60c0128520c1369503630220348ea0d2a78536bc76a126501f686d7"),
     )
 }
+# A SAGE dataset without pictures, file by file. Split train comes last: where it is, everything is.
+CAPTIONS = (
+    PublishedFile("users.csv", 1_001, "19f2877c9010f3113ec0f0217dbe67d1e030628ea8e9cf7ea6e8cf4647413940",
+                  "data/user_data/num_1k/users.csv", size=146_913),
+    *(
+        PublishedFile(f"{split}/metadata.jsonl", rows, digest, f"data/sage/{split}/metadata.jsonl", CAPTIONS_COMMIT,
+                      size)
+        for split, rows, digest, size in (
+            ("val", 2_100, "9b58b0098025e6e238d3b74d6f4effcc6555b3b6880af3eafed06f3ca1137fc4", 1_240_363),
+            ("test_seen", 2_100, "beeafce6b4521d80ea20e1cad2747cbf559debb9ff05aad489ab5042b2d7183b", 1_259_086),
+            ("test_unseen", 2_100, "c2444d203e60721cd87bc92f3d5302ff29593e35a3943b22cfc6ad2f149da5da", 1_254_716),
+            ("train", 37_800, "682a41e3aa48fe53465c4d65f62b6e8562b7d1f1", 22_000_000),
+        )
+    ),
+)  # fmt: skip
 
 
-def find_prompt_set(name: str) -> PromptSet:
+def find_prompt_set(name: str) -> PublishedFile:
     """A row of PROMPT_SETS. Raises UsageError that lists the choices."""
     if name not in PROMPT_SETS:
         raise UsageError(f"Unknown prompt set '{name}'; choose one of: {', '.join(PROMPT_SETS)}.")
     return PROMPT_SETS[name]
 
 
-def fetch(url: str, path: Path, *, sha256: str | None = None, timeout_s: float = 60.0) -> Path:
+def missing_captions(folder: Path) -> list[PublishedFile]:
+    """Files of CAPTIONS that a folder lacks.
+
+    Raises OutputError, before anything is fetched, where something else lies in their place.
+    """
+    missing = [one for one in CAPTIONS if not (folder / one.name).exists()]
+    others = [one.name for one in CAPTIONS if one not in missing and not _is(folder / one.name, one.digest)]
+    others += [name for name in ("annotations.csv", "sage_dataset") if (folder / name).exists()]
+    if others:
+        raise OutputError(
+            f"{folder} holds another dataset than the published captions: {', '.join(others)}.",
+            hint=f"Train on it with --data {folder}, or move it away.",
+        )
+    return missing
+
+
+def captions_download(folder: Path) -> Download | None:
+    """What fetch_captions would fetch into a folder; None where it is all there. Raises as missing_captions does."""
+    missing = missing_captions(folder)
+    if not missing:
+        return None
+    host = str(urlsplit(REPOSITORY).hostname)
+    return Download(CAPTIONS_TOLD, host, sum(one.size for one in missing), LICENCE, folder)
+
+
+def fetch_captions(folder: Path) -> int:
+    """Fetch CAPTIONS into a folder, which is then a SAGE dataset without pictures. Returns how many files came.
+
+    What is there stays; a file that was cut short goes on. Raises as missing_captions and fetch do.
+    """
+    missing = missing_captions(folder)
+    if missing:  # first of all, so that a folder that is not complete tells what it is
+        files = {one.name: {"url": one.url, "digest": one.digest} for one in CAPTIONS}
+        write_json(folder / SOURCE, {"licence": LICENCE, "files": files})
+    for one in missing:
+        path = fetch(one.url, folder / one.name, digest=one.digest)
+        path.chmod(0o600)  # as every file with profiles is
+    return len(missing)
+
+
+def fetch(url: str, path: Path, *, digest: str | None = None, timeout_s: float = 60.0) -> Path:
     """Download a file; one that is there and right is left alone, one that was cut short goes on.
 
-    sha256: of the whole file, where it is known. Raises UsageError for what is no web address, DatasetError where it
+    digest: of the whole file, where it is known: sha256, or git blob id.
+    Raises UsageError for what is no web address, DatasetError where it
     cannot be had or is another file.
     """
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise UsageError(f"{url!r} is no address; expected one like https://host/sage.tar.")
-    if path.exists() and (sha256 is None or digest_of(path) == sha256):
+    if path.exists() and (digest is None or _is(path, digest)):
         return path
     aside = path.with_name(f".{path.name}.part")
     aside.parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +158,10 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, timeout_s: float =
         ) from err
     except OSError as err:
         raise OutputError(f"{path} cannot be written: {err.strerror}.") from err
-    seen = digest_of(aside)
-    if sha256 is not None and seen != sha256:
+    if digest is not None and not _is(aside, digest):
+        kind, seen = _kind_of(digest), digest_of(aside, like=digest)
         aside.unlink()
-        raise DatasetError(f"{url} is another file than expected: its sha256 is {seen}, expected {sha256}.")
+        raise DatasetError(f"{url} is another file than expected: its {kind} is {seen}, expected {digest}.")
     os.replace(aside, path)
     return path
 
@@ -116,13 +188,23 @@ def _continue(url: str, aside: Path, timeout_s: float) -> None:
             raise ConnectionError(f"{aside.stat().st_size} of {total} bytes came")
 
 
-def digest_of(path: Path) -> str:
-    """sha256 of a file."""
+def digest_of(path: Path, *, like: str = "") -> str:
+    """Digest of a file, of the kind that `like` has: its git blob id (sha1 with the length before it), or sha256."""
     digest = hashlib.sha256()
+    if len(like) == BLOB_DIGITS:
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as stream:
         for block in iter(lambda: stream.read(BLOCK), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _is(path: Path, digest: str) -> bool:
+    return digest_of(path, like=digest) == digest
+
+
+def _kind_of(digest: str) -> str:
+    return "git blob id" if len(digest) == BLOB_DIGITS else "sha256"
 
 
 def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) -> int:

@@ -92,23 +92,37 @@ def load_captions(
     split: str = "train",
     preset: Record | None = None,
     allow_contradictions: bool = False,
+    most: int | None = None,
 ) -> Captions:
     """Captions of a split of a SAGE dataset, or of a file of captions, with text states cached in folder.
 
-    No picture is looked for. Raises DatasetError as the readers do, and as load_pairs does for contradictions.
+    most: so many rows at most, in whole pairs that are spread over all; None: all. No picture is looked for.
+    Raises DatasetError as the readers do, and as load_pairs does for contradictions.
     """
     if is_caption_file(data):
         rows = read_caption_rows(data)
+        count = min(len(rows), most or len(rows))
+        rows = [rows[i * len(rows) // count] for i in range(count)]
     else:
         bans = users.known_bans if needs_bans(data) else None
         found = load_split(data, split, banned=bans, check_pictures=False)
         if not allow_contradictions and not needs_bans(data):
             check_preferences(found, users, where=f"{data}, {split}")
-        rows = caption_rows(found)
+        rows = caption_rows(spread(found, most))
     shard, config = Shard(), training_config(preset or {}, "prompt")
     captions = {text for row in rows for text in (row.caption, row.chosen_caption, row.other_caption or "")}
     texts = build_texts(sorted(captions), pipeline, folder, share=Share(shard.index, shard.count, shard.wait))
     return Captions(rows, texts, users, memory_gb=config.text_memory_gb, compare=split == "val")
+
+
+def spread(rows: Sequence[SageRow], most: int | None) -> Sequence[SageRow]:
+    """At most so many rows, in whole pairs that are spread evenly over all; one pair at least."""
+    if most is None or len(rows) <= most:
+        return rows
+    pairs = list(dict.fromkeys(row.pair for row in rows))
+    count = max(1, most * len(pairs) // len(rows))
+    kept = {pairs[i * len(pairs) // count] for i in range(count)}
+    return [row for row in rows if row.pair in kept]
 
 
 def load_rows(
@@ -123,11 +137,12 @@ def load_rows(
     allow_contradictions: bool = False,
     most: int | None = None,
 ) -> Pairs | Captions:
-    """What the objective of section `kind` of a preset learns from: captions, or pairs of pictures (`most` of them)."""
+    """What the objective of section `kind` of a preset learns from: captions, or pairs of pictures; at most `most`."""
     if training_config(preset, kind).objective == "captions":
         return load_captions(
-            data, folder, pipeline, users, split=split, preset=preset, allow_contradictions=allow_contradictions
-        )
+            data, folder, pipeline, users, split=split, preset=preset, allow_contradictions=allow_contradictions,
+            most=most,
+        )  # fmt: skip
     return load_pairs(
         data, folder, pipeline, users, split=split, preset=preset, allow_contradictions=allow_contradictions, most=most
     )
