@@ -17,7 +17,7 @@ from .options import OFFENSIVE, PUBLISHED, PUBLISHED_CAPTIONS
 if TYPE_CHECKING:
     from ..diffusion.base_models import BaseModel
     from ..diffusion.shards import Shard
-    from ..records import Record
+    from ..files import Record
     from ..training.config import TrainingConfig
     from ..users.embedding import Embedder, EmbeddingStore, Recipe
 

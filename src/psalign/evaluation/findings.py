@@ -17,8 +17,8 @@ from psalign.records import ManifestRow, read_manifest
 from .cells import find_cells
 from .contenders import Contender, arena_order
 from .facts import Fact, facts_of
-from .judgements import Duel, Judgement, read_judgements
-from .published import read_published
+from .judgements import Duel, Judgement, read_judgements, read_summaries
+from .published import add_figures, read_published
 from .results import SUCCEEDED, ResultRow, read_results
 from .tables import BENCHMARK_METRICS, Metric
 from .verdicts import Detector, judge_folder
@@ -102,7 +102,7 @@ def load_findings(
     for duel in duels:
         arena(duel.dataset, duel.base).duels.append(duel)
     _add_cells(arena, images)
-    published = read_published()
+    published = add_figures(read_published(), read_summaries(judge))
     for key, found in arenas.items():
         found.published = published.get(key, {})
         found.marks = {one: marks for one in found.drawn if (marks := _marks(found, one))}

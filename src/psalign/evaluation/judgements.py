@@ -20,6 +20,7 @@ from psalign.records import CATEGORIES
 from .contenders import Contender, contender
 from .facts import Fact
 from .judge_rows import split_model
+from .published import Figures, is_published_summary, read_summary
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ RATES = ("pass", "banned_respected", "allowed_kept", "clean")
 SHARES = ("a_wins", "b_wins", "ties")
 NAMES: dict[type, str] = {str: "text", dict: "a JSON object", list: "a list"}
 HINT = "Run psalign eval judge again with the same --out (replies are kept), or leave that file out of --judge."
+_fault = partial(EvaluationError, hint=HINT)
 # Of a results file, beside its mode.
 PARTS: dict[str, type] = {"dataset": str, "base": str, "judge": dict, "summary": dict, "rows": list}
 
@@ -71,31 +73,51 @@ class Duel:
     remarks: tuple[str, ...]
 
 
-def read_judgements(folders: Sequence[Path]) -> tuple[list[Judgement], list[Duel]]:
-    """Every *.json under the folders. Raises UsageError for a folder without one, EvaluationError for a broken one."""
+def read_judgements(places: Sequence[Path]) -> tuple[list[Judgement], list[Duel]]:
+    """Every *.json under the folders, and the files given; summaries of the published judge are left to read_summaries.
+
+    Raises UsageError for a folder without one, EvaluationError for a broken one.
+    """
     judgements, duels = [], []
-    for folder in folders:
-        paths = sorted(folder.rglob("*.json"))
-        if not paths:
-            raise UsageError(f"{folder} holds no judgements (*.json).", hint="Judge first: psalign eval judge --help")
-        for path in paths:
-            record = _read(path)
-            if record["mode"] == "evaluate":
-                judgements.append(_judgement(record, path))
-            else:
-                duels.append(_duel(record, path))
+    for path in _files(places):
+        record = _read(path)
+        if record is None:
+            continue
+        if record["mode"] == "evaluate":
+            judgements.append(_judgement(record, path))
+        else:
+            duels.append(_duel(record, path))
     return judgements, duels
 
 
-def _read(path: Path) -> Record:
-    fault = partial(EvaluationError, hint=HINT)
-    record = read_json(path, what="the results of a judge", needs=("mode", *PARTS), fault=fault)
+def read_summaries(places: Sequence[Path]) -> list[Figures]:
+    """What the published judge's summaries among the same files say. Raises EvaluationError for a broken one."""
+    records = [(path, read_json(path, what="the results of a judge", fault=_fault)) for path in _files(places)]
+    return [read_summary(record, path) for path, record in records if is_published_summary(record)]
+
+
+def _files(places: Sequence[Path]) -> list[Path]:
+    paths = []
+    for place in places:
+        found = [place] if place.is_file() else sorted(place.rglob("*.json"))
+        if not found:
+            raise UsageError(f"{place} holds no judgements (*.json).", hint="Judge first: psalign eval judge --help")
+        paths += found
+    return paths
+
+
+def _read(path: Path) -> Record | None:
+    """A results file of ours; None for a summary of the published judge."""
+    record = read_json(path, what="the results of a judge", fault=_fault)
+    if is_published_summary(record):
+        return None
+    record = read_json(path, what="the results of a judge", needs=("mode", *PARTS), fault=_fault)
     for key, kind in PARTS.items():
         _typed(record, key, kind, path)
     if record["mode"] not in ("evaluate", "compare"):
-        raise fault(f"{path} is damaged: its mode is {record['mode']!r}; expected evaluate or compare.")
+        raise _fault(f"{path} is damaged: its mode is {record['mode']!r}; expected evaluate or compare.")
     if not all(isinstance(row, dict) for row in record["rows"]):
-        raise fault(f"{path} is damaged: a row is no JSON object.")
+        raise _fault(f"{path} is damaged: a row is no JSON object.")
     return record
 
 
