@@ -1,6 +1,7 @@
 """What many tests need once: the shipped mini base, and a small run of the quickstart."""
 
 import os
+import signal
 
 import diffusers  # noqa: F401  its log handler keeps the stderr of its import, which must not be one test's
 import pytest
@@ -28,6 +29,13 @@ def mini_pipeline():
     from psalign.diffusion.base_models import load_pipeline
 
     return load_pipeline("mini")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """A shell starts background jobs with Ctrl-C ignored, which their children inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 SMALL = (
