@@ -49,7 +49,13 @@ def add_commands(kinds: Any) -> None:
     one.add_argument(
         "--results", type=a_path, default=Path("eval_results.csv"), help="of eval run (default eval_results.csv)"
     )
-    one.add_argument("--judge", type=a_path, nargs="+", default=[], help="results_evaluate, results_compare, or summaries (*.json) of the published judge")
+    one.add_argument(
+        "--judge",
+        type=a_path,
+        nargs="+",
+        default=[],
+        help="results_evaluate, results_compare, summaries of the published judge",
+    )
     one.add_argument(
         "--no-figures", dest="figures", action="store_false", help="no PNG and PDF figures (they need matplotlib)"
     )
