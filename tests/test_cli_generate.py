@@ -82,6 +82,7 @@ def test_two_processes_write_the_files_of_one(folder, whole):
     assert (folder / "two/manifest.jsonl").read_text() == (whole / "manifest.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_what_fails_in_any_process_is_told_at_the_end_and_the_others_are_kept(folder, whole):
     done = several(folder, "failed", fail="cat")
     rows = read_manifest(whole / "manifest.jsonl")

@@ -160,7 +160,7 @@ def _read(path: Path) -> tuple[Weights, str]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:  # torch's own text advises to load it unsafely
         raise CheckpointError(
-            f"{path} holds more than tensors, or is no checkpoint; it is not read.", hint=HINT
+            f"{path} is not an adapter: it holds more than tensors, or is no checkpoint.", hint=HINT
         ) from err
     except (SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as err:
         raise CheckpointError(f"{path} cannot be read: {reason_of(err)}", hint=HINT) from err
