@@ -204,7 +204,7 @@ TRIES += [
         "store_recipe": "damaged",
         "store_list": "damaged",
         "store_half": "holds no user vectors",
-        "npy_cut": "is no vector",
+        "npy_cut": "0000001.npy cannot be read as a numpy array",
         "npy_name": "damaged",
         "folder": "holds no user vectors",
         "none": "holds no user vectors",
