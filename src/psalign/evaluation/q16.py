@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psalign.errors import EvaluationError
+from psalign.errors import EvaluationError, reason_of
 from psalign.records import file_fingerprint
 from psalign.tensors import read_array, read_safetensors, require_numbers
 
@@ -133,7 +133,7 @@ def _read_pickle(path: Path) -> Any:
             hint="Do not trust that file. The published one has the sha256 9b6c4118...c97ccad5.",
         ) from err
     except Exception as err:  # a damaged pickle makes pickle and numpy raise nearly anything
-        raise EvaluationError(f"{path} cannot be read as a pickled numpy array: it is damaged, or none.") from err
+        raise EvaluationError(f"{path} cannot be read as a pickled numpy array: {reason_of(err)}.") from err
 
 
 class _Refused(Exception):
