@@ -10,7 +10,7 @@ import json
 import math
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -149,10 +149,10 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     rows, fault = [], partial(DatasetError, hint=DRAW_AGAIN)
     for number, record in enumerate(read_jsonl(path, fault=fault), start=1):
         where = f"{path}, row {number}"
-        try:
-            row = ManifestRow(**{"banned": None if record.get("user_id") is not None else (), **record})
-        except TypeError as err:
-            raise fault(f"{where}: not a manifest row ({err}).") from err
+        wrong = wrong_keys(ManifestRow, record)
+        if wrong:
+            raise fault(f"{where}: not a manifest row: {wrong}.")
+        row = ManifestRow(**{"banned": None if record.get("user_id") is not None else (), **record})
         for name, (is_right, expected) in MANIFEST_FIELDS.items():
             if not is_right(getattr(row, name)):
                 raise fault(
@@ -161,6 +161,15 @@ def read_manifest(path: Path) -> list[ManifestRow]:
         user_id = None if row.user_id is None else normalise_user_id(row.user_id)
         rows.append(replace(row, user_id=user_id, banned=None if row.banned is None else tuple(row.banned)))
     return rows
+
+
+def wrong_keys(kind: type, record: Record) -> str:
+    """What keys a record has too many or too few of for a dataclass, in words; empty where they fit."""
+    known = {field.name: field for field in fields(kind)}
+    needed = [name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING]
+    lacks, unknown = [name for name in needed if name not in record], [name for name in record if name not in known]
+    told = (f"it has no {', '.join(lacks)}" if lacks else "", f"unknown {', '.join(unknown[:5])}" if unknown else "")
+    return "; ".join(words for words in told if words)
 
 
 def _is_text(value: Any) -> bool:

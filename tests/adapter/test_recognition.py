@@ -156,7 +156,9 @@ def play(example):
         accepted += 1
         for row, (kind, user) in enumerate(owners):
             prompt, negative_row = text["prompts"][user], text["negatives"][user]
-            may = [prompt] if kind in "cr" else [negative_row]
+            # Rows that were changed may be those of another layout: then the guard knows whose text it is, and not for
+            # which branch of guidance its latents were meant.
+            may = [prompt, negative_row] if changes else [prompt] if kind in "cr" else [negative_row]
             assert any(
                 torch.equal(read[row], states.to(read.dtype))
                 and (not pooled or torch.equal(read_pooled[row], p.to(read.dtype)))

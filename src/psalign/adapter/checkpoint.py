@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save
 
-from ..errors import CheckpointError, OutputError
+from ..errors import CheckpointError, OutputError, library_errors
 from ..files import Fault, Record, read_json, write_bytes, write_text
 from ..ids import shorten
 from ..records import file_fingerprint
+from ..tensors import read_safetensors, require_numbers
 from .adapter import PSAAdapter
 from .convert import find_published, read_published
 from .prompt import PromptAdapter
@@ -139,10 +139,9 @@ def _load_folder(folder: Path) -> PSAAdapter:
             f"{folder} is not an adapter: expected {WEIGHTS} and a config.json of {', '.join(CLASSES)}.", hint=hint
         )
     _check_config(config, kind, fault=lambda what: fault(f"{folder / CONFIG} is damaged: {what}."))
-    try:
+    require_numbers(read_safetensors(folder / WEIGHTS, hint=hint)[0], folder / WEIGHTS, hint=hint)
+    with library_errors(CheckpointError, f"The adapter in {folder} cannot be read", hint=hint):
         adapter, info = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
-    except (SafetensorError, RuntimeError, ValueError, OSError) as err:
-        raise CheckpointError(f"The adapter in {folder} cannot be read: {err}", hint=hint) from err
     faults = [f"{name}: {', '.join(info[name][:3])}" for name in ("missing_keys", "unexpected_keys") if info[name]]
     if faults:
         raise CheckpointError(
