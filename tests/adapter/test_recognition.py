@@ -141,7 +141,7 @@ def play(example):
     accepted = 0
     for layout, times, changes in example["calls"]:
         rows, owners = lay_out(layout, times, text)
-        # Of latents nobody knows whose they are but by their place: whole rows are changed in a call, or its text alone.
+        # Only their place says whose latents are: a call changes whole rows, or its text alone.
         for what, i, j, _ in changes:
             rows, owners = change(rows, owners, what, i, j, changes[0][3], text["raw"])
         added = {"added_cond_kwargs": {"text_embeds": torch.stack([p for _, p in rows])}} if pooled else {}
