@@ -72,7 +72,7 @@ def test_faults_name_what_is_wrong(sd15, tmp_path):
             f"model.diffusion_model.input_blocks.{i}": torch.ones(2) for i in range(7)
         },
         f"1 keys are of another shape than this UNet's: {key}.": {key: torch.zeros(3, 3)},
-        f"1 keys are not finite: {key}.": {key: torch.full_like(good, torch.nan)},
+        f"expected finite numbers in {key}.": {key: torch.full_like(good, torch.nan)},
         "has no weights.": {},
     }
     before = state(sd15)

@@ -58,7 +58,7 @@ def test_a_broken_line_is_an_error_and_not_a_loss(tmp_path, line):
         cache.add("one", GOOD)
     path.write_text(line + "\n" + path.read_text())
     before = path.read_text()
-    with pytest.raises(EvaluationError, match=r"judgements.jsonl, line 1: no judgement .*\nRemove that line"):
+    with pytest.raises(EvaluationError, match=r"judgements.jsonl, line 1: no judgement: .*\nRemove that line"):
         JudgeCache(path)
     assert path.read_text() == before
 
