@@ -90,7 +90,7 @@ def test_of_two_trainings_with_other_rates_one_trains(tmp_path):
     rows = [{"caption": f"a red cat with a sword {'left ' * i}", "chosen_caption": f"a red cat {'left ' * i}",
              "user_id": str(i % 4 + 1)} for i in range(8)]  # fmt: skip
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {"queries": "random", "validation_pairs": 0, "save_every": 10, "log_every": 5}
+    settings = {"queries": "random", "rewritten_share": "null", "validation_pairs": 0, "save_every": 10, "log_every": 5}
     changes = [part for name, value in settings.items() for part in ("--set", f"prompt.training.{name}={value}")]
 
     def train(out, lr):
