@@ -244,7 +244,7 @@ def cost(base: str, pairs: int | None, rounds: int, size: int | None) -> Record:
     forward = whole_forward(base, size) if size else None
     turns = [(clock(step), clock(forward)) for _ in range(rounds)] if forward else []
     flops = forward_flops(base)
-    told: Record = {
+    figures: Record = {
         "base": base, "pairs": pairs, "layers_per_step": config.layers_per_step,
         "tflop_a_pair": round(counted / pairs / 1e12, 5), "tflop_unet_forward": round(flops / 1e12, 3),
         "forwards_a_pair": round(counted / pairs / flops, 5),
@@ -254,9 +254,9 @@ def cost(base: str, pairs: int | None, rounds: int, size: int | None) -> Record:
     }  # fmt: skip
     if turns:
         ratios = [2 * PUBLISHED_FORWARDS[base] * whole / (ours / pairs) for ours, whole in turns]
-        told |= {"size_px": size, "seconds_unet_forward": round(statistics.median(t for _, t in turns), 2)}
-        told |= {"published_over_ours_measured": [round(one) for one in sorted(ratios)]}
-    return {**told, **versions()}
+        figures |= {"size_px": size, "seconds_unet_forward": round(statistics.median(t for _, t in turns), 2)}
+        figures |= {"published_over_ours_measured": [round(one) for one in sorted(ratios)]}
+    return {**figures, **versions()}
 
 
 def caption_step(base: str, preset: Record, pairs: int) -> tuple[Any, float]:

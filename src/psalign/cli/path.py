@@ -191,7 +191,7 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--llm", help="language model of the user vectors, for users who have none: of a captions "
                                    "file, or of published data")  # fmt: skip
     one.add_argument(
-        "--rows", type=at_least(2), help="train on so many captions at most, spread over all (default all)"
+        "--rows", type=at_least(2), help="the most captions to train on, taken evenly from the dataset (default all)"
     )
     one.add_argument(
         "--no-sheet", dest="sheet", action="store_false", help="of published data: draw no sheet at the end"

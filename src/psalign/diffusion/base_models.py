@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -178,16 +179,21 @@ def _load(row: BaseModel, place: str, loading: Loading) -> Any:
         raise CheckpointError(
             f"The base model '{row.name}' cannot be loaded from {place}: {reason_of(err)}", hint=_MODEL_HINT
         ) from err
-    missing = [name for name in PARTS if getattr(pipeline, name, None) is None or is_gone(Path(place), name)]
-    if missing:
-        raise CheckpointError(
-            f"The base model '{row.name}' in {place} is not whole: {', '.join(missing)} missing.", hint=_MODEL_HINT
-        )
-    require_tokenizers(pipeline, row.name, place)
+    require_whole(pipeline, row.name, place, parts=PARTS, hint=_MODEL_HINT)
     for part in pipeline.components.values():  # some checkpoints hold parts in another dtype
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype)
     return pipeline
+
+
+def require_whole(pipeline: Any, base: str, place: str, *, parts: Sequence[str], hint: str) -> None:
+    """Raises CheckpointError where a pipeline lacks one of the parts, or as require_tokenizers does."""
+    missing = [name for name in parts if getattr(pipeline, name, None) is None or is_gone(Path(place), name)]
+    if missing:
+        raise CheckpointError(
+            f"The base model '{base}' in {place} is not whole: {', '.join(missing)} missing.", hint=hint
+        )
+    require_tokenizers(pipeline, base, place)
 
 
 def require_tokenizers(pipeline: Any, base: str, place: str) -> None:

@@ -67,10 +67,7 @@ def load_pairs(
     """
     preset, shard = preset or {}, Shard()
     require_trainable(pipeline)
-    bans = users.known_bans if needs_bans(data) else None
-    rows = load_split(data, split, banned=bans, check_pictures=most is None)[:most]
-    if not allow_contradictions and not needs_bans(data):
-        check_preferences(rows, users, where=f"{data}, {split}")
+    rows = _read_rows(data, split, users, most=most, has_pictures=most is None, is_checked=not allow_contradictions)
     cache = build_cache(
         rows,
         picture_folder(data, split),
@@ -104,15 +101,23 @@ def load_captions(
         count = min(len(rows), most or len(rows))
         rows = [rows[i * len(rows) // count] for i in range(count)]
     else:
-        bans = users.known_bans if needs_bans(data) else None
-        found = load_split(data, split, banned=bans, check_pictures=False)
-        if not allow_contradictions and not needs_bans(data):
-            check_preferences(found, users, where=f"{data}, {split}")
+        found = _read_rows(data, split, users, has_pictures=False, is_checked=not allow_contradictions)
         rows = caption_rows(spread(found, most))
     shard, config = Shard(), training_config(preset or {}, "prompt")
     captions = {text for row in rows for text in (row.caption, row.chosen_caption, row.other_caption or "")}
     texts = build_texts(sorted(captions), pipeline, folder, share=Share(shard.index, shard.count, shard.wait))
     return Captions(rows, texts, users, memory_gb=config.text_memory_gb, compare=split == "val")
+
+
+def _read_rows(
+    data: Path, split: str, users: EmbeddingStore, *, has_pictures: bool, is_checked: bool, most: int | None = None
+) -> list[SageRow]:
+    """Rows of a split, the first `most` or all. is_checked: their preferences must agree with the users' bans."""
+    bans = users.known_bans if needs_bans(data) else None
+    rows = load_split(data, split, banned=bans, check_pictures=has_pictures)[:most]
+    if is_checked and not needs_bans(data):
+        check_preferences(rows, users, where=f"{data}, {split}")
+    return rows
 
 
 def spread(rows: Sequence[SageRow], most: int | None) -> Sequence[SageRow]:
