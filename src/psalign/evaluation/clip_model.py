@@ -17,6 +17,7 @@ import numpy as np
 from psalign.errors import CheckpointError, library_errors
 from psalign.progress import hide_library_bars
 from psalign.records import file_fingerprint, fingerprint
+from psalign.tensors import has_words
 
 from .pictures import Picture
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 CLIP_SCORE_MODEL = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 Q16_MODEL = "openai/clip-vit-large-patch14"
+HINT = "Give a folder or hub id that transformers.CLIPModel can load, with its tokenizer and preprocessor_config.json."
 NAMING = (".json", ".txt", ".safetensors", ".bin", ".model")  # files of a folder that decide what it computes
 
 
@@ -111,6 +113,8 @@ class ClipModel:
             network, told = CLIPModel.from_pretrained(self.model, dtype=torch.float32, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(self.model)
             processor = _picture_processor().from_pretrained(self.model)
+        if not has_words(tokenizer):
+            raise CheckpointError(f"{self.model} is not a CLIP: its tokenizer has no words.", hint=HINT)
         if told["missing_keys"]:
             raise CheckpointError(
                 f"{self.model} is not a CLIP: it has no weights for {', '.join(sorted(told['missing_keys'])[:3])}, ..."
@@ -129,8 +133,7 @@ class ClipModel:
         return library_errors(
             CheckpointError,
             f"The text-image model '{self.model}' {what}",
-            hint="Give a folder or hub id that transformers.CLIPModel can load, with its tokenizer and "
-            "preprocessor_config.json.",
+            hint=HINT,
         )
 
 

@@ -227,10 +227,12 @@ def read_statistics(path: Path) -> Statistics:
     tensors, words = read_safetensors(path, fault=EvaluationError, hint=hint)
     with library_errors(EvaluationError, f"{path} cannot be read as statistics of pictures", hint=hint):
         kept = {name: tensors[name] for name in ("mean", "covariance", "features")}
-        about = {"n": int(words["n"]), "extractor": words["extractor"], "fingerprint": words["fingerprint"]}
+        n, extractor, name = int(words["n"]), words["extractor"], words["fingerprint"]
     require_numbers(kept, path, fault=EvaluationError, hint=hint)
-    width = kept["mean"].numel()
-    shapes = [tuple(tensor.shape) for tensor in kept.values()]
-    if shapes[:2] != [(width,), (width, width)] or len(shapes[2]) != 2 or shapes[2][1] != width or about["n"] < 2:
-        raise EvaluationError(f"{path} cannot be read as statistics of pictures: saw the shapes {shapes}.", hint=hint)
-    return Statistics(**{name: tensor.numpy() for name, tensor in kept.items()}, **about)
+    mean, covariance, features = (tensor.numpy() for tensor in kept.values())
+    width = mean.size
+    fits = mean.shape == (width,) and covariance.shape == (width, width) and features.shape[1:] == (width,)
+    if not fits or n < 2:
+        seen = f"saw the shapes {mean.shape}, {covariance.shape}, {features.shape}"
+        raise EvaluationError(f"{path} cannot be read as statistics of pictures: {seen}.", hint=hint)
+    return Statistics(mean, covariance, n, features, extractor, name)
