@@ -153,7 +153,6 @@ FILES = {
     "no_stack.bin": b".",
     "page.safetensors": "<!doctype html><html></html>",
     "row_keys/base/manifest.jsonl": '{"a": 1}\n',
-    "prompts_unknown.jsonl": '{"file_name": "a.png", "prompt": "a", "seed": 1, "shoe": 2}\n',
 }
 
 
@@ -406,7 +405,6 @@ TRIES += [
         "prompts_out.jsonl": "file_name must be",
         "prompts_keys.jsonl": "'prompt' is there twice",
         "prompts_near.csv": "did you mean religion",
-        "prompts_unknown.jsonl": "not a prompt row: unknown shoe",
     }.items()),
     ("generate --prompts prompts_twice.jsonl --out new", 2, "Two rows write one file"),
     ("generate --prompts prompts_nobody.jsonl --out run_cut", 1, "run.json is damaged"),

@@ -24,6 +24,7 @@ def clip(tmp_path_factory):
 def world(tmp_path, monkeypatch, clip):
     """Two cells of three pictures, pictures to compare with, and a text-image model."""
     monkeypatch.chdir(tmp_path)
+    eval_run._tools.cache_clear()  # a process keeps the models it has loaded
     for method in CELLS:
         folder = make_folder(Path("images/mini") / method / "mini", ["a red cat", "a dog", "a bird"], size=(64, 64))
         text = (folder / "manifest.jsonl").read_text()
@@ -35,7 +36,6 @@ def world(tmp_path, monkeypatch, clip):
 
 def measure(*more):
     """Exit status, and what results.csv says: state and note by method and metric."""
-    eval_run._tools.cache_clear()  # a process keeps the models that it has loaded
     status = main(["eval", "run", "--images", "images", "--output", "results.csv", "--workers", "0", "--cache", "cache",
                    "--metrics", *METRICS, "--clip", "clip", "--fid-reference", "reference", *more])  # fmt: skip
     with open("results.csv", newline="") as stream:
@@ -115,9 +115,7 @@ def test_a_bad_model_costs_its_own_metric_alone(spoil, world, capsys):
     assert status == 1
     for method in CELLS:
         state, note = rows[method, "clip"]
-        assert (state, note.startswith(("The text-image model 'clip' ", "clip is not a CLIP: "))) == ("failed", True), (
-            note
-        )
+        assert (state, note.startswith("The text-image model 'clip' ")) == ("failed", True), note
         assert {rows[method, metric][0] for metric in ("fid", "kid")} == {"succeeded"}
     assert "Traceback" not in capsys.readouterr().err
 

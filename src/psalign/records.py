@@ -17,7 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import DatasetError, EvaluationError
-from .files import Record, read_jsonl
+from .files import Record as Record  # these are found here too: rows are what they read and write
+from .files import read_jsonl as read_jsonl
+from .files import write_csv as write_csv
+from .files import write_json as write_json
+from .files import write_jsonl as write_jsonl
 from .ids import find_user_id, normalise_user_id
 
 CATEGORIES = ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda")

@@ -251,7 +251,7 @@ def test_damaged_stores_are_refused(saved):
 
 def test_vectors_that_were_cut_off_are_refused(saved):
     (saved / "vectors.safetensors").write_bytes(b"cut off")
-    with pytest.raises(EmbeddingMissing, match="are damaged"):
+    with pytest.raises(EmbeddingMissing, match=r"vectors\.safetensors is damaged"):
         EmbeddingStore.load(saved)
 
 

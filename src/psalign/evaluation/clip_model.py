@@ -106,19 +106,22 @@ class ClipModel:
     def _parts(self) -> tuple[Any, Any, Any]:
         """Network, tokenizer, preparation of pictures. Raises CheckpointError where one is missing or no CLIP."""
         import torch
-        from transformers import AutoTokenizer, CLIPModel
+        from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
         hide_library_bars()
         with self._library_errors("cannot be loaded"):
+            kind = AutoConfig.from_pretrained(self.model).model_type
+            if kind != CLIPModel.config_class.model_type:
+                raise CheckpointError(f"The text-image model '{self.model}' is a model of type {kind}, not a CLIP.")
             network, told = CLIPModel.from_pretrained(self.model, dtype=torch.float32, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(self.model)
             processor = _picture_processor().from_pretrained(self.model)
-        if not has_words(tokenizer):
-            raise CheckpointError(f"{self.model} is not a CLIP: its tokenizer has no words.", hint=HINT)
         if told["missing_keys"]:
             raise CheckpointError(
                 f"{self.model} is not a CLIP: it has no weights for {', '.join(sorted(told['missing_keys'])[:3])}, ..."
             )
+        if not has_words(tokenizer):
+            raise CheckpointError(f"The text-image model '{self.model}' has a tokenizer without words.", hint=HINT)
         return network.to(self.device).eval(), tokenizer, processor
 
     def _directions(self, features: Any) -> torch.Tensor:

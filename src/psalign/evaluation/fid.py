@@ -229,10 +229,9 @@ def read_statistics(path: Path) -> Statistics:
         kept = {name: tensors[name] for name in ("mean", "covariance", "features")}
         n, extractor, name = int(words["n"]), words["extractor"], words["fingerprint"]
     require_numbers(kept, path, fault=EvaluationError, hint=hint)
+    width = kept["mean"].numel()
+    shapes = [tuple(tensor.shape) for tensor in kept.values()]
+    if shapes[:2] != [(width,), (width, width)] or len(shapes[2]) != 2 or shapes[2][1] != width or n < 2:
+        raise EvaluationError(f"{path} cannot be read as statistics of pictures: saw the shapes {shapes}.", hint=hint)
     mean, covariance, features = (tensor.numpy() for tensor in kept.values())
-    width = mean.size
-    fits = mean.shape == (width,) and covariance.shape == (width, width) and features.shape[1:] == (width,)
-    if not fits or n < 2:
-        seen = f"saw the shapes {mean.shape}, {covariance.shape}, {features.shape}"
-        raise EvaluationError(f"{path} cannot be read as statistics of pictures: {seen}.", hint=hint)
     return Statistics(mean, covariance, n, features, extractor, name)
