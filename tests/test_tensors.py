@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from psalign.errors import CheckpointError, EvaluationError
-from psalign.tensors import read_array, read_pickled, read_safetensors, require_numbers
+from psalign.tensors import has_words, read_array, read_pickled, read_safetensors, require_numbers
 
 TENSOR = {"a": torch.zeros(3)}
 PAST_ITS_END = b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,99999]}}'
@@ -140,3 +140,14 @@ def test_weights_that_are_no_numbers_are_refused(weight, message, tmp_path):
     with pytest.raises(CheckpointError, match=f"a.bin: expected {message}"):
         require_numbers({"a": torch.zeros(1), "b": weight}, tmp_path / "a.bin")
     require_numbers({"a": torch.zeros(1, dtype=torch.bfloat16)}, tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize(("words", "expected"), [(0, False), (1, True)])
+def test_a_tokenizer_of_special_tokens_alone_has_no_words(words, expected):
+    class Tokenizer:
+        all_special_ids = (0, 1, 1)
+
+        def __len__(self):
+            return 2 + words
+
+    assert has_words(Tokenizer()) is expected

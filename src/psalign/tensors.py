@@ -84,6 +84,12 @@ def require_numbers(
             raise fault(f"{path}: expected {expected} in {', '.join(wrong[:SHOWN])}{more}.", hint=hint)
 
 
+def has_words(tokenizer: Any) -> bool:
+    """Whether a tokenizer knows more than its special tokens: of a folder without a vocabulary transformers makes one
+    that does not, and every text then reads the same."""
+    return len(tokenizer) > len(set(tokenizer.all_special_ids))
+
+
 def _require_file(path: Path, fault: Fault, hint: str | None) -> None:
     if not path.is_file():
         seen = "is a folder; expected a file" if path.is_dir() else "does not exist"

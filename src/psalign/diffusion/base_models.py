@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import CheckpointError, UsageError, reason_of
 from ..progress import hide_library_bars
 from ..records import file_fingerprint, fingerprint
+from ..tensors import has_words
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def require_tokenizers(pipeline: Any, base: str, place: str) -> None:
             continue
         most, longest, ids = config.max_position_embeddings, words.model_max_length, words.get_vocab().values()
         faults = (
-            (len(words) <= len(set(words.all_special_ids)), "has no words"),
+            (not has_words(words), "has no words"),
             (max(ids, default=0) >= config.vocab_size, f"has more words than the {config.vocab_size} of {encoder}"),
             (not isinstance(longest, int) or not 2 < longest <= most, f"reads {longest} tokens, {encoder} {most}"),
         )

@@ -17,6 +17,7 @@ import numpy as np
 from psalign.errors import CheckpointError, library_errors
 from psalign.progress import hide_library_bars
 from psalign.records import file_fingerprint, fingerprint
+from psalign.tensors import has_words
 
 from .pictures import Picture
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 CLIP_SCORE_MODEL = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 Q16_MODEL = "openai/clip-vit-large-patch14"
+HINT = "Give a folder or hub id that transformers.CLIPModel can load, with its tokenizer and preprocessor_config.json."
 NAMING = (".json", ".txt", ".safetensors", ".bin", ".model")  # files of a folder that decide what it computes
 
 
@@ -118,10 +120,8 @@ class ClipModel:
             raise CheckpointError(
                 f"{self.model} is not a CLIP: it has no weights for {', '.join(sorted(told['missing_keys'])[:3])}, ..."
             )
-        if len(tokenizer) <= len(
-            set(tokenizer.all_special_ids)
-        ):  # transformers makes it of a folder without vocabulary
-            raise CheckpointError(f"The text-image model '{self.model}' has a tokenizer without words.")
+        if not has_words(tokenizer):
+            raise CheckpointError(f"The text-image model '{self.model}' has a tokenizer without words.", hint=HINT)
         return network.to(self.device).eval(), tokenizer, processor
 
     def _directions(self, features: Any) -> torch.Tensor:
@@ -136,8 +136,7 @@ class ClipModel:
         return library_errors(
             CheckpointError,
             f"The text-image model '{self.model}' {what}",
-            hint="Give a folder or hub id that transformers.CLIPModel can load, with its tokenizer and "
-            "preprocessor_config.json.",
+            hint=HINT,
         )
 
 

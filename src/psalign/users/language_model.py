@@ -19,7 +19,7 @@ from ..errors import CheckpointError, ExtraMissing, library_errors, reason_of
 from ..files import write_bytes
 from ..progress import Progress, hide_library_bars
 from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint
-from ..tensors import read_array
+from ..tensors import has_words, read_array
 from .embedding import Array, Embedder, Recipe, StructuredEmbedder
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
@@ -227,6 +227,11 @@ def load_language_model(
             f"The language model '{model}' cannot be loaded: {reason_of(err)}",
             hint="Give the id of a language model on the Hugging Face hub, or the folder of one.",
         ) from err
+    if not has_words(tokenizer):
+        raise CheckpointError(
+            f"The language model '{model}' cannot be loaded: its tokenizer has no words.",
+            hint="Give the id of a language model on the Hugging Face hub, or the folder of one.",
+        )
     tokenizer.padding_side = "right"  # a causal model then gives every token the state it has alone
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
