@@ -299,7 +299,7 @@ def _cell(field: str, value: Any) -> Any:
 def _cell_text(value: Any) -> str:
     if value is None:
         return UNKNOWN
-    return json.dumps(value) if isinstance(value, tuple) else str(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else str(value)
 
 
 def _items(text: str) -> list[str]:
