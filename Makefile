@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format bench clean
+.PHONY: help setup quickstart test test-slow check format bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ quickstart: $(STAMP)  ## users to report on the mini base, offline: outputs/quic
 
 test: $(STAMP)  ## the tests (offline, CPU)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+test-slow: $(STAMP)  ## the tests that take minutes: many kills, long fuzzing, every published command, a browser
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m slow $(ARGS)
 
 check: $(STAMP)  ## lint, format and types, without changing anything
 	$(BIN)/ruff check .

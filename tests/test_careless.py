@@ -9,8 +9,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from psalign.adapter.published import PublishedAdapter
 from psalign.cli import EXIT_STATUSES, main
 from psalign.errors import PSAlignError
 from psalign.sage.rows import picture_name, write_split
@@ -38,6 +41,20 @@ def world(tmp_path_factory):
     names = [picture_name(user_id="0000001", category="Hate", concept="c", index=1, unsafe=side) for side in (0, 1)]
     row = make_row(user_id="0000001", category="Hate", chosen=names[0], rejected=names[1], user_data={"User_ID": "1"})
     write_split(Path("sage"), "train", [row])
+    published = PublishedAdapter(base="mini", llm_dim=8, context_dim=128, widths=(8,) * 7).state_dict()
+    names = {name: name.replace("layers.", "psa_adapter.").replace("_user.", "_user.0.") for name in published}
+    for kind, change in BROKEN_WEIGHTS.items():
+        groups = {"user_proj": {}, "psa_adapter": {}}
+        for name, weight in published.items():
+            room, _, rest = names[name].partition(".")
+            groups[room][rest] = change(weight)
+        torch.save(groups, f"{kind}.bin")
+    for kind in ("array_0d", "array_many", "array_complex"):
+        Path(kind).mkdir()
+        np.save(
+            f"{kind}/0000001.npy",
+            {"0d": np.float32(1), "many": np.ones((2, 8)), "complex": np.ones(8, complex)}[kind[6:]],
+        )
     Path("folder.csv").mkdir()
     Path("folder").mkdir()
     Path("circle").symlink_to("circle")
@@ -128,6 +145,15 @@ FILES = {
     "published.bin": b"\x80\x04cos\nsystem\n",
     "npy_cut/0000001.npy": b"cut",
     "npy_name/a b.npy": b"cut",
+    "npy_zip/0000001.npy": b"PK\x03\x04" + bytes(60),
+    "npy_head/0000001.npy": b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f4', 'shape': (1,".ljust(117) + b"\n",
+    "one_byte.bin": b"\x80",
+    "words.bin": "hello world\n",
+    "page.bin": "<!doctype html><html></html>",
+    "no_stack.bin": b".",
+    "page.safetensors": "<!doctype html><html></html>",
+    "row_keys/base/manifest.jsonl": '{"a": 1}\n',
+    "prompts_unknown.jsonl": '{"file_name": "a.png", "prompt": "a", "seed": 1, "shoe": 2}\n',
 }
 
 
@@ -145,6 +171,15 @@ BROKEN_STORES = {
     "store_list": lambda folder: (folder / "index.json").write_text("[]"),
     "store_empty": lambda folder: (folder / "vectors.safetensors").write_bytes(b""),
     "store_half": lambda folder: (folder / "vectors.safetensors").unlink(),
+}
+
+BROKEN_WEIGHTS = {
+    "weights_flat": lambda weight: weight.reshape(-1),
+    "weights_0d": lambda weight: weight.flatten()[0],
+    "weights_none": lambda weight: weight.flatten()[:0],
+    "weights_nan": lambda weight: weight * float("nan"),
+    "weights_whole": lambda weight: weight.int(),
+    "weights_sparse": lambda weight: weight.to_sparse(),
 }
 
 USERS_FILES = {
@@ -204,8 +239,13 @@ TRIES += [
         "store_recipe": "damaged",
         "store_list": "damaged",
         "store_half": "holds no user vectors",
-        "npy_cut": "is no vector",
+        "npy_cut": "0000001.npy cannot be read as a numpy array",
         "npy_name": "damaged",
+        "npy_zip": "0000001.npy cannot be read as a numpy array: it is no .npy file",
+        "npy_head": "0000001.npy cannot be read as a numpy array: it is cut short",
+        "array_0d": "0000001.npy is no vector",
+        "array_many": "0000001.npy is no vector",
+        "array_complex": "expected an array of numbers, saw complex128",
         "folder": "holds no user vectors",
         "none": "holds no user vectors",
         "users.csv": "holds no user vectors",
@@ -215,6 +255,15 @@ TRIES += [
         "train --data sage --embeddings {} --out new/model",
         "generate --prompts prompts.jsonl --embeddings {} --out new/pictures",
     )
+]
+TRIES += [
+    (command.format(name), 1, f"{name} cannot be read as")
+    for name in ("one_byte.bin", "words.bin", "page.bin", "no_stack.bin", "page.safetensors")
+    for command in ("adapter info {}", "adapter convert {} --out new")
+]
+TRIES += [
+    (f"adapter info {name}.bin", 1, f"{name}.bin: (expected|.* has the shape of no such weight)")
+    for name in BROKEN_WEIGHTS
 ]
 TRIES += [
     # words
@@ -357,6 +406,7 @@ TRIES += [
         "prompts_out.jsonl": "file_name must be",
         "prompts_keys.jsonl": "'prompt' is there twice",
         "prompts_near.csv": "did you mean religion",
+        "prompts_unknown.jsonl": "not a prompt row: unknown shoe",
     }.items()),
     ("generate --prompts prompts_twice.jsonl --out new", 2, "Two rows write one file"),
     ("generate --prompts prompts_nobody.jsonl --out run_cut", 1, "run.json is damaged"),
@@ -373,6 +423,7 @@ TRIES += [
         "manifest_level": "level must be",
         "manifest_keys": "'file_name' is there twice",
         "manifest_cut": "not JSON",
+        "row_keys": "not a manifest row: it has no file_name, prompt, seed, method, base; unknown a",
     }.items()),
     ("eval run --images none --output new.csv", 2, "holds no cell"),
     ("eval generate --methods magic --out new", 2, "magic"),

@@ -199,6 +199,7 @@ def test_the_same_seed_and_settings_for_every_method(mini):
     assert len({tuple(run[name] for name in shared) for run in runs}) == 1
 
 
+@pytest.mark.slow
 def test_the_seed_scripts(folder, tmp_path):
     """run_gen.sh starts two processes, which write what one writes; run_eval.py is eval run."""
     flags = ["--prompts", folder / "prompts", "--model", folder / "sd15", "--limit", 4, "--steps", 1, "--batch-size",

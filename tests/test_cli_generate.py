@@ -83,6 +83,7 @@ def test_two_processes_write_the_files_of_one(folder, whole):
     assert (folder / "two/manifest.jsonl").read_text() == (whole / "manifest.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_what_fails_in_any_process_is_told_at_the_end_and_the_others_are_kept(folder, whole):
     done = several(folder, "failed", fail="cat")
     rows = read_manifest(whole / "manifest.jsonl")
@@ -172,7 +173,7 @@ MISTAKES = {
         2,
         "row 2: user 0000007 has another profile",
     ),
-    "unreadable adapter": ({"adapter": "meta.csv"}, 1, "is not an adapter"),
+    "unreadable adapter": ({"adapter": "meta.csv"}, 1, "cannot be read as a checkpoint of torch"),
     "adapter for another base": ({"base": "sd15"}, 1, "was trained for 'mini'; this run uses 'sd15'"),
     "level 9": ({"level": 9}, 2, "Level must be 0, 1, 2, 3, 4 or 5; saw '9'"),
     "scale nan": ({"scale": "nan"}, 2, "must be finite; saw nan"),

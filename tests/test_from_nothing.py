@@ -244,6 +244,7 @@ def start(mirror, *command, **more):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_between_stages_and_started_again(pipelines, mirror, monkeypatch, tmp_path):
     """The base comes from the hub too. Killed at four places, the run ends as one that was never killed."""
     mirror.models["some/tiny"] = pipelines["sd15"]
@@ -280,6 +281,7 @@ def test_killed_between_stages_and_started_again(pipelines, mirror, monkeypatch,
     assert Path("trained_models/psa-sd15/adapter/diffusion_pytorch_model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_the_launcher_bare(pipelines, mirror, tmp_path):
     """Nothing is there: the launcher fetches, trains and draws; started again it goes on; then infer's runs bare."""
     python = tmp_path / "python"

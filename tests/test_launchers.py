@@ -117,6 +117,7 @@ def test_every_launcher_runs(name, folder, launch):
         assert set(rows[0]["banned"]) == {"Hate", "Violence", "Self-Harm", "Sexuality", "Shocking", *stored}
 
 
+@pytest.mark.slow
 def test_a_launcher_with_two_processes_from_first_to_last(folder):
     """The second process has its users' vectors from the first."""
     done = start("infer_sdxl_psa_llm", folder, NUM_PROCESSES=2, OUT="two")

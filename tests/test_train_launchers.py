@@ -78,6 +78,7 @@ def test_a_launcher_trains_an_adapter_of_its_base(base, folder):
     assert not (out / "validation").exists()  # whose pictures would need the whole UNet
 
 
+@pytest.mark.slow
 def test_a_launcher_trains_on_pictures_where_that_is_asked_for(folder):
     changes = ("objective=pictures", "mixed_precision=bf16", "validation_pictures=1")
     flags = [part for change in changes for part in ("--set", f"prompt.training.{change}")]

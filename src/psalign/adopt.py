@@ -14,7 +14,7 @@ from pathlib import Path
 from .categories import require_default
 from .errors import UsageError
 from .evaluation.cells import BASES, DATASETS, LEVELS, METHODS, Cell
-from .evaluation.pictures import PICTURE_SUFFIXES
+from .evaluation.pictures import is_picture_file
 from .files import write_jsonl
 from .ids import level_id
 from .prompt_sets import SEED, load_prompt_set
@@ -59,8 +59,7 @@ def _unnamed_cells(images: Path) -> Iterator[Cell]:
 
 
 def _pictures(folder: Path) -> list[str]:
-    found = (path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
-    return sorted(path.name for path in found if not path.name.startswith("."))
+    return sorted(path.name for path in filter(is_picture_file, folder.iterdir()))
 
 
 def _rows(cell: Cell, images: Path, prompts: Path, bans: Mapping[str, tuple[str, ...]]) -> list[ManifestRow]:

@@ -22,6 +22,10 @@ Messages say what was wrong and what was expected; `hint` is the next command to
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class PSAlignError(Exception):
     """Base of all errors that a user can mend; the command line prints them without a traceback."""
@@ -37,9 +41,50 @@ class PSAlignError(Exception):
         return f"{message}\n{self.hint}" if self.hint else message
 
 
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+MOST_SAID = 300  # letters of what a library said
+OF_PYTHON = (AttributeError, IndexError, NameError, TypeError)  # a library took a file for something else
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Whether a library says that memory is used up: never a fault of the file that it was reading."""
+    return isinstance(err, MemoryError) or any(words in str(err).lower() for words in OUT_OF_MEMORY)
+
+
 def reason_of(err: BaseException) -> str:
-    """First line of what a library said, or the kind of error where it said nothing: for a message of ours."""
-    return next(iter(str(err).splitlines()), "") or type(err).__name__
+    """What a library said, in one line, for a message of ours; never empty."""
+    if isinstance(err, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(err, UnicodeDecodeError):
+        return f"not UTF-8 text (byte {err.start})"
+    if isinstance(err, json.JSONDecodeError):
+        return f"not JSON ({err.msg} at line {err.lineno}, column {err.colno})"
+    if isinstance(err, OSError) and err.strerror:
+        return f"{err.strerror}: {err.filename}" if err.filename else err.strerror
+    if isinstance(err, KeyError) and err.args and isinstance(err.args[0], str):
+        return f"it has no {err.args[0]!r}" if " " not in err.args[0] else err.args[0][:MOST_SAID]
+    lines = [" ".join(line.split()) for line in str(err).splitlines() if line.strip()]
+    said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    if said and isinstance(err, OF_PYTHON):
+        return f"it is not built as expected ({said[:MOST_SAID]})"
+    return said[:MOST_SAID] or f"the library says no more than {type(err).__name__}"
+
+
+@contextmanager
+def library_errors(fault: Callable[..., PSAlignError], what: str, *, hint: str | None = None) -> Iterator[None]:
+    """Within it, whatever a library raises over a damaged or foreign file is raised as an error of ours.
+
+    fault: the error to raise; what: which file, and what cannot be done with it: "a.bin cannot be read".
+    An error of ours passes, and so does memory that is used up. Put nothing within it but the library's own calls.
+    """
+    try:
+        yield
+    except PSAlignError:
+        raise
+    except Exception as err:  # torch, transformers, diffusers, numpy and pickle raise nearly anything
+        if is_out_of_memory(err):
+            raise
+        raise fault(f"{what}: {reason_of(err).rstrip('.')}.", hint=hint) from err
 
 
 class UsageError(PSAlignError):

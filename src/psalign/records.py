@@ -10,7 +10,7 @@ import json
 import math
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,11 @@ from typing import Any
 
 from .categories import category_names, require_label
 from .errors import DatasetError, EvaluationError
-from .files import Record, read_jsonl
+from .files import Record as Record  # these are found here too: rows are what they read and write
+from .files import read_jsonl as read_jsonl
+from .files import write_csv as write_csv
+from .files import write_json as write_json
+from .files import write_jsonl as write_jsonl
 from .ids import find_user_id, normalise_user_id
 
 # Recipe of the published user vectors: raw mean of Qwen2.5-7B-Instruct's last hidden states [3584], not standardised.
@@ -145,10 +149,10 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     rows, fault = [], partial(DatasetError, hint=DRAW_AGAIN)
     for number, record in enumerate(read_jsonl(path, fault=fault), start=1):
         where = f"{path}, row {number}"
-        try:
-            row = ManifestRow(**{"banned": None if record.get("user_id") is not None else (), **record})
-        except TypeError as err:
-            raise fault(f"{where}: not a manifest row ({err}).") from err
+        wrong = wrong_keys(ManifestRow, record)
+        if wrong:
+            raise fault(f"{where}: not a manifest row: {wrong}.")
+        row = ManifestRow(**{"banned": None if record.get("user_id") is not None else (), **record})
         if _is_text_or_none(row.taxonomy):
             require_label(row.taxonomy, of=f"the pictures of {path}")
         for name, (is_right, words) in MANIFEST_FIELDS.items():
@@ -160,6 +164,15 @@ def read_manifest(path: Path) -> list[ManifestRow]:
         user_id = None if row.user_id is None else normalise_user_id(row.user_id)
         rows.append(replace(row, user_id=user_id, banned=None if row.banned is None else tuple(row.banned)))
     return rows
+
+
+def wrong_keys(kind: type, record: Record) -> str:
+    """What keys a record has too many or too few of for a dataclass, in words; empty where they fit."""
+    known = {field.name: field for field in fields(kind)}
+    needed = [name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING]
+    lacks, unknown = [name for name in needed if name not in record], [name for name in record if name not in known]
+    told = (f"it has no {', '.join(lacks)}" if lacks else "", f"unknown {', '.join(unknown[:5])}" if unknown else "")
+    return "; ".join(words for words in told if words)
 
 
 def _is_text(value: Any) -> bool:

@@ -141,8 +141,9 @@ def play(example):
     accepted = 0
     for layout, times, changes in example["calls"]:
         rows, owners = lay_out(layout, times, text)
-        for what, i, j, of in changes:
-            rows, owners = change(rows, owners, what, i, j, of, text["raw"])
+        # Only their place says whose latents are: a call changes whole rows, or its text alone.
+        for what, i, j, _ in changes:
+            rows, owners = change(rows, owners, what, i, j, changes[0][3], text["raw"])
         added = {"added_cond_kwargs": {"text_embeds": torch.stack([p for _, p in rows])}} if pooled else {}
         along = {"cross_attention_kwargs": made["cross_attention_kwargs"]} if example["with_call"] else {}
         try:
@@ -155,7 +156,9 @@ def play(example):
         accepted += 1
         for row, (kind, user) in enumerate(owners):
             prompt, negative_row = text["prompts"][user], text["negatives"][user]
-            may = [prompt] if kind in "cr" else [negative_row]
+            # Rows that were changed may be those of another layout: then the guard knows whose text it is, and not for
+            # which branch of guidance its latents were meant.
+            may = [prompt, negative_row] if changes else [prompt] if kind in "cr" else [negative_row]
             assert any(
                 torch.equal(read[row], states.to(read.dtype))
                 and (not pooled or torch.equal(read_pooled[row], p.to(read.dtype)))

@@ -1,5 +1,6 @@
 """The name of a base: of its files, its hub id, or the weights in memory."""
 
+import json
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -138,6 +139,19 @@ def holding(path, content):
     return lambda folder: (folder / path).write_bytes(content)
 
 
+def without_words(folder):
+    for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+        (folder / "tokenizer" / name).unlink(missing_ok=True)
+
+
+def reading(tokens):
+    def change(folder):
+        path = folder / "tokenizer/tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": tokens}))
+
+    return change
+
+
 DAMAGED = {
     "no class": holding("model_index.json", b"{}"),
     "a schedule that there is not": holding(
@@ -147,6 +161,9 @@ DAMAGED = {
     "an empty file": holding("unet/diffusion_pytorch_model.safetensors", b""),
     "no JSON": holding("vae/config.json", b"{"),
     "no tokenizer": without("tokenizer"),
+    "a tokenizer without its words": without_words,
+    "a tokenizer that reads too much": reading(10**6),
+    "a tokenizer that reads text": reading("much"),
 }
 
 
@@ -156,7 +173,7 @@ def test_a_damaged_model_is_named_and_is_no_traceback(damage, saved, tmp_path):
     shutil.copytree(whole, folder)
     DAMAGED[damage](folder)
     with pytest.raises(
-        CheckpointError, match=r"The base model .* (cannot be loaded from|is not whole).*\nGive --model"
+        CheckpointError, match=r"The base model .* (cannot be loaded from|is not whole|is damaged).*\nGive --model"
     ):
         load_pipeline(base, source=str(folder), local_files_only=True)
 

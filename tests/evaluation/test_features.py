@@ -75,7 +75,7 @@ def test_weights_are_read_without_running_anything(tmp_path, capsys):
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Trap(), protocol=2))
     (tmp_path / "short.safetensors").write_bytes(b"short")
     for name in ("trap.pth", "pickle.pth", "short.safetensors"):
-        with pytest.raises(CheckpointError, match=f"{name} cannot be read as weights"):
+        with pytest.raises(CheckpointError, match=f"{name} cannot be read as"):
             read_weights(tmp_path / name)
     assert capsys.readouterr().out == ""
 

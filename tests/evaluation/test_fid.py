@@ -195,7 +195,7 @@ def test_references_that_cannot_be_used(tmp_path):
         with pytest.raises(EvaluationError, match="holds no pictures to compare with"):
             reference_statistics(place, extraction(None))
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
-    with pytest.raises(EvaluationError, match="cannot be read as statistics of pictures"):
+    with pytest.raises(EvaluationError, match="cannot be read as safetensors"):
         read_statistics(tmp_path / "broken.safetensors")
     folder = colour_folder(tmp_path / "one", [(4, 4)])
     with pytest.raises(EvaluationError, match=r"at least two pictures; saw 1\."):

@@ -106,12 +106,21 @@ def test_a_metric_that_fails_says_why_and_is_tried_again(images):
     assert set(states(images).values()) == {"succeeded"}
 
 
-@pytest.mark.parametrize(("fault", "status"), [("kill", -9), ("bug", 1)])
-def test_a_worker_that_dies_costs_its_own_metrics_alone(images, fault, status):
-    """The sld cell is given out last, so that another worker must start where cells wait behind one that died."""
-    rows, log = run(images, fault=fault, workers=[{"CUDA_VISIBLE_DEVICES": "7"}])
+@pytest.mark.parametrize("workers", [[], [{"CUDA_VISIBLE_DEVICES": "7"}]])
+def test_a_fault_of_the_program_costs_its_own_metric_alone(images, workers, capfd):
+    rows, _ = run(images, fault="bug", workers=workers)
     failed = {(row.cell, row.metrics): row.note for row in rows if row.state == "failed"}
-    assert failed == {(CELLS[2], "kept"): f"the process that measured it ended with exit status {status}"}
+    assert list(failed) == [(CELLS[2], "kept")]
+    assert "ZeroDivisionError" in failed[CELLS[2], "kept"]
+    assert "raise ZeroDivisionError" in capfd.readouterr().err
+    assert list(states(images).values()).count("succeeded") == 8
+
+
+def test_a_worker_that_dies_costs_its_own_metrics_alone(images):
+    """The sld cell is given out last, so that another worker must start where cells wait behind one that died."""
+    rows, log = run(images, fault="kill", workers=[{"CUDA_VISIBLE_DEVICES": "7"}])
+    failed = {(row.cell, row.metrics): row.note for row in rows if row.state == "failed"}
+    assert failed == {(CELLS[2], "kept"): "the process that measured it ended with exit status -9"}
     assert {line[2:] for line in log} == {("7", "False")}
     assert list(states(images).values()).count("succeeded") == 8
     assert [line[:2] for line in run(images)[1]] == [(str(CELLS[2]), "kept")]

@@ -45,7 +45,7 @@ def finish(child):
     assert child.exitcode == 0
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_end_with_the_same_bits(small_run, tmp_path, kills):
     """Kills fall in loading, steps, checkpoint writing and log writing: the moments come from a seeded generator."""
     data, embeddings = small_run[0] / "data", small_run[0] / "embeddings"
@@ -69,7 +69,7 @@ def test_kills_at_random_moments_end_with_the_same_bits(small_run, tmp_path, kil
         child.join()
         seen.add(newest_step(tmp_path / "killed"))
     finish(run("killed"))
-    assert len(seen) > min(3, kills // 2)  # kills fell on different steps
+    assert len(seen) > min(3, kills // 3)  # kills fell on different steps
     whole, resumed = (load_file(tmp_path / name / WEIGHTS) for name in ("whole", "killed"))
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
@@ -100,7 +100,7 @@ def launch(script, arguments, *, processes):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("objective", ["pictures", "captions"])
+@pytest.mark.parametrize("objective", [pytest.param("pictures", marks=pytest.mark.slow), "captions"])
 def test_two_processes_give_the_losses_of_one(small_run, tmp_path, objective):
     """Two processes of two pairs each, and one of four: the same global batch."""
     data, embeddings, script = small_run[0] / "data", small_run[0] / "embeddings", TESTS / "mini_training.py"

@@ -324,7 +324,7 @@ def test_published_vectors_are_given_out_as_they_are(tmp_path):
     with pytest.raises(EmbeddingMissing, match=r"has 3 numbers|has 4 numbers"):
         EmbeddingStore.load(tmp_path)
     (tmp_path / "0000034.npy").write_bytes(b"nothing")
-    with pytest.raises(EmbeddingMissing, match=r"0000034\.npy is no vector"):
+    with pytest.raises(EmbeddingMissing, match=r"0000034\.npy cannot be read as a numpy array"):
         EmbeddingStore.load(tmp_path)
     np.save(tmp_path / "0000034.npy", np.full(4, np.nan))
     with pytest.raises(EmbeddingMissing, match="user 0000034 is not finite"):

@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save
 
 from ..categories import require_taxonomy
-from ..errors import CheckpointError, OutputError
+from ..errors import CheckpointError, OutputError, library_errors
 from ..files import Fault, Record, read_json, write_bytes, write_text
 from ..ids import shorten
 from ..records import file_fingerprint
+from ..tensors import read_safetensors, require_numbers
 from .adapter import TAXONOMY, PSAAdapter
 from .convert import find_published, read_published
 from .prompt import PromptAdapter
@@ -144,10 +144,9 @@ def _load_folder(folder: Path) -> PSAAdapter:
         )
     _check_config(config, kind, fault=lambda what: fault(f"{folder / CONFIG} is damaged: {what}."))
     require_taxonomy(config.get(TAXONOMY), of=f"the adapter in {folder}")
-    try:
+    require_numbers(read_safetensors(folder / WEIGHTS, hint=hint)[0], folder / WEIGHTS, hint=hint)
+    with library_errors(CheckpointError, f"The adapter in {folder} cannot be read", hint=hint):
         adapter, info = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
-    except (SafetensorError, RuntimeError, ValueError, OSError) as err:
-        raise CheckpointError(f"The adapter in {folder} cannot be read: {err}", hint=hint) from err
     faults = [f"{name}: {', '.join(info[name][:3])}" for name in ("missing_keys", "unexpected_keys") if info[name]]
     if faults:
         raise CheckpointError(

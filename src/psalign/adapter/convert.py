@@ -7,18 +7,16 @@ Place on the path of data: beside checkpoint.py. The published form is `psa_adap
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..errors import CheckpointError, OutputError, UsageError, reason_of
 from ..files import write_bytes
 from ..records import PUBLISHED_RECIPE
+from ..tensors import read_pickled, read_safetensors, require_numbers
 from .adapter import PSAAdapter
 from .published import PublishedAdapter
 
@@ -55,6 +53,10 @@ def read_published(path: Path) -> PublishedAdapter:
             f"{path} is not a published adapter: {'; '.join(found)} ({len(missing)} missing, {len(unknown)} unknown).",
             hint=HINT,
         )
+    require_numbers(file, path, hint=HINT)
+    flat = [name for name in file if file[name].ndim != (2 if _is_matrix(name) else 1) or not file[name].numel()]
+    if flat:
+        raise CheckpointError(f"{path}: {', '.join(flat[:3])} has the shape of no such weight.", hint=HINT)
     weights = {name: file[published].float() for name, published in names.items()}
     token_dim, llm_dim = len(weights["user_proj.norm.weight"]), weights["user_proj.proj.weight"].shape[1]
     base = LAYOUTS.get((token_dim, layers))
@@ -72,7 +74,7 @@ def read_published(path: Path) -> PublishedAdapter:
     try:
         adapter.load_state_dict(weights)
     except RuntimeError as err:
-        raise CheckpointError(f"{path} does not fit together: {err}", hint=HINT) from err
+        raise CheckpointError(f"{path} does not fit together: {reason_of(err)}", hint=HINT) from err
     return adapter.eval()
 
 
@@ -142,6 +144,11 @@ def _published_names(layers: int) -> dict[str, str]:
     return names | {f"layers.{i}.to_{x}_user.weight": f"psa_adapter.{i}.to_{x}_user.0.weight" for i, x in pairs}
 
 
+def _is_matrix(name: str) -> bool:
+    """Whether a published weight is one, and not a bias or the weight of a norm."""
+    return name.endswith(".weight") and not name.endswith("norm.weight")
+
+
 def _write(path: Path, weights: Weights, header: dict[str, str] | None = None) -> None:
     if path.exists():
         raise OutputError(
@@ -152,18 +159,10 @@ def _write(path: Path, weights: Weights, header: dict[str, str] | None = None) -
 
 def _read(path: Path) -> tuple[Weights, str]:
     """Tensors by published name, with prefixes, and the recipe of the vectors. Raises CheckpointError."""
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                recipe = (file.metadata() or {}).get(RECIPE, PUBLISHED_RECIPE)
-                return {name: file.get_tensor(name) for name in file.keys()}, recipe  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:  # torch's own text advises to load it unsafely
-        raise CheckpointError(
-            f"{path} holds more than tensors, or is no checkpoint; it is not read.", hint=HINT
-        ) from err
-    except (SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as err:
-        raise CheckpointError(f"{path} cannot be read: {reason_of(err)}", hint=HINT) from err
+    if path.suffix == ".safetensors":
+        weights, words = read_safetensors(path, hint=HINT)
+        return weights, words.get(RECIPE, PUBLISHED_RECIPE)
+    content = read_pickled(path, hint=HINT)
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise CheckpointError(f"{path} holds {type(content).__name__}, not two groups of tensors.", hint=HINT)
     flat = {f"{group}.{name}": value for group, part in content.items() for name, value in part.items()}

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from ..errors import CheckpointError, UsageError
+from ..tensors import read_safetensors, require_numbers
 from .weights import find_weights
 
 PREFIXES = ("unet.", "model.diffusion_model.")
@@ -51,14 +50,11 @@ def read_edits(place: Path, weights: dict[str, torch.Tensor]) -> dict[str, torch
     weights: those of the UNet. Raises CheckpointError, see edited_unet.
     """
     path = find_weights(place)
-    try:
-        edits = {_own_name(name): weight for name, weight in load_file(path).items()}
-    except (SafetensorError, OSError) as err:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {err}") from err
+    edits = {_own_name(name): weight for name, weight in read_safetensors(path)[0].items()}
     _refuse(path, "unknown to this UNet", [name for name in edits if name not in weights], "a UNet of diffusers")
     shapes = [name for name, weight in edits.items() if weight.shape != weights[name].shape]
     _refuse(path, "of another shape than this UNet's", shapes, "weights of the same base model")
-    _refuse(path, "not finite", [name for name, weight in edits.items() if not torch.isfinite(weight).all()], "numbers")
+    require_numbers(edits, path)
     if not edits:
         raise CheckpointError(f"{path} has no weights.")
     return edits

@@ -12,9 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from ..errors import CheckpointError, ExtraMissing, GuardError
+from ..errors import CheckpointError, ExtraMissing, GuardError, library_errors
+from ..tensors import read_safetensors, require_numbers
 from .weights import find_weights
 
 USUAL_NAME = "pytorch_lora_weights.safetensors"
@@ -40,9 +39,8 @@ def lora_weights(pipeline: Any, place: Path) -> Iterator[None]:
 
 
 def _load(pipeline: Any, path: Path) -> None:
-    try:
+    require_numbers(read_safetensors(path)[0], path)
+    with library_errors(CheckpointError, f"{path} is no LoRA for this model"):
         pipeline.load_lora_weights(path.parent, weight_name=path.name)
-    except (ValueError, RuntimeError, KeyError, OSError, SafetensorError) as err:
-        raise CheckpointError(f"{path} is no LoRA for this model: {str(err).splitlines()[0]}") from err
     if "unet" not in pipeline.get_list_adapters():
         raise CheckpointError(f"{path} has no LoRA for the UNet of this model.")

@@ -10,6 +10,8 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import is_out_of_memory
+
 # What the machine says of itself, whatever file it is about.
 OF_THE_MACHINE = {
     errno.EPIPE: "Nobody reads the output any more",
@@ -29,12 +31,11 @@ OF_A_PATH = {
     errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENOTEMPTY, errno.EINVAL,
     errno.ENXIO, errno.EBUSY, errno.ETXTBSY, errno.EXDEV, errno.ENODEV, errno.ENOTSUP,
 }  # fmt: skip
-NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
 def told(err: BaseException, arguments: argparse.Namespace) -> str | None:
     """What went wrong, in one line; None for a fault of the program."""
-    if isinstance(err, MemoryError) or any(words in str(err) for words in NO_MEMORY):
+    if is_out_of_memory(err):
         return "There is not enough memory. Give a smaller --batch-size, or fewer and smaller inputs."
     if not isinstance(err, OSError):
         return None

@@ -183,10 +183,32 @@ def _load(row: BaseModel, place: str, loading: Loading) -> Any:
         raise CheckpointError(
             f"The base model '{row.name}' in {place} is not whole: {', '.join(missing)} missing.", hint=_MODEL_HINT
         )
+    require_tokenizers(pipeline, row.name, place)
     for part in pipeline.components.values():  # some checkpoints hold parts in another dtype
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype)
     return pipeline
+
+
+def require_tokenizers(pipeline: Any, base: str, place: str) -> None:
+    """Raises CheckpointError for a tokenizer without words, which transformers makes of a folder that lacks its
+    vocabulary, or one that does not belong to its text encoder: prompts would be drawn as if they said something else.
+    """
+    for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
+        words, config = getattr(pipeline, tokenizer, None), getattr(getattr(pipeline, encoder, None), "config", None)
+        if words is None or config is None:
+            continue
+        most, longest, ids = config.max_position_embeddings, words.model_max_length, words.get_vocab().values()
+        faults = (
+            (len(words) <= len(set(words.all_special_ids)), "has no words"),
+            (max(ids, default=0) >= config.vocab_size, f"has more words than the {config.vocab_size} of {encoder}"),
+            (not isinstance(longest, int) or not 2 < longest <= most, f"reads {longest} tokens, {encoder} {most}"),
+        )
+        for is_so, fault in faults:
+            if is_so:
+                raise CheckpointError(
+                    f"The base model '{base}' in {place} is damaged: its {tokenizer} {fault}.", hint=_MODEL_HINT
+                )
 
 
 def is_gone(place: Path, part: str) -> bool:

@@ -22,7 +22,7 @@ from PIL import Image
 from ..adapter.guard import AttachedAdapter
 from ..adapter.text import accepted_by, encode_texts
 from ..categories import current
-from ..errors import GenerationError, OutputError, RecipeMismatch, UnknownUser, UsageError
+from ..errors import GenerationError, OutputError, RecipeMismatch, UnknownUser, UsageError, reason_of
 from ..files import Record, locked, read_json, write_bytes, write_json, write_jsonl
 from ..ids import level_of
 from ..progress import Progress
@@ -219,7 +219,7 @@ def _draw_or_tell(
         yield from zip(batch, drawing.batch(batch), strict=True)
     except (RuntimeError, ValueError, GenerationError) as err:
         if len(batch) == 1:
-            failed.append((batch[0].file_name, str(err).splitlines()[0]))
+            failed.append((batch[0].file_name, reason_of(err)))
             return
         for row in batch:
             yield from _draw_or_tell(drawing, [row], failed)

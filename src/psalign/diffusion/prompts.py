@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import DatasetError
 from ..files import Record, looks_like_jsonl, parse_csv, parse_jsonl, read_jsonl, read_text
 from ..ids import ALLOWED, find_user_id
-from ..records import PromptRow
+from ..records import PromptRow, wrong_keys
 
 PERSONAL = frozenset(
     {"age", "age_group", "gender", "religion", "physical_condition", "mental_condition", "user_data"}
@@ -205,10 +205,10 @@ def prompt_row(record: Record, where: str) -> PromptRow:
 
     Raises DatasetError, which begins with `where`, for one that is none, or that carries columns of a profile.
     """
-    try:
-        row = PromptRow(**record)
-    except TypeError as err:
-        raise DatasetError(f"{where}: not a prompt row ({err}).") from err
+    wrong = wrong_keys(PromptRow, record)
+    if wrong:
+        raise DatasetError(f"{where}: not a prompt row: {wrong}.")
+    row = PromptRow(**record)
     checks = {
         "file_name": (_is_picture_name(row.file_name), "a relative path without '..' that ends in .png"),
         "prompt": (isinstance(row.prompt, str), "text"),

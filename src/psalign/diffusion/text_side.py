@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import CheckpointError, reason_of
 from ..files import read_json
-from .base_models import DTYPES, Loading, find_base, is_gone, mini_folder
+from .base_models import DTYPES, Loading, find_base, is_gone, mini_folder, require_tokenizers
 
 TEXT = ("tokenizer", "text_encoder")
 HINT = "Give --model a folder that diffusers wrote, with safetensors, or a hub id."
@@ -83,6 +83,7 @@ def load_text_side(base: str, **how: Any) -> Any:
         raise CheckpointError(
             f"The base model '{row.name}' in {place} is not whole: {', '.join(missing)} missing.", hint=HINT
         )
+    require_tokenizers(pipeline, row.name, place)
     if unet.config.cross_attention_dim != row.context_dim:
         raise CheckpointError(
             f"{place} is not a '{base}' model: its text states have width {unet.config.cross_attention_dim}, "

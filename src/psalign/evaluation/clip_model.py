@@ -6,6 +6,7 @@ Place on the path of data: step 7, under evaluation/clip_score.py and evaluation
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from psalign.errors import CheckpointError
+from psalign.errors import CheckpointError, library_errors
 from psalign.progress import hide_library_bars
 from psalign.records import file_fingerprint, fingerprint
 
@@ -52,21 +53,22 @@ class ClipModel:
         """
         folder = Path(self.model)
         if folder.is_dir():
-            files = sorted(path for path in folder.iterdir() if path.suffix in NAMING and path.name != "training.json")
+            known = (path for path in folder.iterdir() if path.suffix in NAMING and path.name != "training.json")
+            files = sorted(path for path in known if path.is_file())
             return fingerprint([[path.name, file_fingerprint(path)] for path in files])
         from transformers import AutoConfig
 
-        try:
+        with self._library_errors("cannot be loaded"):
             config = AutoConfig.from_pretrained(self.model)
-        except Exception as err:  # over a foreign folder or id transformers raises nearly anything
-            raise self._unusable(err) from err
         return fingerprint([self.model, getattr(config, "_commit_hash", None)])
 
     def prepare(self, picture: Picture) -> np.ndarray:
         """A picture, uint8 RGB [H, W, 3], as the network reads it: resized, cropped and normalised, float [3, S, S]."""
-        pixels: np.ndarray = self._parts[2](images=picture, return_tensors="np", input_data_format="channels_last")[
-            "pixel_values"
-        ][0]
+        processor = self._parts[2]
+        with self._library_errors("cannot prepare a picture"):
+            pixels: np.ndarray = processor(images=picture, return_tensors="np", input_data_format="channels_last")[
+                "pixel_values"
+            ][0]
         return pixels
 
     def see(self, prepared: Sequence[np.ndarray]) -> torch.Tensor:
@@ -77,7 +79,7 @@ class ClipModel:
         import torch
 
         network = self._parts[0]
-        with torch.no_grad():
+        with torch.no_grad(), self._library_errors("cannot read pictures"):
             pixels = torch.from_numpy(np.stack(prepared)).to(self.device)
             return self._directions(network.get_image_features(pixel_values=pixels))
 
@@ -89,10 +91,10 @@ class ClipModel:
         import torch
 
         network, tokenizer, _ = self._parts
-        longest = min(network.config.text_config.max_position_embeddings, tokenizer.model_max_length)
-        lengths = [len(ids) for ids in tokenizer(list(texts), verbose=False).input_ids]
-        batch = tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        with torch.no_grad():
+        with torch.no_grad(), self._library_errors("cannot read texts"):
+            longest = min(network.config.text_config.max_position_embeddings, tokenizer.model_max_length)
+            lengths = [len(ids) for ids in tokenizer(list(texts), verbose=False).input_ids]
+            batch = tokenizer(list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
             features = network.get_text_features(
                 input_ids=batch["input_ids"].to(self.device), attention_mask=batch["attention_mask"].to(self.device)
             )
@@ -104,13 +106,11 @@ class ClipModel:
         import torch
         from transformers import AutoTokenizer, CLIPModel
 
-        try:
-            hide_library_bars()
+        hide_library_bars()
+        with self._library_errors("cannot be loaded"):
             network, told = CLIPModel.from_pretrained(self.model, dtype=torch.float32, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(self.model)
             processor = _picture_processor().from_pretrained(self.model)
-        except Exception as err:  # over a damaged folder transformers raises nearly anything
-            raise self._unusable(err) from err
         if told["missing_keys"]:
             raise CheckpointError(
                 f"{self.model} is not a CLIP: it has no weights for {', '.join(sorted(told['missing_keys'])[:3])}, ..."
@@ -125,9 +125,10 @@ class ClipModel:
             raise CheckpointError(f"The text-image model '{self.model}' gives numbers that are not finite.")
         return directions
 
-    def _unusable(self, err: Exception) -> CheckpointError:
-        return CheckpointError(
-            f"The text-image model '{self.model}' cannot be loaded: {str(err).splitlines()[0]}",
+    def _library_errors(self, what: str) -> AbstractContextManager[None]:
+        return library_errors(
+            CheckpointError,
+            f"The text-image model '{self.model}' {what}",
             hint="Give a folder or hub id that transformers.CLIPModel can load, with its tokenizer and "
             "preprocessor_config.json.",
         )

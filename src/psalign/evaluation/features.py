@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from psalign.errors import CheckpointError, ExtraMissing, reason_of
+from psalign.errors import CheckpointError, ExtraMissing, library_errors
 from psalign.records import file_fingerprint, fingerprint
+from psalign.tensors import read_pickled, read_safetensors
 
 from .picture_cache import Lazy
 from .pictures import Picture
@@ -101,12 +102,10 @@ def _load_inception(weights: Path) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         copy = str(Path(folder) / "inception.pth")
         torch.save(state, copy)
-        try:
+        with library_errors(CheckpointError, f"{weights} does not fit FID's Inception-v3"):
             return FeatureExtractorInceptionV3(
                 "inception-v3-compat", [str(INCEPTION_WIDTH)], feature_extractor_weights_path=copy
             )
-        except Exception as err:  # keys or shapes that do not fit, or no tensors at all
-            raise CheckpointError(f"{weights} does not fit FID's Inception-v3: {reason_of(err)}") from err
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -114,12 +113,9 @@ def read_weights(path: Path) -> dict[str, Any]:
 
     Raises CheckpointError where it cannot be read so.
     """
-    import torch
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as err:  # a damaged file makes torch and safetensors raise nearly anything
-        raise CheckpointError(f"{path} cannot be read as weights: {reason_of(err)}") from err
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    content = read_pickled(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds {type(content).__name__}, not tensors by name.")
+    return content

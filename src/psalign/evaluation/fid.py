@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from psalign.decoding import DECODER, is_hidden
-from psalign.errors import EvaluationError
+from psalign.decoding import DECODER
+from psalign.errors import EvaluationError, library_errors
 from psalign.files import write_bytes
 from psalign.records import file_fingerprint, fingerprint
+from psalign.tensors import read_safetensors, require_numbers
 
 from .features import FeatureExtractor, Features, stack
 from .picture_cache import Lazy, read_batches
-from .pictures import MAKE_AGAIN, PICTURE_SUFFIXES
+from .pictures import MAKE_AGAIN, is_picture_file
 from .statistics import Mean, Z
 
 Float64 = NDArray[np.float64]
@@ -163,7 +164,7 @@ def reference_statistics(reference: Path, how: Extraction) -> Statistics:
             )
         return statistics
     found = reference.rglob("*") if reference.is_dir() else ()
-    paths = sorted(path for path in found if path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path))
+    paths = sorted(filter(is_picture_file, found))
     if not paths:
         raise EvaluationError(
             f"{reference} holds no pictures to compare with.",
@@ -222,15 +223,15 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
 
 def read_statistics(path: Path) -> Statistics:
     """Raises EvaluationError where the file is no statistics of ours."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            words = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in ("mean", "covariance", "features")}
-        return Statistics(**arrays, n=int(words["n"]), extractor=words["extractor"], fingerprint=words["fingerprint"])
-    except (SafetensorError, OSError, KeyError, ValueError) as err:
-        raise EvaluationError(
-            f"{path} cannot be read as statistics of pictures ({err}).",
-            hint="Give the folder of the reference pictures, or remove that file if it lies in the cache.",
-        ) from err
+    hint = "Give the folder of the reference pictures, or remove that file if it lies in the cache."
+    tensors, words = read_safetensors(path, fault=EvaluationError, hint=hint)
+    with library_errors(EvaluationError, f"{path} cannot be read as statistics of pictures", hint=hint):
+        kept = {name: tensors[name] for name in ("mean", "covariance", "features")}
+        n, extractor, name = int(words["n"]), words["extractor"], words["fingerprint"]
+    require_numbers(kept, path, fault=EvaluationError, hint=hint)
+    width = kept["mean"].numel()
+    shapes = [tuple(tensor.shape) for tensor in kept.values()]
+    if shapes[:2] != [(width,), (width, width)] or len(shapes[2]) != 2 or shapes[2][1] != width or n < 2:
+        raise EvaluationError(f"{path} cannot be read as statistics of pictures: saw the shapes {shapes}.", hint=hint)
+    mean, covariance, features = (tensor.numpy() for tensor in kept.values())
+    return Statistics(mean, covariance, n, features, extractor, name)

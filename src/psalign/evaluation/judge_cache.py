@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
-from psalign.errors import EvaluationError, OutputError
+from psalign.errors import EvaluationError, OutputError, reason_of
 from psalign.files import parse_json
 
 from .judge_reply import Answer
@@ -93,7 +93,7 @@ class JudgeCache:
                 answers[key] = Answer(**{**record, "left_out": tuple(record.get("left_out", ()))})
             except (ValueError, TypeError, KeyError, AttributeError) as err:
                 raise EvaluationError(
-                    f"{self.path}, line {number}: no judgement ({type(err).__name__}).",
+                    f"{self.path}, line {number}: no judgement: {reason_of(err)}.",
                     hint="Remove that line: its question is asked again. The others stay as they are.",
                 ) from err
         os.ftruncate(self._file, whole)

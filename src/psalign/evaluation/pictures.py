@@ -52,8 +52,13 @@ def own_pictures(folder: Path) -> list[Path]:
     manifest, or the run.json of one that is still being drawn."""
     marks = [path for name in ("manifest.jsonl", "run.json") for path in folder.rglob(name)]
     cells = {path.parent for path in marks} - {folder}
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path))
+    found = filter(is_picture_file, folder.rglob("*"))
     return sorted(path for path in found if not cells & set(path.parents))
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether a path is a file that is named like a picture; a folder or a link to nothing of that name is none."""
+    return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path) and path.is_file()
 
 
 def refuse(folder: Path, fault: str, names: Sequence[str], *, hint: str = MAKE_AGAIN) -> None:

@@ -5,6 +5,7 @@ Place on the path of data: step 7, under evaluation/inpro.py.
 
 from __future__ import annotations
 
+import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psalign.errors import EvaluationError
+from psalign.errors import EvaluationError, reason_of
 from psalign.records import file_fingerprint
+from psalign.tensors import read_array, read_safetensors, require_numbers
 
 from .clip_model import ClipModel
 from .picture_cache import Look, PictureCache, Pictures, look_at
@@ -108,38 +110,30 @@ def read_vectors(path: Path) -> NDArray[np.float32]:
 
 
 def _read_npy(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as err:
-        raise EvaluationError(f"{path} cannot be read as a numpy array ({err}).") from err
+    return read_array(path, fault=EvaluationError)
 
 
 def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = list(load_file(path).values())
-    except (SafetensorError, OSError, ValueError) as err:
-        raise EvaluationError(f"{path} cannot be read as safetensors ({err}).") from err
+    tensors, _ = read_safetensors(path, fault=EvaluationError)
     if len(tensors) != 1:
         raise EvaluationError(f"{path}: expected one tensor, saw {len(tensors)}.")
-    return tensors[0]
+    require_numbers(tensors, path, fault=EvaluationError)
+    return next(iter(tensors.values())).double().numpy()
 
 
 def _read_pickle(path: Path) -> Any:
     if path.stat().st_size > PICKLE_BYTES:
         raise EvaluationError(f"{path} is larger than a pickle of two vectors can be ({path.stat().st_size} bytes).")
+    content = path.read_bytes()
     try:
-        with path.open("rb") as stream:
-            return _ArrayUnpickler(stream).load()
+        return _ArrayUnpickler(io.BytesIO(content)).load()
     except _Refused as err:
         raise EvaluationError(
             f"{path} asks to run {err}, which no numpy array needs; it was not run.",
             hint="Do not trust that file. The published one has the sha256 9b6c4118...c97ccad5.",
         ) from err
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as err:
-        raise EvaluationError(f"{path} cannot be read as a pickled numpy array ({err}).") from err
+    except Exception as err:  # a damaged pickle makes pickle and numpy raise nearly anything
+        raise EvaluationError(f"{path} cannot be read as a pickled numpy array: {reason_of(err)}.") from err
 
 
 class _Refused(Exception):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from psalign.errors import PSAlignError
+from psalign.errors import PSAlignError, is_out_of_memory, reason_of
 from psalign.progress import Progress
 from psalign.records import file_fingerprint, fingerprint
 
@@ -77,9 +78,20 @@ def name_inputs(job: Job) -> dict[str, str]:
     return {metric: fingerprint([pictures, metric, how]) for metric, how in job.made_with.items()}
 
 
+def look_at_inputs(job: Job) -> tuple[dict[str, str], list[ResultRow]]:
+    """What names the inputs of each metric; or of a cell whose files cannot be read nothing, and rows that say so."""
+    try:
+        return name_inputs(job), []
+    except OSError as err:
+        note = f"{job.folder} cannot be read: {reason_of(err)}"
+        return {}, [result_row(job.cell, metric, FAILED, note=note) for metric in job.metrics]
+
+
 def to_measure(job: Job, inputs: Mapping[str, str]) -> list[str]:
     """The metrics without what is known of the very same pictures and settings."""
-    return [name for name in job.metrics if not job.known.get(name, "").startswith(f"{inputs[name]}-")]
+    return [
+        name for name in job.metrics if name in inputs and not job.known.get(name, "").startswith(f"{inputs[name]}-")
+    ]
 
 
 def measure_job(job: Job, measure: Measure, inputs: Mapping[str, str]) -> Iterator[list[ResultRow]]:
@@ -92,6 +104,11 @@ def measure_job(job: Job, measure: Measure, inputs: Mapping[str, str]) -> Iterat
             scores = measure(metric, job.cell, job.folder)
         except PSAlignError as err:
             yield [result_row(job.cell, metric, FAILED, note=str(err))]
+            continue
+        except Exception as err:  # of this metric alone: what the others say is not lost with it
+            if not isinstance(err, OSError) and not is_out_of_memory(err):
+                traceback.print_exc()  # a fault of the program
+            yield [result_row(job.cell, metric, FAILED, note=f"{reason_of(err)} ({type(err).__name__})")]
             continue
         done |= {score.metric for score in scores}  # a metric may bring another with it
         yield [_row(job.cell, score, inputs[score.metric]) for score in scores]
@@ -121,7 +138,9 @@ Found = Generator["list[ResultRow] | None", None, None]  # rows as they are done
 
 def _in_this_process(jobs: Sequence[Job], measure: Measure) -> Found:
     for job in jobs:
-        yield from measure_job(job, measure, name_inputs(job))
+        inputs, failed = look_at_inputs(job)
+        yield failed
+        yield from measure_job(job, measure, inputs)
         yield None
 
 
@@ -203,15 +222,17 @@ def _started(measure: Measure, environment: Mapping[str, str], waiting: list[Job
 
 
 def _work(pipe: Connection, measure: Measure) -> None:
-    """What a worker process does: jobs in, rows out, None after each. A program fault ends it with its traceback."""
+    """What a worker process does: jobs in, rows out, None after each."""
     sys.stdout = sys.stderr  # results are the first process's to print
     while True:
         try:
             job = pipe.recv()
         except EOFError:
             return
-        inputs = name_inputs(job)
+        inputs, failed = look_at_inputs(job)
         pipe.send(tuple(to_measure(job, inputs)))
+        if failed:
+            pipe.send(failed)
         for rows in measure_job(job, measure, inputs):
             pipe.send(rows)
         pipe.send(None)

@@ -19,6 +19,7 @@ from ..errors import CheckpointError
 from ..files import write_bytes
 from ..progress import Progress
 from ..records import fingerprint
+from ..tensors import read_pickled
 
 
 class Stage:
@@ -110,8 +111,8 @@ class Stage:
         write_bytes(path, stream.getvalue())
 
     def _load(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
-        if state.get("run") != self.run_name:
+        state = read_pickled(path, hint="Remove that file and run the same command again.")
+        if not isinstance(state, dict) or state.get("run") != self.run_name:
             raise CheckpointError(
                 f"{path} is a checkpoint of other settings, drawings or weights than this run's.",
                 hint="Choose another --work, or remove that file.",

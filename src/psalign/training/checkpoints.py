@@ -6,9 +6,7 @@ Place on the path of data: under training/trainer.py.
 from __future__ import annotations
 
 import io
-import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..files import write_bytes
+from ..tensors import read_pickled
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, step: int, keep: int) -> None:
@@ -38,19 +37,14 @@ def load_newest(folder: Path, *, run: str) -> dict[str, Any] | None:
     paths = list_checkpoints(folder)
     if not paths:
         return None
-    try:
-        state: dict[str, Any] = torch.load(paths[-1], weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, pickle.UnpicklingError) as err:
-        before = f"the run goes on from {paths[-2].name}" if len(paths) > 1 else "the run starts from the beginning"
-        raise CheckpointError(
-            f"{paths[-1]} is damaged or cut short.", hint=f"Remove that file and run the same command: {before}."
-        ) from err
+    before = f"the run goes on from {paths[-2].name}" if len(paths) > 1 else "the run starts from the beginning"
+    state: Any = read_pickled(paths[-1], hint=f"Remove that file and run the same command: {before}.")
     if not isinstance(state, dict) or state.get("run") != run:
         raise CheckpointError(
             f"{folder} holds checkpoints of another run (other data, base, users or settings).",
             hint="Choose another --out (with --cache, latents are not made again), or remove that folder.",
         )
-    return state
+    return dict(state)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -46,8 +46,11 @@ def cluster_users(store: EmbeddingStore, *, k: int | None = None, seed: int = 0)
     least = (k or CANDIDATES[0]) + 1
     if len(vectors) < least or (k is not None and k < 2):
         raise UsageError(f"{k or 'Some'} groups need at least 2 groups and {least} users; saw {len(vectors)} users.")
+    kinds = len(np.unique(vectors, axis=0))
+    if kinds < least - 1 or not vectors.shape[1]:
+        raise UsageError(f"{k or 'Some'} groups need users of different vectors; saw {kinds} kinds of them.")
     scores, fits = {}, {}
-    for number in [k] if k else [n for n in CANDIDATES if n < len(vectors)]:
+    for number in [k] if k else [n for n in CANDIDATES if n <= kinds and n < len(vectors)]:
         fits[number] = cluster.KMeans(number, n_init=10, random_state=seed).fit(vectors)
         scores[number] = float(metrics.silhouette_score(vectors, fits[number].labels_))
     best = fits[max(scores, key=lambda number: scores[number])]

@@ -18,15 +18,15 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..categories import category_names, current, require_taxonomy
-from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser
+from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser, library_errors
 from ..files import Record, in_the_way, read_json, write_together
 from ..ids import level_id, normalise_user_id, shorten
-from ..records import PUBLISHED_RECIPE, fingerprint
+from ..records import PUBLISHED_RECIPE, fingerprint, wrong_keys
+from ..tensors import read_array
 from .levels import PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, level_bans
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
@@ -494,10 +494,8 @@ def _read_store(folder: Path) -> tuple[Record, dict[str, Any]] | None:
     wanted = ("recipe", "fingerprint", "user_ids", "banned", "digest")
     index = read_json(folder / INDEX, what="the index of user vectors", needs=wanted, fault=_fault(folder))
     require_taxonomy(index.get("taxonomy"), of=f"the user vectors in {folder}")
-    try:
+    with library_errors(EmbeddingMissing, f"{folder / VECTORS} is damaged", hint=_embed_hint(folder)):
         tensors = load_tensors((folder / VECTORS).read_bytes())
-    except (OSError, ValueError, SafetensorError) as err:
-        raise _damaged(folder, str(err)) from err
     if not {"vectors", "mean", "std"} <= set(tensors):
         raise _damaged(folder, f"expected vectors, mean, std in {VECTORS}")
     ids, bans = index["user_ids"], index["banned"]
@@ -544,10 +542,10 @@ def _read_ids(names: Sequence[Any], folder: Path) -> list[str]:
 
 
 def _read_recipe(record: Any, folder: Path) -> Recipe:
-    try:
-        recipe = Recipe(**record)
-    except TypeError as err:
-        raise _damaged(folder, f"no recipe ({err})") from err
+    wrong = wrong_keys(Recipe, record) if isinstance(record, dict) else f"saw {shorten(record)}"
+    if wrong:
+        raise _damaged(folder, f"no recipe: {wrong}")
+    recipe = Recipe(**record)
     if type(recipe.llm_dim) is not int or not isinstance(recipe.backend, str) or not isinstance(recipe.options, dict):
         raise _damaged(folder, f"no recipe: {shorten(record)}")
     return recipe
@@ -588,10 +586,12 @@ def _read_vectors(paths: Sequence[Path]) -> Array:
     """Published vectors, [U, llm_dim]. Raises EmbeddingMissing for a file that holds no vector, or another width."""
     rows: list[Array] = []
     for path in paths:
-        try:
-            row = np.load(path, allow_pickle=False).astype(np.float32).reshape(-1)
-        except (OSError, ValueError, EOFError) as err:
-            raise _damaged(path.parent, f"{path.name} is no vector ({err})") from err
+        array = read_array(path, fault=EmbeddingMissing, hint=_embed_hint(path.parent))
+        if not array.size or array.shape[-1:] != (array.size,):
+            seen = list(array.shape)
+            raise _damaged(path.parent, f"{path.name} is no vector: expected an array [1, llm_dim], saw {seen}")
+        with np.errstate(over="ignore"):  # what is too large for float32 is not finite, and refused below
+            row = array.astype(np.float32).reshape(-1)
         if rows and row.shape != rows[0].shape:
             raise _damaged(path.parent, f"{path.name} has {row.size} numbers, {paths[0].name} has {rows[0].size}")
         rows.append(row)

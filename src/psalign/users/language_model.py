@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from ..categories import category_names, default_taxonomy, require_default
-from ..errors import CheckpointError, ExtraMissing, reason_of
+from ..errors import CheckpointError, ExtraMissing, library_errors, reason_of
 from ..files import Record, write_bytes
 from ..progress import Progress, hide_library_bars
 from ..records import PUBLISHED_RECIPE, fingerprint
+from ..tensors import read_array
 from .embedding import Array, Embedder, Recipe, StructuredEmbedder
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
@@ -51,7 +52,7 @@ class TransformersEmbedder:
         batch_size: int = 16,
         person_alone: bool = False,
     ) -> None:
-        self.batch_size, self.device, self.person_alone = batch_size, device, person_alone
+        self.name, self.batch_size, self.device, self.person_alone = model, batch_size, device, person_alone
         self.tokenizer, self.model = load_language_model(model, revision, dtype)
         self.model.to(device).eval()
         template = _template(person_alone=person_alone)
@@ -89,7 +90,7 @@ class TransformersEmbedder:
 
         special = not self.tokenizer.chat_template  # a chat template writes its own
         batch = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=special).to(self.device)
-        with torch.no_grad():
+        with torch.no_grad(), library_errors(CheckpointError, f"The language model '{self.name}' cannot read profiles"):
             hidden = self.model(**batch).last_hidden_state.float()  # [B, T, llm_dim]
         mask = batch["attention_mask"][..., None].float()
         mean: Array = ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
@@ -153,8 +154,8 @@ class ResumableEmbedder:
     def _read(self, path: Path, users: int) -> Array | None:
         """Vectors that were made before; None where the file is not there, or not whole: they are made again."""
         try:
-            known: Array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            known: Array = read_array(path)
+        except CheckpointError:
             return None
         return known if known.shape == (users, self.recipe.llm_dim) and np.isfinite(known).all() else None
 

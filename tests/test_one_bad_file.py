@@ -1,0 +1,132 @@
+"""One bad picture or one bad file of weights costs nobody else anything: the other metrics and cells get their rows."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from picture_folders import make_clip, make_folder
+from psalign.cli import main
+
+CELLS = ("base", "psa")
+METRICS = ("clip", "fid", "kid")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return make_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, clip):
+    """Two cells of three pictures, pictures to compare with, and a text-image model."""
+    monkeypatch.chdir(tmp_path)
+    for method in CELLS:
+        folder = make_folder(Path("images/mini") / method / "mini", ["a red cat", "a dog", "a bird"], size=(64, 64))
+        text = (folder / "manifest.jsonl").read_text()
+        (folder / "manifest.jsonl").write_text(text.replace('"method": "base"', f'"method": "{method}"'))
+    make_folder(Path("reference"), ["a", "b", "c"], size=(64, 64), seed=1)
+    shutil.copytree(clip, "clip")
+    return tmp_path
+
+
+def measure(*more):
+    """Exit status, and what results.csv says: state and note by method and metric."""
+    status = main(["eval", "run", "--images", "images", "--output", "results.csv", "--workers", "0", "--cache", "cache",
+                   "--metrics", *METRICS, "--clip", "clip", "--fid-reference", "reference", *more])  # fmt: skip
+    with open("results.csv", newline="") as stream:
+        rows = {(row["method"], row["metrics"]): (row["state"], row["note"]) for row in csv.DictReader(stream)}
+    return status, rows
+
+
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def a_link_to_nothing(path):
+    path.unlink()
+    path.symlink_to("gone")
+
+
+PICTURES = {
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:300]),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("hello"),
+    "a folder": a_folder,
+    "a link to nothing": a_link_to_nothing,
+}
+
+
+@pytest.mark.parametrize("spoil", PICTURES.values(), ids=PICTURES)
+def test_a_bad_picture_costs_its_own_cell_alone(spoil, world, capsys):
+    spoil(Path("images/mini/base/mini/1.png"))
+    status, rows = measure()
+    assert status == 1
+    for metric in METRICS:
+        state, note = rows["base", metric]
+        assert (state, "1.png" in note) == ("failed", True)
+        assert rows["psa", metric][0] == "succeeded"
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_picture_that_may_not_be_read_costs_its_own_cell_alone(world, monkeypatch):
+    def refuse(path):
+        if path == Path("images/mini/base/mini/1.png"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    from psalign.evaluation import runner
+
+    read = runner.file_fingerprint
+    monkeypatch.setattr(runner, "file_fingerprint", refuse)
+    status, rows = measure()
+    assert status == 1
+    for metric in METRICS:
+        state, note = rows["base", metric]
+        assert (state, note.endswith("Permission denied: images/mini/base/mini/1.png")) == ("failed", True)
+        assert rows["psa", metric][0] == "succeeded"
+
+
+def change(name, **changes):
+    path = Path("clip") / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+MODELS = {
+    "no weights": lambda: os.unlink("clip/model.safetensors"),
+    "weights cut short": lambda: os.truncate("clip/model.safetensors", 500),
+    "no vocabulary": lambda: os.unlink("clip/tokenizer.json"),
+    "pictures of another size": lambda: change("preprocessor_config.json", crop_size={"height": 9, "width": 5}),
+    "a mean of text": lambda: change("preprocessor_config.json", image_mean="x"),
+    "settings that are a list": lambda: Path("clip/preprocessor_config.json").write_text("[]"),
+    "another model": lambda: change("config.json", model_type="bert"),
+}
+
+
+@pytest.mark.parametrize("spoil", MODELS.values(), ids=MODELS)
+def test_a_bad_model_costs_its_own_metric_alone(spoil, world, capsys):
+    spoil()
+    status, rows = measure()
+    assert status == 1
+    for method in CELLS:
+        state, note = rows[method, "clip"]
+        assert (state, note.startswith("The text-image model 'clip' ")) == ("failed", True), note
+        assert {rows[method, metric][0] for metric in ("fid", "kid")} == {"succeeded"}
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"text", bytes(range(256))])
+def test_a_bad_reference_costs_its_own_metrics_alone(content, world, capsys):
+    Path("statistics.safetensors").write_bytes(content)
+    status, rows = measure("--fid-reference", "statistics.safetensors")
+    assert status == 1
+    for method in CELLS:
+        assert rows[method, "clip"][0] == "succeeded"
+        for metric in ("fid", "kid"):
+            state, note = rows[method, metric]
+            assert (state, note.startswith("statistics.safetensors cannot be read")) == ("failed", True), note
+    assert "Traceback" not in capsys.readouterr().err
