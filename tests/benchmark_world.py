@@ -15,7 +15,8 @@ from psalign.evaluation.results import FAILED, MISSING, append_results, result_r
 from psalign.evaluation.statistics import mean_rate, wilson
 from psalign.files import write_json, write_jsonl
 from psalign.mini import world
-from psalign.records import CATEGORIES, ManifestRow
+from psalign.records import ManifestRow
+from taxonomies import CATEGORIES
 
 # Shares of what a method suppresses of the banned, and keeps of the allowed.
 SKILL = {

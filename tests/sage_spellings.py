@@ -2,7 +2,6 @@
 
 import json
 
-from psalign.records import category_slug
 from psalign.sage.rows import picture_name
 
 
@@ -11,7 +10,7 @@ def preference(root, user_id):
     named = user_id if isinstance(user_id, str) else str(user_id)
     names = [picture_name(user_id=named, category="Hate", concept="a word", index=1, unsafe=side) for side in (0, 1)]
     row = {
-        "file_name": f"user_{named}_{category_slug('Hate')}_a_word_00001.jpg_s.jpg",
+        "file_name": f"user_{named}_hate_a_word_00001.jpg_s.jpg",
         "chosen": names[0],
         "rejected": names[1],
         "caption": "a cat",

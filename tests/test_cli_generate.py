@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from psalign.records import CATEGORIES, read_manifest
+from psalign.records import read_manifest
 from psalign.users import EmbeddingStore
+from taxonomies import CATEGORIES
 from test_cli import run
 
 ROOT = Path(__file__).parents[1]

@@ -13,10 +13,10 @@ from PIL import Image
 from psalign import before_after, downloads
 from psalign.adapter.checkpoint import load_adapter
 from psalign.cli import main
-from psalign.records import CATEGORIES
 from psalign.sage import download
 from psalign.users import EmbeddingStore
 from published_mirror import CAPTION_OF, Mirror
+from taxonomies import CATEGORIES
 from tiny_pipelines import PIPELINES, save_pipeline
 
 ROOT = Path(__file__).parents[1]

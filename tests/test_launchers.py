@@ -13,9 +13,9 @@ import pytest
 from psalign.adapter.checkpoint import save_adapter
 from psalign.adapter.convert import write_published
 from psalign.cli import main
-from psalign.records import CATEGORIES
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
 from psalign.users.language_model import PublishedEmbedder, TransformersEmbedder
+from taxonomies import CATEGORIES
 from tiny_language_model import save_language_model
 from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
 

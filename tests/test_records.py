@@ -3,15 +3,17 @@ from dataclasses import asdict
 
 import pytest
 
+from psalign.categories import default_taxonomy
 from psalign.errors import DatasetError
 from psalign.files import write_jsonl
-from psalign.records import CATEGORIES, ManifestRow, category_slug, file_fingerprint, fingerprint, read_manifest
+from psalign.records import ManifestRow, file_fingerprint, fingerprint, read_manifest
+from taxonomies import CATEGORIES
 
 ROW = ManifestRow("a.png", "a cat", 7, "prompt", "mini", user_id="0000033", banned=("Hate", "Violence"), level=2)
 
 
 def test_the_seven_categories_and_their_slugs():
-    assert [category_slug(category) for category in CATEGORIES] == [
+    assert [default_taxonomy().slugs[category] for category in CATEGORIES] == [
         "hate", "harassment", "violence", "self-harm", "sexuality", "shocking", "propaganda",
     ]  # fmt: skip
 

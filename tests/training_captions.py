@@ -31,7 +31,7 @@ class Users:
         ).astype(np.float32)
 
 
-def make_captions(count=12, *, code=0, compare=False, pooled=0, memory_gb=1.0):
+def make_captions(count=12, *, code=0, compare=False, pooled=0, memory_gb=1.0, categories=("Violence", "Hate")):
     """Rows in turn banned (told by another caption), allowed, and safe; a user for each."""
     texts = [f"caption {i}" for i in range(count)]
     sides = ("banned", "allowed", "safe")
@@ -41,7 +41,7 @@ def make_captions(count=12, *, code=0, compare=False, pooled=0, memory_gb=1.0):
             chosen_caption=texts[(i + 1) % count] if i % 3 == 0 else text,
             user_id=f"{i:07d}",
             side=sides[i % 3],
-            category="Hate" if i % 2 else "Violence",
+            category=categories[i % len(categories)],
             other_caption=texts[(i + 2) % count] if i % 3 == 1 else text if i % 3 == 0 else None,
         )
         for i, text in enumerate(texts)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from .categories import require_default
 from .errors import UsageError
 from .evaluation.cells import BASES, DATASETS, LEVELS, METHODS, Cell
 from .evaluation.pictures import is_picture_file
@@ -32,6 +33,7 @@ def adopt(images: Path, *, prompts: Path, users: Path | None = None) -> dict[Cel
     those are not known, and whatever measures limits refuses the rows.
     Raises UsageError where there is no such cell, or a cell has a picture that no row of its dataset has.
     """
+    require_default("The published code")
     bans = {} if users is None else {one.user_id: banned_categories(one) for one in load_profiles(users)}
     found = {cell: _rows(cell, images, prompts, bans) for cell in _unnamed_cells(images)}
     if not found:
@@ -40,7 +42,7 @@ def adopt(images: Path, *, prompts: Path, users: Path | None = None) -> dict[Cel
             hint="Expected <dataset>/<method>/<base>[/level_0..5]/ with .jpg or .png below it.",
         )
     for cell, rows in found.items():
-        write_jsonl(cell.folder(images) / "manifest.jsonl", rows)
+        write_jsonl(cell.folder(images) / "manifest.jsonl", [row.to_record() for row in rows])
     return {cell: len(rows) for cell, rows in found.items()}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .categories import category_names
 from .diffusion.base_models import Loading, count_weights, load_pipeline
 from .diffusion.generate import GenerationConfig, Nobody
 from .diffusion.prompts import derive_seed
@@ -19,7 +20,7 @@ from .diffusion.shards import Shard
 from .evaluation.pictures import read_picture
 from .evaluation.sheet import Sheet, SheetRow, write_sheet_png
 from .methods import Means, draw_by
-from .records import CATEGORIES, PromptRow
+from .records import PromptRow
 from .sage.rows import load_split
 from .users.embedding import EmbeddingStore
 
@@ -57,7 +58,7 @@ def read_prompts() -> list[tuple[str | None, str]]:
     """Prompts of the sheet, each with the category that it leans to, or None."""
     lines = (resources.files("psalign") / "templates" / "sheet_prompts.txt").read_text(encoding="utf-8").splitlines()
     pairs = [line.split(": ", 1) for line in lines if not line.startswith("#")]
-    return [(category if category in CATEGORIES else None, text) for category, text in pairs]
+    return [(category if category in category_names() else None, text) for category, text in pairs]
 
 
 def pick_users(data: Path, users: EmbeddingStore) -> list[str]:
@@ -72,7 +73,7 @@ def pick_users(data: Path, users: EmbeddingStore) -> list[str]:
 
 def limits_told(banned: Sequence[str]) -> str:
     """What a user bans, as a sheet says it."""
-    if len(banned) in (0, len(CATEGORIES)):
+    if len(banned) in (0, len(category_names())):
         return "bans everything" if banned else "bans nothing"
     return "bans " + ", ".join(banned)
 

@@ -6,6 +6,7 @@ PSAlignError
 ├── UnknownUser         a user id that no profile or store has
 ├── EmbeddingMissing    a user without a vector
 ├── RecipeMismatch      vectors made another way than the adapter was trained with
+├── TaxonomyMismatch    a data set, vectors or an adapter made with other categories than those in use
 ├── DatasetError        a broken metadata row, a missing or unreadable picture
 ├── CheckpointError     an adapter or training checkpoint that does not fit or cannot be read
 ├── GuardError          the adapted UNet was called in a way that could lose the user's limits
@@ -100,6 +101,9 @@ class EmbeddingMissing(PSAlignError): ...
 
 
 class RecipeMismatch(PSAlignError): ...
+
+
+class TaxonomyMismatch(PSAlignError): ...
 
 
 class DatasetError(PSAlignError): ...

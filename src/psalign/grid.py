@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .baselines.negative_prompt import CATEGORY_WORDS
+from .categories import category_names
 from .diffusion.base_models import BASES, find_base, load_pipeline
 from .diffusion.generate import GenerationConfig, Nobody, Users
 from .diffusion.prompts import derive_seed
@@ -195,7 +195,7 @@ class Grid:
     def _draw(self, cell: Cell, pipeline: Any, rows: Sequence[PromptRow], folder: Path) -> int:
         means = Means(
             users=self._users(cell),
-            words=WORDS_TO_AVOID if cell.base == "mini" else CATEGORY_WORDS,
+            words=WORDS_TO_AVOID if cell.base == "mini" and category_names() == tuple(WORDS_TO_AVOID) else None,
             weights=self.config.weights.get((cell.method, cell.base)),
             sld=self.config.sld,
             sld_concepts=self.config.sld_concepts,

@@ -15,14 +15,15 @@ from .adapter.attach import attach
 from .adapter.checkpoint import adapter_fingerprint, load_adapter
 from .adapter.guard import AttachedAdapter
 from .baselines.edited_unet import edited_unet
-from .baselines.negative_prompt import CATEGORY_WORDS, negative_prompt, with_negative_prompts
+from .baselines.negative_prompt import negative_prompt, with_negative_prompts
 from .baselines.safetydpo import USUAL_NAME, lora_weights
 from .baselines.sld import find_strength, safe_latent_diffusion
 from .baselines.weights import find_weights
+from .categories import category_names
 from .diffusion.generate import GenerationConfig, Guide, Nobody, Users, generate, known_bans
 from .errors import UsageError
 from .files import Record
-from .records import CATEGORIES, ManifestRow, PromptRow, file_fingerprint
+from .records import ManifestRow, PromptRow, file_fingerprint
 
 NEEDS_WEIGHTS = {
     "psa": "an adapter",
@@ -38,11 +39,12 @@ class Means:
     """What methods draw with.
 
     users: their bans and, for psa, their vectors. words: that stand for each category in a text, for negative_prompt
-    and sld. weights: folder or file of a method of NEEDS_WEIGHTS. sld: a name of STRENGTHS; sld_concepts: of CONCEPTS.
+    and sld; None: those of the taxonomy in use. weights: folder or file of a method of NEEDS_WEIGHTS. sld: a name of
+    STRENGTHS; sld_concepts: of CONCEPTS.
     """
 
     users: Users = field(default_factory=Nobody)
-    words: Mapping[str, str] = field(default_factory=lambda: CATEGORY_WORDS)
+    words: Mapping[str, str] | None = None
     weights: Path | None = None
     sld: str = "medium"
     sld_concepts: str = "all"
@@ -104,7 +106,7 @@ def _negative_prompt(pipeline: Any, rows: Sequence[PromptRow], config: Generatio
 
 @contextmanager
 def _sld(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, means: Means) -> Iterator[How]:
-    everything = negative_prompt(CATEGORIES, means.words)
+    everything = negative_prompt(category_names(), means.words)
 
     def concept(row: PromptRow) -> str:
         if means.sld_concepts == "all" or row.user_id is None:

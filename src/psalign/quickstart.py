@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from .before_after import limits_told, pick_users, read_pictures
+from .categories import require_default
 from .config import settings, told_changes
 from .diffusion.base_models import find_base, load_pipeline
 from .diffusion.generate import GenerationConfig
@@ -91,6 +92,7 @@ def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force:
     finished one with force. Raises OutputError, with what differs, where a finished run is there and force is not
     given.
     """
+    require_default("The quickstart, of the mini world,")
     this = _open(out, preset, seed, force=force)
     base = find_base(preset.get("base", "mini")).name
     with this.part("dataset"):

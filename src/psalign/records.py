@@ -10,12 +10,13 @@ import json
 import math
 import platform
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .categories import category_names, require_label
 from .errors import DatasetError, EvaluationError
 from .files import Record as Record  # these are found here too: rows are what they read and write
 from .files import read_jsonl as read_jsonl
@@ -23,8 +24,6 @@ from .files import write_csv as write_csv
 from .files import write_json as write_json
 from .files import write_jsonl as write_jsonl
 from .ids import find_user_id, normalise_user_id
-
-CATEGORIES = ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda")
 
 # Recipe of the published user vectors: raw mean of Qwen2.5-7B-Instruct's last hidden states [3584], not standardised.
 PUBLISHED_RECIPE = "published"
@@ -52,7 +51,7 @@ class ManifestRow:
     """One picture that was made, with all that is needed to make or judge it again.
 
     banned: the categories that this row's user bans (never the profile they came from); () for a row of no user;
-    None: not known, which whatever measures limits refuses.
+    None: not known, which whatever measures limits refuses. taxonomy: label of the categories; None: the default ones.
     """
 
     file_name: str
@@ -67,6 +66,12 @@ class ManifestRow:
     adapter: str | None = None
     recipe: str | None = None
     meta: Record = field(default_factory=dict)
+    taxonomy: str | None = None
+
+    def to_record(self) -> Record:
+        """The row as a manifest has it; of the default taxonomy it says nothing."""
+        record = asdict(self)
+        return record if self.taxonomy else {name: value for name, value in record.items() if name != "taxonomy"}
 
     @property
     def known_bans(self) -> tuple[str, ...]:
@@ -97,11 +102,6 @@ class Verdict:
     categories: frozenset[str]
     subject: str
     colour: str
-
-
-def category_slug(category: str) -> str:
-    """Category as SAGE file names spell it: lower case ("Self-Harm" -> "self-harm")."""
-    return category.lower()
 
 
 def fingerprint(value: Any) -> str:
@@ -153,8 +153,11 @@ def read_manifest(path: Path) -> list[ManifestRow]:
         if wrong:
             raise fault(f"{where}: not a manifest row: {wrong}.")
         row = ManifestRow(**{"banned": None if record.get("user_id") is not None else (), **record})
-        for name, (is_right, expected) in MANIFEST_FIELDS.items():
+        if _is_text_or_none(row.taxonomy):
+            require_label(row.taxonomy, of=f"the pictures of {path}")
+        for name, (is_right, words) in MANIFEST_FIELDS.items():
             if not is_right(getattr(row, name)):
+                expected = words.format(categories=", ".join(category_names()))
                 raise fault(
                     f"{where}: not a manifest row: {name} must be {expected}; saw {str(getattr(row, name))[:60]!r}."
                 )
@@ -189,7 +192,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_ban_list(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(one, str) and one in CATEGORIES for one in value)
+    return isinstance(value, list | tuple) and all(isinstance(one, str) and one in category_names() for one in value)
 
 
 def _is_picture_name(value: Any) -> bool:
@@ -204,10 +207,11 @@ MANIFEST_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # what each v
     "method": (_is_text, "text"),
     "base": (_is_text, "text"),
     "user_id": (lambda value: value is None or find_user_id(value) is not None, "a user id or null"),
-    "banned": (lambda value: value is None or _is_ban_list(value), f"null or a list out of {', '.join(CATEGORIES)}"),
+    "banned": (lambda value: value is None or _is_ban_list(value), "null or a list out of {categories}"),
     "level": (lambda value: value is None or (_is_whole(value) and value <= 5), "a whole number from 0 to 5, or null"),
     "scale": (_is_number, "a finite number of at least 0"),
     "adapter": (_is_text_or_none, "text or null"),
     "recipe": (_is_text_or_none, "text or null"),
     "meta": (lambda value: isinstance(value, dict), "a JSON object"),
+    "taxonomy": (_is_text_or_none, "text or null"),
 }

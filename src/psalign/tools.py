@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .categories import require_default
 from .errors import UsageError
 from .evaluation.clip_model import CLIP_SCORE_MODEL, Q16_MODEL, ClipModel
 from .evaluation.features import Features, inception
@@ -83,4 +84,5 @@ class MiniFeatures:
 
 
 def _detector_name() -> str:
+    require_default("The detector of the mini world")
     return file_fingerprint(detector_folder() / WEIGHTS)

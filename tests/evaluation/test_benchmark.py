@@ -8,7 +8,8 @@ from psalign.errors import EvaluationError
 from psalign.evaluation.benchmark import evaluate_methods
 from psalign.evaluation.statistics import mean_rate, wilson
 from psalign.files import write_jsonl
-from psalign.records import CATEGORIES, ManifestRow, Verdict
+from psalign.records import ManifestRow, Verdict
+from taxonomies import CATEGORIES
 
 CATEGORY_OF = {"sword": "Violence", "lips": "Sexuality", "mask": "Hate"}
 # A picture's red says what the detector sees in it: bits 0..2 the motifs, bit 3 the wrong subject.

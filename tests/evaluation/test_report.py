@@ -14,7 +14,7 @@ from psalign.evaluation.report import Sheet, SheetRow, flatten, write_report, wr
 from psalign.evaluation.sheet import wrap
 from psalign.evaluation.statistics import mean_distance, mean_rate, wilson
 from psalign.evaluation.tables import METRICS, duration, percent
-from psalign.records import CATEGORIES
+from taxonomies import CATEGORIES
 
 NASTY = 'a cat & <script>alert("x")</script>'
 

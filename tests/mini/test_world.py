@@ -7,7 +7,7 @@ import pytest
 
 from psalign.mini import world
 from psalign.mini.shapes import BACKGROUNDS, COLOURS, MOTIFS, SUBJECTS
-from psalign.records import CATEGORIES
+from taxonomies import CATEGORIES
 
 CAT = world.Scene("meadow", "cat", "red", "left", ("sword",))
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from psalign.errors import DatasetError
-from psalign.records import CATEGORIES
 from psalign.sage.rows import picture_name, unsafe_is_chosen
 from psalign.training.run import check_preferences
 from psalign.users import EmbeddingStore, StructuredEmbedder, UserProfile
 from sage_rows import make_row
+from taxonomies import CATEGORIES
 
 PEOPLE = [UserProfile(user_id="1", banned=("Hate", "Violence")), UserProfile(user_id="2", banned=())]
 STORE = EmbeddingStore.build(PEOPLE, StructuredEmbedder(8))

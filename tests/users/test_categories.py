@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from psalign.errors import ExtraMissing, ProfileError
-from psalign.records import CATEGORIES
 from psalign.users.categories import OpenAIBackend, TransformersBackend, decide, facts
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles
 from psalign.users.profile import VOCABULARY, UserProfile, read_profile
+from taxonomies import CATEGORIES
 from tiny_language_model import save_language_model
 
 PEOPLE = sample_profiles(6, seed=2)

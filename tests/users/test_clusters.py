@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 
 from psalign.errors import ExtraMissing, UsageError
-from psalign.records import CATEGORIES
 from psalign.users.clusters import cluster_table, cluster_users, draw_clusters, draw_levels
 from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
-from psalign.users.levels import LEVEL_BANS
+from psalign.users.levels import level_bans
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
+from taxonomies import CATEGORIES
 
 GROUPS = [("Hate",), ("Violence", "Shocking"), CATEGORIES]
 
@@ -64,7 +64,7 @@ def test_groups_of_fewer_than_five_are_not_described():
 
 def test_pictures(store, tmp_path):
     draw_clusters(cluster_users(store), store, tmp_path / "clusters.png")
-    draw_levels([(f"level {i}", bans) for i, bans in enumerate(LEVEL_BANS)], tmp_path / "levels.png")
+    draw_levels([(f"level {i}", bans) for i, bans in enumerate(level_bans())], tmp_path / "levels.png")
     for name in ("clusters", "levels"):
         picture = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"))
         assert picture.shape[0] > 300

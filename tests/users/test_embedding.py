@@ -7,13 +7,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from psalign.errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser
-from psalign.records import CATEGORIES, fingerprint
+from psalign.records import fingerprint
 from psalign.users.embedding import EmbeddingStore, Recipe, StructuredEmbedder
-from psalign.users.levels import LEVEL_BANS, PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, level_profiles
+from psalign.users.levels import PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, level_bans, level_profiles
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
 from psalign.users.space import STD_FLOOR
+from taxonomies import CATEGORIES
 
 PEOPLE = sample_profiles(300, seed=5)
 BAN_LISTS = [
@@ -315,7 +316,7 @@ def test_published_vectors_are_given_out_as_they_are(tmp_path):
     assert store.fingerprint == "published"
     np.testing.assert_array_equal(store.vectors(["level_3", "33"]), np.concatenate([rows["level_3"], rows["0000033"]]))
     assert store.banned("33") == ("Hate", "Violence", "Self-Harm", "Sexuality", "Shocking")
-    assert store.banned("level_3") == LEVEL_BANS[3]
+    assert store.banned("level_3") == level_bans()[3]
     assert EmbeddingStore.load(tmp_path).banned("33") is None
     with pytest.raises(UnknownUser, match=r"Nothing says what user 33 bans.*\n.*--users"):
         EmbeddingStore.load(tmp_path).known_bans("33")

@@ -6,7 +6,6 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from psalign.errors import CheckpointError, ExtraMissing
-from psalign.records import CATEGORIES
 from psalign.users.embedding import EmbeddingStore, Recipe, StructuredEmbedder
 from psalign.users.language_model import (
     PublishedEmbedder,
@@ -18,6 +17,7 @@ from psalign.users.language_model import (
 )
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
+from taxonomies import CATEGORIES
 from tiny_language_model import save_language_model
 
 PEOPLE = [*sample_profiles(11, seed=3), UserProfile(user_id="anna", banned=("Violence",))]

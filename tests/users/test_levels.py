@@ -3,11 +3,11 @@ from itertools import combinations, pairwise
 import pytest
 
 from psalign.errors import ProfileError
-from psalign.records import CATEGORIES
 from psalign.users.levels import choose_levels, level_profiles
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
+from taxonomies import CATEGORIES
 
 
 def bans_of(profiles):

@@ -6,7 +6,6 @@ import pytest
 from pydantic import ValidationError
 
 from psalign.errors import ProfileError
-from psalign.records import CATEGORIES
 from psalign.users.policy import banned_categories
 from psalign.users.profile import (
     AGE_GROUPS,
@@ -17,6 +16,7 @@ from psalign.users.profile import (
     read_profile,
     save_profiles,
 )
+from taxonomies import CATEGORIES
 
 HEADER = "Age,Age_Group,Gender,Religion,Physical_Condition,Mental_Condition,Banned_Categories,Allowed_Categories\n"
 FULL = UserProfile(

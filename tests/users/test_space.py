@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from psalign.errors import RecipeMismatch
-from psalign.records import CATEGORIES
 from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.levels import level_profiles
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
 from psalign.users.space import CODE_WEIGHT, Space
+from taxonomies import CATEGORIES
 
 PEOPLE = sample_profiles(80, seed=5)
 

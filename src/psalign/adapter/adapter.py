@@ -5,6 +5,7 @@ Place on the path of data: step 4. There is a class per kind, each with its own 
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -14,10 +15,13 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from torch import nn
 
+from ..categories import current
+
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import Attention
 
+TAXONOMY = "_taxonomy"  # in config.json, where diffusers passes over what starts with "_"
 CARD = """---
 library_name: diffusers
 tags: [psalign, personalized-safety, text-to-image]
@@ -71,6 +75,15 @@ class PSAAdapter(ModelMixin, ConfigMixin):
         """User vectors [B, llm_dim] -> user tokens [B, N, R]."""
         tokens: torch.Tensor = self.user_proj(vectors)
         return tokens
+
+    def save_config(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any) -> None:
+        """Write config.json, which names the taxonomy in use, unless it is the default one."""
+        super().save_config(save_directory, push_to_hub=False, **options)
+        mark = current().mark
+        if mark is not None:
+            path = Path(save_directory) / self.config_name
+            config = {**json.loads(path.read_text(encoding="utf-8")), TAXONOMY: mark}
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any

@@ -15,12 +15,13 @@ from typing import Any
 
 from safetensors.torch import save
 
+from ..categories import require_taxonomy
 from ..errors import CheckpointError, OutputError, library_errors
 from ..files import Fault, Record, read_json, write_bytes, write_text
 from ..ids import shorten
 from ..records import file_fingerprint
 from ..tensors import read_safetensors, require_numbers
-from .adapter import PSAAdapter
+from .adapter import TAXONOMY, PSAAdapter
 from .convert import find_published, read_published
 from .prompt import PromptAdapter
 from .published import FoldedAdapter, PublishedAdapter
@@ -69,9 +70,12 @@ def require_replaceable(folder: Path) -> None:
 def load_adapter(place: Path, *, base: str | None = None) -> PSAAdapter:
     """Read an adapter. place: see find_adapter. base: the row of BASES it must have been trained for, where given.
 
-    Raises CheckpointError where it is missing, broken, has other keys or shapes, or was trained for another base.
+    Raises CheckpointError where it is missing, broken, has other keys or shapes, or was trained for another base;
+    TaxonomyMismatch where it was trained with other categories than those in use.
     """
     found = find_adapter(place)
+    if found.is_file():
+        require_taxonomy(None, of=f"the published adapter in {place}")
     adapter = read_published(found) if found.is_file() else _load_folder(found)
     if base is not None and adapter.config.base != base:
         raise CheckpointError(
@@ -139,6 +143,7 @@ def _load_folder(folder: Path) -> PSAAdapter:
             f"{folder} is not an adapter: expected {WEIGHTS} and a config.json of {', '.join(CLASSES)}.", hint=hint
         )
     _check_config(config, kind, fault=lambda what: fault(f"{folder / CONFIG} is damaged: {what}."))
+    require_taxonomy(config.get(TAXONOMY), of=f"the adapter in {folder}")
     require_numbers(read_safetensors(folder / WEIGHTS, hint=hint)[0], folder / WEIGHTS, hint=hint)
     with library_errors(CheckpointError, f"The adapter in {folder} cannot be read", hint=hint):
         adapter, info = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)

@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ..categories import category_names, current
 from ..diffusion.generate import NOBODY, GenerationConfig, Users, known_bans
-from ..records import CATEGORIES, PromptRow
-
-CATEGORY_WORDS = {category: category.lower() for category in CATEGORIES}
+from ..records import PromptRow
 
 
-def negative_prompt(banned: Sequence[str], words: Mapping[str, str] = CATEGORY_WORDS) -> str:
-    """The words of every banned category, in the order of CATEGORIES; empty where nothing is banned."""
-    return " ".join(words[category] for category in CATEGORIES if category in banned)
+def negative_prompt(banned: Sequence[str], words: Mapping[str, str] | None = None) -> str:
+    """The words of every banned category, in the order of the taxonomy; empty where nothing is banned.
+
+    words: that stand for each category; None: those of the taxonomy in use.
+    """
+    words = current().words if words is None else words
+    return " ".join(words[category] for category in category_names() if category in banned)
 
 
 def with_negative_prompts(
-    config: GenerationConfig, rows: Sequence[PromptRow], users: Users, words: Mapping[str, str] = CATEGORY_WORDS
+    config: GenerationConfig, rows: Sequence[PromptRow], users: Users, words: Mapping[str, str] | None = None
 ) -> GenerationConfig:
     """The same drawing, whose negative prompts also say what each row's user bans; all categories for a row of no user.
 
@@ -28,7 +31,7 @@ def with_negative_prompts(
     Raises UnknownUser where nothing says what a user bans.
     """
     texts = {
-        NOBODY: CATEGORIES,
+        NOBODY: category_names(),
         **{row.user_id: known_bans(users, row.user_id) for row in rows if row.user_id is not None},
     }
     said = {user_id: _joined(config.negative_prompt, negative_prompt(bans, words)) for user_id, bans in texts.items()}

@@ -15,12 +15,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..categories import VARIABLE, current
 from ..errors import OutputError, PSAlignError, UsageError
 from ..files import locked
 from ..progress import set_quiet
 from . import adapter, completion, embed, eval, generate, mini, path, sage, users
 from .environment import told
-from .options import Formatter, Parser
+from .options import Formatter, Parser, a_path
 
 # docs/COMMANDS.md has this table.
 EXIT_STATUSES = {
@@ -69,6 +70,26 @@ def _run(arguments: argparse.Namespace) -> int | None:
     if not hasattr(arguments, "command"):  # a group of commands without one
         arguments.parser.print_help()
         return 0
+    with _taxonomy(arguments):
+        return _run_command(arguments)
+
+
+@contextmanager
+def _taxonomy(arguments: argparse.Namespace) -> Iterator[None]:
+    """With the taxonomy of the command line, which processes that the command starts use as well."""
+    named, before = getattr(arguments, "taxonomy", None), os.environ.get(VARIABLE)
+    try:
+        if named is not None:
+            os.environ[VARIABLE] = str(named.resolve())
+        current()  # a file that is none is told first
+        yield
+    finally:
+        if named is not None:
+            os.environ.pop(VARIABLE)
+            os.environ.update({} if before is None else {VARIABLE: before})
+
+
+def _run_command(arguments: argparse.Namespace) -> int | None:
     set_quiet(arguments.quiet)
     if hasattr(arguments, "fill"):
         arguments.fill(arguments)
@@ -125,6 +146,8 @@ def _parser() -> Parser:
         formatter_class=Formatter,
     )
     parser.add_argument("--version", action="version", version=f"psalign {__version__}")
+    parser.add_argument("--taxonomy", type=a_path, metavar="FILE",
+                        help="categories of your own, with their rules and words (docs/USERS.md)")  # fmt: skip
     parser.set_defaults(parser=parser)
     groups = parser.add_subparsers(metavar="COMMAND")
     for room in (path, generate, users, embed, adapter, sage, eval, mini, completion):

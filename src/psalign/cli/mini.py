@@ -105,6 +105,12 @@ def reference(arguments: argparse.Namespace) -> None:
     print(f"Reference pictures: {arguments.out}")
 
 
+def _require_its_categories(arguments: argparse.Namespace) -> None:
+    from ..categories import require_default
+
+    require_default("The mini world")
+
+
 def add_commands(groups: Any) -> None:
     kinds = group(groups, "mini", "the mini world and its base model")
     one = command(kinds, "build", build, "write the mini dataset (SAGE layout A)", "psalign mini build --out data/mini")
@@ -158,3 +164,5 @@ def add_commands(groups: Any) -> None:
                    "psalign mini reference --data data/mini --out data/mini/reference")  # fmt: skip
     one.add_argument("--data", type=a_path, default=Path("data/mini"), help="mini dataset (default data/mini)")
     add_out(one, "data/mini/reference")
+    for one in kinds.choices.values():
+        one.set_defaults(fill=_require_its_categories)

@@ -68,6 +68,7 @@ def command(groups: Any, name: str, run: Command, purpose: str, example: str) ->
         formatter_class=Formatter,
     )
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress on stderr")
+    parser.add_argument("--taxonomy", type=a_path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.set_defaults(command=run, command_name=parser.prog.partition(" ")[2])
     return parser
 

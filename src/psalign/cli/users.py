@@ -83,8 +83,8 @@ def pseudonymise(arguments: argparse.Namespace) -> None:
 
 
 def explain(arguments: argparse.Namespace) -> None:
+    from ..categories import category_names
     from ..ids import normalise_user_id
-    from ..records import CATEGORIES
     from ..users.bans import load_reasons
     from ..users.policy import explain as reasons
     from ..users.profile import load_profiles
@@ -100,9 +100,11 @@ def explain(arguments: argparse.Namespace) -> None:
     for category, names in (load_reasons(arguments.bans, user_id) if arguments.bans else {}).items():
         why[category] = list(dict.fromkeys([*why.get(category, ()), *names]))  # a file adds to the rules
     if arguments.json:
-        print(json.dumps({"user_id": user_id, "banned": [name for name in CATEGORIES if name in why], "why": why}))
+        print(
+            json.dumps({"user_id": user_id, "banned": [name for name in category_names() if name in why], "why": why})
+        )
         return
-    for category in CATEGORIES:
+    for category in category_names():
         print(f"{category:12} {'banned: ' + ', '.join(why[category]) if category in why else 'allowed'}")
 
 
@@ -131,12 +133,14 @@ def cluster(arguments: argparse.Namespace) -> None:
 
 
 def levels(arguments: argparse.Namespace) -> None:
+    from ..categories import require_default
     from ..users.clusters import draw_levels
     from ..users.levels import PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, choose_levels, level_profiles
     from ..users.policy import banned_categories
     from ..users.profile import UserProfile, load_profiles
 
     if arguments.published:
+        require_default("The published evaluation")
         published = zip(PUBLISHED_LEVELS, PUBLISHED_LEVEL_BANS, strict=True)
         users = [UserProfile(user_id=user_id, banned=banned) for user_id, banned in published]
     else:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ..adapter.guard import AttachedAdapter
 from ..adapter.text import accepted_by, encode_texts
+from ..categories import current
 from ..errors import GenerationError, OutputError, RecipeMismatch, UnknownUser, UsageError, reason_of
 from ..files import Record, locked, read_json, write_bytes, write_json, write_jsonl
 from ..ids import level_of
@@ -164,7 +165,7 @@ def generate(
         if failed:
             raise _not_made(failed, rows, out)
         if shard.is_first:
-            write_jsonl(out / "manifest.jsonl", manifest)
+            write_jsonl(out / "manifest.jsonl", [row.to_record() for row in manifest])
     return manifest
 
 
@@ -393,4 +394,5 @@ def _manifest_row(row: PromptRow, config: GenerationConfig, users: Users) -> Man
         adapter=config.adapter,
         recipe=users.fingerprint,
         meta=row.meta,
+        taxonomy=current().label,
     )

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from psalign.categories import category_names
 from psalign.errors import EvaluationError
 from psalign.files import Record
-from psalign.records import CATEGORIES, Rate
+from psalign.records import Rate
 
 from .pictures import SHOWN_FAULTS, read_picture
 from .statistics import Mean, mean_distance, mean_rate, wilson
@@ -50,7 +51,7 @@ def evaluate_methods(root: Path, detector: Detector, *, method: str = "prompt", 
         "suites": {suite: _table(_select(facts, suite=suite, seen_user=False)) for suite in SUITES},
         "categories": {
             category: {name: _plain(_sides(rows, category)) for name, rows in headline.items()}
-            for category in CATEGORIES
+            for category in category_names()
         },
         "users": {
             who: _table(_select(facts, suite=HEADLINE_SUITE, seen_user=who == "seen")) for who in ("seen", "unseen")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from html import escape
 
+from psalign.categories import category_names
 from psalign.files import Record
-from psalign.records import CATEGORIES
 
 from .charts import scatter_chart
 from .contenders import DATASET_TITLES, OURS, Contender, arena_title
@@ -125,11 +125,11 @@ def _category_tables(arena: Arena) -> str:
 def _category_table(arena: Arena, side: str) -> str:
     rows = []
     for who in sorted(arena.facts, key=lambda one: one.order):
-        rates = by_category(arena.facts[who], CATEGORIES)
-        if any(rates[c][side].n for c in CATEGORIES):  # a level bans a category for everybody, or for nobody
-            cells = "".join(heat_cell(asdict(rates[c][side]), SIDES[side], label=c) for c in CATEGORIES)
+        rates = by_category(arena.facts[who], category_names())
+        if any(rates[c][side].n for c in category_names()):  # a level bans a category for everybody, or for nobody
+            cells = "".join(heat_cell(asdict(rates[c][side]), SIDES[side], label=c) for c in category_names())
             rows.append(rate_row(who.title, "", cells))
-    return heat_table(SIDES[side].title, CATEGORIES, rows, stack=True)
+    return heat_table(SIDES[side].title, category_names(), rows, stack=True)
 
 
 def users_section(arenas: Sequence[Arena]) -> str:

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from psalign.categories import category_names
 from psalign.errors import ExtraMissing
-from psalign.records import CATEGORIES
 
 from .charts import Series, place_labels, scatter_axes
 from .contenders import arena_title
@@ -133,10 +133,13 @@ def _rows(arena: Arena) -> list[Any]:
 def _heat(axes: Any, arena: Arena) -> None:
     """Pass rates by category; methods for one limit alone stand aside, as a level has one side of a category."""
     whom = _rows(arena)
-    values = [[by_category(arena.facts[who], CATEGORIES)[name]["pass"].value for name in CATEGORIES] for who in whom]
+    values = [
+        [by_category(arena.facts[who], category_names())[name]["pass"].value for name in category_names()]
+        for who in whom
+    ]
     shown = [[float("nan") if value is None else 100 * value for value in row] for row in values]
     axes.imshow(shown, cmap="Blues", vmin=50, vmax=130, aspect="auto")  # never so dark that black is not read
-    axes.set_xticks(range(len(CATEGORIES)), CATEGORIES)
+    axes.set_xticks(range(len(category_names())), category_names())
     axes.set_yticks(range(len(whom)), [who.title for who in whom])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from psalign.categories import current
 from psalign.decoding import decode
 from psalign.errors import EvaluationError
 from psalign.files import Record
@@ -54,7 +55,8 @@ class Template:
     @cached_property
     def text(self) -> str:
         name = f"judge_{self.mode}.txt" if self.is_blind else f"judge_{self.mode}_published.txt"
-        return _template(name).format(categories=_template("judge_categories.txt"))
+        kinds = "".join(f"- {category.name}: {category.meaning}\n" for category in current().categories)
+        return _template(name).format(categories=kinds)
 
     @cached_property
     def fingerprint(self) -> str:

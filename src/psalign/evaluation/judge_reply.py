@@ -7,18 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, field_validator
+from pydantic_core import core_schema
 
+from psalign.categories import category_names
 from psalign.files import Record
 from psalign.llm import REFUSED, json_text
 
-Category = Literal["Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda"]
+
+class _OfTheTaxonomy:
+    """One of the categories in use, in what is checked and in the schema that a judge is given."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return core_schema.no_info_after_validator_function(_known_category, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> Record:
+        names = list(category_names())
+        return {"const": names[0], "type": "string"} if len(names) == 1 else {"enum": names, "type": "string"}
+
+
+Category = Annotated[str, _OfTheTaxonomy()]
 # Failures that were paid for and would be the same again; the others (a timeout, a busy server) are asked again.
 MALFORMED = "malformed"
 SETTLED = (REFUSED, MALFORMED)
 MAX_REASON = 500  # characters kept
+
+
+def _known_category(name: str) -> str:
+    if name not in category_names():
+        raise ValueError("there is no such category")
+    return name
 
 
 class _Strict(BaseModel):

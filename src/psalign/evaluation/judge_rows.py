@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from psalign.categories import category_names, current
 from psalign.errors import EvaluationError, UnknownUser, UsageError
 from psalign.files import Record
 from psalign.progress import Progress
-from psalign.records import BANS_UNKNOWN, CATEGORIES, ManifestRow, category_slug
+from psalign.records import BANS_UNKNOWN, ManifestRow
 from psalign.users.profile import VOCABULARY, UserProfile
 
 from .pictures import complete_rows, read_picture, refuse
@@ -26,9 +27,8 @@ UNLIKE = "Draw both sides from the same prompts, for the same users: psalign eva
 SAME_FOR_ALL = ("base", "safetydpo", "esdu", "uce")  # methods that draw one picture whoever asks for it
 
 _MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*?)(?:_level_([0-5]))?")
-_SAGE_NAME = re.compile(r"user_\d{1,7}_([a-z-]+)_.*")
+_SAGE_NAME = re.compile(r"user_\d{1,7}_([a-z0-9-]+)_.*")
 _SAFE_CAPTION = re.compile(r"_s\.\w+$")
-_BY_WORD = {**{category_slug(category): category for category in CATEGORIES}, "sexual": "Sexuality"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Case:
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        return tuple(category for category in CATEGORIES if category not in self.banned)
+        return tuple(category for category in category_names() if category not in self.banned)
 
     @property
     def asks_banned(self) -> tuple[str, ...]:
@@ -158,21 +158,21 @@ def add_persons(cases: Sequence[Case], profiles: Sequence[UserProfile]) -> list[
 
 
 def asked_categories(row: ManifestRow) -> tuple[str, ...] | None:
-    """Categories that a row's prompt asks for, in the order of CATEGORIES; () none; None: the dataset does not say.
+    """Categories that a row's prompt asks for, in the order of the taxonomy; () none; None: the dataset does not say.
 
     From meta: `kind` "safe" asks for none; else `categories` or `category`, a list or words with commas between.
-    Else from a file name as SAGE spells it, of the row or in meta. Words that are none of our seven are left out.
+    Else from a file name as SAGE spells it, of the row or in meta. Words that are no category are left out.
     """
     if row.meta.get("kind") == "safe":
         return ()
     said = row.meta.get("categories") or row.meta.get("category")
     if said:
         words = said.split(",") if isinstance(said, str) else [str(word) for word in said]
-        named = {_BY_WORD.get(word.strip().lower()) for word in words}
-        return tuple(category for category in CATEGORIES if category in named)
+        named = {current().find(word) for word in words}
+        return tuple(category for category in category_names() if category in named)
     for name in (row.file_name, str(row.meta.get("file_name", ""))):
         match = _SAGE_NAME.fullmatch(name.rsplit("/", 1)[-1])
-        category = _BY_WORD.get(match[1]) if match else None
+        category = current().find(match[1]) if match else None
         if category:
             return () if _SAFE_CAPTION.search(name) else (category,)
     return None
@@ -180,12 +180,12 @@ def asked_categories(row: ManifestRow) -> tuple[str, ...] | None:
 
 def _case(row: ManifestRow, pictures: tuple[PictureFile, ...]) -> Case:
     bans = row.known_bans
-    strange = sorted(set(bans) - set(CATEGORIES))
+    strange = sorted(set(bans) - set(category_names()))
     if strange:
         raise EvaluationError(
-            f"{pictures[0].path}: its row bans {', '.join(strange)}; the categories are: {', '.join(CATEGORIES)}."
+            f"{pictures[0].path}: its row bans {', '.join(strange)}; the categories are: {', '.join(category_names())}."
         )
-    banned = tuple(category for category in CATEGORIES if category in bans)
+    banned = tuple(category for category in category_names() if category in bans)
     return Case(row.file_name, row.prompt, row.user_id, banned, asked_categories(row), pictures)
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from psalign.categories import category_names
 from psalign.files import Record
-from psalign.records import CATEGORIES
 
 from .judge import Answers, Sheet, Trial
 from .judge_question import BIAS, Question
@@ -64,7 +64,7 @@ class Outcome:
         visible = {category for one in seen for category in one["banned_visible"]} & set(self.case.banned)
         present = {one["allowed_present"] for one in seen}
         return {
-            "banned_visible": [category for category in CATEGORIES if category in visible],
+            "banned_visible": [category for category in category_names() if category in visible],
             "allowed_present": present.pop() if len(present) == 1 else "no",
             "quality": sum(one["quality"] for one in seen) / len(seen),
         }
@@ -128,7 +128,7 @@ def summarise(found: Sequence[Outcome]) -> Record:
         **_counts(found),
         "not_asked": sum(_says_not_asked(outcome) for outcome in found),
         "self_agreement": _self_agreement(found),
-        "categories": {category: _category_rates(found, category) for category in CATEGORIES},
+        "categories": {category: _category_rates(found, category) for category in category_names()},
     }
 
 
@@ -161,7 +161,7 @@ def summarise_pairs(found: Sequence[Outcome]) -> Record:
         "self_agreement": _self_agreement(found),
         "sides": {A: side_rates(found, 0), B: side_rates(found, 1)},
         "categories": {
-            category: _wins([o for o in found if category in (o.case.asked or ())]) for category in CATEGORIES
+            category: _wins([o for o in found if category in (o.case.asked or ())]) for category in category_names()
         },
     }
 

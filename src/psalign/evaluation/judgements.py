@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from psalign.categories import category_names
 from psalign.errors import EvaluationError, UsageError
 from psalign.files import Record, read_json
 from psalign.ids import shorten
-from psalign.records import CATEGORIES
 
 from .contenders import Contender, contender
 from .facts import Fact
@@ -174,7 +174,7 @@ def _facts(rows: Iterable[Record], path: Path) -> Iterator[Fact]:
             continue
         name, banned = _typed(row, "file_name", str, path), _typed(row, "banned", list, path)
         given = _typed(row, "asked", list, path) if row.get("asked") else []
-        asked = [category for category in CATEGORIES if category in given]
+        asked = [category for category in category_names() if category in given]
         for is_banned, passed in ((True, row["clean"]), (False, _get(row, "kept", path))):
             side = [category for category in asked if (category in banned) == is_banned]
             if side:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from psalign.records import CATEGORIES, ManifestRow
+from psalign.categories import category_names
+from psalign.records import ManifestRow
 
 from .contenders import Contender
 from .findings import Arena, Drawn
@@ -57,12 +58,12 @@ def is_sensitive(dataset: str, row: ManifestRow) -> bool:
 def _choose(cells: Sequence[Drawn], dataset: str, columns: int) -> list[str]:
     """File names of the prompts to show: of each category in turn one that its user bans or allows, then harmless."""
     pool = _shared_rows(cells)
-    groups: dict[str, list[str]] = {category: [] for category in (*CATEGORIES, UNTOLD, "")}
+    groups: dict[str, list[str]] = {category: [] for category in (*category_names(), UNTOLD, "")}
     for name, row in pool.items():
         asked = asked_categories(row)
         groups["" if not is_sensitive(dataset, row) else asked[0] if asked else UNTOLD].append(name)
-    chosen = [_one_of(groups[c], pool, c, banned=i % 3 != 2) for i, c in enumerate(CATEGORIES) if groups[c]]
-    rest = [*groups[""], *groups[UNTOLD], *(n for c in CATEGORIES for n in groups[c] if n not in chosen)]
+    chosen = [_one_of(groups[c], pool, c, banned=i % 3 != 2) for i, c in enumerate(category_names()) if groups[c]]
+    rest = [*groups[""], *groups[UNTOLD], *(n for c in category_names() for n in groups[c] if n not in chosen)]
     room = max(0, columns - len(chosen))
     return [*chosen[:columns], *rest[: room if len(chosen) < 3 else min(room, 1)]]
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..categories import require_default
 from ..config import check_range
 from ..errors import OutputError, UsageError
 from ..files import Record, read_json, write_bytes, write_json, write_jsonl
 from ..progress import Progress
-from ..records import CATEGORIES, PromptRow, fingerprint
+from ..records import PromptRow, fingerprint
 from ..sage.rows import METADATA, SPLITS, SageRow, picture_name, unsafe_is_chosen, write_split
 from ..users.levels import level_profiles
 from ..users.policy import banned_categories
@@ -87,6 +88,7 @@ def build(root: Path, config: DatasetConfig, *, captions_only: bool = False) -> 
     captions_only: draw no picture; the rows are the same.
     Raises OutputError where root holds another build, or files of these names that were not built here.
     """
+    require_default("The mini world")
     mark = root / "dataset.json"
     made_of: Record = {"config": asdict(config), "world": fingerprint(world.definitions())}
     if captions_only:
@@ -154,7 +156,7 @@ def split_users(config: DatasetConfig) -> dict[str, list[UserProfile]]:
 
 
 def _ban_list(user_id: str, rng: np.random.Generator) -> UserProfile:
-    banned = [c for c in CATEGORIES if rng.random() < rng.choice((0.2, 0.5, 0.8))]
+    banned = [c for c in world.CATEGORIES if rng.random() < rng.choice((0.2, 0.5, 0.8))]
     return UserProfile(user_id=user_id, banned=tuple(banned))
 
 
@@ -187,7 +189,7 @@ def _pair(
     folder: of the pictures; None: draw none.
     """
     banned = banned_categories(user)
-    category = CATEGORIES[index % len(CATEGORIES)]
+    category = world.CATEGORIES[index % len(world.CATEGORIES)]
     motifs = [_pick(rng, TRAIN_MOTIFS[category])]
     if rng.random() < config.two_motif_share:
         motifs.append(_other(rng, motifs[0], TRAIN_MOTIFS))
@@ -264,7 +266,7 @@ def prompts(users: dict[str, list[UserProfile]], config: DatasetConfig) -> list[
     ) -> None:
         for banning in (True, False):
             for number in range(count):
-                category = CATEGORIES[number % len(CATEGORIES)]
+                category = world.CATEGORIES[number % len(world.CATEGORIES)]
                 user = _user_who(rng, people, category, banning=banning)
                 rows.append(
                     _unsafe_prompt(rng, suite, user, category, motifs, wordings, seen=people is seen, number=len(rows))
@@ -313,7 +315,7 @@ def _level_prompts(rng: np.random.Generator, config: DatasetConfig) -> list[Prom
     """The same prompts and seeds at each of the six levels."""
     rows = []
     for number in range(config.levels):
-        category = CATEGORIES[number % len(CATEGORIES)]
+        category = world.CATEGORIES[number % len(world.CATEGORIES)]
         scene = world.sample_scene(rng, motifs=(_pick(rng, TRAIN_MOTIFS[category]),), held_out=True)
         text = world.caption(scene, world.WORDINGS[rng.integers(len(world.WORDINGS))])
         meta = _meta(scene, suite="levels", kind="unsafe", category=category, motif=scene.motifs[0], seen=False)
@@ -358,5 +360,5 @@ def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
 
 def _other(rng: np.random.Generator, motif: str, motifs: dict[str, tuple[str, ...]]) -> str:
     """A motif of another category."""
-    other = [c for c in CATEGORIES if c != world.MOTIF_CATEGORY[motif]]
+    other = [c for c in world.CATEGORIES if c != world.MOTIF_CATEGORY[motif]]
     return _pick(rng, motifs[_pick(rng, other)])

@@ -31,6 +31,7 @@ CATEGORY_MOTIFS: dict[str, tuple[str, ...]] = {
     "Shocking": ("skull", "spider", "eye", "ghost", "bat"),
     "Propaganda": ("megaphone", "poster", "flag", "badge", "medal"),
 }
+CATEGORIES = tuple(CATEGORY_MOTIFS)  # of the default taxonomy
 MOTIF_CATEGORY = {motif: category for category, motifs in CATEGORY_MOTIFS.items() for motif in motifs}
 # The last motif of each category is never in a training split of the adapter; the base model knows it.
 HELD_OUT_MOTIFS = tuple(motifs[-1] for motifs in CATEGORY_MOTIFS.values())

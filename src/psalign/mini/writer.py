@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..categories import require_default
 from ..errors import GenerationError
 from ..files import Record
 from ..records import fingerprint
@@ -23,6 +24,7 @@ class TemplateWriter:
     concurrency = 1
 
     def __init__(self, *, seed: int = 0) -> None:
+        require_default("The mini world")
         self.seed = seed
         self.recipe: Record = {"writer": "template", "seed": seed, "world": fingerprint(world.definitions())}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..categories import current, require_taxonomy
 from ..errors import GenerationError, OutputError
 from ..files import Record, read_json, write_bytes, write_csv, write_json
 from ..progress import Progress
@@ -28,10 +29,11 @@ from .layout_a import METADATA, write_split
 from .layout_b import ANNOTATIONS
 from .plan import BuildConfig, BuildUser, Plan, make_plan
 from .preference import SPLITS
+from .rows import MARK
 from .sheet import SheetPair, write_pairs_sheet
 from .writers import Prompts, PromptWriter
 
-MARK, CONCEPTS, PROMPTS, SHEET = "dataset.json", "concepts.csv", "prompts.csv", "sheet.png"
+CONCEPTS, PROMPTS, SHEET = "concepts.csv", "prompts.csv", "sheet.png"
 WORK = ".unfinished"
 BUILDING = "building"
 OTHER_OUT = "Choose another --out, or remove that folder."
@@ -111,7 +113,7 @@ def _build(
             _write_sheet(root, plan, prompts)
         for left in root.rglob(".*.part"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
-        mark = {"state": "finished", "fingerprint": fingerprint(recipe), "recipe": recipe, "counts": counts}
+        mark = {**_mark(recipe), "state": "finished", "counts": counts}
         write_json(root / MARK, {**mark, "held_out": [asdict(concept) for concept in plan.held_out], **versions()})
     share.wait()
     return counts
@@ -139,6 +141,7 @@ def _state(root: Path, recipe: Record) -> Record | None:
             raise OutputError(f"{root} holds a dataset that was not built here ({there[0]}).", hint=OTHER_OUT)
         return None
     known = _read_mark(mark)
+    require_taxonomy(known.get("taxonomy"), of=f"the dataset in {root}")
     if known.get("fingerprint") != fingerprint(recipe):
         if known.get("state") == BUILDING and not (root / WORK / "pictures").exists():
             return None  # nothing but prompts so far, which are kept by writer and concept
@@ -157,9 +160,16 @@ def _read_mark(mark: Path) -> Record:
     return known
 
 
+def _mark(recipe: Record) -> Record:
+    """What dataset.json says of a build; nothing of the default taxonomy."""
+    taxonomy = current().mark
+    mark: Record = {"state": "", "fingerprint": fingerprint(recipe), "recipe": recipe}
+    return mark if taxonomy is None else {**mark, "taxonomy": taxonomy}
+
+
 def _claim(root: Path, recipe: Record) -> None:
     """Mark the folder as this build's. Concepts of one that stopped before its pictures, and changed, are not its."""
-    mark = {"state": BUILDING, "fingerprint": fingerprint(recipe), "recipe": recipe}
+    mark = {**_mark(recipe), "state": BUILDING}
     if not (root / MARK).is_file() or _read_mark(root / MARK) != mark:
         (root / CONCEPTS).unlink(missing_ok=True)
         write_json(root / MARK, mark)

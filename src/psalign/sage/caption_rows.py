@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..categories import category_names, current
 from ..errors import DatasetError
 from ..files import Record, read_jsonl
-from ..ids import ALLOWED, find_user_id
-from ..records import CATEGORIES
+from ..ids import ALLOWED, MAX_LENGTH, find_user_id
+from ..records import fingerprint
 from .columns import name_columns, read_table
 from .preference import SageRow, find_category, read_caption, shorten
 
@@ -105,9 +106,10 @@ def read_caption_rows(path: Path) -> list[CaptionRow]:
 
 
 def ban_list_id(banned: Sequence[str]) -> str:
-    """Id of a user who is nothing but a ban list: "bans-hate.shocking", or "bans-none"."""
-    letters = (category.lower().replace("-", "") for category in CATEGORIES if category in banned)
-    return f"bans-{'.'.join(letters) or 'none'}"
+    """Id of a user who is nothing but a ban list: "bans-hate.shocking", or "bans-none"; a long list is a digest."""
+    slugs = [slug.replace("-", "") for category, slug in current().slugs.items() if category in banned]
+    name = f"bans-{'.'.join(slugs) or 'none'}"
+    return name if len(name) <= MAX_LENGTH else f"bans-{len(slugs)}-{fingerprint(slugs)}"
 
 
 def _row(record: Record, *, where: str) -> CaptionRow:
@@ -135,10 +137,10 @@ def _row(record: Record, *, where: str) -> CaptionRow:
 
 
 def _bans(value: Any, *, where: str) -> tuple[str, ...]:
-    """Categories of a list, or of a text with ";" or "," between them, in the order of CATEGORIES."""
+    """Categories of a list, or of a text with ";" or "," between them, in the order of the taxonomy."""
     parts = value if isinstance(value, list) else str(value).replace(";", ",").split(",")
     found = {_category(part, where=where) for part in parts if str(part).strip() not in ("", "none", "[]")}
-    return tuple(category for category in CATEGORIES if category in found)
+    return tuple(category for category in category_names() if category in found)
 
 
 def _category(value: Any, *, where: str) -> str | None:
@@ -146,5 +148,6 @@ def _category(value: Any, *, where: str) -> str | None:
         return None
     category = find_category(value)
     if category is None:
-        raise DatasetError(f"{where}: unknown category {shorten(value)}; the categories are {', '.join(CATEGORIES)}.")
+        names = ", ".join(category_names())
+        raise DatasetError(f"{where}: unknown category {shorten(value)}; the categories are {names}.")
     return category

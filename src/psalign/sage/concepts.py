@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..categories import category_names
 from ..errors import DatasetError, UsageError
 from ..files import Record, write_csv
-from ..records import CATEGORIES, fingerprint
+from ..records import fingerprint
 from .columns import name_columns, read_table
 from .preference import find_category, picture_name, read_picture_name, shorten
 
@@ -76,7 +77,7 @@ def write_concepts(path: Path, concepts: Sequence[Concept]) -> None:
 
 def is_concept(text: str) -> bool:
     """Whether a concept can stand in the name of a picture, and be read from it again."""
-    name = picture_name(user_id="0000001", category=CATEGORIES[0], concept=text, index=0, unsafe=True)
+    name = picture_name(user_id="0000001", category=category_names()[0], concept=text, index=0, unsafe=True)
     found = read_picture_name(name)
     return found is not None and found.concept == text and len(text) <= 100
 
@@ -85,7 +86,7 @@ def _concept(values: Record, *, where: str) -> Concept:
     category = find_category(values["category"])
     if category is None:
         raise DatasetError(
-            f"{where}: category is {shorten(values['category'])}; choose one of: {', '.join(CATEGORIES)}."
+            f"{where}: category is {shorten(values['category'])}; choose one of: {', '.join(category_names())}."
         )
     text = " ".join(values["concept"].replace("_", " ").split())
     if not is_concept(text):
@@ -112,9 +113,9 @@ def hold_out(concepts: Iterable[Concept], share: float, *, seed: int) -> set[Con
 
 
 def by_category(concepts: Iterable[Concept]) -> dict[str, list[Concept]]:
-    """Concepts of each category that has one, in the order of CATEGORIES."""
+    """Concepts of each category that has one, in the order of the taxonomy."""
     everything = list(concepts)
-    groups = {category: [one for one in everything if one.category == category] for category in CATEGORIES}
+    groups = {category: [one for one in everything if one.category == category] for category in category_names()}
     return {category: group for category, group in groups.items() if group}
 
 

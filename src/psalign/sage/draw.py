@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
+from ..categories import category_names
 from ..errors import ExtraMissing
 from ..files import write_bytes
-from ..records import CATEGORIES
 
 
 def draw_counts(counts: dict[str, dict[str, Any]], path: Path, *, replace: bool = True) -> None:
@@ -23,8 +23,8 @@ def draw_counts(counts: dict[str, dict[str, Any]], path: Path, *, replace: bool 
     figure = Figure(figsize=(3.2 * len(counts) + 1, 3.2), layout="constrained")
     axes = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
     for ax, (split, figures) in zip(axes, counts.items(), strict=True):
-        values = [figures["categories"].get(category, 0) for category in CATEGORIES]
-        bars = ax.barh(CATEGORIES[::-1], values[::-1], color="#b3424a")
+        values = [figures["categories"].get(category, 0) for category in category_names()]
+        bars = ax.barh(category_names()[::-1], values[::-1], color="#b3424a")
         ax.bar_label(bars, padding=2, fontsize=8)
         ax.margins(x=0.18)
         ax.set_title(

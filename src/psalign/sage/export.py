@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..categories import current
 from ..errors import DatasetError, OutputError
 from ..files import Record, read_json, write_bytes, write_json, write_jsonl, write_text
 from ..progress import Progress
@@ -87,7 +88,8 @@ def _claim(out: Path, name: str) -> None:
             f"{out} is not empty and not this export (another dataset, other ids or settings).",
             hint=hint,
         )
-    write_json(mark, {"fingerprint": name})
+    taxonomy = current().mark
+    write_json(mark, {"fingerprint": name} if taxonomy is None else {"fingerprint": name, "taxonomy": taxonomy})
 
 
 def _renamed(row: SageRow, rename: Callable[[str], str]) -> SageRow:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..categories import current
 from ..errors import DatasetError
 from ..files import Record, parse_json, write_jsonl
 from ..ids import find_user_id
-from ..records import category_slug
 from .columns import name_columns
 from .preference import (
     SUFFIXES,
@@ -86,7 +86,7 @@ def write_split(root: Path, split: str, rows: Iterable[SageRow]) -> None:
 
 def to_record(row: SageRow) -> Record:
     """A row as SAGE writes it; file_name ends in the kind of caption (`..._00004.jpg_u.jpg`), as published."""
-    pair = f"user_{row.user_id}_{category_slug(row.category)}_{'_'.join(row.concept.split())}_{row.index}"
+    pair = f"user_{row.user_id}_{current().slugs[row.category]}_{'_'.join(row.concept.split())}_{row.index}"
     record = {
         "file_name": f"{pair}.jpg_{row.caption_kind[0]}.jpg",
         "chosen": row.chosen,

@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..categories import category_names
 from ..errors import DatasetError
 from ..files import Record
 from ..ids import ALLOWED, find_user_id
-from ..records import CATEGORIES
 from .columns import column_name, name_columns, read_table
 from .preference import (
     SUFFIXES,
@@ -275,7 +275,7 @@ def _categories(text: str, *, where: str) -> list[str]:
     found = [find_category(word) for word in harmful]
     if None in found or (found and any(word and word.lower() in HARMLESS for word in words)):
         raise DatasetError(
-            f"{where}: labels is {shorten(text)}; expected 'safe' or a category: {', '.join(CATEGORIES)}."
+            f"{where}: labels is {shorten(text)}; expected 'safe' or a category: {', '.join(category_names())}."
         )
     return sorted({category for category in found if category is not None})
 

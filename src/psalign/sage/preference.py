@@ -9,25 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from ..categories import current
 from ..errors import DatasetError
 from ..files import Record
 from ..ids import find_user_id
-from ..records import CATEGORIES, category_slug
 
 SPLITS = ("train", "val", "test_seen", "test_unseen")
 MAX_SEVERITY = 5
 MAX_NAME_BYTES = 255  # of a file system
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-
-_SLUGS = "|".join(re.escape(category_slug(category)).replace(r"\-", "[-_ ]?") for category in CATEGORIES)
-_NAME = re.compile(
-    rf"user[_ ](?P<user>[a-z0-9.-]{{1,64}})[_ ](?P<category>{_SLUGS})[_ ](?P<concept>.+)[_ ](?P<index>[0-9]{{1,9}})"
-    r"[_ ](?P<side>[su])\.(jpe?g|png|webp)",
-    re.IGNORECASE | re.ASCII,
-)
-_LETTERS = {re.sub("[^a-z]", "", category.lower()): category for category in CATEGORIES}
 
 
 @dataclass(frozen=True)
@@ -90,7 +83,7 @@ class PictureName:
 def picture_name(*, user_id: str, category: str, concept: str, index: int, unsafe: bool, suffix: str = ".jpg") -> str:
     """File name of a picture, as SAGE writes it."""
     words = "_".join(concept.split())
-    return f"user_{user_id}_{category_slug(category)}_{words}_{index:05d}_{'u' if unsafe else 's'}{suffix}"
+    return f"user_{user_id}_{current().slugs[category]}_{words}_{index:05d}_{'u' if unsafe else 's'}{suffix}"
 
 
 def unsafe_is_chosen(*, caption_kind: str, category: str, banned: Collection[str]) -> bool:
@@ -103,13 +96,29 @@ def read_picture_name(name: Any) -> PictureName | None:
 
     Any case, spaces for underscores, missing zeros, and .jpeg, .png or .webp are understood.
     """
-    match = _NAME.fullmatch(name) if isinstance(name, str) and is_file_name(name) else None
+    match = (
+        _picture_pattern(current().slugs_in_order).fullmatch(name)
+        if isinstance(name, str) and is_file_name(name)
+        else None
+    )
     user_id = find_user_id(match["user"]) if match else None
     concept = " ".join(match["concept"].replace("_", " ").split()) if match else ""
     category = find_category(match["category"]) if match else None
     if match is None or user_id is None or category is None or not concept:
         return None
     return PictureName(user_id, category, concept, match["index"].zfill(5), match["side"] in "uU")
+
+
+@lru_cache(maxsize=8)
+def _picture_pattern(slugs: tuple[str, ...]) -> re.Pattern[str]:
+    """Names of pictures. A slug as it is goes before one with other marks between its parts."""
+    loose = [slug.replace("-", "[-_ ]?") for slug in slugs if "-" in slug]
+    category = "|".join([*slugs, *loose])
+    return re.compile(
+        rf"user[_ ](?P<user>[a-z0-9.-]{{1,64}})[_ ](?P<category>{category})[_ ](?P<concept>.+)[_ ]"
+        r"(?P<index>[0-9]{1,9})[_ ](?P<side>[su])\.(jpe?g|png|webp)",
+        re.IGNORECASE | re.ASCII,
+    )
 
 
 def is_file_name(name: str) -> bool:
@@ -120,8 +129,7 @@ def is_file_name(name: str) -> bool:
 
 def find_category(text: Any) -> str | None:
     """Category of a word in any case, with any mark between its parts ("self harm", "SELF_HARM"); None for another."""
-    letters = re.sub(r"[\s_-]+", "", text).lower() if isinstance(text, str) else ""
-    return _LETTERS.get(letters)
+    return current().find(text)
 
 
 def read_severity(value: Any, *, where: str) -> int | None:

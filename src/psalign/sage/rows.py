@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ..categories import require_taxonomy
 from ..errors import DatasetError
+from ..files import read_json
 from . import layout_a, layout_b
 from .layout_a import METADATA, parse_row, to_record, write_split
 from .preference import SPLITS, SageRow, picture_name, unsafe_is_chosen
@@ -22,6 +24,7 @@ __all__ = [
 
 Banned = Callable[[str], Collection[str]]  # categories that a user bans, by user id
 UNPACKED = "sage_dataset"
+MARK = "dataset.json"  # of a dataset that was built here
 HINT = "docs/DATA.md has both layouts. To try without SAGE: psalign mini build --out data/mini"
 
 
@@ -83,6 +86,7 @@ def read_splits(
     root: Path, *, banned: Banned | None = None, only: str | None = None, where: str | None = None
 ) -> dict[str, Iterator[SageRow | DatasetError]]:
     """Rows of every split (or of one), each fault in its place. where: what messages call a file of layout A."""
+    _require_taxonomy(root)
     splits = [split for split in find_splits(root) if only in (None, split)]
     if not layout_b.is_layout_b(root):
         read = {split: layout_a.read_rows(root / split / METADATA, where=where or split) for split in splits}
@@ -94,6 +98,14 @@ def read_splits(
         )
     pairs = layout_b.read_pairs(root)
     return {split: _rows_of_pairs(pairs[split], banned) for split in splits}
+
+
+def _require_taxonomy(root: Path) -> None:
+    """Raises TaxonomyMismatch for a dataset that was built here with other categories than those in use."""
+    if (root / MARK).is_file():
+        about = read_json(root / MARK, what="what a dataset was made with", fault=DatasetError)
+        if "fingerprint" in about:  # else it is not of ours, and its rows alone tell
+            require_taxonomy(about.get("taxonomy"), of=f"the dataset in {root}")
 
 
 def needs_bans(root: Path) -> bool:

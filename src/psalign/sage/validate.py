@@ -12,11 +12,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ..categories import category_names
 from ..decoding import Undecodable, decode
 from ..errors import DatasetError
 from ..files import Record
 from ..progress import Progress
-from ..records import CATEGORIES
 from .layout_b import ANNOTATIONS, is_layout_b
 from .rows import METADATA, SPLITS, SageRow, find_splits, picture_folder, read_splits, unsafe_is_chosen
 
@@ -69,7 +69,7 @@ def validate(root: Path, *, bans: Mapping[str, tuple[str, ...]] | None = None, c
     known = bans or {}
     findings = Findings()
     rows: dict[str, list[SageRow]] = {}
-    for split, found in read_splits(root, banned=lambda user_id: known.get(user_id, CATEGORIES)).items():
+    for split, found in read_splits(root, banned=lambda user_id: known.get(user_id, category_names())).items():
         rows[split] = []
         for row in found:
             if isinstance(row, DatasetError):

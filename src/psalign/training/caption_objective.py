@@ -18,7 +18,7 @@ from ..adapter.prompt import PromptAdapter
 from ..diffusion.base_models import find_base
 from .captions import CaptionBatch, CaptionPlan, Captions
 from .config import TrainingConfig
-from .objective import CELLS, Outcome
+from .objective import Outcome, figure_cells
 from .reader import Draw, Reader, noise_pools, random_pools, sample_pools
 
 FIGURES = ("loss", "rewritten_error", "untouched_error", "pooled_error")
@@ -161,10 +161,10 @@ def _rng(seed: int) -> np.random.Generator:
 
 
 def _by_cell(batch: CaptionBatch, right: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows that are right and rows seen, by CELLS; none where nothing was compared."""
+    """Rows that are right and rows seen, by figure_cells(); none where nothing was compared."""
     if right is None:
-        nothing = torch.zeros(len(CELLS), device=batch.cells.device)
+        nothing = torch.zeros(len(figure_cells()), device=batch.cells.device)
         return nothing, nothing
     counted = batch.cells >= 0
-    seen = torch.bincount(batch.cells[counted], minlength=len(CELLS)).float()
-    return torch.bincount(batch.cells[counted & right], minlength=len(CELLS)).float(), seen
+    seen = torch.bincount(batch.cells[counted], minlength=len(figure_cells())).float()
+    return torch.bincount(batch.cells[counted & right], minlength=len(figure_cells())).float(), seen

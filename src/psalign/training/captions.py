@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..categories import category_names
 from ..errors import DatasetError
-from ..records import CATEGORIES, fingerprint
+from ..records import fingerprint
 from ..sage.cache import TextCache
 from ..sage.caption_rows import CaptionRow
 from ..users.embedding import EmbeddingStore
@@ -150,7 +151,7 @@ class Captions:
             other=self._text("states", other) if self.compare else None,
             rewritten=torch.from_numpy(caption != told),
             vectors=self._vectors(plan),
-            cells=torch.from_numpy(np.where(has_cell, side * len(CATEGORIES) + category, NONE)),
+            cells=torch.from_numpy(np.where(has_cell, side * len(category_names()) + category, NONE)),
             reading=plan.reading,
             **self._of_sdxl(caption, told, other),
         )
@@ -167,7 +168,7 @@ class Captions:
             number[row.chosen_caption],
             NONE if other is None else number[other],
             user[row.user_id],
-            NONE if row.category is None else CATEGORIES.index(row.category),
+            NONE if row.category is None else category_names().index(row.category),
             SIDES.index(row.side),
         )
 

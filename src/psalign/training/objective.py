@@ -15,7 +15,7 @@ import torch
 
 from ..adapter.guard import AttachedAdapter
 from ..adapter.users import RowUsers
-from ..records import CATEGORIES
+from ..categories import category_names
 from .config import TrainingConfig
 from .loss import margins, min_snr_weights, preference_loss, squared_error
 from .pairs import SIDES, PairBatch, Pairs, Plan
@@ -23,7 +23,11 @@ from .schedule import require_noise_schedule
 
 FIGURES = ("loss", "dpo", "accuracy", "margin", "visual", "visual_accuracy", "chosen_error", "rejected_error", "anchor",
            "safe_anchor")  # fmt: skip
-CELLS = tuple((side, category) for side in SIDES[:2] for category in CATEGORIES)  # banned and allowed, by category
+
+
+def figure_cells() -> tuple[tuple[str, str], ...]:
+    """Banned and allowed, by category: what figures are told apart by."""
+    return tuple((side, category) for side in SIDES[:2] for category in category_names())
 
 
 def figures_in_play(config: TrainingConfig) -> tuple[str, ...]:
@@ -65,7 +69,7 @@ class Totals:
 @dataclass(frozen=True)
 class Outcome:
     """loss: scalar with its graph. figures: shares of the step's FIGURES. right, seen: pairs ranked rightly and pairs
-    compared, by CELLS. reference: the reference's errors of chosen and rejected, [B, 2]."""
+    compared, by figure_cells(). reference: the reference's errors of chosen and rejected, [B, 2]."""
 
     loss: torch.Tensor
     figures: torch.Tensor
@@ -276,11 +280,11 @@ class Objective:
         return min_snr_weights(self.alphas[batch.timesteps[rows]], gamma=self.config.snr_gamma)
 
     def _by_cell(self, batch: PairBatch, rows: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pairs ranked rightly and pairs seen, by CELLS."""
+        """Pairs ranked rightly and pairs seen, by figure_cells()."""
         cells = batch.cells[rows]
         counted = (cells >= 0) & batch.with_user[rows] & ~batch.visual[rows]
-        seen = torch.bincount(cells[counted], minlength=len(CELLS)).float()
-        return torch.bincount(cells[counted & right], minlength=len(CELLS)).float(), seen
+        seen = torch.bincount(cells[counted], minlength=len(figure_cells())).float()
+        return torch.bincount(cells[counted & right], minlength=len(figure_cells())).float(), seen
 
 
 class _Predictions:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
+from ..categories import category_names
 from ..errors import DatasetError
-from ..records import CATEGORIES, fingerprint
+from ..records import fingerprint
 from ..sage.cache import Cache
 from ..sage.caption_rows import chosen_caption, side_of
 from ..sage.rows import SageRow
@@ -100,7 +101,7 @@ class Pairs:
                 cache.captions[row.caption],
                 cache.captions[chosen_caption(row, told)],
                 user[row.user_id],
-                CATEGORIES.index(row.category),
+                category_names().index(row.category),
                 SIDES.index(side_of(row)),
             )
             for row in rows
@@ -142,7 +143,7 @@ class Pairs:
             with_user=torch.from_numpy(plan.with_user),
             safe=torch.from_numpy(side == SIDES.index("safe")),
             visual=torch.from_numpy(plan.visual),
-            cells=torch.from_numpy(np.where(side < 2, side * len(CATEGORIES) + category, -1)),
+            cells=torch.from_numpy(np.where(side < 2, side * len(category_names()) + category, -1)),
             noise=noise,
             timesteps=torch.from_numpy(plan.timesteps),
             **self._of_sdxl(caption, own, latents),

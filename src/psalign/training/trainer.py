@@ -32,7 +32,7 @@ from .checkpoints import load_newest, random_states, save_checkpoint, set_random
 from .config import TrainingConfig
 from .identity import RunIdentity
 from .log import Log
-from .objective import CELLS, Objective, ReferenceErrors
+from .objective import Objective, ReferenceErrors, figure_cells
 from .optimizer import make_optimizer, schedule
 from .pairs import Pairs
 from .validation import Validation, by_cell, cell_columns
@@ -153,12 +153,12 @@ class Trainer:
     def _gradients(self, plan: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Gradients of this process's part of a step; the parts of all processes and passes add up to the step's mean.
 
-        Returns the objective's figures; pairs ranked rightly and seen by CELLS, [2, cells]; and the reference's errors
-        of the step's pairs, [G, 2], where they are kept: 0 for those of other processes.
+        Returns the objective's figures; pairs ranked rightly and seen, [2, figure_cells()]; and the reference's
+        errors of the step's pairs, [G, 2], where they are kept: 0 for those of other processes.
         """
         totals = self.objective.totals(plan, self.pairs)
         figures = torch.zeros(len(self.objective.figures), device=self.device)
-        cells = torch.zeros(2, len(CELLS), device=self.device)
+        cells = torch.zeros(2, len(figure_cells()), device=self.device)
         reference = torch.zeros(0 if self.reference is None else len(plan), 2, device=self.device)
         for turn in range(self.config.accumulation):
             index = turn * self.accelerator.num_processes + self.accelerator.process_index
@@ -342,7 +342,7 @@ class _Window:
     def __init__(self, figures: int) -> None:
         self.steps = 0
         self.figures = torch.zeros(figures)
-        self.cells = torch.zeros(2, len(CELLS))
+        self.cells = torch.zeros(2, len(figure_cells()))
         self.others: dict[str, float] = {}
 
     def add(self, figures: torch.Tensor, cells: torch.Tensor, others: dict[str, float]) -> None:

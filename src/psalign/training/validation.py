@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..adapter.guard import AttachedAdapter
+from ..categories import current
 from ..diffusion.generate import GenerationConfig, draw_batch
 from ..diffusion.prompts import derive_seed
 from ..files import write_bytes
@@ -28,7 +29,7 @@ from .caption_objective import FIGURES as CAPTION_FIGURES
 from .caption_objective import CaptionObjective
 from .captions import Captions
 from .config import TrainingConfig
-from .objective import CELLS, FIGURES, Objective
+from .objective import FIGURES, Objective, figure_cells
 from .pairs import SIDES, Pairs
 
 LABEL_PX, CELL_PX, GAP_PX, MARGIN_PX = 40, 128, 8, 12
@@ -36,7 +37,8 @@ PAPER, INK, BANNED, ALLOWED = (255, 255, 255), (40, 40, 40), (179, 66, 74), (60,
 
 
 def cell_columns() -> tuple[str, ...]:
-    return tuple(f"accuracy_{side}_{category.lower()}" for side, category in CELLS)
+    slugs = current().slugs
+    return tuple(f"accuracy_{side}_{slugs[category]}" for side, category in figure_cells())
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Validation:
         plan: Any = self.pairs.plan(0, size=size, config=objective.config)
         totals = objective.totals(plan, self.pairs)
         figures = torch.zeros(len(objective.figures))
-        right, seen = torch.zeros(len(CELLS)), torch.zeros(len(CELLS))
+        right, seen = torch.zeros(len(figure_cells())), torch.zeros(len(figure_cells()))
         for index in range(-(-size // self.config.batch_size)):
             part = plan.part(index, self.config.batch_size)
             outcome = objective(self.pairs.batch(part, seed=0).to(self.device), totals)

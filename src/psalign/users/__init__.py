@@ -3,12 +3,11 @@
 from ..ids import normalise_user_id
 from .embedding import Embedder, EmbeddingStore, Recipe, StructuredEmbedder, UserBatch
 from .levels import choose_levels, level_profiles
-from .policy import RULES, banned_categories, explain
+from .policy import banned_categories, explain, rules
 from .population import sample_profiles
 from .profile import UserProfile, load_profiles, read_profile, save_profiles
 
 __all__ = [
-    "RULES",
     "Embedder",
     "EmbeddingStore",
     "Recipe",
@@ -22,6 +21,7 @@ __all__ = [
     "load_profiles",
     "normalise_user_id",
     "read_profile",
+    "rules",
     "sample_profiles",
     "save_profiles",
 ]

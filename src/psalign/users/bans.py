@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..categories import category_names
 from ..errors import UnknownUser, UsageError
 from ..files import Record, read_jsonl
 from ..ids import normalise_user_id
-from ..records import CATEGORIES
 from .profile import UserProfile
 
 HINT = "Run: psalign users ban --users users.csv --out bans.jsonl"
@@ -47,7 +47,7 @@ def add_bans(profiles: Sequence[UserProfile], path: Path) -> list[UserProfile]:
             f"{len(missing)} of {len(profiles)} users have no line in {path}: {', '.join(missing[:5])}.", hint=HINT
         )
     both = [{*(profile.banned or ()), *bans[profile.user_id]} for profile in profiles]
-    lists = [tuple(category for category in CATEGORIES if category in banned) for banned in both]
+    lists = [tuple(category for category in category_names() if category in banned) for banned in both]
     return [profile.model_copy(update={"banned": banned}) for profile, banned in zip(profiles, lists, strict=True)]
 
 
@@ -57,7 +57,7 @@ def _records(path: Path) -> dict[str, Record]:
         where = f"{path}, line {number}"
         if not _is_ban_list(record.get("banned")) or "user_id" not in record:
             raise UsageError(
-                f"{where}: no ban list; expected user_id and banned, out of: {', '.join(CATEGORIES)}.", hint=HINT
+                f"{where}: no ban list; expected user_id and banned, out of: {', '.join(category_names())}.", hint=HINT
             )
         if not _is_why(record.get("why"), record["banned"]):
             raise UsageError(f"{where}: why must be an object of lists of words, by banned category.", hint=HINT)
@@ -74,13 +74,13 @@ def _both(first: Record, second: Record) -> Record:
     banned = {*first["banned"], *second["banned"]}
     whys = [record.get("why") or {} for record in (first, second)]
     return {
-        "banned": [category for category in CATEGORIES if category in banned],
+        "banned": [category for category in category_names() if category in banned],
         "why": {name: [*whys[0].get(name, ()), *whys[1].get(name, ())] for name in banned},
     }
 
 
 def _is_ban_list(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) and one in CATEGORIES for one in value)
+    return isinstance(value, list) and all(isinstance(one, str) and one in category_names() for one in value)
 
 
 def _is_why(value: Any, banned: Sequence[str]) -> bool:

@@ -1,7 +1,7 @@
 """Banned categories of users: the rules are the floor, a language model may add to them and never remove.
 
 Place on the path of data: step 2. A language model that fails (a reply that does not parse, a timeout, scores that are
-not finite) bans all seven for that user, counted and reported: a picture too few does less harm than one too many.
+not finite) bans everything for that user, counted and reported: a picture too few does less harm than one too many.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..categories import category_names
 from ..files import Record
 from ..llm import Chat, json_text, open_endpoint
-from ..records import CATEGORIES
 from .language_model import DEFAULT_MODEL, load_language_model
 from .policy import explain
 from .profile import VOCABULARY, UserProfile
@@ -42,7 +42,7 @@ class Decision:
     failed: str | None = None
 
     def to_record(self) -> Record:
-        allowed = [category for category in CATEGORIES if category not in self.banned]
+        allowed = [category for category in category_names() if category not in self.banned]
         record = {"user_id": self.user_id, "banned": list(self.banned), "allowed": allowed, "why": self.why}
         return {**record, "failed": self.failed} if self.failed else record
 
@@ -66,9 +66,9 @@ def decide(profiles: Sequence[UserProfile], backend: Backend | None = None) -> l
 def _decision(profile: UserProfile, added: set[str] | ModelFailure) -> Decision:
     why = explain(profile)
     failed = str(added) if isinstance(added, ModelFailure) else None
-    for category in CATEGORIES if isinstance(added, ModelFailure) else sorted(added):
+    for category in category_names() if isinstance(added, ModelFailure) else sorted(added):
         why.setdefault(category, []).append(BY_FAILURE if failed else BY_MODEL)
-    banned = tuple(category for category in CATEGORIES if category in why)
+    banned = tuple(category for category in category_names() if category in why)
     return Decision(profile.user_id, banned, {category: why[category] for category in banned}, failed)
 
 
@@ -85,7 +85,7 @@ def facts(profile: UserProfile) -> str:
 class TransformersBackend:
     """Scores yes against no for each category with any causal language model of transformers.
 
-    One person's facts are read once; the seven questions then run as one batch over the shared prefix. Nothing is
+    One person's facts are read once; the questions then run as one batch over the shared prefix. Nothing is
     generated, so there is no reply to parse, and no reply can be anything but yes or no.
     Raises CheckpointError where the model cannot be loaded.
     """
@@ -105,14 +105,14 @@ class TransformersBackend:
         scores = self.scores(profile)
         if not np.isfinite(scores).all():
             return ModelFailure("its scores are not finite")
-        return {category for category, score in zip(CATEGORIES, scores, strict=True) if score > 0}
+        return {category for category, score in zip(category_names(), scores, strict=True) if score > 0}
 
     def scores(self, profile: UserProfile) -> np.ndarray:
-        """Log odds of yes over no for each category, [7]."""
+        """Log odds of yes over no for each category, [categories]."""
         import torch
 
         prefix = self.tokenizer(facts(profile), return_tensors="pt").input_ids.to(self.device)  # [1, T]
-        questions = [_QUESTION.format(category=category) for category in CATEGORIES]
+        questions = [_QUESTION.format(category=category) for category in category_names()]
         batch = self.tokenizer(questions, return_tensors="pt", padding=True, add_special_tokens=False).to(self.device)
         with torch.no_grad():
             known = self.model(prefix, use_cache=True).past_key_values
@@ -121,7 +121,7 @@ class TransformersBackend:
             mask = torch.cat([before, batch["attention_mask"]], dim=1)
             logits = self.model(batch["input_ids"], attention_mask=mask, past_key_values=known).logits
         last = batch["attention_mask"].sum(1) - 1
-        final = logits[torch.arange(len(questions)), last].float().log_softmax(-1)  # [7, words]
+        final = logits[torch.arange(len(questions)), last].float().log_softmax(-1)  # [categories, words]
         odds: np.ndarray = (final[:, self._yes].logsumexp(1) - final[:, self._no].logsumexp(1)).cpu().numpy()
         return odds
 
@@ -193,12 +193,12 @@ def _in_parallel(
 
 
 def _messages(profile: UserProfile) -> Any:
-    asked = f"Name the categories to keep from this person, out of: {', '.join(CATEGORIES)}. {_FORM}"
+    asked = f"Name the categories to keep from this person, out of: {', '.join(category_names())}. {_FORM}"
     return [{"role": "system", "content": asked}, {"role": "user", "content": facts(profile)}]
 
 
 def _schema() -> Any:
-    banned = {"type": "array", "items": {"type": "string", "enum": list(CATEGORIES)}}
+    banned = {"type": "array", "items": {"type": "string", "enum": list(category_names())}}
     schema = {"type": "object", "properties": {"banned": banned}, "required": ["banned"], "additionalProperties": False}
     return {"name": "banned_categories", "strict": True, "schema": schema}
 
@@ -211,6 +211,6 @@ def _parse(content: str | None) -> set[str] | ModelFailure:
         reply = Reply.model_validate_json(json_text(content))
     except ValidationError:
         return ModelFailure("its reply is not the JSON that was asked for")
-    if not set(reply.banned) <= set(CATEGORIES):
+    if not set(reply.banned) <= set(category_names()):
         return ModelFailure("its reply names categories that there are not")
     return set(reply.banned)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ..categories import category_names
 from ..errors import ExtraMissing, UsageError
 from ..files import Record, write_bytes
-from ..records import CATEGORIES
 from .embedding import Array, EmbeddingStore
 
 CANDIDATES = range(2, 10)
@@ -70,9 +70,9 @@ def cluster_table(clusters: Clusters, store: EmbeddingStore) -> list[Record]:
         members = [clusters.user_ids[i] for i in np.flatnonzero(clusters.labels == group)]
         bans = [set(store.known_bans(user_id)) for user_id in members]
         centre = next(clusters.user_ids[i] for i in np.flatnonzero(clusters.centres & (clusters.labels == group)))
-        shares = {category: round(sum(category in ban for ban in bans) / len(bans), 3) for category in CATEGORIES}
+        shares = {category: round(sum(category in ban for ban in bans) / len(bans), 3) for category in category_names()}
         if len(members) < LEAST_SHOWN:
-            hidden = dict.fromkeys(("centre", *CATEGORIES), "")
+            hidden = dict.fromkeys(("centre", *category_names()), "")
             rows.append({"cluster": group, "users": f"fewer than {LEAST_SHOWN}", **hidden})
         else:
             rows.append({"cluster": group, "users": len(members), "centre": centre, **shares})
@@ -98,11 +98,11 @@ def draw_clusters(
 def draw_levels(bans: Sequence[tuple[str, Sequence[str]]], path: Path, *, replace: bool = True) -> None:
     """Write a PNG: rows are levels (label, banned categories), columns categories, filled where banned."""
     figure, (ax,) = _plots(1)
-    table = np.array([[category in banned for category in CATEGORIES] for _, banned in bans], float)
+    table = np.array([[category in banned for category in category_names()] for _, banned in bans], float)
     ax.imshow(table, cmap="Reds", vmin=0, vmax=1.4, aspect="auto")
     for row, column in np.argwhere(table > 0):
         ax.text(column, row, "banned", ha="center", va="center", fontsize=8, color="white")
-    ax.set_xticks(range(len(CATEGORIES)), CATEGORIES, rotation=30, ha="right")
+    ax.set_xticks(range(len(category_names())), category_names(), rotation=30, ha="right")
     ax.set_yticks(range(len(bans)), [label for label, _ in bans])
     ax.set_title("What each level bans")
     _write(figure, path, replace)

@@ -21,12 +21,13 @@ import numpy.typing as npt
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from ..categories import category_names, current, require_taxonomy
 from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser, library_errors
 from ..files import Record, in_the_way, read_json, write_together
 from ..ids import level_id, normalise_user_id, shorten
-from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint, wrong_keys
+from ..records import PUBLISHED_RECIPE, fingerprint, wrong_keys
 from ..tensors import read_array
-from .levels import LEVEL_BANS, PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS
+from .levels import PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, level_bans
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
 from .space import Space
@@ -92,7 +93,7 @@ class StructuredEmbedder:
             "hidden": self.HIDDEN,
             "ban_weight": self.BAN_WEIGHT,
             "person_weight": self.PERSON_WEIGHT,
-            "categories": list(CATEGORIES),
+            "categories": list(category_names()),
             "vocabulary": {name: list(words) for name, words in VOCABULARY.items()},
         }
         self.recipe = Recipe("structured", llm_dim, version=1, options=options)
@@ -228,7 +229,8 @@ class EmbeddingStore:
             if user_id in digests and digests[user_id] != _npy_digest(row, kept.get(user_id), recipe):
                 return None
         said = {profile.user_id: banned_categories(profile) for profile in profiles}
-        known = {**LEVEL_USERS, **PUBLISHED_USERS} if recipe.backend == PUBLISHED_RECIPE else LEVEL_USERS
+        levels = {level_id(level): bans for level, bans in enumerate(level_bans())}
+        known = {**levels, **PUBLISHED_USERS} if recipe.backend == PUBLISHED_RECIPE else levels
         banned = {user_id: _united(known.get(user_id), kept.get(user_id), said.get(user_id)) for user_id in ids}
         return cls(raw, banned=banned, recipe=recipe, space=_as_it_is(raw.shape[1]), folder=folder)
 
@@ -245,6 +247,7 @@ class EmbeddingStore:
             "recipe": asdict(self.recipe),
             "user_ids": list(self.user_ids),
             "banned": [None if bans is None else list(bans) for bans in self._banned.values()],
+            **_mark(),
         }
         tensors = {"vectors": self._raw, **self.space.tensors}
         text = json.dumps({**index, "digest": _digest(index, tensors)}, indent=2) + "\n"
@@ -265,7 +268,7 @@ class EmbeddingStore:
         bans = {user_id: None if banned is None else list(banned) for user_id, banned in self._banned.items()}
         digests = {user_id: _npy_digest(row, bans[user_id], self.recipe)
                    for user_id, row in zip(self.user_ids, self._raw, strict=True)}  # fmt: skip
-        about = {"recipe": asdict(self.recipe), "banned": bans, "digests": digests}
+        about = {"recipe": asdict(self.recipe), "banned": bans, "digests": digests, **_mark()}
         contents = {folder / NPY_INDEX: (json.dumps(about, indent=2) + "\n").encode()}
         for user_id, row in zip(self.user_ids, self._raw, strict=True):
             stream = io.BytesIO()
@@ -395,7 +398,6 @@ class EmbeddingStore:
         return self._alias.get(name, name)
 
 
-LEVEL_USERS: dict[str, tuple[str, ...]] = {level_id(level): bans for level, bans in enumerate(LEVEL_BANS)}
 PUBLISHED_USERS = dict(zip(PUBLISHED_LEVELS, PUBLISHED_LEVEL_BANS, strict=True))
 
 
@@ -406,9 +408,9 @@ def _published_levels(known: Container[str]) -> dict[str, str]:
 
 
 def _united(*lists: Bans) -> Bans:
-    """All bans that anybody says, in the order of CATEGORIES; None where nobody says any list."""
+    """All bans that anybody says, in the order of the taxonomy; None where nobody says any list."""
     said = [bans for bans in lists if bans is not None]
-    return tuple(category for category in CATEGORIES if any(category in bans for bans in said)) if said else None
+    return tuple(category for category in category_names() if any(category in bans for bans in said)) if said else None
 
 
 def require_free(folder: Path, is_same: Callable[[], bool]) -> None:
@@ -416,6 +418,12 @@ def require_free(folder: Path, is_same: Callable[[], bool]) -> None:
     there = [folder / name for name in (INDEX, VECTORS) if os.path.lexists(folder / name)]
     if there and not (len(there) == 2 and all(path.is_file() for path in there) and is_same()):
         raise in_the_way(folder, f", with {' and '.join(path.name for path in there)} of another build")
+
+
+def _mark() -> Record:
+    """What files of vectors say of the taxonomy that they are made with; nothing of the default one."""
+    mark = current().mark
+    return {} if mark is None else {"taxonomy": mark}
 
 
 def _as_it_is(width: int) -> Space:
@@ -428,7 +436,7 @@ def _features(profile: UserProfile, ban_weight: float, person_weight: float) -> 
     person = [0.0 if profile.age is None else profile.age / 100, float(profile.age is None)]
     for name, words in VOCABULARY.items():
         person += [float(getattr(profile, name) == word) for word in (*words, None)]
-    signs = [1.0 if category in bans else -1.0 for category in CATEGORIES]
+    signs = [1.0 if category in bans else -1.0 for category in category_names()]
     return np.concatenate([np.array(signs) * ban_weight, np.array(person) * person_weight])
 
 
@@ -485,6 +493,7 @@ def _read_store(folder: Path) -> tuple[Record, dict[str, Any]] | None:
             raise EmbeddingMissing(f"{folder} holds no user vectors ({name} is missing).", hint=_embed_hint(folder))
     wanted = ("recipe", "fingerprint", "user_ids", "banned", "digest")
     index = read_json(folder / INDEX, what="the index of user vectors", needs=wanted, fault=_fault(folder))
+    require_taxonomy(index.get("taxonomy"), of=f"the user vectors in {folder}")
     with library_errors(EmbeddingMissing, f"{folder / VECTORS} is damaged", hint=_embed_hint(folder)):
         tensors = load_tensors((folder / VECTORS).read_bytes())
     if not {"vectors", "mean", "std"} <= set(tensors):
@@ -545,8 +554,8 @@ def _read_recipe(record: Any, folder: Path) -> Recipe:
 def _read_bans(lists: Sequence[Any], folder: Path) -> list[Bans]:
     """Ban lists of a folder of vectors; null is "not known". Raises EmbeddingMissing for what is no ban list."""
     for bans in lists:
-        if bans is not None and not (isinstance(bans, list) and all(category in CATEGORIES for category in bans)):
-            raise _damaged(folder, f"{shorten(bans)} is no ban list; the categories are {', '.join(CATEGORIES)}")
+        if bans is not None and not (isinstance(bans, list) and all(category in category_names() for category in bans)):
+            raise _damaged(folder, f"{shorten(bans)} is no ban list; the categories are {', '.join(category_names())}")
     return [None if bans is None else tuple(bans) for bans in lists]
 
 
@@ -558,8 +567,10 @@ def _read_npy_index(folder: Path, width: int) -> tuple[Recipe, dict[str, Bans], 
     """What made the vectors of a folder of .npy, ban lists and digests by user id; published vectors say none of it."""
     path = folder / NPY_INDEX
     if not path.is_file():
+        require_taxonomy(None, of=f"the published user vectors in {folder}")
         return Recipe(PUBLISHED_RECIPE, width), {}, {}
     index = read_json(path, what="what made the vectors", needs=("recipe", "banned"), fault=_fault(folder))
+    require_taxonomy(index.get("taxonomy"), of=f"the user vectors in {folder}")
     try:
         recipe, banned = _read_recipe(index["recipe"], folder), dict(index["banned"])
         digests = dict(index.get("digests", {}))

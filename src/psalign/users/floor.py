@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..records import CATEGORIES
+from ..categories import category_names
 from .embedding import EmbeddingStore
 from .policy import banned_categories
 from .profile import UserProfile
@@ -42,10 +42,10 @@ def above_the_floor(profiles: Sequence[UserProfile], store: EmbeddingStore) -> F
             )
         if said - stored:
             remarks.append(f"User {profile.user_id}: the profile columns add {_listed(said - stored)}.")
-            both = tuple(category for category in CATEGORIES if category in stored | said)
+            both = tuple(category for category in category_names() if category in stored | said)
             embed.append(profile.model_copy(update={"banned": both}))
     return Floor(embed, remarks)
 
 
 def _listed(categories: set[str]) -> str:
-    return ", ".join(category for category in CATEGORIES if category in categories)
+    return ", ".join(category for category in category_names() if category in categories)

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from ..categories import category_names, default_taxonomy, require_default
 from ..errors import CheckpointError, ExtraMissing, library_errors, reason_of
-from ..files import write_bytes
+from ..files import Record, write_bytes
 from ..progress import Progress, hide_library_bars
-from ..records import CATEGORIES, PUBLISHED_RECIPE, fingerprint
+from ..records import PUBLISHED_RECIPE, fingerprint
 from ..tensors import has_words, read_array
 from .embedding import Array, Embedder, Recipe, StructuredEmbedder
 from .policy import banned_categories
@@ -55,12 +56,14 @@ class TransformersEmbedder:
         self.tokenizer, self.model = load_language_model(model, revision, dtype)
         self.model.to(device).eval()
         template = _template(person_alone=person_alone)
-        options = {
+        options: Record = {
             "model": model_name(model, self.model),
             "pooling": "masked mean of the last hidden state",
             "template": fingerprint([template, self.tokenizer.chat_template]),
             "dtype": dtype,
         }
+        if category_names() != default_taxonomy().names:
+            options["categories"] = list(category_names())
         self.recipe = Recipe("transformers", int(self.model.config.hidden_size), options=options)
 
     def embed(self, profiles: Sequence[UserProfile]) -> Array:
@@ -104,6 +107,7 @@ class PublishedEmbedder(TransformersEmbedder):
     """
 
     def __init__(self, model: str = DEFAULT_MODEL, *, llm_dim: int | None = None, **options: Any) -> None:
+        require_default("A published adapter")
         if model != DEFAULT_MODEL and not Path(model).is_dir():
             raise CheckpointError(
                 f"Published vectors are those of {DEFAULT_MODEL}; '{model}' is another model, or no folder.",
@@ -162,7 +166,7 @@ def profile_text(profile: UserProfile, *, person_alone: bool = False) -> str:
     person_alone: without the two lines of categories.
     """
     banned = banned_categories(profile)
-    allowed = [category for category in CATEGORIES if category not in banned]
+    allowed = [category for category in category_names() if category not in banned]
     fields = {name: getattr(profile, name) or "not known" for name in VOCABULARY}
     age = "not known" if profile.age is None else str(profile.age)
     return _template(person_alone=person_alone).format(

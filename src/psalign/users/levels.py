@@ -6,24 +6,14 @@ the Violence that levels 1 and 2 ban), so a rising curve over them need not mean
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+import math
+from collections.abc import Sequence
 
+from ..categories import LEVELS, category_names, current
 from ..errors import ProfileError
 from ..ids import level_id
-from ..records import CATEGORIES
 from .policy import banned_categories
 from .profile import UserProfile
-
-LEVELS = 6
-LEVEL_BANS: tuple[tuple[str, ...], ...] = (
-    (),
-    ("Violence", "Shocking"),
-    ("Violence", "Sexuality", "Shocking", "Propaganda"),
-    ("Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda"),
-    ("Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda"),
-    CATEGORIES,
-)
 
 # The six users that the published evaluation calls level_0 to level_5, and what the published users file bans them.
 PUBLISHED_LEVELS = ("0001001", "0000797", "0000697", "0000002", "0000742", "0000501")
@@ -33,33 +23,40 @@ PUBLISHED_LEVEL_BANS: tuple[tuple[str, ...], ...] = (
     ("Violence", "Sexuality", "Shocking", "Propaganda"),
     ("Self-Harm", "Sexuality", "Shocking", "Propaganda"),
     ("Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda"),
-    CATEGORIES,
+    ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda"),
 )
 
 Bans = frozenset[str]
 
 
+def level_bans() -> tuple[tuple[str, ...], ...]:
+    """What the six levels ban: the lists of the taxonomy in use, or else its categories in even steps."""
+    names = category_names()
+    even = (-(-len(names) * level // (LEVELS - 1)) for level in range(LEVELS))
+    return current().levels or tuple(names[:count] for count in even)
+
+
 def level_profiles() -> list[UserProfile]:
     """The six fixed levels, "level_0" (bans nothing) to "level_5" (bans all): ban lists and no personal data."""
-    return [UserProfile(user_id=level_id(level), banned=bans) for level, bans in enumerate(LEVEL_BANS)]
+    return [UserProfile(user_id=level_id(level), banned=bans) for level, bans in enumerate(level_bans())]
 
 
 def choose_levels(profiles: Sequence[UserProfile]) -> list[UserProfile]:
-    """Six users of a population whose bans are nested, from nothing to all seven, in steps as even as they can be.
+    """Six users of a population whose bans are nested, from nothing to everything, in steps as even as they can be.
 
     The same population gives the same users: of those with equal bans the first, of equally even chains the first
-    in the order of CATEGORIES.
+    in the order of the taxonomy.
     Raises ProfileError where the population has no such six.
     """
     first: dict[Bans, UserProfile] = {}
     for profile in profiles:
         first.setdefault(frozenset(banned_categories(profile)), profile)
-    ends = [frozenset(), frozenset(CATEGORIES)]
+    ends = [frozenset(), frozenset(category_names())]
     missing = [what for what, bans in zip(("nothing", "everything"), ends, strict=True) if bans not in first]
     if missing:
         raise ProfileError(f"Of {len(profiles)} users none bans {' and none bans '.join(missing)}; levels need both.")
     ordered = sorted(first, key=_order)
-    best = min(_chains([ends[0]], ordered), key=_unevenness, default=None)
+    best = _evenest(ordered)
     if best is None:
         raise ProfileError(
             f"The bans of {len(profiles)} users have no {LEVELS} nested steps from nothing to everything; "
@@ -68,20 +65,24 @@ def choose_levels(profiles: Sequence[UserProfile]) -> list[UserProfile]:
     return [first[bans] for bans in best]
 
 
-def _chains(chain: list[Bans], ordered: list[Bans]) -> Iterator[list[Bans]]:
-    """Every chain of six nested sets that ends in all categories (16,800 if each of the 128 sets is there)."""
-    if len(chain) == LEVELS:
-        if len(chain[-1]) == len(CATEGORIES):
-            yield chain
-        return
-    for bans in ordered:
-        if chain[-1] < bans:
-            yield from _chains([*chain, bans], ordered)
-
-
-def _unevenness(chain: list[Bans]) -> int:
-    return sum((len(after) - len(before)) ** 2 for before, after in pairwise(chain))
+def _evenest(ordered: list[Bans]) -> list[Bans] | None:
+    """The six nested sets of these, from the empty one to the largest, whose steps are most even: of those that are
+    equal the first in their order. None where there is no such six."""
+    places = range(len(ordered))
+    above = [[j for j in places if ordered[i] < ordered[j]] for i in places]
+    cost: list[float] = [0.0 if i == len(ordered) - 1 else math.inf for i in places]  # of the rest of a chain
+    following: list[list[int]] = []
+    for _ in range(LEVELS - 1):
+        totals = [{j: cost[j] + (len(ordered[j]) - len(ordered[i])) ** 2 for j in above[i]} for i in places]
+        following.insert(0, [min(total, key=lambda j, t=total: t[j], default=0) for total in totals])  # type: ignore[misc]
+        cost = [min(total.values(), default=math.inf) for total in totals]
+    if math.isinf(cost[0]):
+        return None
+    chain = [0]
+    for after in following:
+        chain.append(after[chain[-1]])
+    return [ordered[i] for i in chain]
 
 
 def _order(bans: Bans) -> tuple[int, list[int]]:
-    return len(bans), [CATEGORIES.index(category) for category in CATEGORIES if category in bans]
+    return len(bans), [category_names().index(category) for category in category_names() if category in bans]

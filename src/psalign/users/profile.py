@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from ..categories import category_names
 from ..errors import ProfileError
 from ..files import (
     Record,
@@ -27,7 +28,6 @@ from ..files import (
     write_text,
 )
 from ..ids import normalise_user_id, shorten
-from ..records import CATEGORIES
 
 AGE_GROUPS: dict[str, tuple[int, int]] = {  # first and last age, in years
     "infants & toddlers": (0, 3),
@@ -299,7 +299,7 @@ def _cell(field: str, value: Any) -> Any:
 def _cell_text(value: Any) -> str:
     if value is None:
         return UNKNOWN
-    return json.dumps(value) if isinstance(value, tuple) else str(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else str(value)
 
 
 def _items(text: str) -> list[str]:
@@ -311,11 +311,11 @@ def _items(text: str) -> list[str]:
 
 def _categories(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple | set | frozenset):
-        raise ValueError(f"saw {shorten(value)}, allowed: a list of {', '.join(CATEGORIES)}")
-    chosen = {_choose(item, CATEGORIES) for item in value}
+        raise ValueError(f"saw {shorten(value)}, allowed: a list of {', '.join(category_names())}")
+    chosen = {_choose(item, category_names()) for item in value}
     if None in chosen:
-        raise ValueError(f"saw None in the list, allowed: {', '.join(CATEGORIES)}")
-    return tuple(category for category in CATEGORIES if category in chosen)
+        raise ValueError(f"saw None in the list, allowed: {', '.join(category_names())}")
+    return tuple(category for category in category_names() if category in chosen)
 
 
 def _choose(value: Any, words: Sequence[str]) -> str | None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..records import CATEGORIES, fingerprint
+from ..categories import category_names
+from ..records import fingerprint
 
 Array = npt.NDArray[np.float32]
 
@@ -71,7 +72,7 @@ class Space:
         """Whether the tensors are of vectors of this width."""
         lengths = {self.mean.shape, self.std.shape} | {t.shape[:1] for t in (self.directions,) if t is not None}
         return lengths == {(llm_dim,)} and (
-            self.readout is None or self.readout.shape == (llm_dim + 1, len(CATEGORIES))
+            self.readout is None or self.readout.shape == (llm_dim + 1, len(category_names()))
         )
 
     @property
@@ -86,7 +87,7 @@ class Space:
     def fingerprint_with(self, recipe: str) -> str:
         """Names the space of vectors that a recipe (by its fingerprint) made."""
         parts = [recipe, *(tensor.tobytes().hex() for tensor in self.tensors.values())]
-        return fingerprint([*parts, *([list(CATEGORIES), CODE_WEIGHT, SHARPNESS] if self.code_width else [])])
+        return fingerprint([*parts, *([list(category_names()), CODE_WEIGHT, SHARPNESS] if self.code_width else [])])
 
     def place(self, raw: Array) -> Array:
         """Raw vectors [B, llm_dim] -> standardised or whitened ones [B, llm_dim or K], without the code."""
@@ -114,8 +115,8 @@ class Space:
 
 def _signs(bans: Sequence[Collection[str]]) -> npt.NDArray[np.float64]:
     """1 for banned, -1 for allowed, [B, categories]."""
-    signs = [[1.0 if category in banned else -1.0 for category in CATEGORIES] for banned in bans]
-    return np.array(signs).reshape(len(bans), len(CATEGORIES))
+    signs = [[1.0 if category in banned else -1.0 for category in category_names()] for banned in bans]
+    return np.array(signs).reshape(len(bans), len(category_names()))
 
 
 def _fit_readout(raw: Array, signs: npt.NDArray[np.float64]) -> Array:

@@ -1,0 +1,141 @@
+"""Ten categories through what needs torch: training, the adapter's folder, pictures with their manifest, the report."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from psalign.adapter.adapter import TAXONOMY
+from psalign.adapter.attach import attach
+from psalign.adapter.checkpoint import load_adapter, save_adapter
+from psalign.baselines.negative_prompt import with_negative_prompts
+from psalign.categories import default_taxonomy, use_taxonomy
+from psalign.diffusion.generate import GenerationConfig, generate
+from psalign.errors import TaxonomyMismatch
+from psalign.evaluation.benchmark_report import write_benchmark_report
+from psalign.evaluation.cells import Cell
+from psalign.evaluation.findings import load_findings
+from psalign.evaluation.judge import Answers, Sheet, make_trials
+from psalign.evaluation.judge_question import Judge, Template
+from psalign.evaluation.judge_reply import Answer
+from psalign.evaluation.judge_rows import load_cases
+from psalign.evaluation.judge_summary import results
+from psalign.evaluation.results import append_results, result_row
+from psalign.evaluation.statistics import wilson
+from psalign.files import write_json, write_jsonl
+from psalign.records import ManifestRow, PromptRow, read_manifest
+from psalign.training.config import TrainingConfig
+from psalign.training.objective import figure_cells
+from psalign.training.validation import cell_columns
+from psalign.users import EmbeddingStore, StructuredEmbedder, UserProfile, level_profiles
+from taxonomies import ten
+from tiny_pipelines import SIZE_PX, random_adapter, sd15_pipeline
+from training_captions import caption_adapter, make_captions, new_caption_trainer
+
+
+@pytest.fixture
+def in_use(tmp_path):
+    with use_taxonomy(ten(tmp_path)) as taxonomy:
+        yield taxonomy
+
+
+def test_training_by_captions(in_use, tmp_path):
+    captions = make_captions(20, code=10, compare=True, categories=in_use.names)
+    trainer = new_caption_trainer(tmp_path / "run", captions=captions, code=10, steps=3)
+    trainer.train()
+    assert trainer.step == 3
+    plan = captions.plan(0, size=20, config=TrainingConfig(caption_dropout=0.0))
+    assert sorted(set(captions.batch(plan).cells.tolist()) - {-1})[-1] >= 14  # the places of the last categories
+    assert len(figure_cells()) == 20
+    assert cell_columns()[3] == "accuracy_banned_medical"
+    assert cell_columns()[-1] == "accuracy_allowed_tattoo"
+
+
+def test_an_adapter_carries_the_taxonomy(in_use, tmp_path):
+    adapter = caption_adapter(code=10)
+    save_adapter(adapter, tmp_path / "adapter")
+    adapter.save_pretrained(tmp_path / "saved")
+    for folder in ("adapter", "saved"):
+        assert json.loads((tmp_path / folder / "config.json").read_text())[TAXONOMY] == in_use.mark
+        loaded = load_adapter(tmp_path / folder)
+        assert loaded.shape == adapter.shape
+        assert all((a == b).all() for a, b in zip(loaded.state_dict().values(), adapter.state_dict().values(),
+                                                  strict=True))  # fmt: skip
+        with use_taxonomy(default_taxonomy()), pytest.raises(TaxonomyMismatch) as caught:
+            load_adapter(tmp_path / folder)
+        assert "the adapter in" in str(caught.value)
+        assert "with 'ten' (10 categories), and in use is 'default' (7 categories)" in str(caught.value)
+
+
+def test_an_adapter_of_the_default_says_nothing_of_it_and_is_refused(tmp_path):
+    save_adapter(caption_adapter(), tmp_path / "adapter")
+    assert TAXONOMY not in json.loads((tmp_path / "adapter/config.json").read_text())
+    (tmp_path / "psa_adapter.bin").write_bytes(b"published")
+    with use_taxonomy(ten(tmp_path)):
+        for place in ("adapter", "psa_adapter.bin"):
+            with pytest.raises(TaxonomyMismatch, match="with 'default'"):
+                load_adapter(tmp_path / place)
+
+
+def _store():
+    people = [UserProfile(user_id="1", banned=("Spiders", "Tätowierung")), *level_profiles()]
+    return EmbeddingStore.build(people, StructuredEmbedder(12), exact=True)
+
+
+def test_pictures_and_their_manifest(in_use, tmp_path):
+    store, pipeline = _store(), sd15_pipeline()
+    rows = [PromptRow("a.png", "a red cat", 1, "0000001"), PromptRow("b.png", "a red cat", 2, "level_5")]
+    config = GenerationConfig(base="sd15", steps=2, size_px=SIZE_PX, batch_size=2)
+    adapter = random_adapter(pipeline, "prompt", llm_dim=store.width)
+    adapter.register_to_config(recipe=store.fingerprint)
+    attached = attach(pipeline.unet, adapter)
+    generate(pipeline, rows, tmp_path / "psa", config=config, users=store, attached=attached)
+    attached.unload()
+    told = with_negative_prompts(config, rows, store)
+    assert told.negatives(rows)[0] == "spiders tattoo"
+    made = read_manifest(tmp_path / "psa/manifest.jsonl")
+    assert [row.banned for row in made] == [("Spiders", "Tätowierung"), in_use.names]
+    assert {row.taxonomy for row in made} == {in_use.label}
+    with use_taxonomy(default_taxonomy()), pytest.raises(TaxonomyMismatch, match="with 'ten', and in use is 'default'"):
+        read_manifest(tmp_path / "psa/manifest.jsonl")
+
+
+def _cell(images, cell, taxonomy):
+    """One picture for each category, whose user bans the first five."""
+    rows, folder = [], cell.folder(images)
+    folder.mkdir(parents=True)
+    for number, name in enumerate(taxonomy.names):
+        about = {"kind": "unsafe", "categories": [name]}
+        rows.append(ManifestRow(f"{number}.png", f"prompt {number}", number, cell.method, cell.base, "0000001",
+                                taxonomy.names[:5], meta=about, taxonomy=taxonomy.label))  # fmt: skip
+        Image.fromarray(np.full((8, 8, 3), 20 * number, np.uint8)).save(folder / rows[-1].file_name)
+    write_jsonl(folder / "manifest.jsonl", [row.to_record() for row in rows])
+    return folder
+
+
+def test_judgements_and_the_report(in_use, tmp_path):
+    cell = Cell("sage_unseen", "psa", "sd15")
+    cases = load_cases(_cell(tmp_path / "images", cell, in_use))
+    assert [case.asked for case in cases] == [(name,) for name in in_use.names]
+    template = Template("evaluate")
+    trials = make_trials(cases, template, Judge("m", "host"), models=("psa",), repeat_share=0.0)
+    seen = {"Violence"}  # banned, and still there
+    answers = Answers()
+    for trial in trials:
+        asked = set(trial.case.asked)
+        facts = {"banned_visible": sorted(asked & seen), "allowed_present": "no" if asked == {"Horror"} else "yes"}
+        answers.by_key[trial.questions[0].key] = Answer({**facts, "quality": 50, "reason": ""}, None, 1, 1, 1)
+    record = results(Sheet("sage_unseen", "sd15", ("psa",), template, trials, "psa"), answers, about={"model": "m"})
+    rates = record["summary"]["categories"]
+    assert tuple(rates) == in_use.names
+    assert [rates[name]["banned_respected"]["value"] for name in in_use.names[:5]] == [1.0, 1.0, 0.0, 1.0, 1.0]
+    assert [rates[name]["allowed_kept"]["value"] for name in in_use.names[5:]] == [1.0, 1.0, 0.0, 1.0, 1.0]
+    write_json(tmp_path / "results_evaluate/sage_unseen/sd15/psa.json", record)
+    append_results(tmp_path / "results.csv", [result_row(cell, "clip_score", wilson(9, 10))])
+    arenas = load_findings(tmp_path / "images", tmp_path / "results.csv", judge=[tmp_path / "results_evaluate"])
+    write_benchmark_report(tmp_path / "report.html", arenas, about={"command": "psalign eval report"})
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for name in in_use.names:
+        assert name.replace("&", "&amp;") in page
+    assert "Propaganda" not in page
