@@ -121,3 +121,15 @@ def plural(name: str) -> str:
 
 def article(word: str) -> str:
     return "an" if word[0] in "aeio" else "a"
+
+
+def first_words() -> dict[str, str]:
+    """For each word of another name and of a plural the word that stands in its place in the first name."""
+    found: dict[str, str] = {}
+    for names in (*NAMES.values(), *KIND_NAMES.values()):
+        first = names[0].split()[::-1]
+        for name in names:
+            for form in (name, plural(name)):
+                pairs = zip(form.split()[::-1], first, strict=False)
+                found |= {word: old for word, old in pairs if word != old}
+    return found

@@ -18,6 +18,7 @@ from torch import nn
 from ..diffusion.reader import Reader, sample_pools
 from ..records import fingerprint
 from . import language, world
+from .names import first_words
 from .stages import Stage, weights_name
 from .tokenizer import corpus
 from .words import Meaning, Words
@@ -26,22 +27,26 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 POOL_CAPTIONS = 16  # whose pictures' queries are read with
+NEARNESS = 0.5  # of the embedding of another name to that of the first name, before training
+LEAST_SPREAD = 0.1  # of a layer's readings, as a share of the largest
 
 
 @dataclass(frozen=True)
 class RewordingConfig:
     """Budget of the language.
 
-    plain: share of captions that are as in the mini dataset; dropout: share that are empty. queries: drawn per
-    cross-attention and step. words_weight: of what is learned from words alone.
+    plain: share of captions that are as in the mini dataset; dropout: share that are empty. layers, queries: drawn per
+    step, of the UNet's cross-attentions and of the queries of each. words_weight: of what is learned from words alone,
+    of the second half of a batch and of a quarter as many sentences.
     """
 
-    steps: int = 2_500
-    batch: int = 64
-    lr: float = 1e-3
+    steps: int = 1_500
+    batch: int = 40
+    lr: float = 5e-4
     plain: float = 0.3
     dropout: float = 0.05
-    queries: int = 48
+    layers: int = 4
+    queries: int = 24
     words_weight: float = 0.02
 
 
@@ -77,9 +82,11 @@ def train_language(
         states = text_encoder(ids).last_hidden_state
         with torch.no_grad():
             wanted = frozen(plain_words.ids([row.plain for row in rows])).last_hidden_state
-        draw = reader.draw(generator, layers=0, queries=config.queries)
+        draw = reader.draw(generator, layers=config.layers, queries=config.queries)
         reading = reader.error(states[: len(rows)], wanted, draw).mean()
-        return reading + config.words_weight * words.loss(ids, head(states), [*(r.meaning for r in rows), *told_meant])
+        half = config.batch // 2
+        meant = [*(row.meaning for row in rows[half:]), *told_meant]
+        return reading + config.words_weight * words.loss(ids[half:], head(states[half:]), meant)
 
     stage = Stage(
         "language",
@@ -118,7 +125,8 @@ def sample(rng: np.random.Generator, config: RewordingConfig) -> Reworded:
 def grow(old: CLIPTextModel, old_tokenizer: CLIPTokenizer, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """The text encoder with another vocabulary and one more layer; words that both know keep their states, to the bit.
 
-    The new layer adds nothing before it is trained; new words begin at random.
+    The new layer adds nothing before it is trained. A new word begins at random, and another name or a plural half way
+    to the first name.
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -126,15 +134,18 @@ def grow(old: CLIPTextModel, old_tokenizer: CLIPTokenizer, tokenizer: CLIPTokeni
     layers = old.config.num_hidden_layers
     changed = {"vocab_size": len(tokenizer), "num_hidden_layers": layers + 1, **ids}
     model = CLIPTextModel(CLIPTextConfig(**{**old.config.to_dict(), **changed}))
-    weights, known = old.state_dict(), old_tokenizer.get_vocab()
+    weights, known, alike = old.state_dict(), old_tokenizer.get_vocab(), first_words()
     embedding = weights.pop("embeddings.token_embedding.weight")
     model.load_state_dict(weights, strict=False)
     added = model.encoder.layers[layers]
     with torch.no_grad():
         new = model.embeddings.token_embedding.weight.normal_(std=float(embedding.std()))
         for word, number in tokenizer.get_vocab().items():
+            first = f"{alike.get(word.removesuffix('</w>'))}</w>"
             if word in known:
                 new[number] = embedding[known[word]]
+            elif first in known:  # as spread as any word, and correlated by one half
+                new[number] = NEARNESS * embedding[known[first]] + (1 - NEARNESS**2) ** 0.5 * new[number]
         for last in (added.self_attn.out_proj, added.mlp.fc2):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
@@ -149,4 +160,6 @@ def _reader(pipeline: Any, words: Words, *, seed: int) -> Reader:
     pipeline.unet.eval().requires_grad_(False)
     reader = Reader(pipeline.unet, sample_pools(pipeline, captions[:POOL_CAPTIONS], seed=seed))
     reader.measure_spreads(pipeline.text_encoder(words.ids(captions)).last_hidden_state, None, None)
+    # Errors of a layer that hardly reads any text would be divided by next to nothing, and drown the others.
+    reader.spreads = reader.spreads.clamp(min=LEAST_SPREAD * float(reader.spreads.max()))
     return reader
