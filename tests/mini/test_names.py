@@ -24,7 +24,7 @@ def test_every_motif_and_kind_has_three_names():
 
 def test_no_two_things_share_a_word():
     words = [word for name in every_name() for word in name.split()]
-    words += map(names.plural, words)
+    words += [names.plural(word) for word in words]
     shared = {word for word, count in Counter(words).items() if count > 1}
     alike = {"lips", "shards", "thorns", "brambles", "prickles", "splinters", "fragments"}  # their own plurals
     assert shared - alike <= FIRST_KINDS | {names.plural(word) for word in FIRST_KINDS}
@@ -54,3 +54,11 @@ def test_descriptions_say_no_name_of_anything():
 )
 def test_articles_and_plurals(name, one, many):
     assert (names.named(name), names.plural(name)) == (one, many)
+
+
+def test_first_words_stand_where_other_names_have_theirs():
+    first = names.first_words()
+    assert (first["dagger"], first["swords"], first["blades"]) == ("sword", "sword", "sword")
+    assert (first["bigotry"], first["marks"], first["hazard"]) == ("hostile", "sign", "thing")
+    assert "sword" not in first
+    assert "lips" not in first

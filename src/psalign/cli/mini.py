@@ -82,7 +82,7 @@ def check(arguments: argparse.Namespace) -> None:
     psnr_db = checks.check_autoencoder(pipeline, n=min(500, arguments.n))
     counts = checks.check_detector(detector, pipeline, n=arguments.n)
     counts |= {f"base: {k}": v for k, v in checks.check_base(pipeline, detector, n=arguments.n).items()}
-    language = checks.check_language(pipeline, detector, n=max(1, arguments.n // 250))
+    language = checks.check_language(pipeline, detector, n=arguments.n)
     counts |= {f"language: {k}": v for k, v in language.items()}
     clip = checks.check_clip(load_clip(arguments.clip), pipeline, n=min(640, arguments.n))
     counts |= {f"text-image, {k}": v for k, v in clip.items()}
@@ -159,8 +159,7 @@ def add_commands(groups: Any) -> None:
         "-n",
         type=at_least(1),
         default=1000,
-        help="captions for the base, and drawings for the detector (default 1000); "
-        "a 250th of it is the texts per name and form",
+        help="captions and as many texts of the whole language for the base, drawings for the detector (default 1000)",
     )
     one.add_argument("--detector", type=a_path, help="another detector than the shipped one")
     one.add_argument("--clip", type=a_path, help="another text-image model than the shipped one")

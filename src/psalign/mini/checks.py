@@ -85,17 +85,21 @@ class _Case:
 
 
 def check_language(
-    pipeline: Any, detector: Detector, *, n: int = 4, seed: int = 94, steps: int = 15, guidance: float = 4.0
+    pipeline: Any, detector: Detector, *, n: int = 1000, seed: int = 94, steps: int = 15, guidance: float = 4.0
 ) -> dict[str, Count]:
     """The base on the whole language, in every wording, on held-out combinations.
 
-    n: texts per name in singular, and as many in plural; per motif described, told by its kind alone, denied alone,
-    denied beside another motif, and together with another motif.
+    n: texts in all. A round of 420 has each name in singular and in plural; and each motif described, told by its kind
+    alone, denied alone and beside another motif, its kind denied, and with another motif. Rounds are shuffled.
     """
     rng = np.random.default_rng(seed)
-    cases = [case for motif in world.MOTIF_CATEGORY for case in _cases(motif, n, rng)]
+    cases: list[_Case] = []
+    while len(cases) < n:
+        one_round = [case for motif in world.MOTIF_CATEGORY for case in _cases(motif, rng)]
+        cases += [one_round[i] for i in rng.permutation(len(one_round))]
+    cases = cases[:n]
     texts = [case.text for case in cases]
-    verdicts = _look(pipeline, detector, texts, seed=seed * len(cases), steps=steps, guidance=guidance)
+    verdicts = _look(pipeline, detector, texts, seed=seed * n, steps=steps, guidance=guidance)
     counts: dict[str, Count] = {}
 
     def count(name: str, rights: Iterable[bool]) -> None:
@@ -116,7 +120,7 @@ def check_language(
     return counts | _worst_name(cases, verdicts)
 
 
-def _cases(motif: str, n: int, rng: np.random.Generator) -> Iterator[_Case]:
+def _cases(motif: str, rng: np.random.Generator) -> Iterator[_Case]:
     """Texts about one motif."""
     category, wordings = world.MOTIF_CATEGORY[motif], world.WORDINGS + world.HELD_OUT_WORDINGS + language.MORE_WORDINGS
     others = [other for other in world.MOTIF_CATEGORY if world.MOTIF_CATEGORY[other] != category]
@@ -136,17 +140,16 @@ def _cases(motif: str, n: int, rng: np.random.Generator) -> Iterator[_Case]:
             denial=language.Denial(motif, by_kind, int(rng.integers(3)), wording, bool(rng.integers(2)))
         )
 
-    for _ in range(n):
-        other = str(rng.choice(others))
-        for name, which in enumerate(("first", "second", "third")):
-            yield case(f"{which} names", (motif,), one("one", name))
-            yield case(f"{which} names, plural", (motif,), one("many", name))
-        yield case("described", (motif,), one("described"))
-        yield case("kind alone", (motif,), one("kind"))
-        yield case("denied alone", (), denying(by_kind=False))
-        yield case("denied beside a motif", (other,), denying(by_kind=False))
-        yield case("kind denied beside a motif", (other,), denying(by_kind=True))
-        yield case("two motifs", (motif, other), language.Telling())
+    other = str(rng.choice(others))
+    for name, which in enumerate(("first", "second", "third")):
+        yield case(f"{which} names", (motif,), one("one", name))
+        yield case(f"{which} names, plural", (motif,), one("many", name))
+    yield case("described", (motif,), one("described"))
+    yield case("kind alone", (motif,), one("kind"))
+    yield case("denied alone", (), denying(by_kind=False))
+    yield case("denied beside a motif", (other,), denying(by_kind=False))
+    yield case("kind denied beside a motif", (other,), denying(by_kind=True))
+    yield case("two motifs", (motif, other), language.Telling())
 
 
 def _worst_name(cases: Sequence[_Case], verdicts: Sequence[Verdict]) -> dict[str, Count]:
@@ -157,6 +160,8 @@ def _worst_name(cases: Sequence[_Case], verdicts: Sequence[Verdict]) -> dict[str
             (motif,) = case.scene.motifs
             number = ("first", "second", "third").index(case.told.split()[0])
             by_name.setdefault(NAMES[motif][number], []).append(motif in seen.motifs)
+    if not by_name:
+        return {}
     name = min(by_name, key=lambda name: sum(by_name[name]) / len(by_name[name]))
     return {f"the worst of {len(by_name)} names: {name}": (sum(by_name[name]), len(by_name[name]))}
 
