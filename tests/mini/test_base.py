@@ -60,6 +60,7 @@ def test_the_command_keeps_a_unet_and_trains_the_language(tmp_path, capsys):
     assert weights(tmp_path / "b", "vae") == weights(mini_folder(), "vae")
     record = json.loads((tmp_path / "b/training.json").read_text())
     assert record["kept"]["parts"] == ["vae", "unet"]
+    assert str(mini_folder()) not in "".join(path.read_text() for path in (tmp_path / "b").rglob("*.json"))
     assert record["config"]["language"]["steps"] == 1
 
 

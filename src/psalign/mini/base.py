@@ -135,8 +135,11 @@ def assemble(
 def _write(folder: Path, pipeline: StableDiffusionPipeline, record: Record) -> None:
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     # transformers computes in the type the config names, diffusers in float32: say float32 for both.
-    text_config = folder / "text_encoder" / "config.json"
-    write_json(text_config, {**json.loads(text_config.read_text()), "dtype": "float32"})
+    for part, more in (("text_encoder", {"dtype": "float32"}), ("unet", {}), ("vae", {})):
+        path = folder / part / "config.json"
+        settings = {**json.loads(path.read_text()), **more}
+        settings.pop("_name_or_path", None)  # a folder of the machine that trains
+        write_json(path, settings)
     weights = sorted(folder.rglob("*.safetensors"))
     written = {
         "torch": torch.__version__,
