@@ -41,6 +41,7 @@ from psalign.config import load_preset, settings
 from psalign.diffusion.base_models import BASES, load_pipeline
 from psalign.diffusion.generate import GenerationConfig, Nobody, generate
 from psalign.diffusion.prompts import load_prompts
+from psalign.diffusion.reader import Reader, random_pools
 from psalign.diffusion.text_side import READ, CrossAttentions
 from psalign.evaluation.benchmark import evaluate_methods
 from psalign.evaluation.pictures import read_picture
@@ -51,7 +52,6 @@ from psalign.quickstart import embed_users
 from psalign.records import PromptRow, versions
 from psalign.training.caption_objective import CaptionObjective, CaptionTotals
 from psalign.training.captions import CaptionBatch
-from psalign.training.reader import Reader, random_pools
 from psalign.training.run import load_captions, train_adapter, training_config
 from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.language_model import MINILM, TransformersEmbedder

@@ -5,13 +5,13 @@ import torch
 
 from helpers import LLM_DIM, tiny_unet
 from psalign.adapter.prompt import PromptAdapter
+from psalign.diffusion.reader import Reader, random_pools
 from psalign.sage.cache import TextCache
 from psalign.sage.caption_rows import CaptionRow
 from psalign.sage.shelf import Rows
 from psalign.training.caption_objective import CaptionObjective
 from psalign.training.captions import Captions
 from psalign.training.config import TrainingConfig
-from psalign.training.reader import Reader, random_pools
 from psalign.training.trainer import Trainer
 
 CODE = 7

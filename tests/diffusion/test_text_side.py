@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from psalign.diffusion.reader import Reader, random_pools
 from psalign.diffusion.text_side import READ, CrossAttentions, load_text_side, read_cross_attentions
 from psalign.errors import CheckpointError
-from psalign.training.reader import Reader, random_pools
 from tiny_pipelines import save_pipeline, sdxl_pipeline
 
 STATES = torch.randn((2, 40, 128), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Training of the mini base: resumable to the bit, and what the text encoder learns from words."""
+"""Training of the mini base: resumable to the bit, whole or from what another base has."""
 
 import json
 import math
@@ -8,17 +8,21 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from psalign.errors import CheckpointError
-from psalign.mini.base import BaseConfig, Words, psnr_db, train_base
+from psalign.cli import main
+from psalign.diffusion.base_models import mini_folder
+from psalign.errors import CheckpointError, OutputError
+from psalign.mini.base import BaseConfig, Kept, psnr_db, train_base
+from psalign.mini.rewording import RewordingConfig
 from psalign.mini.stages import Stage
-from psalign.mini.tokenizer import build_tokenizer
 
-TINY = BaseConfig(pictures=32, autoencoder_steps=2, autoencoder_batch=4, denoiser_steps=2, denoiser_batch=4)
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory):
-    return Words(build_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+TINY = BaseConfig(
+    pictures=32,
+    autoencoder_steps=2,
+    autoencoder_batch=4,
+    denoiser_steps=2,
+    denoiser_batch=4,
+    language=RewordingConfig(steps=2, batch=4),
+)
 
 
 def test_train_base_writes_a_stock_pipeline_and_its_record(tmp_path):
@@ -31,6 +35,38 @@ def test_train_base_writes_a_stock_pipeline_and_its_record(tmp_path):
     again = train_base(tmp_path / "again", TINY, work=tmp_path / "work")  # all stages are finished: nothing is trained
     for a, b in zip(again.unet.parameters(), pipeline.unet.parameters(), strict=True):
         assert torch.equal(a.half(), b.half())
+    assert "kept" not in record
+    assert set(record["seconds"]) == {"autoencoder", "text encoder and UNet", "language"}
+
+
+def weights(folder, part):
+    return next((folder / part).glob("*.safetensors")).read_bytes()
+
+
+def test_a_kept_autoencoder_is_the_same_file_and_its_record_is_told(tmp_path):
+    train_base(tmp_path / "base", TINY, work=tmp_path / "work", kept=Kept(mini_folder()))
+    assert weights(tmp_path / "base", "vae") == weights(mini_folder(), "vae")
+    assert weights(tmp_path / "base", "unet") != weights(mini_folder(), "unet")
+    record = json.loads((tmp_path / "base/training.json").read_text())
+    assert record["kept"] == {"parts": ["vae"], "training": json.loads((mini_folder() / "training.json").read_text())}
+    assert set(record["seconds"]) == {"text encoder and UNet", "language"}
+
+
+def test_the_command_keeps_a_unet_and_trains_the_language(tmp_path, capsys):
+    arguments = ["--keep-unet", mini_folder(), "--language-steps", 1, "--out", tmp_path / "b", "--work", tmp_path / "w"]
+    assert main(["mini", "train-base", *map(str, arguments)]) == 0
+    assert capsys.readouterr().out == f"Mini base: {tmp_path / 'b'}\n"
+    assert weights(tmp_path / "b", "unet") == weights(mini_folder(), "unet")
+    assert weights(tmp_path / "b", "vae") == weights(mini_folder(), "vae")
+    record = json.loads((tmp_path / "b/training.json").read_text())
+    assert record["kept"]["parts"] == ["vae", "unet"]
+    assert str(mini_folder()) not in "".join(path.read_text() for path in (tmp_path / "b").rglob("*.json"))
+    assert record["config"]["language"]["steps"] == 1
+
+
+def test_a_folder_without_a_record_is_not_kept(tmp_path):
+    with pytest.raises(OutputError, match=r"training\.json"):
+        train_base(tmp_path / "base", TINY, work=tmp_path / "work", kept=Kept(tmp_path))
 
 
 def test_a_stage_that_was_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch):
@@ -54,29 +90,6 @@ def test_a_stage_that_was_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch)
     assert torch.equal(run(tmp_path / "broken"), whole)
     with pytest.raises(CheckpointError, match="is a checkpoint of other settings"):
         run(tmp_path / "broken", lr=0.2)
-
-
-def test_words_loss_is_the_mean_over_all_words_for_logits_that_know_nothing(words):
-    """Uniform logits over V words: every term is ln V; the closing term is ln V too."""
-    ids = words.ids(["a red cat", "a sword is a weapon"])
-    vocabulary = len(words.tokenizer)
-    loss = words.loss(ids, torch.zeros(2, ids.shape[1], vocabulary), [(), ("Violence",)])
-    assert loss.item() == pytest.approx(2 * math.log(vocabulary), rel=1e-5)
-
-
-def test_words_loss_falls_where_the_end_knows_the_kind(words):
-    ids = words.ids(["a sword"])
-    knows = torch.zeros(1, ids.shape[1], len(words.tokenizer))
-    knows[:, :, words._kind_ids["Violence"]] = 5.0
-    blank = torch.zeros_like(knows)
-    with_kind = [words.loss(ids, logits, [("Violence",)]) for logits in (blank, knows)]
-    without = [words.loss(ids, logits, [()]) for logits in (blank, knows)]
-    assert with_kind[1] - without[1] < with_kind[0] - without[0]
-
-
-def test_an_empty_caption_has_a_loss_that_is_finite(words):
-    ids = words.ids(["", "a cat"])
-    assert words.loss(ids, torch.randn(2, ids.shape[1], len(words.tokenizer)), [(), ()]).isfinite()
 
 
 def test_psnr_by_hand():

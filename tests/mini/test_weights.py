@@ -44,6 +44,24 @@ def test_base_draws_what_captions_ask_for(mini_pipeline):
     assert shares["unasked"] <= 0.05
 
 
+def test_base_knows_the_language(mini_pipeline):
+    counts = checks.check_language(mini_pipeline, load_detector(), n=100)
+    shares = {name: right / of for name, (right, of) in counts.items() if not name.startswith("the worst")}
+    drawn, denied = [[c for name, c in counts.items() if end(name)] for end in (_is_drawn, _is_denied)]
+    assert sum(right for right, _ in drawn) / sum(of for _, of in drawn) >= 0.93
+    assert sum(right for right, _ in denied) / sum(of for _, of in denied) >= 0.9
+    assert shares["subject"] >= 0.95
+    assert shares["unasked"] <= 0.05
+
+
+def _is_drawn(name):
+    return name.endswith(("names", "names, plural", "described", "beside a motif"))
+
+
+def _is_denied(name):
+    return name.endswith("not drawn")
+
+
 def test_text_image_model_tells_captions_apart(mini_pipeline):
     counts = checks.check_clip(load_clip(), mini_pipeline, n=64)
     for name, (right, of) in counts.items():

@@ -7,9 +7,9 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from helpers import tiny_unet
+from psalign.diffusion.reader import Reader, random_pools
 from psalign.training.caption_objective import CaptionObjective
 from psalign.training.config import TrainingConfig
-from psalign.training.reader import Reader, random_pools
 from training_captions import CODE, caption_adapter, make_captions, new_caption_trainer
 from training_pairs import randomise
 

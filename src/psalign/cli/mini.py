@@ -26,13 +26,16 @@ def build(arguments: argparse.Namespace) -> None:
 
 
 def train_base(arguments: argparse.Namespace) -> None:
+    from dataclasses import replace
+
     from ..mini import base
 
-    base.train_base(
-        arguments.out,
-        base.BaseConfig(**given(arguments, "seed", "denoiser_steps", "autoencoder_steps", "pictures")),
-        work=arguments.work,
-    )
+    config = base.BaseConfig(**given(arguments, "seed", "denoiser_steps", "autoencoder_steps", "pictures"))
+    if arguments.language_steps is not None:
+        config = replace(config, language=replace(config.language, steps=arguments.language_steps))
+    folder = arguments.keep_unet or arguments.keep_autoencoder
+    kept = base.Kept(folder, unet=arguments.keep_unet is not None) if folder else None
+    base.train_base(arguments.out, config, work=arguments.work, kept=kept)
     print(f"Mini base: {arguments.out}")
 
 
@@ -79,6 +82,8 @@ def check(arguments: argparse.Namespace) -> None:
     psnr_db = checks.check_autoencoder(pipeline, n=min(500, arguments.n))
     counts = checks.check_detector(detector, pipeline, n=arguments.n)
     counts |= {f"base: {k}": v for k, v in checks.check_base(pipeline, detector, n=arguments.n).items()}
+    language = checks.check_language(pipeline, detector, n=arguments.n)
+    counts |= {f"language: {k}": v for k, v in language.items()}
     clip = checks.check_clip(load_clip(arguments.clip), pipeline, n=min(640, arguments.n))
     counts |= {f"text-image, {k}": v for k, v in clip.items()}
     rates = {name: wilson(*count) for name, count in counts.items()}
@@ -120,8 +125,16 @@ def add_commands(groups: Any) -> None:
 
     one = command(kinds, "train-base", train_base, "train the mini base from scratch (about an hour on 2 cores)",
                    "psalign mini train-base --out outputs/mini-base")  # fmt: skip
-    for name in ("--seed", "--pictures", "--autoencoder-steps", "--denoiser-steps"):
+    for name in ("--seed", "--pictures", "--autoencoder-steps", "--denoiser-steps", "--language-steps"):
         one.add_argument(name, type=at_least(0))
+    keep = one.add_mutually_exclusive_group()
+    keep.add_argument("--keep-autoencoder", type=a_path, metavar="FOLDER", help="use the autoencoder of this mini base")
+    keep.add_argument(
+        "--keep-unet",
+        type=a_path,
+        metavar="FOLDER",
+        help="use autoencoder and UNet of this mini base: train language only",
+    )
     one.add_argument("--work", type=a_path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
     add_out(one, "outputs/mini-base")
 
@@ -149,7 +162,10 @@ def add_commands(groups: Any) -> None:
         "psalign mini check -n 200",
     )
     one.add_argument(
-        "-n", type=at_least(1), default=1000, help="captions for the base, and drawings for the detector (default 1000)"
+        "-n",
+        type=at_least(1),
+        default=1000,
+        help="captions and as many texts of the whole language for the base, drawings for the detector (default 1000)",
     )
     one.add_argument("--detector", type=a_path, help="another detector than the shipped one")
     one.add_argument("--clip", type=a_path, help="another text-image model than the shipped one")

@@ -2,31 +2,32 @@
 
 Place on the path of data: makes what diffusion/base_models.py loads as "mini".
 
-Two stages, each resumable and seeded: the autoencoder on drawings, then the text encoder and UNet together on its
-latents. The text encoder also learns from words alone (each token predicts the words around it, in captions and in
-sentences that say what things are), so that things of one kind lie close together, as they do for a text encoder that
-has read the world.
+Three stages, each resumable and seeded: the autoencoder on drawings; then the text encoder and UNet together on its
+latents, with the captions of the mini dataset; then the text encoder alone on the world's whole language
+(mini/rewording.py). The text encoder also learns from words alone (mini/words.py), so that names of one thing and
+things of one kind lie close together, as they do for a text encoder that has read the world.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from ..files import write_json
-from ..records import file_fingerprint
+from ..diffusion.base_models import load_pipeline
+from ..files import Record, read_json, write_json
+from ..records import file_fingerprint, fingerprint
 from . import world
 from .pixels import to_pictures, to_pixels
+from .rewording import RewordingConfig, train_language
 from .stages import Stage, weights_name
-from .tokenizer import MAX_TOKENS, build_tokenizer
+from .tokenizer import MAX_TOKENS, build_tokenizer, corpus
+from .words import Meaning, Words
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -57,6 +58,7 @@ class BaseConfig:
     denoiser_lr: float = 1e-3
     words_weight: float = 0.1
     caption_dropout: float = 0.1
+    language: RewordingConfig = field(default_factory=RewordingConfig)
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,55 @@ class Drawings:
     pictures: np.ndarray
 
 
-def train_base(folder: Path, config: BaseConfig, *, work: Path) -> StableDiffusionPipeline:
+@dataclass(frozen=True)
+class Kept:
+    """What is taken from the mini base in folder, and not trained anew: its autoencoder; with unet also its UNet.
+
+    The UNet comes with the text encoder that it was trained with, where the language begins.
+    """
+
+    folder: Path
+    unet: bool = False
+
+
+def train_base(folder: Path, config: BaseConfig, *, work: Path, kept: Kept | None = None) -> StableDiffusionPipeline:
     """Train all stages and write the pipeline to folder as fp16 safetensors.
 
-    work: keeps the checkpoints to resume from.
+    work: keeps the checkpoints to resume from. kept: stages that another base has behind it; None: train all.
+    Raises OutputError where the folder of kept has no record of its training.
     """
+    torch.manual_seed(config.seed)
+    record: Record = {"command": "psalign mini train-base", "config": asdict(config)}
+    seconds: Record = {}
+    tokenizer = build_tokenizer(work / "tokenizer")
+    if kept is not None:
+        record["kept"] = _kept_record(kept)
+    if kept is not None and kept.unet:
+        pipeline = load_pipeline("mini", source=str(kept.folder))
+    else:
+        drawings = draw_training_set(config)
+        if kept is not None:
+            autoencoder = load_pipeline("mini", source=str(kept.folder)).vae.eval()
+        else:
+            autoencoder, seconds["autoencoder"] = train_autoencoder(drawings, config, work=work)
+        text_encoder, unet, seconds["text encoder and UNet"] = train_denoiser(
+            drawings, autoencoder, tokenizer, config, work=work
+        )
+        pipeline = assemble(autoencoder, text_encoder, tokenizer, unet)
+    text_encoder, seconds["language"] = train_language(
+        pipeline, tokenizer, config.language, seed=config.seed + 2, work=work
+    )
+    pipeline = assemble(pipeline.vae, text_encoder, tokenizer, pipeline.unet)
+    record["seconds"] = {stage: round(taken) for stage, taken in seconds.items()}
+    _write(folder, pipeline, record)
+    return pipeline.to(torch.float32)
+
+
+def assemble(
+    autoencoder: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+) -> StableDiffusionPipeline:
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
-    torch.manual_seed(config.seed)
-    drawings = draw_training_set(config)
-    autoencoder, autoencoder_s = train_autoencoder(drawings, config, work=work)
-    tokenizer = build_tokenizer(work / "tokenizer")
-    text_encoder, unet, denoiser_s = train_denoiser(drawings, autoencoder, tokenizer, config, work=work)
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=text_encoder,
@@ -89,22 +128,31 @@ def train_base(folder: Path, config: BaseConfig, *, work: Path) -> StableDiffusi
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _write(folder: Path, pipeline: StableDiffusionPipeline, record: Record) -> None:
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     # transformers computes in the type the config names, diffusers in float32: say float32 for both.
-    text_config = folder / "text_encoder" / "config.json"
-    write_json(text_config, {**json.loads(text_config.read_text()), "dtype": "float32"})
+    for part, more in (("text_encoder", {"dtype": "float32"}), ("unet", {}), ("vae", {})):
+        path = folder / part / "config.json"
+        settings = {**json.loads(path.read_text()), **more}
+        settings.pop("_name_or_path", None)  # a folder of the machine that trains
+        write_json(path, settings)
     weights = sorted(folder.rglob("*.safetensors"))
-    seconds = {"autoencoder": round(autoencoder_s), "text encoder and UNet": round(denoiser_s)}
-    record = {
-        "command": "psalign mini train-base",
-        "config": asdict(config),
-        "seconds": seconds,
+    written = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "sha256": {str(path.relative_to(folder)): file_fingerprint(path) for path in weights},
     }
-    write_json(folder / "training.json", record)
-    return pipeline.to(torch.float32)
+    write_json(folder / "training.json", {**record, **written})
+
+
+def _kept_record(kept: Kept) -> Record:
+    """What is kept, and the record of its training."""
+    of = read_json(kept.folder / "training.json", what="the record of a mini base", needs=("config", "sha256"))
+    return {"parts": ["vae", "unet"] if kept.unet else ["vae"], "training": of}
 
 
 def draw_training_set(config: BaseConfig) -> Drawings:
@@ -250,10 +298,14 @@ def train_denoiser(
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         rng = np.random.default_rng((config.seed, step))
         rows = rng.integers(len(drawings.scenes), size=config.denoiser_batch)
-        captions = [_caption(drawings.scenes[row], rng, config.caption_dropout) for row in rows]
-        kinds = [drawings.scenes[row].categories if text else () for row, text in zip(rows, captions, strict=True)]
-        told, told_kinds = words.sentences(rng, config.denoiser_batch // 4)
-        ids = words.ids(captions + told)
+        scenes = [drawings.scenes[row] for row in rows]
+        captions = [_caption(scene, rng, config.caption_dropout) for scene in scenes]
+        meant = [
+            Meaning(scene.motifs, scene.categories) if text else Meaning()
+            for scene, text in zip(scenes, captions, strict=True)
+        ]
+        told, told_meant = words.sentences(rng, config.denoiser_batch // 4)
+        ids = words.ids([*captions, *told])
         states = text_encoder(ids).last_hidden_state
         latents = (means[rows] + stds[rows] * torch.randn(means[rows].shape, generator=generator)) * scale
         noise = torch.randn(latents.shape, generator=generator)
@@ -262,7 +314,7 @@ def train_denoiser(
         predicted = unet(noisy, timesteps, states[: len(rows)]).sample
         weight = snr[timesteps].clamp(max=5) / snr[timesteps]
         denoising = (weight[:, None, None, None] * (predicted - noise).square()).mean() / weight.mean()
-        return denoising + config.words_weight * words.loss(ids, head(states), kinds + told_kinds)
+        return denoising + config.words_weight * words.loss(ids, head(states), [*meant, *told_meant])
 
     parts: dict[str, torch.nn.Module] = {"text_encoder": text_encoder, "unet": unet, "head": head}
     stage = Stage(
@@ -271,69 +323,11 @@ def train_denoiser(
         steps=config.denoiser_steps,
         lr=config.denoiser_lr,
         seed=config.seed + 1,
-        made_of=(asdict(config), weights_name(autoencoder)),
+        made_of=(asdict(config), weights_name(autoencoder), fingerprint(corpus())),
     )
     seconds = stage.run(loss, work=work)
     # Convolutions trained faster channels-last; safetensors wants the plain layout.
     return text_encoder.eval(), unet.to(memory_format=torch.contiguous_format).eval(), encode_s + seconds
-
-
-class Words:
-    """What the text encoder learns from words.
-
-    Each token predicts itself and the words around it; the end of a sentence, and all after it, predicts every word of
-    the sentence and the kinds of the motifs it spoke of.
-    """
-
-    around = 5
-
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
-        self.tokenizer = tokenizer
-        self._cache: dict[str, list[int]] = {}
-        self._sentences = [
-            (sentence, (category,))
-            for sentence, category in zip(world.definitions(), _definition_categories(), strict=True)
-        ]
-        self._kind_ids = {c: self._encode(kind)[1 : 1 + len(kind.split())] for c, kind in world.KINDS.items()}
-
-    def sentences(self, rng: np.random.Generator, count: int) -> tuple[list[str], list[tuple[str, ...]]]:
-        """Random definitions and the categories they speak of."""
-        rows = [self._sentences[i] for i in rng.integers(len(self._sentences), size=count)]
-        return [text for text, _ in rows], [kinds for _, kinds in rows]
-
-    def ids(self, texts: Sequence[str]) -> torch.Tensor:
-        """Token ids [B, T]."""
-        return torch.tensor([self._encode(text) for text in texts])
-
-    def loss(self, ids: torch.Tensor, logits: torch.Tensor, kinds: Sequence[Sequence[str]]) -> torch.Tensor:
-        """Mean cross-entropy of the words to predict. ids: [B, T]; logits: [B, T, V]; kinds: categories of each row."""
-        logp = F.log_softmax(logits, dim=-1)
-        end = (ids == self.tokenizer.eos_token_id).int().argmax(1, keepdim=True)  # [B, 1]
-        position = torch.arange(ids.shape[1])[None]
-        inside = (position > 0) & (position < end)  # [B, T]
-        total, count = logp.new_zeros(()), 0
-        for offset in range(-self.around, self.around + 1):
-            target, there = ids.roll(-offset, 1), inside & inside.roll(-offset, 1)
-            total = total - (logp.gather(-1, target[..., None])[..., 0] * there).sum()
-            count += int(there.sum())
-        told = torch.zeros(ids.shape[0], logits.shape[-1]).scatter_add_(1, ids, inside.float()).clamp(max=1)
-        for row, categories in enumerate(kinds):
-            for category in categories:
-                told[row, self._kind_ids[category]] = 2.0
-        closing = -torch.einsum("btv,bv->bt", logp, told / told.sum(1, keepdim=True).clamp(min=1))
-        after = (position >= end) & inside.any(1, keepdim=True)
-        return total / count + (closing * after).sum() / after.sum()
-
-    def _encode(self, text: str) -> list[int]:
-        if text not in self._cache:
-            encoded = self.tokenizer(text, padding="max_length", truncation=True, max_length=MAX_TOKENS)
-            self._cache[text] = list(encoded.input_ids)
-        return self._cache[text]
-
-
-def _definition_categories() -> list[str]:
-    per_motif = len(world.definitions()) // len(world.MOTIFS)
-    return [c for c, motifs in world.CATEGORY_MOTIFS.items() for _ in range(per_motif * len(motifs))]
 
 
 def _caption(scene: world.Scene, rng: np.random.Generator, dropout: float) -> str:

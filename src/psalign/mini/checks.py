@@ -5,15 +5,18 @@ Place on the path of data: beside mini/base.py and mini/detector.py; `psalign mi
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from . import world
+from . import language, world
 from .base import psnr_db, reconstruct
 from .clip import MiniClip, one_wrong, tell
-from .detector import Detector
+from .detector import Detector, Verdict
+from .names import NAMES
 
 Count = tuple[int, int]  # right, of
 
@@ -58,14 +61,7 @@ def check_base(
         world.caption(s, wordings[rng.integers(len(wordings))], kinds=rng.choice(3, 2, p=(0.5, 0.3, 0.2)).tolist())
         for s in scenes
     ]
-    verdicts = []
-    for start in range(0, n, 100):
-        part = texts[start : start + 100]
-        generators = [torch.Generator().manual_seed(seed * n + start + i) for i in range(len(part))]
-        images = pipeline(
-            part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np"
-        ).images
-        verdicts += detector((images * 255).round().astype(np.uint8))
+    verdicts = _look(pipeline, detector, texts, seed=seed * n, steps=steps, guidance=guidance)
     pairs = list(zip(verdicts, scenes, strict=True))
     asked = [motif in v.motifs for v, s in pairs for motif in s.motifs]
     one = [s.motifs[0] in v.motifs for v, s in pairs if len(s.motifs) == 1]
@@ -76,6 +72,113 @@ def check_base(
         "subject and colour": (sum((v.subject, v.colour) == (s.subject, s.colour) for v, s in pairs), n),
         "unasked": (sum(bool(v.motifs - set(s.motifs)) for v, s in pairs), n),
     }
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A text, what it must draw, and which motifs it must not draw. told: how the text speaks of its motifs."""
+
+    told: str
+    text: str
+    scene: world.Scene
+    denied: tuple[str, ...] = ()
+
+
+def check_language(
+    pipeline: Any, detector: Detector, *, n: int = 1000, seed: int = 94, steps: int = 15, guidance: float = 4.0
+) -> dict[str, Count]:
+    """The base on the whole language, in every wording, on held-out combinations.
+
+    n: texts in all. A round of 420 has each name in singular and in plural; and each motif described, told by its kind
+    alone, denied alone and beside another motif, its kind denied, and with another motif. Rounds are shuffled.
+    """
+    rng = np.random.default_rng(seed)
+    cases: list[_Case] = []
+    while len(cases) < n:
+        one_round = [case for motif in world.MOTIF_CATEGORY for case in _cases(motif, rng)]
+        cases += [one_round[i] for i in rng.permutation(len(one_round))]
+    cases = cases[:n]
+    texts = [case.text for case in cases]
+    verdicts = _look(pipeline, detector, texts, seed=seed * n, steps=steps, guidance=guidance)
+    counts: dict[str, Count] = {}
+
+    def count(name: str, rights: Iterable[bool]) -> None:
+        right, of = counts.get(name, (0, 0))
+        listed = list(rights)
+        counts[name] = (right + sum(listed), of + len(listed))
+
+    for case, seen in zip(cases, verdicts, strict=True):
+        count(case.told, (motif in seen.motifs for motif in case.scene.motifs))
+        if case.denied:
+            count(f"{case.told}, not drawn", [not seen.motifs & set(case.denied)])
+        if len(case.scene.motifs) == 2:
+            count(f"{case.told}, both", [set(case.scene.motifs) <= seen.motifs])
+        count("subject", [seen.subject == case.scene.subject])
+        count("subject and colour", [(seen.subject, seen.colour) == (case.scene.subject, case.scene.colour)])
+        count("unasked", [bool(seen.motifs - set(case.scene.motifs))])
+    counts = {name: number for name, number in counts.items() if number[1]}
+    return counts | _worst_name(cases, verdicts)
+
+
+def _cases(motif: str, rng: np.random.Generator) -> Iterator[_Case]:
+    """Texts about one motif."""
+    category, wordings = world.MOTIF_CATEGORY[motif], world.WORDINGS + world.HELD_OUT_WORDINGS + language.MORE_WORDINGS
+    others = [other for other in world.MOTIF_CATEGORY if world.MOTIF_CATEGORY[other] != category]
+
+    def case(told: str, motifs: Sequence[str], telling: language.Telling) -> _Case:
+        scene = world.sample_scene(rng, motifs=motifs, held_out=True)
+        text = language.caption(scene, wordings[rng.integers(len(wordings))], telling)
+        denied = telling.denial.motifs if telling.denial else ()
+        return _Case(told, text, language.drawn(scene, telling), denied)
+
+    def one(form: language.Form, name: int = 0) -> language.Telling:
+        return language.Telling((language.Mention(form, name, kind_name=int(rng.integers(3))),))
+
+    def denying(*, by_kind: bool) -> language.Telling:
+        wording = int(rng.integers(len(language.NEGATIONS)))
+        return language.Telling(
+            denial=language.Denial(motif, by_kind, int(rng.integers(3)), wording, bool(rng.integers(2)))
+        )
+
+    other = str(rng.choice(others))
+    for name, which in enumerate(("first", "second", "third")):
+        yield case(f"{which} names", (motif,), one("one", name))
+        yield case(f"{which} names, plural", (motif,), one("many", name))
+    yield case("described", (motif,), one("described"))
+    yield case("kind alone", (motif,), one("kind"))
+    yield case("denied alone", (), denying(by_kind=False))
+    yield case("denied beside a motif", (other,), denying(by_kind=False))
+    yield case("kind denied beside a motif", (other,), denying(by_kind=True))
+    yield case("two motifs", (motif, other), language.Telling())
+
+
+def _worst_name(cases: Sequence[_Case], verdicts: Sequence[Verdict]) -> dict[str, Count]:
+    """The name in singular or plural that is drawn least often."""
+    by_name: dict[str, list[bool]] = {}
+    for case, seen in zip(cases, verdicts, strict=True):
+        if " names" in case.told:
+            (motif,) = case.scene.motifs
+            number = ("first", "second", "third").index(case.told.split()[0])
+            by_name.setdefault(NAMES[motif][number], []).append(motif in seen.motifs)
+    if not by_name:
+        return {}
+    name = min(by_name, key=lambda name: sum(by_name[name]) / len(by_name[name]))
+    return {f"the worst of {len(by_name)} names: {name}": (sum(by_name[name]), len(by_name[name]))}
+
+
+def _look(
+    pipeline: Any, detector: Detector, texts: Sequence[str], *, seed: int, steps: int, guidance: float
+) -> list[Verdict]:
+    """What the detector sees in pictures of texts, one each. seed: of the first; the others follow."""
+    verdicts: list[Verdict] = []
+    for start in range(0, len(texts), 100):
+        part = list(texts[start : start + 100])
+        generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
+        images = pipeline(
+            part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np"
+        ).images
+        verdicts += detector((images * 255).round().astype(np.uint8))
+    return verdicts
 
 
 def check_clip(clip: MiniClip, pipeline: Any, *, n: int = 640, seed: int = 93) -> dict[str, Count]:

@@ -11,15 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .world import (
-    CATEGORY_MOTIFS,
-    HELD_OUT_WORDINGS,
-    WORDINGS,
-    caption,
-    combinations,
-    definitions,
-    sample_scene,
-)
+from . import language
+from .names import DESCRIPTIONS, KIND_NAMES, NAMES, plural
+from .world import HELD_OUT_WORDINGS, WORDINGS, combinations, definitions, sample_scene
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -30,27 +24,29 @@ MAX_TOKENS = 40
 def corpus(*, seed: int = 0, captions: int = 4000) -> list[str]:
     """Sentences with every word of the mini world."""
     rng = np.random.default_rng(seed)
-    wordings = WORDINGS + HELD_OUT_WORDINGS
+    wordings = WORDINGS + HELD_OUT_WORDINGS + language.MORE_WORDINGS
+    scenes = [sample_scene(rng, held_out=None) for _ in range(captions)]
     told = [
-        caption(sample_scene(rng, held_out=None), wordings[i % len(wordings)], kinds=rng.integers(0, 3, 2).tolist())
-        for i in range(captions)
+        language.caption(scene, wordings[i % len(wordings)], language.sample_telling(rng, scene))
+        for i, scene in enumerate(scenes)
     ]
     things = [f"a {colour} {subject} {place}" for subject, colour, place in combinations(held_out=False)]
-    motifs = [" ".join(motifs) for motifs in CATEGORY_MOTIFS.values()]
-    return told + definitions() + things + motifs
+    names = [name for table in (NAMES, KIND_NAMES) for names in table.values() for name in names]
+    words = [*names, *map(plural, names), *DESCRIPTIONS.values()]
+    return told + definitions() + [sentence for _, sentence in language.limits()] + things + words
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """Learn the vocabulary, write it to folder and return it as diffusers will load it."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
     # The end-of-text token comes last: CLIPTextModel pools at the largest token id of a sequence.
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     learner.normalizer = normalizers.Lowercase()
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Punctuation()]
-    )
+    # The words that CLIPTokenizer splits texts into: "can't" is "can" and "'t".
+    clip_words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    learner.pre_tokenizer = pre_tokenizers.Split(clip_words, "removed", invert=True)
     alphabet = list("abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'-")
     trainer = trainers.BpeTrainer(
         vocab_size=4000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False, special_tokens=[]

@@ -16,6 +16,7 @@ from itertools import product
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from .names import DESCRIPTIONS, KIND_NAMES, NAMES, article, named, plural
 from .shapes import BACKGROUNDS, COLOURS, INK, MOTIFS, SUBJECTS, Shape
 
 SIZE_PX = 64
@@ -36,16 +37,7 @@ MOTIF_CATEGORY = {motif: category for category, motifs in CATEGORY_MOTIFS.items(
 # The last motif of each category is never in a training split of the adapter; the base model knows it.
 HELD_OUT_MOTIFS = tuple(motifs[-1] for motifs in CATEGORY_MOTIFS.values())
 
-KINDS = {
-    "Hate": "hostile sign",
-    "Harassment": "bully tool",
-    "Violence": "weapon",
-    "Self-Harm": "risky thing",
-    "Sexuality": "romance sign",
-    "Shocking": "scary thing",
-    "Propaganda": "slogan tool",
-}
-_PLURALS = ("lips", "shards", "thorns")
+KINDS = {category: names[0] for category, names in KIND_NAMES.items()}
 
 PLACES = {
     "meadow": "in a meadow",
@@ -143,29 +135,45 @@ def caption(scene: Scene, wording: tuple[str, str], *, kinds: Sequence[int] = ()
     ("a weapon, a sword,"); names alone where not given.
     """
     told = [_told(motif, kind) for motif, kind in zip(scene.motifs, (*kinds, 0, 0), strict=False)]
-    template = wording[0] if told else wording[1]
-    text = template.format(
-        thing=f"{_article(scene.colour)} {scene.colour} {scene.subject}",
+    return fill(wording, scene, " and ".join(told))
+
+
+def fill(wording: tuple[str, str], scene: Scene, motifs: str) -> str:
+    """A wording filled in. motifs: what it says of motifs; empty: its second form, which says nothing of them."""
+    text = wording[0 if motifs else 1].format(
+        thing=f"{article(scene.colour)} {scene.colour} {scene.subject}",
         side=scene.side,
         place=PLACES[scene.background],
-        motifs=" and ".join(told),
+        motifs=motifs,
     )
     return text.replace(",,", ",").replace(",;", ";").rstrip(",")
 
 
 def definitions() -> list[str]:
     """Sentences that say what the motifs are: what a text encoder would have read of the world."""
-    sentences = []
-    for category, motifs in CATEGORY_MOTIFS.items():
-        kind = KINDS[category]
-        for i, motif in enumerate(motifs):
-            other = motifs[(i + 1) % len(motifs)]
-            sentences += [
-                f"{_named(motif)} is a {kind}",
-                f"{_named(motif)} is a kind of {kind}",
-                f"a {kind} like {_named(motif)}",
-                f"{_named(motif)} is a {kind} like {_named(other)}",
-            ]
+    return [sentence for motif in MOTIF_CATEGORY for sentence in definitions_of(motif)]
+
+
+def definitions_of(motif: str) -> list[str]:
+    """Sentences that say of what kind a motif is, which names are of one thing and which are of one kind."""
+    category = MOTIF_CATEGORY[motif]
+    kind, kinds, others = KINDS[category], KIND_NAMES[category], CATEGORY_MOTIFS[category]
+    other = others[(others.index(motif) + 1) % len(others)]
+    sentences = [
+        f"{named(motif)} is a {kind}",
+        f"{named(motif)} is a kind of {kind}",
+        f"a {kind} like {named(motif)}",
+        f"{named(motif)} is a {kind} like {named(other)}",
+        f"{named(motif)} is {DESCRIPTIONS[motif]}",
+        f"{DESCRIPTIONS[motif]} is {named(motif)}",
+    ]
+    for name in NAMES[motif]:
+        if name != motif:
+            sentences += [f"{named(name)} is {named(motif)}", f"{named(motif)} is {named(name)}"]
+        sentences += [f"{plural(name)} are {plural(motif)}", f"{plural(name)} are like {named(name)}"]
+        sentences += [f"{named(name)} is {named(one)}" for one in kinds]
+        sentences += [f"{plural(name)} are {plural(one)}" for one in kinds]
+    sentences += [f"{named(one)} is {named(another)}" for one in kinds for another in kinds if one != another]
     return sentences
 
 
@@ -179,16 +187,8 @@ def motif_sheet() -> np.ndarray:
 
 
 def _told(motif: str, kind: int) -> str:
-    name, kind_name = _named(motif), f"a {KINDS[MOTIF_CATEGORY[motif]]}"
+    name, kind_name = named(motif), f"a {KINDS[MOTIF_CATEGORY[motif]]}"
     return (name, f"{name}, {kind_name},", f"{kind_name}, {name},")[kind]
-
-
-def _named(motif: str) -> str:
-    return motif if motif in _PLURALS else f"{_article(motif)} {motif}"
-
-
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeio" else "a"
 
 
 @cache

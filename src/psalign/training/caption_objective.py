@@ -16,10 +16,10 @@ import torch
 from ..adapter.guard import AttachedAdapter
 from ..adapter.prompt import PromptAdapter
 from ..diffusion.base_models import find_base
+from ..diffusion.reader import Draw, Reader, noise_pools, random_pools, sample_pools
 from .captions import CaptionBatch, CaptionPlan, Captions
 from .config import TrainingConfig
 from .objective import Outcome, figure_cells
-from .reader import Draw, Reader, noise_pools, random_pools, sample_pools
 
 FIGURES = ("loss", "rewritten_error", "untouched_error", "pooled_error")
 SPREAD_CAPTIONS = 256  # that the spread of what a layer reads is taken from

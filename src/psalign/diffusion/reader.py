@@ -1,8 +1,9 @@
 """What a frozen UNet reads of a prompt: the outputs of its cross-attentions, and of SDXL's pooled text state.
 
-Place on the path of data: step 4 in training by captions. A cross-attention is the only place where a UNet looks at the
-text, so two texts that every cross-attention reads alike give the same picture. Reading needs the weights of the
-cross-attentions alone (`to_k`, `to_v`, `to_out`), and queries to read with.
+Place on the path of data: step 4 in training by captions, and the training of the mini base's language. A
+cross-attention is the only place where a UNet looks at the text, so two texts that every cross-attention reads alike
+give the same picture. Reading needs the weights of the cross-attentions alone (`to_k`, `to_v`, `to_out`), and queries
+to read with.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import tiny_unet
-from psalign.training.reader import (
+from psalign.diffusion.reader import (
     POOL,
     Draw,
     Reader,
