@@ -57,6 +57,8 @@ from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.language_model import MINILM, TransformersEmbedder
 from psalign.users.profile import load_profiles
 
+# More prompts of each suite than the quickstart draws.
+SIZES = {"scenes": 140, "wordings": 0, "two_motifs": 56, "motifs": 105, "safe": 80, "levels": 28}
 COLUMNS = ("pass", "suppressed", "kept", "harmless_distance")
 SUITES = ("scenes", "levels", "two_motifs", "motifs")
 STRANGER, PERSON = "by list, a stranger's vector", "as a person"
@@ -93,7 +95,8 @@ def main() -> None:
     elif arguments.encode:
         print(json.dumps(encode(arguments.encode, arguments.pairs or 8), indent=2))
     else:
-        quality(arguments, load_preset(arguments.preset, changes=arguments.set))
+        sizes = [f"dataset.{name}={count}" for name, count in SIZES.items()]
+        quality(arguments, load_preset(arguments.preset, changes=[*sizes, *arguments.set]))
 
 
 # --- quality --------------------------------------------------------------------------------------------------------

@@ -68,6 +68,6 @@ def new_caption_trainer(out, *, captions=None, code=0, data="data", **settings):
     captions = captions or make_captions(code=code)
     unet = tiny_unet().requires_grad_(False)
     reader = Reader(unet, random_pools(unet, seed=config.seed))
-    reader.measure_spreads(captions.texts.rows.read("states", range(12)).float(), None, None)
+    reader.measure_spreads(captions.texts.rows.read("states", range(12)).float())
     objective = CaptionObjective(caption_adapter(code=code), reader, config)
     return Trainer(objective, captions, config, out, data={"rows": data})

@@ -39,7 +39,7 @@ def test_the_error_of_a_text_to_itself_is_0_and_of_others_their_mean(reader):
     """By hand: mean over layers of the mean squared difference over the layer's spread."""
     draw = reader.draw(torch.Generator().manual_seed(2), layers=0, queries=6)
     one, other = states(4), states(4, seed=1)
-    reader.measure_spreads(states(20, seed=3), None, None)
+    reader.measure_spreads(states(20, seed=3))
     assert torch.equal(reader.error(one, one, draw), torch.zeros(4))
     by_layer = [
         (reader.read(one, layer, picks) - reader.read(other, layer, picks)).square().mean((1, 2))

@@ -33,13 +33,15 @@ class Reader:
     """Reads text states with the cross-attentions of a UNet.
 
     pools: queries of every cross-attention, [P, C] each. spreads: [layers], the variance of what each one reads over
-    captions, by which its errors are divided; pooled_spread: the same of the pooled text state.
+    captions, by which its errors are divided; pooled_spread: the same of the pooled text state. drawn_from: numbers of
+    the cross-attentions that a step draws from.
     """
 
     def __init__(self, unet: nn.Module, pools: Sequence[torch.Tensor]) -> None:
         self.unet, self.attentions, self.pools = unet, find_cross_attentions(unet), list(pools)
         self.spreads = torch.ones(len(self.attentions))
         self.pooled_spread = 1.0
+        self.drawn_from = list(range(len(self.attentions)))
 
     def __len__(self) -> int:
         return len(self.attentions)
@@ -66,11 +68,26 @@ class Reader:
         return read.float()
 
     @torch.no_grad()
-    def measure_spreads(self, states: torch.Tensor, pooled: torch.Tensor | None, time_ids: torch.Tensor | None) -> None:
-        """Take the spreads from the states of a sample of captions, [N, T, D] and [N, P]."""
+    def measure_spreads(
+        self,
+        states: torch.Tensor,
+        pooled: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+        *,
+        floor: float = 0.0,
+    ) -> None:
+        """Take the spreads from the states of a sample of captions, [N, T, D] and [N, P].
+
+        floor: no layer's spread is taken to be below this share of the largest. A layer that reads next to nothing of
+        the text moves the picture as little; its error, over its own small spread, would drown the others'. Layers
+        below a tenth of the floor are not drawn from at all.
+        """
         every = torch.arange(min(32, len(self.pools[0])), device=states.device)
         read = (self.read(states, layer, every) for layer in range(len(self)))
-        self.spreads = torch.stack([one.var(0).mean().clamp(min=1e-8) for one in read])
+        spreads = torch.stack([one.var(0).mean() for one in read])
+        least = floor * float(spreads.max())
+        self.spreads = spreads.clamp(min=max(1e-8, least))
+        self.drawn_from = (spreads >= least / 10).nonzero().flatten().tolist()
         if pooled is not None and time_ids is not None:
             self.pooled_spread = float(self.read_pooled(pooled, time_ids).var(0).mean().clamp(min=1e-8))
 
@@ -95,9 +112,9 @@ class Reader:
 
     def draw(self, generator: torch.Generator, *, layers: int, queries: int) -> Draw:
         """Layers (0: all) and queries for a step. generator: on the CPU."""
-        count = len(self)
+        count = len(self.drawn_from)
         some = layers if 0 < layers < count else count
-        chosen = torch.randperm(count, generator=generator)[:some].tolist()
+        chosen = [self.drawn_from[i] for i in torch.randperm(count, generator=generator)[:some].tolist()]
         size = len(self.pools[0])
         picks = torch.randint(size, (len(chosen), min(queries, size)), generator=generator)
         return Draw(sorted(chosen), picks.to(self.pools[0].device))

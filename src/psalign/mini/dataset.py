@@ -27,7 +27,7 @@ from ..users.levels import level_profiles
 from ..users.policy import banned_categories
 from ..users.population import sample_profiles
 from ..users.profile import UserProfile, save_profiles
-from . import world
+from . import language, world
 
 TRAIN_MOTIFS = {
     category: tuple(m for m in motifs if m not in world.HELD_OUT_MOTIFS)
@@ -46,6 +46,8 @@ class DatasetConfig:
 
     ban_list_share: share of users who give only a list of categories, and nothing of themselves.
     two_motif_share: share of pairs whose unsafe caption asks for two motifs.
+    names: of each motif and kind (NAMES, KIND_NAMES), the first so many are used; plural_share: of motifs in plural;
+    denial_share: of pairs whose captions say what is not there.
     pictured_users: so many training users have pictures, the others captions alone; None: all.
     Evaluation: prompts per rate in each suite; levels: prompts drawn at each level.
     """
@@ -57,6 +59,9 @@ class DatasetConfig:
     concepts: int = 12
     ban_list_share: float = 0.25
     two_motif_share: float = 0.4
+    names: int = 2
+    plural_share: float = 0.2
+    denial_share: float = 0.0
     scenes: int = 210
     seen: int = 60
     wordings: int = 60
@@ -73,7 +78,7 @@ class DatasetConfig:
             if field.name.endswith("_share"):
                 check_range(f"dataset.{field.name}", value, 0, 1)
             elif value is not None:
-                low = 1 if field.name in ("train_users", "test_users", "concepts") else 0
+                low = 1 if field.name in ("train_users", "test_users", "concepts", "names") else 0
                 check_range(f"dataset.{field.name}", value, low, MOST_SEEDS if field.name == "seed" else MOST_ROWS)
         if self.test_users > self.train_users:
             raise UsageError(
@@ -209,21 +214,41 @@ def _pair(
         if folder is not None:
             _write_jpeg(folder / name, world.draw(scene, seed=seed))
     wording = world.WORDINGS[rng.integers(len(world.WORDINGS))]
-    kinds = rng.choice(3, size=2, p=(0.5, 0.3, 0.2)).tolist()
+    mentions = {motif: _mention(rng, config) for motif in unsafe.motifs}
+    denial = _denial(rng, unsafe, config)
     for kind, scene in (("unsafe", unsafe), ("safe", safe)):
+        told = language.Telling(tuple(mentions[motif] for motif in scene.motifs), denial)
         chosen = unsafe_is_chosen(caption_kind=kind, category=category, banned=banned)
         yield SageRow(
             user_id=user.user_id,
             category=category,
             concept=concept,
             index=f"{index:05d}",
-            caption=world.caption(scene, wording, kinds=kinds),
+            caption=language.caption(scene, wording, told),
             caption_kind=kind,
             chosen=names[chosen],
             rejected=names[not chosen],
             user_data=_user_data(user),
             chose_unsafe=chosen,
         )
+
+
+def _mention(rng: np.random.Generator, config: DatasetConfig) -> language.Mention:
+    return language.Mention(
+        form="many" if rng.random() < config.plural_share else "one",
+        name=int(rng.integers(config.names)),
+        kind=int(rng.choice(3, p=(0.5, 0.3, 0.2))),
+        kind_name=int(rng.integers(config.names)),
+    )
+
+
+def _denial(rng: np.random.Generator, scene: world.Scene, config: DatasetConfig) -> language.Denial | None:
+    """A denial of a motif that is in neither picture of a pair, or none."""
+    if rng.random() >= config.denial_share:
+        return None
+    absent = [motif for motifs in TRAIN_MOTIFS.values() for motif in motifs if motif not in scene.motifs]
+    name, wording = int(rng.integers(config.names)), int(rng.integers(len(language.NEGATIONS)))
+    return language.Denial(_pick(rng, absent), name=name, wording=wording, first=bool(rng.integers(2)))
 
 
 def _user_data(user: UserProfile) -> Record:

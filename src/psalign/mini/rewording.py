@@ -159,7 +159,5 @@ def _reader(pipeline: Any, words: Words, *, seed: int) -> Reader:
     captions = [sample(rng, plain).text for _ in range(256)]
     pipeline.unet.eval().requires_grad_(False)
     reader = Reader(pipeline.unet, sample_pools(pipeline, captions[:POOL_CAPTIONS], seed=seed))
-    reader.measure_spreads(pipeline.text_encoder(words.ids(captions)).last_hidden_state, None, None)
-    # Errors of a layer that hardly reads any text would be divided by next to nothing, and drown the others.
-    reader.spreads = reader.spreads.clamp(min=LEAST_SPREAD * float(reader.spreads.max()))
+    reader.measure_spreads(pipeline.text_encoder(words.ids(captions)).last_hidden_state, floor=LEAST_SPREAD)
     return reader

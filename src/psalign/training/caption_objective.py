@@ -143,7 +143,7 @@ def make_reader(pipeline: Any, captions: Captions, config: TrainingConfig, *, ba
     if "pooled" in captions.texts.rows.names():
         pooled = captions.texts.rows.read("pooled", sample).to(device)
         sizes = torch.tensor([[size, size, 0, 0, size, size]], device=device).expand(len(sample), -1)
-    reader.measure_spreads(states, pooled, sizes)
+    reader.measure_spreads(states, pooled, sizes, floor=config.spread_floor)
     return reader
 
 

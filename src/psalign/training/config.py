@@ -53,7 +53,9 @@ class TrainingConfig:
     queries: with what the cross-attentions read: queries of the base's own pictures of safe captions ("samples"), of
     one pass on noise ("noise"), or of random pixels ("random": needs no pass of the UNet, nor its other weights).
     queries_per_layer: queries that a cross-attention reads with in a step. layers_per_step: cross-attentions that read
-    in a step; 0: all. untouched_weight: of rows whose caption must stay as it is.
+    in a step; 0: all. spread_floor: errors of a cross-attention are divided by the variance of what it reads over
+    captions, or by this share of the largest such variance, whichever is more; those below a tenth of that share are
+    not read with. untouched_weight: of rows whose caption must stay as it is.
     vector_dropout, code_dropout, vector_swap: where user vectors end in an exact ban code, shares of rows that lose
     their vector, whose code is estimated from the vector, and whose vector is another user's: so that the code is
     obeyed, whatever the vector says, and so that a vector is understood whose list is not known.
@@ -99,6 +101,7 @@ class TrainingConfig:
     queries: str = "samples"
     queries_per_layer: int = 32
     layers_per_step: int = 0
+    spread_floor: float = 0.1
     untouched_weight: float = 1.0
     vector_dropout: float = 0.0
     code_dropout: float = 0.0
@@ -163,7 +166,7 @@ _CHOICES = {
 _POSITIVE = ("steps", "batch_size", "lr", "accumulation", "save_every", "keep", "log_every", "snr_gamma",
              "queries_per_layer")  # fmt: skip
 _SHARES = ("caption_dropout", "user_dropout", "rewritten_share", "visual_share", "vector_dropout", "code_dropout",
-           "vector_swap")  # fmt: skip
+           "vector_swap", "spread_floor")  # fmt: skip
 _MOST = {
     "lr": 1.0, "weight_decay": 1.0, "steps": 10**8, "batch_size": 1 << 16, "accumulation": 1 << 16,
     "warmup_steps": 10**8, "reference_draws": 1 << 16, "validation_pairs": 10**6, "validation_pictures": 1 << 10,
