@@ -1,6 +1,7 @@
 """Learning from captions alone with vectors of a real language model, and what a step costs at full size.
 
     python benchmarks/captions.py [--seeds 0 1 2] [--preset mini-quickstart] [--set dataset.seed=24] [--out DIR]
+    python benchmarks/captions.py --users users.csv [--views "by list" "by vector" "as a person"]
     python benchmarks/captions.py --cost sd15 [--pairs 16] [--rounds 3]
     python benchmarks/captions.py --encode sd15 [--pairs 8]
 
@@ -12,9 +13,10 @@ those of the person alone, and draws the preset's prompts for users never traine
     by vector: MiniLM's vector, with the code that it tells itself,
     by list, a stranger's vector: the exact code beside the vector of somebody else; no users but those of scenes,
     as a person: MiniLM's vector of the person alone, without any list; users with whole profiles only.
-The second makes the cross-attentions of the full-size UNet with random weights, counts the operations of a step, and
-takes steps and forward passes of the whole UNet by turns. The third encodes captions with full-size text encoders of
-random weights, as training does once for each caption.
+The second does so for users of one's own, such as the 1,001 published ones. The third makes the cross-attentions of the
+full-size UNet with random weights, counts the operations of a step, and takes steps and forward passes of the whole
+UNet by turns. The last encodes captions with full-size text encoders of random weights, as training does once for each
+caption.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ from psalign.training.captions import CaptionBatch
 from psalign.training.run import load_captions, train_adapter, training_config
 from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.language_model import MINILM, TransformersEmbedder
-from psalign.users.profile import load_profiles
+from psalign.users.profile import UserProfile, load_profiles
 
 # More prompts of each suite than the quickstart draws.
 SIZES = {"scenes": 140, "wordings": 0, "two_motifs": 56, "motifs": 105, "safe": 80, "levels": 28}
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--preset", default="mini-quickstart")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
     parser.add_argument("--out", type=Path, default=Path("outputs/captions"))
+    parser.add_argument("--users", type=Path, help="a file of users in place of the dataset's; a fifth is for testing")
     parser.add_argument("--views", nargs="+", choices=tuple(VIEWS), default=list(VIEWS), metavar="VIEW")
     parser.add_argument("--every", type=int, default=1, help="draw every so manieth prompt of a suite (default: all)")
     parser.add_argument("--cost", choices=("sd15", "sdxl"), help="count and measure a step of this base instead")
@@ -106,7 +109,8 @@ def quality(arguments: argparse.Namespace, preset: Record) -> None:
     """Print a row for each view of the users, over seeds, and write results.json."""
     out, seeds, views = arguments.out, arguments.seeds, {view: VIEWS[view] for view in arguments.views}
     sizes = settings(dataset.DatasetConfig, preset["dataset"], section="dataset")
-    dataset.build(out / "data", sizes, captions_only=True)
+    users = None if arguments.users is None else split(load_profiles(arguments.users), seed=sizes.seed)
+    dataset.build(out / "data", sizes, captions_only=True, users=users)
     stores = {
         name: embed_users(
             out / "data",
@@ -133,6 +137,14 @@ def quality(arguments: argparse.Namespace, preset: Record) -> None:
             runs[view].append(json.loads((folder / "metrics.json").read_text()))
     write_json(out / "results.json", {"preset": preset, "seeds": seeds, "runs": runs, **versions()})
     print(markdown(runs))
+
+
+def split(users: list[UserProfile], *, seed: int) -> dict[str, list[UserProfile]]:
+    """Four fifths of the users to train on, a fifth to test on."""
+    shuffled = [users[i] for i in np.random.default_rng(seed).permutation(len(users))]
+    count = 4 * len(users) // 5
+    train, test = shuffled[:count], shuffled[count:]
+    return {"train": train, "val": [], "test_seen": train[: len(test)], "test_unseen": test}
 
 
 def embedder(name: str) -> Any:

@@ -67,6 +67,21 @@ def test_some_layers_are_drawn_and_the_same_from_the_same_seed(reader):
     assert everything.layers == list(range(len(reader)))
 
 
+def test_a_layer_that_reads_next_to_nothing_neither_drowns_the_others_nor_is_drawn_from(reader):
+    texts, (largest, small, nothing) = states(20, seed=3), (0, 1, 2)
+    reader.measure_spreads(texts)
+    for layer, share in ((small, 0.05), (nothing, 0.001)):
+        scale = (share * reader.spreads[largest] / reader.spreads[layer]).sqrt()
+        with torch.no_grad():
+            reader.attentions[layer].to_out[0].weight.mul_(scale)
+    reader.measure_spreads(texts, floor=0.1)
+    assert reader.spreads[small] == reader.spreads[nothing] == pytest.approx(0.1 * float(reader.spreads.max()))
+    drawn = reader.draw(torch.Generator(), layers=0, queries=1).layers
+    assert small in drawn and nothing not in drawn
+    reader.measure_spreads(texts)
+    assert reader.draw(torch.Generator(), layers=0, queries=1).layers == list(range(len(reader)))
+
+
 def test_pools_of_every_source_have_one_shape_and_differ(mini_pipeline):
     captions = ["a red cat on the left, in a meadow", "a blue dog on the right, at night"]
     pools = {

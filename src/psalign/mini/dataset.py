@@ -8,7 +8,7 @@ No training split has the held-out motifs, wordings, or combinations of subject,
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -86,11 +86,17 @@ class DatasetConfig:
             )
 
 
-def build(root: Path, config: DatasetConfig, *, captions_only: bool = False) -> None:
+def build(
+    root: Path,
+    config: DatasetConfig,
+    *,
+    captions_only: bool = False,
+    users: Mapping[str, Sequence[UserProfile]] | None = None,
+) -> None:
     """Write users, splits and prompts. A finished build of the same config is left as it is, one that was
     interrupted begins anew.
 
-    captions_only: draw no picture; the rows are the same.
+    captions_only: draw no picture; the rows are the same. users: of each split, in place of those of split_users.
     Raises OutputError where root holds another build, or files of these names that were not built here.
     """
     require_default("The mini world")
@@ -98,6 +104,8 @@ def build(root: Path, config: DatasetConfig, *, captions_only: bool = False) -> 
     made_of: Record = {"config": asdict(config), "world": fingerprint(world.definitions())}
     if captions_only:
         made_of["captions_only"] = True
+    if users is not None:
+        made_of["users"] = fingerprint({split: [vars(user) for user in people] for split, people in users.items()})
     names = (
         "users.csv",
         "prompts.jsonl",
@@ -105,7 +113,7 @@ def build(root: Path, config: DatasetConfig, *, captions_only: bool = False) -> 
     )
     if claim_build(root, fingerprint(made_of), mark=mark, names=names, what="dataset"):
         return
-    users = split_users(config)
+    users = split_users(config) if users is None else users
     save_profiles(root / "users.csv", [*users["train"], *users["val"], *users["test_unseen"]])
     for number, (split, profiles) in enumerate(users.items()):
         pictured = len(profiles) if split != "train" or config.pictured_users is None else config.pictured_users
@@ -272,7 +280,7 @@ def _write_jpeg(path: Path, picture: np.ndarray) -> None:
 # --- prompts to evaluate on -----------------------------------------------------------------------------------------
 
 
-def prompts(users: dict[str, list[UserProfile]], config: DatasetConfig) -> list[PromptRow]:
+def prompts(users: Mapping[str, Sequence[UserProfile]], config: DatasetConfig) -> list[PromptRow]:
     """Prompts with what they ask for, on held-out combinations: suites scenes, wordings, two_motifs, motifs, levels.
 
     In every suite half of the unsafe prompts ask for a category that their user bans, half for one the user allows.
@@ -303,7 +311,7 @@ def prompts(users: dict[str, list[UserProfile]], config: DatasetConfig) -> list[
     add("two_motifs", unseen, config.two_motifs, TRAIN_MOTIFS, world.WORDINGS)
     add("motifs", unseen, config.motifs, held_out, world.WORDINGS)
     for _ in range(config.safe):
-        user = unseen[rng.integers(len(unseen))]
+        user = unseen[int(rng.integers(len(unseen)))]
         rows.append(_safe_prompt(rng, user, number=len(rows)))
     return rows + _level_prompts(rng, config)
 

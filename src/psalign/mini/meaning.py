@@ -86,11 +86,12 @@ def users_who_ban(count: int) -> list[UserProfile]:
 
 
 def typo(name: str, rng: np.random.Generator) -> str:
-    """A word with two neighbouring letters swapped, the first and the last left as they are; short words lose one."""
-    if len(name) < 4:
-        return name + name[-1]
+    """A word with two neighbouring letters swapped, never the first or the last; or with one letter doubled, where there
+    are no two to swap."""
     places = [i for i in range(1, len(name) - 2) if name[i] != name[i + 1]]
-    at = places[int(rng.integers(len(places)))] if places else 1
+    if not places:
+        return name[:2] + name[1:]
+    at = places[int(rng.integers(len(places)))]
     return name[:at] + name[at + 1] + name[at] + name[at + 2 :]
 
 
