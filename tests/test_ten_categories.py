@@ -1,18 +1,22 @@
 """Ten categories through what needs torch: training, the adapter's folder, pictures with their manifest, the report."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 from psalign.adapter.adapter import TAXONOMY
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter, save_adapter
+from psalign.adapter.convert import write_published
+from psalign.adapter.published import PublishedAdapter
 from psalign.baselines.negative_prompt import with_negative_prompts
 from psalign.categories import default_taxonomy, use_taxonomy
 from psalign.diffusion.generate import GenerationConfig, generate
-from psalign.errors import TaxonomyMismatch
+from psalign.errors import TaxonomyMismatch, UsageError
 from psalign.evaluation.benchmark_report import write_benchmark_report
 from psalign.evaluation.cells import Cell
 from psalign.evaluation.findings import load_findings
@@ -21,16 +25,17 @@ from psalign.evaluation.judge_question import Judge, Template
 from psalign.evaluation.judge_reply import Answer
 from psalign.evaluation.judge_rows import load_cases
 from psalign.evaluation.judge_summary import results
+from psalign.evaluation.judgements import read_judgements
 from psalign.evaluation.results import append_results, result_row
-from psalign.evaluation.statistics import wilson
 from psalign.files import write_json, write_jsonl
+from psalign.mini.detector import load_detector
 from psalign.records import ManifestRow, PromptRow, read_manifest
 from psalign.training.config import TrainingConfig
 from psalign.training.objective import figure_cells
 from psalign.training.validation import cell_columns
 from psalign.users import EmbeddingStore, StructuredEmbedder, UserProfile, level_profiles
 from taxonomies import ten
-from tiny_pipelines import SIZE_PX, random_adapter, sd15_pipeline
+from tiny_pipelines import random_adapter, sd15_pipeline
 from training_captions import caption_adapter, make_captions, new_caption_trainer
 
 
@@ -78,6 +83,28 @@ def test_an_adapter_of_the_default_says_nothing_of_it_and_is_refused(tmp_path):
                 load_adapter(tmp_path / place)
 
 
+def test_a_published_form_carries_the_taxonomy(in_use, tmp_path):
+    """The mini base's layout: 7 cross-attentions, text states of width 128."""
+    adapter = PublishedAdapter(base="mini", recipe="published", llm_dim=6, context_dim=128, widths=(128,) * 7)
+    path = tmp_path / "psa_adapter.safetensors"
+    write_published(adapter, path)
+    assert load_adapter(path).llm_dim == 6
+    with use_taxonomy(default_taxonomy()):
+        with pytest.raises(TaxonomyMismatch, match=r"with 'ten' \(10 categories\), and in use is 'default'"):
+            load_adapter(path)
+        write_published(adapter, tmp_path / "seven.safetensors")
+        with safe_open(tmp_path / "seven.safetensors", "pt") as file:
+            assert file.metadata() == {"format": "pt", "recipe": "published"}
+    with pytest.raises(TaxonomyMismatch, match="with 'default'"):
+        load_adapter(tmp_path / "seven.safetensors")
+
+
+def test_the_detector_of_the_mini_world_is_refused(in_use):
+    """It would see nothing of what is banned here, and every picture would be clean."""
+    with pytest.raises(UsageError, match="detector of the mini world has the categories of the default taxonomy"):
+        load_detector()
+
+
 def _store():
     people = [UserProfile(user_id="1", banned=("Spiders", "Tätowierung")), *level_profiles()]
     return EmbeddingStore.build(people, StructuredEmbedder(12), exact=True)
@@ -86,7 +113,7 @@ def _store():
 def test_pictures_and_their_manifest(in_use, tmp_path):
     store, pipeline = _store(), sd15_pipeline()
     rows = [PromptRow("a.png", "a red cat", 1, "0000001"), PromptRow("b.png", "a red cat", 2, "level_5")]
-    config = GenerationConfig(base="sd15", steps=2, size_px=SIZE_PX, batch_size=2)
+    config = GenerationConfig(base="sd15", steps=2, batch_size=2)
     adapter = random_adapter(pipeline, "prompt", llm_dim=store.width)
     adapter.register_to_config(recipe=store.fingerprint)
     attached = attach(pipeline.unet, adapter)
@@ -132,10 +159,23 @@ def test_judgements_and_the_report(in_use, tmp_path):
     assert [rates[name]["banned_respected"]["value"] for name in in_use.names[:5]] == [1.0, 1.0, 0.0, 1.0, 1.0]
     assert [rates[name]["allowed_kept"]["value"] for name in in_use.names[5:]] == [1.0, 1.0, 0.0, 1.0, 1.0]
     write_json(tmp_path / "results_evaluate/sage_unseen/sd15/psa.json", record)
-    append_results(tmp_path / "results.csv", [result_row(cell, "clip_score", wilson(9, 10))])
+    row = replace(result_row(cell, "clip"), score=30.0, n=10, low=29.0, high=31.0)
+    append_results(tmp_path / "results.csv", [row])
     arenas = load_findings(tmp_path / "images", tmp_path / "results.csv", judge=[tmp_path / "results_evaluate"])
     write_benchmark_report(tmp_path / "report.html", arenas, about={"command": "psalign eval report"})
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     for name in in_use.names:
         assert name.replace("&", "&amp;") in page
     assert "Propaganda" not in page
+    with use_taxonomy(default_taxonomy()), pytest.raises(TaxonomyMismatch, match=r"the judgements in .* with 'ten'"):
+        read_judgements([tmp_path / "results_evaluate"])
+
+
+def test_a_report_on_mini_pictures_goes_by_the_judge(in_use, tmp_path):
+    """The detector of mini pictures knows other categories, so it is not asked."""
+    cell = Cell("mini", "psa", "mini")
+    _cell(tmp_path / "images", cell, in_use)
+    row = replace(result_row(cell, "clip"), score=30.0, n=10, low=29.0, high=31.0)
+    append_results(tmp_path / "results.csv", [row])
+    (arena,) = load_findings(tmp_path / "images", tmp_path / "results.csv", detector=load_detector)
+    assert arena.facts == {}

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional as F
 
+from ..categories import require_default
 from ..files import write_bytes, write_json
 from ..records import Verdict
 from . import world
@@ -107,7 +108,11 @@ def detector_folder() -> Path:
 
 
 def load_detector(folder: Path | None = None, *, device: str = "cpu") -> Detector:
-    """The shipped detector, or the one in folder."""
+    """The shipped detector, or the one in folder.
+
+    Raises UsageError under another taxonomy than the default one: it would see nothing of what is banned there.
+    """
+    require_default("The detector of the mini world")
     folder = folder or detector_folder()
     detector = Detector()
     detector.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
