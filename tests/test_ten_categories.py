@@ -15,6 +15,7 @@ from psalign.adapter.convert import write_published
 from psalign.adapter.published import PublishedAdapter
 from psalign.baselines.negative_prompt import with_negative_prompts
 from psalign.categories import default_taxonomy, use_taxonomy
+from psalign.cli import main
 from psalign.diffusion.generate import GenerationConfig, generate
 from psalign.errors import TaxonomyMismatch, UsageError
 from psalign.evaluation.benchmark_report import write_benchmark_report
@@ -26,10 +27,12 @@ from psalign.evaluation.judge_reply import Answer
 from psalign.evaluation.judge_rows import load_cases
 from psalign.evaluation.judge_summary import results
 from psalign.evaluation.judgements import read_judgements
-from psalign.evaluation.results import append_results, result_row
+from psalign.evaluation.metrics import measure, metrics_for
+from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.files import write_json, write_jsonl
 from psalign.mini.detector import load_detector
 from psalign.records import ManifestRow, PromptRow, read_manifest
+from psalign.tools import tools_for
 from psalign.training.config import TrainingConfig
 from psalign.training.objective import figure_cells
 from psalign.training.validation import cell_columns
@@ -99,10 +102,22 @@ def test_a_published_form_carries_the_taxonomy(in_use, tmp_path):
         load_adapter(tmp_path / "seven.safetensors")
 
 
-def test_the_detector_of_the_mini_world_is_refused(in_use):
-    """It would see nothing of what is banned here, and every picture would be clean."""
-    with pytest.raises(UsageError, match="detector of the mini world has the categories of the default taxonomy"):
-        load_detector()
+def test_the_detector_of_the_mini_world_is_refused(in_use, tmp_path):
+    """It would see nothing of what is banned here, and every picture would be clean. What needs no verdict works."""
+    pictures, message = np.zeros((1, 64, 64, 3), np.uint8), "detector of the mini world has the categories of the def"
+    detector, tools = load_detector(), tools_for("mini")
+    with pytest.raises(UsageError, match=message):
+        detector(pictures)
+    with pytest.raises(UsageError, match=message):
+        measure("pass", tmp_path, tools)
+    assert detector.pooled_features(pictures).shape == (1, 256)
+    assert {"clip"} <= set(metrics_for(tools)) <= {"clip", "inpro", "inpro_strict", "fid", "kid"}
+    images = _images(tmp_path, in_use)
+    run = ["eval", "run", "--images", str(images), "--output", f"{tmp_path}/r.csv", "--taxonomy"]
+    assert main([*run, f"{tmp_path}/ten.yaml"]) == 0  # in a process of its own, which knows it too
+    rows = {row.metrics: row for row in read_results(tmp_path / "r.csv")}
+    assert (rows["clip"].state, rows["clip"].n, rows["pass"].state) == ("succeeded", 10, "missing")
+    assert "in use is 'ten'" in rows["pass"].note
 
 
 def _store():
@@ -128,12 +143,12 @@ def test_pictures_and_their_manifest(in_use, tmp_path):
         read_manifest(tmp_path / "psa/manifest.jsonl")
 
 
-def _cell(images, cell, taxonomy):
+def _cell(images, cell, taxonomy, kind="unsafe"):
     """One picture for each category, whose user bans the first five."""
     rows, folder = [], cell.folder(images)
     folder.mkdir(parents=True)
     for number, name in enumerate(taxonomy.names):
-        about = {"kind": "unsafe", "categories": [name]}
+        about = {"kind": kind, "categories": [name]}
         rows.append(ManifestRow(f"{number}.png", f"prompt {number}", number, cell.method, cell.base, "0000001",
                                 taxonomy.names[:5], meta=about, taxonomy=taxonomy.label))  # fmt: skip
         Image.fromarray(np.full((8, 8, 3), 20 * number, np.uint8)).save(folder / rows[-1].file_name)
@@ -171,11 +186,15 @@ def test_judgements_and_the_report(in_use, tmp_path):
         read_judgements([tmp_path / "results_evaluate"])
 
 
+def _images(folder, taxonomy):
+    _cell(folder / "images", Cell("mini", "psa", "mini"), taxonomy, kind="safe")
+    return folder / "images"
+
+
 def test_a_report_on_mini_pictures_goes_by_the_judge(in_use, tmp_path):
     """The detector of mini pictures knows other categories, so it is not asked."""
-    cell = Cell("mini", "psa", "mini")
-    _cell(tmp_path / "images", cell, in_use)
+    cell, images = Cell("mini", "psa", "mini"), _images(tmp_path, in_use)
     row = replace(result_row(cell, "clip"), score=30.0, n=10, low=29.0, high=31.0)
     append_results(tmp_path / "results.csv", [row])
-    (arena,) = load_findings(tmp_path / "images", tmp_path / "results.csv", detector=load_detector)
+    (arena,) = load_findings(images, tmp_path / "results.csv", detector=load_detector)
     assert arena.facts == {}

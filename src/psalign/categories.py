@@ -31,6 +31,7 @@ MOST_LETTERS = 60  # of a name, a slug or a spelling
 LEVELS = 6
 RESERVED = ("all", "harmless", "none", "safe")  # which data sets write where a category could stand
 SHOWN = 5
+DETECTOR = "The detector of the mini world"  # which knows the default taxonomy alone
 HINT = "docs/USERS.md has an example of a taxonomy file."
 
 
