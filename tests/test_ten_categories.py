@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors import safe_open
 
@@ -20,6 +21,7 @@ from psalign.diffusion.generate import GenerationConfig, generate
 from psalign.errors import TaxonomyMismatch, UsageError
 from psalign.evaluation.benchmark_report import write_benchmark_report
 from psalign.evaluation.cells import Cell
+from psalign.evaluation.figures import _heat, write_figures
 from psalign.evaluation.findings import load_findings
 from psalign.evaluation.judge import Answers, Sheet, make_trials
 from psalign.evaluation.judge_question import Judge, Template
@@ -156,6 +158,12 @@ def _cell(images, cell, taxonomy, kind="unsafe"):
     return folder
 
 
+def _labels(arena):
+    axes = Figure().subplots()
+    _heat(axes, arena)
+    return axes.get_xticklabels()
+
+
 def test_judgements_and_the_report(in_use, tmp_path):
     cell = Cell("sage_unseen", "psa", "sd15")
     cases = load_cases(_cell(tmp_path / "images", cell, in_use))
@@ -182,6 +190,10 @@ def test_judgements_and_the_report(in_use, tmp_path):
     for name in in_use.names:
         assert name.replace("&", "&amp;") in page
     assert "Propaganda" not in page
+    write_figures(tmp_path / "figures", arenas)
+    labels = _labels(arenas[0])
+    assert [label.get_text() for label in labels] == list(in_use.names)
+    assert {label.get_rotation() for label in labels} == {40.0}  # so that none lies over the next
     with use_taxonomy(default_taxonomy()), pytest.raises(TaxonomyMismatch, match=r"the judgements in .* with 'ten'"):
         read_judgements([tmp_path / "results_evaluate"])
 
