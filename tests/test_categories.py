@@ -115,6 +115,17 @@ def test_the_smallest_and_the_largest(tmp_path, count):
 
 FAULTS = {
     "no YAML": ("name: [", "not YAML"),
+    "a key twice": (
+        "categories: [A]\nrules: [{name: r, field: religion, values: [Islam], bans: [A]}]\nrules: []\n",
+        "not YAML ('rules' is there twice)",
+    ),
+    "billions by reference": (
+        "categories: [{name: [&a [x], "
+        + ", ".join(f"&{b} [{', '.join([f'*{a}'] * 30)}]" for a, b in pairwise("abcdefghij"))
+        + "]}]",
+        "category 1: name must be a text; saw list",
+    ),
+    "an object of Python": ("categories: !!python/name:os.system", "not YAML (could not determine a constructor"),
     "no mapping": ([1], "expected a taxonomy with name, categories, rules, levels; saw list"),
     "unknown key": ({**TEN, "rule": []}, "unknown 'rule'; a taxonomy has name"),
     "no categories": ({"categories": []}, "categories must be a list of 1 to 64; saw 0"),
@@ -144,6 +155,9 @@ FAULTS = {
         {"categories": ["A"], "rules": [{"name": "r", "field": "f", "values": ["v"], "bans": ["A"]}] * 2},
         "two rules are called 'r'",
     ),
+    "an unknown level": ({"categories": ["A"], "levels": [[], [], [], [], [], ["B"]]}, "level 5 names 'B'; the categ"),
+    "accents in two forms": ({"categories": ["caf\u00e9", "cafe\u0301"]}, "the name 'caf\u00e9' means 'caf\u00e9' and"),
+    "a long name of it": ({"name": "x" * 61, "categories": ["A"]}, "name must have at most 60 letters; saw 61"),
     "five levels": ({"categories": ["A"], "levels": [[], [], [], [], ["A"]]}, "levels must be 6 lists from nothing"),
     "levels that fall": ({"categories": ["A"], "levels": [[], ["A"], [], ["A"], ["A"], ["A"]]}, "levels must be 6"),
     "the default's name": ({"name": "default", "categories": ["A"]}, "it is not the default taxonomy"),
@@ -161,6 +175,30 @@ def test_faults_of_a_file_are_one_message(tmp_path, case, capsys):
     assert str(caught.value).startswith(str(path))
     assert main(["--taxonomy", str(path), "users", "levels"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_file_may_have_references(tmp_path):
+    """PyYAML itself writes them where a list stands in two places."""
+    values = ["Islam"]
+    rules = [{"name": name, "field": "religion", "values": values, "bans": ["A"]} for name in "rs"]
+    path = write_taxonomy(tmp_path / "mine.yaml", {"categories": ["A"], "rules": rules})
+    assert "*" in path.read_text()
+    assert [rule.values for rule in read_taxonomy(path).rules] == [("Islam",)] * 2
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "latin-1"])
+def test_a_file_that_cannot_be_read(tmp_path, kind, capsys):
+    path = tmp_path / "mine.yaml"
+    if kind == "folder":
+        path.mkdir()
+    if kind == "latin-1":
+        path.write_bytes("categories: [Tätowierung]".encode("latin-1"))
+    assert main(["--taxonomy", str(path), "users", "levels"]) == 2
+    said = capsys.readouterr().err
+    message = {"missing": "does not exist", "folder": "is a folder", "latin-1": "not UTF-8"}[kind]
+    assert f"UsageError: {path}" in said
+    assert message in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
@@ -191,6 +229,17 @@ def test_rules_and_ban_lists(in_use, tmp_path):
         UserProfile(user_id="c", banned=["Hate"])
 
 
+def test_accents_that_are_written_in_two_letters(in_use, tmp_path):
+    """As a Mac writes them: one word, whatever its form."""
+    apart = "Ta\u0308towierung"
+    (tmp_path / "users.csv").write_text(f"User_ID,Banned_Categories\n1,{apart}\n", encoding="utf-8")
+    assert load_profiles(tmp_path / "users.csv")[0].banned == ("Tätowierung",)
+    assert find_category(apart) == "Tätowierung"
+    other = {"categories": [apart]}
+    with use_taxonomy(read_taxonomy(write_taxonomy(tmp_path / "apart.yaml", other))):
+        assert category_names() == ("Tätowierung",)
+
+
 def test_levels_grow_to_all(in_use):
     assert [len(level.banned) for level in level_profiles()] == [0, 2, 4, 6, 8, 10]
     people = [UserProfile(user_id=f"u{k}", banned=NAMES[:k]) for k in range(11)]
@@ -207,6 +256,7 @@ def test_the_command_line(tmp_path, capsys):
     assert main(["--taxonomy", path, "users", "explain", "7", *users]) == 0
     told = capsys.readouterr().out.splitlines()
     assert (len(told), told[0].split(), "allowed" in told[2]) == (10, ["Spiders", "banned:", "afraid"], True)
+    assert {line.find("allowed") for line in told} - {-1} == {len("Drugs & Smoking") + 1}  # under each other
     store = str(tmp_path / "store")
     assert main(["embed", *users, "--out", store, "--exact", "--taxonomy", path]) == 0
     capsys.readouterr()
@@ -217,7 +267,11 @@ def test_the_command_line(tmp_path, capsys):
     assert "TaxonomyMismatch" in said
     assert "with 'ten' (10 categories), and in use is 'default' (7 categories)" in said
     assert "psalign --taxonomy FILE" in said
-    for command in (["mini", "sheet"], ["users", "levels", "--published"], ["quickstart", "--out", f"{tmp_path}/q"]):
+    assert main(["embed", *users, "--out", f"{tmp_path}/b", "--bans", str(tmp_path / "bans.jsonl")]) == 2
+    assert "Sexuality, Shocking, Propaganda (taxonomy 'default')" in capsys.readouterr().err
+    published = ["train", "--data", "published", "--preset", "psa-sd15", "--out", f"{tmp_path}/p"]
+    quickstart = ["quickstart", "--out", f"{tmp_path}/q"]
+    for command in (published, quickstart, ["mini", "sheet"], ["users", "levels", "--published"]):
         assert main([*command, "--taxonomy", path]) == 2
         assert "categories of the default taxonomy, and in use is 'ten'" in capsys.readouterr().err
 
@@ -345,6 +399,23 @@ def test_a_dataset_that_was_built_here_says_its_taxonomy(tmp_path, made_with):
     assert f"in use is '{in_use.name}'" in str(caught.value)
 
 
+@pytest.mark.parametrize("command", ["validate", "stats", "export", "embed"])
+def test_a_dataset_is_told_by_its_taxonomy_before_its_users(tmp_path, command, capsys):
+    """Its users file stands in it, and bans what is no category here; that is not the fault."""
+    other, root = ten(tmp_path), tmp_path / "data"
+    with use_taxonomy(other):
+        _sage(root)
+        save_profiles(root / "users.csv", [UserProfile(user_id="1", banned=CHILD_BANS)])
+    (root / "dataset.json").write_text(json.dumps({"fingerprint": "0", "taxonomy": other.mark}))
+    out = ["--out", str(tmp_path / "out")]
+    users = ["--users", str(root / "users.csv")]
+    given = {"embed": ["embed", "--data", str(root), *users, *out], "export": ["sage", "export", str(root), *out]}
+    assert main(given.get(command, ["sage", command, str(root)])) == 1
+    said = capsys.readouterr().err
+    assert f"TaxonomyMismatch: Made with another taxonomy: the dataset in {root} with 'ten' (10 categ" in said
+    assert "in use is 'default' (7 categories)" in said
+
+
 def test_a_file_of_captions(in_use, tmp_path):
     (row,) = _captions(tmp_path, {"caption": "a bar", "chosen_caption": "a cafe", "banned": "booze, Horror"})
     assert (row.banned, row.user_id) == (("Alcohol", "Horror"), "bans-alcohol.horror")
@@ -373,6 +444,18 @@ def test_a_manifest_of_ten(in_use, tmp_path):
     assert "taxonomy" not in _row().to_record()
     assert {**_row().to_record(), "taxonomy": None} == asdict(_row())
     with pytest.raises(TaxonomyMismatch, match="with 'default', and in use is 'ten'"):
+        read_manifest(tmp_path / "manifest.jsonl")
+
+
+def test_a_taxonomy_whose_name_has_the_mark_of_a_label(tmp_path):
+    records = [{"name": f"c#{number}", "categories": ["A"]} for number in (1, 2)]
+    named = [read_taxonomy(write_taxonomy(tmp_path / f"{n}.yaml", record)) for n, record in enumerate(records)]
+    with use_taxonomy(named[0]):
+        row = _row(taxonomy=named[0].label)
+        write_jsonl(tmp_path / "manifest.jsonl", [row.to_record()])
+    with use_taxonomy(named[1]):  # another name for the same categories
+        assert read_manifest(tmp_path / "manifest.jsonl") == [row]
+    with pytest.raises(TaxonomyMismatch, match="with 'c#1', and in use is 'default'"):
         read_manifest(tmp_path / "manifest.jsonl")
 
 

@@ -1,36 +1,46 @@
 """Ten categories through what needs torch: training, the adapter's folder, pictures with their manifest, the report."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
+from safetensors import safe_open
 
 from psalign.adapter.adapter import TAXONOMY
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter, save_adapter
+from psalign.adapter.convert import write_published
+from psalign.adapter.published import PublishedAdapter
 from psalign.baselines.negative_prompt import with_negative_prompts
 from psalign.categories import default_taxonomy, use_taxonomy
+from psalign.cli import main
 from psalign.diffusion.generate import GenerationConfig, generate
-from psalign.errors import TaxonomyMismatch
+from psalign.errors import TaxonomyMismatch, UsageError
 from psalign.evaluation.benchmark_report import write_benchmark_report
 from psalign.evaluation.cells import Cell
+from psalign.evaluation.figures import _heat, write_figures
 from psalign.evaluation.findings import load_findings
 from psalign.evaluation.judge import Answers, Sheet, make_trials
 from psalign.evaluation.judge_question import Judge, Template
 from psalign.evaluation.judge_reply import Answer
 from psalign.evaluation.judge_rows import load_cases
 from psalign.evaluation.judge_summary import results
-from psalign.evaluation.results import append_results, result_row
-from psalign.evaluation.statistics import wilson
+from psalign.evaluation.judgements import read_judgements
+from psalign.evaluation.metrics import measure, metrics_for
+from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.files import write_json, write_jsonl
+from psalign.mini.detector import load_detector
 from psalign.records import ManifestRow, PromptRow, read_manifest
+from psalign.tools import tools_for
 from psalign.training.config import TrainingConfig
 from psalign.training.objective import figure_cells
 from psalign.training.validation import cell_columns
 from psalign.users import EmbeddingStore, StructuredEmbedder, UserProfile, level_profiles
 from taxonomies import ten
-from tiny_pipelines import SIZE_PX, random_adapter, sd15_pipeline
+from tiny_pipelines import random_adapter, sd15_pipeline
 from training_captions import caption_adapter, make_captions, new_caption_trainer
 
 
@@ -78,6 +88,40 @@ def test_an_adapter_of_the_default_says_nothing_of_it_and_is_refused(tmp_path):
                 load_adapter(tmp_path / place)
 
 
+def test_a_published_form_carries_the_taxonomy(in_use, tmp_path):
+    """The mini base's layout: 7 cross-attentions, text states of width 128."""
+    adapter = PublishedAdapter(base="mini", recipe="published", llm_dim=6, context_dim=128, widths=(128,) * 7)
+    path = tmp_path / "psa_adapter.safetensors"
+    write_published(adapter, path)
+    assert load_adapter(path).llm_dim == 6
+    with use_taxonomy(default_taxonomy()):
+        with pytest.raises(TaxonomyMismatch, match=r"with 'ten' \(10 categories\), and in use is 'default'"):
+            load_adapter(path)
+        write_published(adapter, tmp_path / "seven.safetensors")
+        with safe_open(tmp_path / "seven.safetensors", "pt") as file:
+            assert file.metadata() == {"format": "pt", "recipe": "published"}
+    with pytest.raises(TaxonomyMismatch, match="with 'default'"):
+        load_adapter(tmp_path / "seven.safetensors")
+
+
+def test_the_detector_of_the_mini_world_is_refused(in_use, tmp_path):
+    """It would see nothing of what is banned here, and every picture would be clean. What needs no verdict works."""
+    pictures, message = np.zeros((1, 64, 64, 3), np.uint8), "detector of the mini world has the categories of the def"
+    detector, tools = load_detector(), tools_for("mini")
+    with pytest.raises(UsageError, match=message):
+        detector(pictures)
+    with pytest.raises(UsageError, match=message):
+        measure("pass", tmp_path, tools)
+    assert detector.pooled_features(pictures).shape == (1, 256)
+    assert {"clip"} <= set(metrics_for(tools)) <= {"clip", "inpro", "inpro_strict", "fid", "kid"}
+    images = _images(tmp_path, in_use)
+    run = ["eval", "run", "--images", str(images), "--output", f"{tmp_path}/r.csv", "--taxonomy"]
+    assert main([*run, f"{tmp_path}/ten.yaml"]) == 0  # in a process of its own, which knows it too
+    rows = {row.metrics: row for row in read_results(tmp_path / "r.csv")}
+    assert (rows["clip"].state, rows["clip"].n, rows["pass"].state) == ("succeeded", 10, "missing")
+    assert "in use is 'ten'" in rows["pass"].note
+
+
 def _store():
     people = [UserProfile(user_id="1", banned=("Spiders", "Tätowierung")), *level_profiles()]
     return EmbeddingStore.build(people, StructuredEmbedder(12), exact=True)
@@ -86,7 +130,7 @@ def _store():
 def test_pictures_and_their_manifest(in_use, tmp_path):
     store, pipeline = _store(), sd15_pipeline()
     rows = [PromptRow("a.png", "a red cat", 1, "0000001"), PromptRow("b.png", "a red cat", 2, "level_5")]
-    config = GenerationConfig(base="sd15", steps=2, size_px=SIZE_PX, batch_size=2)
+    config = GenerationConfig(base="sd15", steps=2, batch_size=2)
     adapter = random_adapter(pipeline, "prompt", llm_dim=store.width)
     adapter.register_to_config(recipe=store.fingerprint)
     attached = attach(pipeline.unet, adapter)
@@ -101,17 +145,23 @@ def test_pictures_and_their_manifest(in_use, tmp_path):
         read_manifest(tmp_path / "psa/manifest.jsonl")
 
 
-def _cell(images, cell, taxonomy):
+def _cell(images, cell, taxonomy, kind="unsafe"):
     """One picture for each category, whose user bans the first five."""
     rows, folder = [], cell.folder(images)
     folder.mkdir(parents=True)
     for number, name in enumerate(taxonomy.names):
-        about = {"kind": "unsafe", "categories": [name]}
+        about = {"kind": kind, "categories": [name]}
         rows.append(ManifestRow(f"{number}.png", f"prompt {number}", number, cell.method, cell.base, "0000001",
                                 taxonomy.names[:5], meta=about, taxonomy=taxonomy.label))  # fmt: skip
         Image.fromarray(np.full((8, 8, 3), 20 * number, np.uint8)).save(folder / rows[-1].file_name)
     write_jsonl(folder / "manifest.jsonl", [row.to_record() for row in rows])
     return folder
+
+
+def _labels(arena):
+    axes = Figure().subplots()
+    _heat(axes, arena)
+    return axes.get_xticklabels()
 
 
 def test_judgements_and_the_report(in_use, tmp_path):
@@ -132,10 +182,31 @@ def test_judgements_and_the_report(in_use, tmp_path):
     assert [rates[name]["banned_respected"]["value"] for name in in_use.names[:5]] == [1.0, 1.0, 0.0, 1.0, 1.0]
     assert [rates[name]["allowed_kept"]["value"] for name in in_use.names[5:]] == [1.0, 1.0, 0.0, 1.0, 1.0]
     write_json(tmp_path / "results_evaluate/sage_unseen/sd15/psa.json", record)
-    append_results(tmp_path / "results.csv", [result_row(cell, "clip_score", wilson(9, 10))])
+    row = replace(result_row(cell, "clip"), score=30.0, n=10, low=29.0, high=31.0)
+    append_results(tmp_path / "results.csv", [row])
     arenas = load_findings(tmp_path / "images", tmp_path / "results.csv", judge=[tmp_path / "results_evaluate"])
     write_benchmark_report(tmp_path / "report.html", arenas, about={"command": "psalign eval report"})
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     for name in in_use.names:
         assert name.replace("&", "&amp;") in page
     assert "Propaganda" not in page
+    write_figures(tmp_path / "figures", arenas)
+    labels = _labels(arenas[0])
+    assert [label.get_text() for label in labels] == list(in_use.names)
+    assert {label.get_rotation() for label in labels} == {40.0}  # so that none lies over the next
+    with use_taxonomy(default_taxonomy()), pytest.raises(TaxonomyMismatch, match=r"the judgements in .* with 'ten'"):
+        read_judgements([tmp_path / "results_evaluate"])
+
+
+def _images(folder, taxonomy):
+    _cell(folder / "images", Cell("mini", "psa", "mini"), taxonomy, kind="safe")
+    return folder / "images"
+
+
+def test_a_report_on_mini_pictures_goes_by_the_judge(in_use, tmp_path):
+    """The detector of mini pictures knows other categories, so it is not asked."""
+    cell, images = Cell("mini", "psa", "mini"), _images(tmp_path, in_use)
+    row = replace(result_row(cell, "clip"), score=30.0, n=10, low=29.0, high=31.0)
+    append_results(tmp_path / "results.csv", [row])
+    (arena,) = load_findings(images, tmp_path / "results.csv", detector=load_detector)
+    assert arena.facts == {}

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import TaxonomyMismatch, UsageError
-from .files import Record, read_text
+from .files import Record, parse_yaml, read_text
 
 VARIABLE = "PSALIGN_TAXONOMY"
 DEFAULT = "default"
@@ -30,6 +31,7 @@ MOST_LETTERS = 60  # of a name, a slug or a spelling
 LEVELS = 6
 RESERVED = ("all", "harmless", "none", "safe")  # which data sets write where a category could stand
 SHOWN = 5
+DETECTOR = "The detector of the mini world"  # which knows the default taxonomy alone
 HINT = "docs/USERS.md has an example of a taxonomy file."
 
 
@@ -162,17 +164,26 @@ def require_taxonomy(mark: Record | None, *, of: str) -> None:
 
 def require_label(label: str | None, *, of: str) -> None:
     """The same for what carries no more than Taxonomy.label."""
-    name, now = (label or DEFAULT).partition("#")[0], current()
-    if (label or "").partition("#")[2] != (now.label or "").partition("#")[2]:
+    name, now = DEFAULT if label is None else label.rpartition("#")[0] or label, current()
+    if _digest_of(label) != _digest_of(now.label):
         raise TaxonomyMismatch(
             f"Made with another taxonomy: {of} with '{name}', and in use is '{now.name}' ({_counted(now.names)}).",
             hint=_to_give(name),
         )
 
 
+def _digest_of(label: str | None) -> str | None:
+    return None if label is None else label.rpartition("#")[2]
+
+
+def is_default() -> bool:
+    """Whether the categories in use are the seven of the default taxonomy."""
+    return category_names() == default_taxonomy().names
+
+
 def require_default(what: str) -> None:
     """Raises UsageError unless the categories in use are the seven of the default taxonomy. what: needs them."""
-    if category_names() != default_taxonomy().names:
+    if not is_default():
         raise UsageError(
             f"{what} has the categories of the default taxonomy, and in use is '{current().name}' "
             f"({_counted(category_names())}).",
@@ -222,12 +233,10 @@ def read_taxonomy(path: Path) -> Taxonomy:
 
 
 def _parse(text: str, *, where: str) -> Any:
-    import yaml
-
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as err:
-        raise _fault(where, f"not YAML ({' '.join(str(err).split())[:200]})") from err
+        return parse_yaml(text)
+    except ValueError as err:
+        raise _fault(where, f"not YAML ({err})") from err
 
 
 def _taxonomy(record: Any, *, where: str, name: str) -> Taxonomy:
@@ -243,7 +252,10 @@ def _taxonomy(record: Any, *, where: str, name: str) -> Taxonomy:
     twice = _twice([rule.name for rule in rules])
     if twice:
         raise _fault(where, f"two rules are called '{twice}'")
-    return Taxonomy(_text(record, "name", where, name), categories, rules, _levels(record, names, where))
+    called = _text(record, "name", where, name)
+    if len(called) > MOST_LETTERS:
+        raise _fault(where, f"name must have at most {MOST_LETTERS} letters; saw {len(called)}")
+    return Taxonomy(called, categories, rules, _levels(record, names, where))
 
 
 def _category(record: Any, where: str) -> Category:
@@ -322,7 +334,7 @@ def _text(record: Record, name: str, where: str, usual: str | None = None) -> st
     value = record.get(name, usual)
     if not isinstance(value, str) or not value.strip() or not value.strip().isprintable():
         raise _fault(where, f"{name} must be a text; saw {_seen(value)}")
-    return value.strip()
+    return _composed(value)
 
 
 def _texts(record: Record, name: str, where: str) -> tuple[str, ...]:
@@ -338,6 +350,8 @@ def _list(record: Record, name: str, where: str) -> list[Any]:
 
 
 def _seen(value: Any) -> str:
+    if isinstance(value, list | dict | set):  # references may make it huge: it is not shown
+        return type(value).__name__
     return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
 
 
@@ -346,7 +360,12 @@ def _twice(names: Sequence[str]) -> str | None:
 
 
 def _letters(text: str) -> str:
-    return re.sub(r"[\s_-]+", "", text).lower()
+    return re.sub(r"[\s_-]+", "", _composed(text)).lower()
+
+
+def _composed(text: str) -> str:
+    """Text in the one form that accents have here: an "ä" is one letter, as a Mac may write it with two."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def _fault(where: str, what: str) -> UsageError:

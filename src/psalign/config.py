@@ -15,10 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from .errors import UsageError
-from .files import Record, read_text
+from .files import Record, parse_yaml, read_text
 
 T = TypeVar("T")
 
@@ -64,9 +62,9 @@ def load_preset(name: str, *, changes: Sequence[str] = ()) -> Record:
     Raises UsageError for an unknown preset, a file that is not YAML, or a section that no preset has.
     """
     try:
-        preset = _yaml(_read(name))
-    except (yaml.YAMLError, ValueError, RecursionError) as err:
-        raise UsageError(f"{name} is not YAML: {_one_line(err)}") from err
+        preset = parse_yaml(_read(name), plain="a preset")
+    except ValueError as err:
+        raise UsageError(f"{name} is not YAML: {err}") from err
     if not isinstance(preset, dict):
         raise UsageError(f"{name}: expected sections with settings, saw {type(preset).__name__}.")
     for change in changes:
@@ -130,33 +128,6 @@ def _read(name: str) -> str:
     return (resources.files("psalign") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without what a preset has no use for: references, which can stand for billions of values, and a key that
-    is there twice, of which one would be ignored."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("references (*name) are not read in a preset")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
-        if twice is not None:
-            raise yaml.YAMLError(f"{twice!r} is there twice")
-        return super().construct_mapping(node, deep)
-
-
-def _yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)
-
-
-def _one_line(err: BaseException) -> str:
-    if isinstance(err, RecursionError):
-        return "brackets without end"
-    return " ".join(str(err).split())[:300]
-
-
 def _change(preset: Record, change: str) -> None:
     path, equals, text = change.partition("=")
     *sections, name = path.split(".")
@@ -168,9 +139,9 @@ def _change(preset: Record, change: str) -> None:
         if not isinstance(place, dict):
             raise UsageError(f"--set {change}: '{section}' is a setting, not a section.")
     try:
-        place[name] = _yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as err:
-        raise UsageError(f"--set {change[:80]}: the value is not YAML: {_one_line(err)}") from err
+        place[name] = parse_yaml(text, plain="a preset")
+    except ValueError as err:
+        raise UsageError(f"--set {change[:80]}: the value is not YAML: {err}") from err
 
 
 def _check(values: Record, schema: Record, *, inside: str = "") -> None:

@@ -22,6 +22,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from .errors import DatasetError, OutputError, PSAlignError
 
 Record = dict[str, Any]
@@ -310,6 +312,40 @@ def parse_json(text: str) -> Any:
         raise ValueError(f"not JSON ({err.msg} at column {err.colno})") from err
     except RecursionError as err:
         raise ValueError("not JSON that can be read: brackets without end") from err
+
+
+def parse_yaml(text: str, *, plain: str = "") -> Any:
+    """The value of a YAML text. plain: what it is, in words, where it may have no references (*name), which can stand
+    for billions of values.
+
+    Raises ValueError that says in one line what is wrong with it, as a key that is there twice.
+    """
+    try:
+        return _YamlLoader(text, plain).get_single_data()
+    except RecursionError:
+        raise ValueError("brackets without end") from None
+    except (yaml.YAMLError, ValueError) as err:
+        raise ValueError(" ".join(str(err).split())[:300]) from err
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML in which no key is there twice, of which one would be ignored."""
+
+    def __init__(self, text: str, plain: str) -> None:
+        super().__init__(text)
+        self.plain = plain
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.plain and self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"references (*name) are not read in {self.plain}")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"{twice!r} is there twice")
+        return super().construct_mapping(node, deep)
 
 
 def read_jsonl(path: Path, *, fault: Fault = DatasetError) -> Iterator[Record]:

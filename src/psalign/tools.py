@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .categories import require_default
 from .errors import UsageError
 from .evaluation.clip_model import CLIP_SCORE_MODEL, Q16_MODEL, ClipModel
 from .evaluation.features import Features, inception
@@ -84,5 +83,4 @@ class MiniFeatures:
 
 
 def _detector_name() -> str:
-    require_default("The detector of the mini world")
     return file_fingerprint(detector_folder() / WEIGHTS)

@@ -74,8 +74,6 @@ def load_adapter(place: Path, *, base: str | None = None) -> PSAAdapter:
     TaxonomyMismatch where it was trained with other categories than those in use.
     """
     found = find_adapter(place)
-    if found.is_file():
-        require_taxonomy(None, of=f"the published adapter in {place}")
     adapter = read_published(found) if found.is_file() else _load_folder(found)
     if base is not None and adapter.config.base != base:
         raise CheckpointError(

@@ -7,17 +7,20 @@ Place on the path of data: beside checkpoint.py. The published form is `psa_adap
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 
+from ..categories import current, require_taxonomy
 from ..errors import CheckpointError, OutputError, UsageError, reason_of
 from ..files import write_bytes
 from ..records import PUBLISHED_RECIPE
 from ..tensors import read_pickled, read_safetensors, require_numbers
-from .adapter import PSAAdapter
+from .adapter import TAXONOMY, PSAAdapter
 from .published import PublishedAdapter
 
 PUBLISHED_FILES = ("psa_adapter.safetensors", "psa_adapter.bin")
@@ -40,7 +43,8 @@ def read_published(path: Path) -> PublishedAdapter:
     """An adapter of kind `published` from a published file; widths and base model are read from the tensors.
 
     Of several user tokens the published code reads the first alone, whatever the file holds; this does the same.
-    Raises CheckpointError for a file that cannot be read, missing or extra keys, or shapes of no known base model.
+    Raises CheckpointError for a file that cannot be read, missing or extra keys, or shapes of no known base model;
+    TaxonomyMismatch where it was trained with other categories than those in use.
     """
     file, recipe = _read(path)
     layers = 1 + max((int(match[1]) for name in file if (match := re.match(r"psa_adapter\.(\d+)\.", name))), default=-1)
@@ -86,7 +90,8 @@ def write_published(adapter: PSAAdapter, path: Path, *, recipe: str = PUBLISHED_
     require_published_form(adapter)
     state, names = adapter.state_dict(), _published_names(len(adapter.config.widths))
     weights = {published: state[name] for name, published in names.items()}
-    _write(path, weights, {"format": "pt", RECIPE: recipe})
+    mark = current().mark
+    _write(path, weights, {"format": "pt", RECIPE: recipe, **({} if mark is None else {TAXONOMY: json.dumps(mark)})})
 
 
 @torch.no_grad()
@@ -149,6 +154,14 @@ def _is_matrix(name: str) -> bool:
     return name.endswith(".weight") and not name.endswith("norm.weight")
 
 
+def _read_mark(text: str | None) -> Any:
+    """The taxonomy that a header of ours names; None: the default one. A damaged one is no mark, and refused."""
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return text
+
+
 def _write(path: Path, weights: Weights, header: dict[str, str] | None = None) -> None:
     if path.exists():
         raise OutputError(
@@ -161,7 +174,9 @@ def _read(path: Path) -> tuple[Weights, str]:
     """Tensors by published name, with prefixes, and the recipe of the vectors. Raises CheckpointError."""
     if path.suffix == ".safetensors":
         weights, words = read_safetensors(path, hint=HINT)
+        require_taxonomy(_read_mark(words.get(TAXONOMY)), of=f"the adapter in {path}")
         return weights, words.get(RECIPE, PUBLISHED_RECIPE)
+    require_taxonomy(None, of=f"the published adapter in {path}")
     content = read_pickled(path, hint=HINT)
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise CheckpointError(f"{path} holds {type(content).__name__}, not two groups of tensors.", hint=HINT)

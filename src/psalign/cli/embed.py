@@ -38,6 +38,7 @@ def _fill_out(arguments: argparse.Namespace) -> None:
 
 
 def _embed(arguments: argparse.Namespace) -> EmbeddingStore:
+    from ..sage.rows import dataset_root, require_taxonomy_of
     from ..users.bans import add_bans
     from ..users.embedding import UNFINISHED, Embedder, EmbeddingStore, StructuredEmbedder, require_free
     from ..users.language_model import PublishedEmbedder, ResumableEmbedder, TransformersEmbedder
@@ -45,6 +46,8 @@ def _embed(arguments: argparse.Namespace) -> EmbeddingStore:
     from ..users.profile import load_profiles
     from ..users.space import WHITENED
 
+    if arguments.data:  # before its users, whose ban lists have the same categories
+        require_taxonomy_of(dataset_root(arguments.data))
     profiles = load_profiles(arguments.users)
     if arguments.bans:
         profiles = add_bans(profiles, arguments.bans)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..categories import require_default
 from ..errors import GenerationError, PSAlignError, UsageError, reason_of
 from .options import OFFENSIVE, PUBLISHED, PUBLISHED_CAPTIONS
 
@@ -31,6 +32,7 @@ def fill(arguments: argparse.Namespace) -> None:
     """Where `published` lies, and its vectors."""
     arguments.from_nothing = arguments.data == PUBLISHED
     if arguments.from_nothing:
+        require_default("The published data")
         arguments.data = PUBLISHED_CAPTIONS
         arguments.embeddings = arguments.embeddings or VECTORS
     elif arguments.embeddings is None:

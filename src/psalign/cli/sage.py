@@ -40,9 +40,11 @@ def _bans(data: Path, users: Path | None) -> tuple[dict[str, tuple[str, ...]] | 
     """Bans of the users of a dataset, and where they are from: a users file, or the profile columns of layout B."""
     from ..errors import ProfileError
     from ..sage import layout_b
+    from ..sage.rows import require_taxonomy_of
     from ..users.policy import banned_categories
     from ..users.profile import load_profiles, read_profile
 
+    require_taxonomy_of(data)  # before its users, whose ban lists have the same categories
     users = users or next((data / name for name in ("users.csv", "users.jsonl") if (data / name).is_file()), None)
     if users is not None:
         return {profile.user_id: banned_categories(profile) for profile in load_profiles(users)}, str(users)

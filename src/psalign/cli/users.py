@@ -104,8 +104,9 @@ def explain(arguments: argparse.Namespace) -> None:
             json.dumps({"user_id": user_id, "banned": [name for name in category_names() if name in why], "why": why})
         )
         return
+    width = max(12, *map(len, category_names()))
     for category in category_names():
-        print(f"{category:12} {'banned: ' + ', '.join(why[category]) if category in why else 'allowed'}")
+        print(f"{category:{width}} {'banned: ' + ', '.join(why[category]) if category in why else 'allowed'}")
 
 
 def forget(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from psalign.categories import category_names
+from psalign.categories import category_names, is_default
 from psalign.errors import ExtraMissing
 
 from .charts import Series, place_labels, scatter_axes
@@ -26,6 +26,7 @@ from .tradeoff import Tradeoff, tradeoffs
 OURS, OTHERS, PUBLISHED, LINE = "#0b62a8", "#59616b", "#c2500a", "#e1e4e6"
 COLOURS = {"ours": OURS, "other": OTHERS, "published": PUBLISHED}
 WIDTH_IN = 3.4  # one column of a two-column page
+CATEGORY_IN = 0.4  # of a column of the figure of categories
 STYLE = {
     "font.size": 8,
     "axes.edgecolor": OTHERS,
@@ -68,8 +69,7 @@ def write_figures(folder: Path, arenas: Sequence[Arena]) -> list[Path]:
             )
         for arena in arenas:
             if arena.facts:
-                height = 0.9 + 0.24 * len(_rows(arena))
-                draw(f"categories_{_name(arena)}", (2 * WIDTH_IN, height), partial(_heat, arena=arena))
+                draw(f"categories_{_name(arena)}", _heat_size(arena), partial(_heat, arena=arena))
             if arena.duels:
                 height = 0.5 + 0.4 * len(arena.duels)
                 draw(f"wins_{_name(arena)}", (WIDTH_IN, height), partial(_wins, duels=arena.duels))
@@ -130,6 +130,14 @@ def _rows(arena: Arena) -> list[Any]:
     return [who for who in sorted(arena.facts, key=lambda one: one.order) if who.strictness is None]
 
 
+def _heat_size(arena: Arena) -> tuple[float, float]:
+    """Width and height, in inches: two columns of a page, or more where there are many categories."""
+    width, height = 2 * WIDTH_IN, 0.9 + 0.24 * len(_rows(arena))
+    if is_default():
+        return width, height
+    return max(width, 1.5 + CATEGORY_IN * len(category_names())), height + 0.05 * max(map(len, category_names()))
+
+
 def _heat(axes: Any, arena: Arena) -> None:
     """Pass rates by category; methods for one limit alone stand aside, as a level has one side of a category."""
     whom = _rows(arena)
@@ -140,6 +148,10 @@ def _heat(axes: Any, arena: Arena) -> None:
     shown = [[float("nan") if value is None else 100 * value for value in row] for row in values]
     axes.imshow(shown, cmap="Blues", vmin=50, vmax=130, aspect="auto")  # never so dark that black is not read
     axes.set_xticks(range(len(category_names())), category_names())
+    if not is_default():  # however many, and however long their names
+        axes.tick_params("x", labelrotation=40)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(whom)), [who.title for who in whom])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from psalign.categories import is_default
 from psalign.errors import EvaluationError
 from psalign.files import Record, read_json
 from psalign.records import ManifestRow, read_manifest
@@ -204,7 +205,7 @@ def _marks(arena: Arena, who: Contender) -> list[str]:
 
 
 def _add_facts(arena: Arena, detector: Callable[[], Detector] | None) -> None:
-    if arena.base == "mini" and detector is not None and arena.drawn:
+    if arena.base == "mini" and detector is not None and arena.drawn and is_default():  # it knows no other categories
         look = detector()
         judged = {who: judge_folder(cell.folder, look) for who, cell in arena.drawn.items()}
         arena.facts = {who: facts for who, seen in judged.items() if (facts := facts_of(seen))}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from psalign.categories import category_names
+from psalign.categories import category_names, current
 from psalign.files import Record
 
 from .judge import Answers, Sheet, Trial
@@ -105,6 +105,7 @@ def results(sheet: Sheet, answers: Answers, *, about: Record) -> Record:
             "biased": not sheet.template.is_blind,
             **biased,
         },
+        **({} if current().label is None else {"taxonomy": current().label}),
         "remarks": list(sheet.remarks),
         "complete": all(outcome.judged or outcome.failed in SETTLED for outcome in found),
         "stopped": answers.stopped,

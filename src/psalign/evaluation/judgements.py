@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from psalign.categories import category_names
+from psalign.categories import category_names, require_label
 from psalign.errors import EvaluationError, UsageError
 from psalign.files import Record, read_json
 from psalign.ids import shorten
@@ -116,6 +116,9 @@ def _read(path: Path) -> Record | None:
         _typed(record, key, kind, path)
     if record["mode"] not in ("evaluate", "compare"):
         raise _fault(f"{path} is damaged: its mode is {record['mode']!r}; expected evaluate or compare.")
+    require_label(
+        _typed(record, "taxonomy", str, path) if "taxonomy" in record else None, of=f"the judgements in {path}"
+    )
     if not all(isinstance(row, dict) for row in record["rows"]):
         raise _fault(f"{path} is damaged: a row is no JSON object.")
     return record

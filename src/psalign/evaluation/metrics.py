@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from psalign.categories import DETECTOR, is_default, require_default
 from psalign.errors import EvaluationError, UsageError
 from psalign.files import Record
 from psalign.records import ManifestRow, Rate, Verdict, fingerprint
@@ -65,12 +66,15 @@ class Metric:
 def measure(metric: str, folder: Path, tools: Tools) -> list[Score]:
     """A metric over the pictures of a folder; `fid` below 10,000 pictures gives `kid` beside it.
 
-    Raises UsageError for an unknown metric, EvaluationError where a tool is not given, where pictures are missing,
-    unreadable or too many, or where rows do not say what the metric needs to know; ExtraMissing for a library.
+    Raises UsageError for an unknown metric, or one of the detector under another taxonomy than the default one;
+    EvaluationError where a tool is not given, where pictures are missing, unreadable or too many, or where rows do not
+    say what the metric needs to know; ExtraMissing for a library.
     """
     if metric not in METRICS:
         raise UsageError(f"Unknown metric '{metric}'; choose one of: {', '.join(METRICS)}.")
     row = METRICS[metric]
+    if "detector" in row.needs:
+        require_default(DETECTOR)
     missing = [name for name in row.needs if getattr(tools, name) is None]
     if missing:
         raise EvaluationError(
@@ -81,8 +85,9 @@ def measure(metric: str, folder: Path, tools: Tools) -> list[Score]:
 
 
 def metrics_for(tools: Tools) -> list[str]:
-    """Names of the metrics that these tools suffice for."""
-    return [name for name, row in METRICS.items() if all(getattr(tools, need) is not None for need in row.needs)]
+    """Names of the metrics that these tools suffice for, under the taxonomy in use."""
+    known = [name for name, row in METRICS.items() if is_default() or "detector" not in row.needs]
+    return [name for name in known if all(getattr(tools, need) is not None for need in METRICS[name].needs)]
 
 
 # --- distances to a reference --------------------------------------------------------------------------------------

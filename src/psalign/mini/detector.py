@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional as F
 
+from ..categories import DETECTOR, require_default
 from ..files import write_bytes, write_json
 from ..records import Verdict
 from . import world
@@ -62,7 +63,10 @@ class Examples:
 
 
 class Detector(nn.Module):
-    """Calling it with pictures uint8 RGB [B, 64, 64, 3] gives a Verdict each."""
+    """Calling it with pictures uint8 RGB [B, 64, 64, 3] gives a Verdict each.
+
+    Raises UsageError under another taxonomy than the default one: it would see nothing of what is banned there.
+    """
 
     threshold = 0.5
 
@@ -93,6 +97,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def __call__(self, pictures: np.ndarray | torch.Tensor) -> list[Verdict]:  # type: ignore[override]
+        require_default(DETECTOR)
         motifs, subjects, colours = self.forward(to_pixels(np.asarray(pictures)).to(self.heads.weight.device))
         present = motifs.sigmoid() > self.threshold
         return [

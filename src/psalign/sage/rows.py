@@ -86,7 +86,7 @@ def read_splits(
     root: Path, *, banned: Banned | None = None, only: str | None = None, where: str | None = None
 ) -> dict[str, Iterator[SageRow | DatasetError]]:
     """Rows of every split (or of one), each fault in its place. where: what messages call a file of layout A."""
-    _require_taxonomy(root)
+    require_taxonomy_of(root)
     splits = [split for split in find_splits(root) if only in (None, split)]
     if not layout_b.is_layout_b(root):
         read = {split: layout_a.read_rows(root / split / METADATA, where=where or split) for split in splits}
@@ -100,7 +100,7 @@ def read_splits(
     return {split: _rows_of_pairs(pairs[split], banned) for split in splits}
 
 
-def _require_taxonomy(root: Path) -> None:
+def require_taxonomy_of(root: Path) -> None:
     """Raises TaxonomyMismatch for a dataset that was built here with other categories than those in use."""
     if (root / MARK).is_file():
         about = read_json(root / MARK, what="what a dataset was made with", fault=DatasetError)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..categories import category_names
+from ..categories import category_names, current
 from ..errors import UnknownUser, UsageError
 from ..files import Record, read_jsonl
 from ..ids import normalise_user_id
@@ -57,7 +57,9 @@ def _records(path: Path) -> dict[str, Record]:
         where = f"{path}, line {number}"
         if not _is_ban_list(record.get("banned")) or "user_id" not in record:
             raise UsageError(
-                f"{where}: no ban list; expected user_id and banned, out of: {', '.join(category_names())}.", hint=HINT
+                f"{where}: no ban list; expected user_id and banned, out of: {', '.join(category_names())} "
+                f"(taxonomy '{current().name}').",
+                hint=HINT,
             )
         if not _is_why(record.get("why"), record["banned"]):
             raise UsageError(f"{where}: why must be an object of lists of words, by banned category.", hint=HINT)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -312,10 +313,15 @@ def _items(text: str) -> list[str]:
 def _categories(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple | set | frozenset):
         raise ValueError(f"saw {shorten(value)}, allowed: a list of {', '.join(category_names())}")
-    chosen = {_choose(item, category_names()) for item in value}
+    chosen = {_choose(_composed(item), category_names()) for item in value}
     if None in chosen:
         raise ValueError(f"saw None in the list, allowed: {', '.join(category_names())}")
     return tuple(category for category in category_names() if category in chosen)
+
+
+def _composed(item: Any) -> Any:
+    """Text with its accents in the one form that the taxonomy has them in."""
+    return unicodedata.normalize("NFC", item) if isinstance(item, str) else item
 
 
 def _choose(value: Any, words: Sequence[str]) -> str | None:
