@@ -81,7 +81,9 @@ def test_users_of_one_ban_and_of_six(rows, users):
 
 def test_orders_differ_in_nothing_but_the_order(rows, users):
     for first, second in zip(*(of(rows, suite) for suite in ORDERS), strict=True):
-        assert first.seed == second.seed and first.user_id == second.user_id and first.prompt != second.prompt
+        assert first.seed == second.seed
+        assert first.user_id == second.user_id
+        assert first.prompt != second.prompt
         assert first.meta["motifs"] == second.meta["motifs"][::-1]
         is_banned = [category in bans_of(first, users) for category in first.meta["categories"]]
         assert is_banned == [True, False]
@@ -91,7 +93,8 @@ def test_orders_differ_in_nothing_but_the_order(rows, users):
 def test_what_is_denied_is_banned_and_not_asked_for(suite, rows, users):
     for row in of(rows, suite):
         denied = row.meta["denied"]
-        assert world.MOTIF_CATEGORY[denied] in bans_of(row, users) and denied not in row.meta["motifs"]
+        assert world.MOTIF_CATEGORY[denied] in bans_of(row, users)
+        assert denied not in row.meta["motifs"]
         assert len(row.meta["motifs"]) == (0 if suite == DENIED[0] else 1)
         said = row.meta["negative"] if suite == DENIED[2] else row.prompt
         assert any(form in said for name in NAMES[denied][:2] for form in (name, plural(name)))
@@ -109,4 +112,5 @@ def test_a_long_prompt_names_its_motif_in_its_last_part_alone(rows):
 def test_a_typo_is_another_word_of_the_same_letters(word):
     wrong = typo(word, np.random.default_rng(3))
     assert wrong != word
-    assert set(wrong) == set(word) and (wrong[0], wrong[-1]) == (word[0], word[-1])
+    assert set(wrong) == set(word)
+    assert (wrong[0], wrong[-1]) == (word[0], word[-1])

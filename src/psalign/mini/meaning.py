@@ -86,8 +86,8 @@ def users_who_ban(count: int) -> list[UserProfile]:
 
 
 def typo(name: str, rng: np.random.Generator) -> str:
-    """A word with two neighbouring letters swapped, never the first or the last; or with one letter doubled, where there
-    are no two to swap."""
+    """A word with two neighbouring letters swapped, never the first or the last; or, where there are no two to swap,
+    with one letter doubled."""
     places = [i for i in range(1, len(name) - 2) if name[i] != name[i + 1]]
     if not places:
         return name[:2] + name[1:]
