@@ -10,10 +10,13 @@ from psalign.diffusion.prompts import load_prompts
 from psalign.errors import OutputError, UsageError
 from psalign.mini import dataset, world
 from psalign.mini.dataset import DatasetConfig, build
+from psalign.mini.names import HELD_OUT_KIND_NAMES, NAMES, plural
 from psalign.sage.rows import SPLITS, load_split, unsafe_is_chosen
 from psalign.users.policy import banned_categories
 from psalign.users.profile import load_profiles
 
+# Every word that tells a motif, and the motif.
+TOLD = {form: motif for motif, names in NAMES.items() for name in names for form in (name, plural(name))}
 SMALL = DatasetConfig(
     train_users=40,
     val_users=4,
@@ -63,7 +66,7 @@ def test_a_chosen_picture_never_shows_what_its_user_bans(built):
     for row in rows:
         caption = told[(row.pair, "unsafe" if row.chosen.endswith("_u.jpg") else "safe")]
         words = caption.replace(",", "").split()
-        shown = {world.MOTIF_CATEGORY[word] for word in words if word in world.MOTIF_CATEGORY}
+        shown = {world.MOTIF_CATEGORY[TOLD[word]] for word in words if word in TOLD}
         assert not shown & set(bans[row.user_id])
 
 
@@ -73,10 +76,48 @@ def test_training_never_sees_held_out_motifs_wordings_or_combinations(built):
     for split in ("train", "val"):
         for row in load_split(built, split):
             words = row.caption.replace(",", "").split()
-            assert not set(words) & set(world.HELD_OUT_MOTIFS)
+            assert not {TOLD.get(word) for word in words} & set(world.HELD_OUT_MOTIFS)
             assert not row.caption.startswith(starts)
             for thing, background in held.items():
                 assert not (thing in row.caption and world.PLACES[background] in row.caption)
+
+
+def test_training_has_two_names_of_three_and_plurals_of_them(built):
+    words = {word for row in load_split(built, "train") for word in row.caption.replace(",", "").split()}
+    told = [names for motif, names in NAMES.items() if motif not in world.HELD_OUT_MOTIFS]
+    for place, is_there in ((0, True), (1, True), (2, False)):
+        for form in (str, plural):
+            assert ({form(names[place]) for names in told} & words != set()) == is_there
+    held_out = {name.split()[-1] for name in HELD_OUT_KIND_NAMES.values()}
+    assert not held_out & words
+
+
+def test_a_pair_speaks_of_what_it_shares_in_the_same_words(built):
+    """Its captions differ in what is taken away alone."""
+    rows = load_split(built, "train")
+    for unsafe, safe in zip(rows[::2], rows[1::2], strict=True):
+        left = [word for word in safe.caption.replace(",", "").split() if word in TOLD]
+        assert [word for word in unsafe.caption.replace(",", "").split() if word in left] == left
+
+
+def test_captions_may_deny_what_is_in_neither_picture(tmp_path):
+    build(tmp_path, dataclasses.replace(SMALL, denial_share=1.0), captions_only=True)
+    for row in load_split(tmp_path, "train", check_pictures=False):
+        words = row.caption.replace(",", "").split()
+        place = next(i for i, word in enumerate(words) if word in ("no", "without"))
+        denied = next(TOLD[word] for word in words[place:] if word in TOLD)
+        assert denied not in row.concept.split(" with ")
+
+
+def test_users_may_be_given(tmp_path):
+    users = dataset.split_users(SMALL)
+    given = {
+        split: [user.model_copy(update={"religion": "Islam"}) for user in people] for split, people in users.items()
+    }
+    build(tmp_path, SMALL, captions_only=True, users=given)
+    assert {user.religion for user in load_profiles(tmp_path / "users.csv") if user.age is not None} == {"Islam"}
+    with pytest.raises(OutputError, match="holds another dataset"):
+        build(tmp_path, SMALL, captions_only=True)
 
 
 def test_prompts_ask_half_for_banned_and_half_for_allowed(built):
@@ -120,7 +161,14 @@ def test_a_finished_build_is_left_and_another_is_refused(built):
 def test_sizes_that_make_no_sense(tmp_path):
     with pytest.raises(UsageError, match="test_users must be no more than train_users; saw 6 and 5"):
         build(tmp_path, DatasetConfig(train_users=5, test_users=6))
-    for change in ({"two_motifs": -3}, {"concepts": 0}, {"ban_list_share": 1.5}, {"seed": -1}, {"scenes": 10**9}):
+    for change in (
+        {"two_motifs": -3},
+        {"concepts": 0},
+        {"ban_list_share": 1.5},
+        {"seed": -1},
+        {"scenes": 10**9},
+        {"names": 3},
+    ):
         with pytest.raises(UsageError, match=rf"dataset\.{next(iter(change))} must be from"):
             DatasetConfig(**change)
 

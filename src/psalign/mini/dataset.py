@@ -37,6 +37,7 @@ TRAIN_MOTIFS = {
 WORDS_TO_AVOID = {category: " ".join(motifs) for category, motifs in world.CATEGORY_MOTIFS.items()}
 
 MOST_ROWS, MOST_SEEDS = 10_000_000, 2**31 - 1
+MOST_NAMES = 2  # of three: no training row has the last one
 BUILDING = "building.json"  # the mark of a build that is on its way
 
 
@@ -79,7 +80,8 @@ class DatasetConfig:
                 check_range(f"dataset.{field.name}", value, 0, 1)
             elif value is not None:
                 low = 1 if field.name in ("train_users", "test_users", "concepts", "names") else 0
-                check_range(f"dataset.{field.name}", value, low, MOST_SEEDS if field.name == "seed" else MOST_ROWS)
+                high = {"seed": MOST_SEEDS, "names": MOST_NAMES}.get(field.name, MOST_ROWS)
+                check_range(f"dataset.{field.name}", value, low, high)
         if self.test_users > self.train_users:
             raise UsageError(
                 f"dataset.test_users must be no more than train_users; saw {self.test_users} and {self.train_users}."
@@ -105,7 +107,9 @@ def build(
     if captions_only:
         made_of["captions_only"] = True
     if users is not None:
-        made_of["users"] = fingerprint({split: [vars(user) for user in people] for split, people in users.items()})
+        made_of["users"] = fingerprint(
+            {split: [user.model_dump() for user in people] for split, people in users.items()}
+        )
     names = (
         "users.csv",
         "prompts.jsonl",

@@ -1,7 +1,8 @@
 """More ways to speak of the mini world: other names, plurals, descriptions, kinds alone, and what is not there.
 
 Place on the path of data: beside mini/world.py, whose captions have the first names alone. The mini base is trained on
-this language; the rows of the mini dataset do not have it, so it can test what an adapter understands.
+the whole language. Training rows of the mini dataset have two names of three and plurals of it, and nothing else, so it
+can test what an adapter understands.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def drawn(scene: world.Scene, telling: Telling) -> world.Scene:
 
 
 def plain_caption(scene: world.Scene, wording: tuple[str, str], telling: Telling) -> str:
-    """The caption of the mini dataset that asks for the same picture: first names, in a wording of the dataset."""
+    """The plain caption that asks for the same picture: first names, in a wording of the dataset."""
     if wording in MORE_WORDINGS:
         wording = world.WORDINGS[MORE_WORDINGS.index(wording) % len(world.WORDINGS)]
     kinds = [how.kind if how.form in ("one", "many") else 0 for how in telling.mentions]
