@@ -112,10 +112,10 @@ def test_captions_may_deny_what_is_in_neither_picture(tmp_path):
 def test_users_may_be_given(tmp_path):
     users = dataset.split_users(SMALL)
     given = {
-        split: [user.model_copy(update={"religion": "Islam"}) for user in people] for split, people in users.items()
+        split: [user.model_copy(update={"gender": "female"}) for user in people] for split, people in users.items()
     }
     build(tmp_path, SMALL, captions_only=True, users=given)
-    assert {user.religion for user in load_profiles(tmp_path / "users.csv") if user.age is not None} == {"Islam"}
+    assert {user.gender for user in load_profiles(tmp_path / "users.csv") if user.age is not None} == {"female"}
     with pytest.raises(OutputError, match="holds another dataset"):
         build(tmp_path, SMALL, captions_only=True)
 
