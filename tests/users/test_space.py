@@ -9,7 +9,7 @@ from psalign.users.levels import level_profiles
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
-from psalign.users.space import CODE_WEIGHT, Space
+from psalign.users.space import CODE_WEIGHT, LONGEST, Space
 from taxonomies import CATEGORIES
 
 PEOPLE = sample_profiles(80, seed=5)
@@ -24,10 +24,23 @@ def raw_vectors(count=60, width=10):
 
 def test_whitened_directions_have_the_same_spread_and_no_correlation():
     raw = raw_vectors()
-    placed = Space.of(raw, whitened=6).place(raw)
+    space = Space.of(raw, whitened=6)
+    placed = (raw - space.mean) @ space.directions
     assert placed.shape == (60, 6)
     np.testing.assert_allclose(np.cov(placed.T, bias=True), np.eye(6), atol=1e-2)
     np.testing.assert_allclose(placed.mean(0), 0, atol=1e-3)
+
+
+def test_a_vector_unlike_the_population_keeps_its_direction_and_loses_its_length():
+    raw = raw_vectors()
+    space = Space.of(raw, whitened=6)
+    whole, most = (raw - space.mean) @ space.directions, LONGEST * 6**0.5
+    lengths = np.linalg.norm(whole, axis=1)
+    assert (lengths < most).all()
+    np.testing.assert_allclose(space.place(raw), whole, rtol=2e-3, atol=2e-3)
+    far = space.place(space.mean + 50 * (raw - space.mean))
+    np.testing.assert_allclose(np.linalg.norm(far, axis=1), most, rtol=1e-4)
+    np.testing.assert_allclose(far / most, whole / lengths[:, None], rtol=5e-2, atol=5e-3)
 
 
 def test_a_direction_needs_users_and_some_spread():

@@ -24,6 +24,7 @@ WHITENED = 96  # principal directions that are kept of a language model's vector
 USERS_PER_DIRECTION = 4  # at least, so that the spread of a direction can be told
 CODE_WEIGHT = 3.0  # of a category in the ban code, against 1 for the spread of a direction
 RIDGE = 0.003  # of the readout, times the mean variance of a coordinate
+LONGEST = 1.5  # a whitened vector, against the root mean square length of the population's
 SHARPNESS = 2.0  # an estimate of half a ban counts as a whole one
 
 
@@ -87,15 +88,20 @@ class Space:
     def fingerprint_with(self, recipe: str) -> str:
         """Names the space of vectors that a recipe (by its fingerprint) made."""
         parts = [recipe, *(tensor.tobytes().hex() for tensor in self.tensors.values())]
-        return fingerprint([*parts, *([list(category_names()), CODE_WEIGHT, SHARPNESS] if self.code_width else [])])
+        code = [list(category_names()), CODE_WEIGHT, SHARPNESS] if self.code_width else []
+        return fingerprint([*parts, *code, *([LONGEST] if self.directions is not None else [])])
 
     def place(self, raw: Array) -> Array:
-        """Raw vectors [B, llm_dim] -> standardised or whitened ones [B, llm_dim or K], without the code."""
+        """Raw vectors [B, llm_dim] -> standardised or whitened ones [B, llm_dim or K], without the code.
+
+        A whitened vector that is longer than LONGEST keeps its direction and loses its length: a profile unlike any of
+        the population (a list alone, among whole profiles) lies five times as far out, and would drown the code.
+        """
         if self.directions is None:
             placed = (raw - self.mean) / np.maximum(self.std, np.float32(STD_FLOOR))
         else:
             # Row by row and without BLAS: the bits of a user do not depend on who else is asked for.
-            rows = [((row - self.mean)[:, None] * self.directions).sum(axis=0) for row in raw]
+            rows = [_shortened(((row - self.mean)[:, None] * self.directions).sum(axis=0)) for row in raw]
             placed = np.stack(rows) if rows else np.zeros((0, self.directions.shape[1]))
         standard: Array = placed.astype(np.float32)
         return standard
@@ -111,6 +117,12 @@ class Space:
         rows = [((row - self.mean)[:, None] * self.readout[:-1]).sum(axis=0) + self.readout[-1] for row in raw]
         told = np.stack(rows) if rows else np.zeros((0, self.code_width))
         return (CODE_WEIGHT * np.clip(SHARPNESS * told, -1, 1)).astype(np.float32)
+
+
+def _shortened(row: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """A whitened vector [K], at most LONGEST times as long as the population's are in root mean square (sqrt(K))."""
+    length, most = float(np.sqrt(np.square(row).sum())), LONGEST * len(row) ** 0.5
+    return row * (most / length) if length > most else row
 
 
 def _signs(bans: Sequence[Collection[str]]) -> npt.NDArray[np.float64]:
