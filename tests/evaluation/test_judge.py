@@ -105,6 +105,25 @@ def test_an_honest_judge_compares(folder, capsys):
     assert len(server.bodies) == 21
 
 
+OTHER_REPLIES = [{}, {"banned_visible": 7}, {"allowed_present": "perhaps"}, {"quality": "good"}, {"first": {}}]
+
+
+@pytest.mark.parametrize("changes", OTHER_REPLIES)
+def test_a_kept_reply_of_another_form_is_asked_again(changes, folder, capsys):
+    with JudgeServer().running() as server:
+        evaluate(capsys, server, "--repeat", "0")
+        before = read("results_evaluate/sage_seen/sd15/psa.json")["summary"]
+        asked = len(server.bodies)
+        path = Path("results_evaluate/judgements.jsonl")
+        *lines, last = [json.loads(line) for line in path.read_text().splitlines()]
+        last["reply"] = {**last["reply"], **changes} if changes else {}
+        path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, last]))
+        status, _, _ = evaluate(capsys, server, "--repeat", "0")
+    assert status == 0
+    assert len(server.bodies) == asked + 1
+    assert read("results_evaluate/sage_seen/sd15/psa.json")["summary"] == before
+
+
 def first_is_better(body, times):
     reply = honest(body)
     return fine({**reply, "better": "first"} if "better" in reply else reply)
