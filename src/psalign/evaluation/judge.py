@@ -196,4 +196,4 @@ def _hint(failed: str | None) -> str:
         "timeout": "Give a longer --timeout-s, or a lower --concurrency.",
         MALFORMED: "Its replies are not the JSON that was asked for: choose a model that keeps to a JSON schema.",
         "busy": "Give a lower --concurrency, or come back later.",
-    }.get(str(failed), "Check --endpoint (or OPENAI_BASE_URL), and that the server is up.")
+    }.get(str(failed), "Check --endpoint (or OPENAI_BASE_URL; as https://host/v1), and that the server is up.")
