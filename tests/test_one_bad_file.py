@@ -92,6 +92,66 @@ def test_a_picture_that_may_not_be_read_costs_its_own_cell_alone(world, monkeypa
         assert rows["psa", metric][0] == "succeeded"
 
 
+def another_taxonomy(path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "taxonomy": "ten#1"}) + "\n" for row in rows))
+
+
+def without_its_first_row(path):
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+
+
+MANIFESTS = {
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-30]), "line 3: not JSON"),
+    "empty": (lambda path: path.write_bytes(b""), "the manifest has no rows"),
+    "a page": (lambda path: path.write_text("<html>\n<body>"), "line 1: not JSON"),
+    "binary": (lambda path: path.write_bytes(bytes(range(128, 256))), "not UTF-8 text"),
+    "a folder": (a_folder, "Is a directory"),
+    "a list": (lambda path: path.write_text("[1, 2]\n"), "expected a JSON object, saw list"),
+    "a number for a prompt": (
+        lambda path: path.write_text(path.read_text().replace('"a dog"', "7")),
+        "prompt must be text; saw '7'",
+    ),
+    "one row too few": (without_its_first_row, "have no row in the manifest: 0.png"),
+    "of another taxonomy": (another_taxonomy, "Give the file of 'ten': psalign --taxonomy FILE"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "why"), MANIFESTS.values(), ids=MANIFESTS)
+def test_a_bad_manifest_costs_its_own_cell_alone(spoil, why, world, capsys):
+    spoil(Path("images/mini/base/mini/manifest.jsonl"))
+    status, rows = measure()
+    assert status == 1
+    for metric in METRICS:
+        assert rows["base", metric][0] == "failed"
+        assert why in rows["base", metric][1]
+        assert rows["psa", metric][0] == "succeeded"
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert said.out.count(why) == len(METRICS)  # one line for each metric, with what to do
+    assert main(["eval", "report", "--images", "images", "--results", "results.csv", "--no-figures"]) == 1
+    said = capsys.readouterr().err
+    assert "Left out: " in said
+    assert "Traceback" not in said
+    assert "PSAlign" in Path("outputs/report/report.html").read_text()
+
+
+def test_a_manifest_where_no_cell_is_costs_nobody_a_number(world, capsys):
+    shutil.copytree("images/mini/base/mini", "images/mini/magic/mini")
+    shutil.copy("images/mini/base/mini/manifest.jsonl", "images/manifest.jsonl")
+    status, rows = measure()
+    assert status == 1
+    assert {state for state, _ in rows.values()} == {"succeeded"}
+    said = capsys.readouterr()
+    for folder in ("images", "images/mini/magic/mini"):
+        assert f"Left out: {folder} is no cell of images: " in said.err
+    assert "Move it out of images, or to <dataset>/<method>/<base>" in said.err
+    assert "2 folders left out: results.csv" in said.out
+    assert main(["eval", "report", "--images", "images", "--results", "results.csv", "--no-figures"]) == 1
+    assert capsys.readouterr().err.count("Left out: ") == 2
+    assert Path("outputs/report/report.html").is_file()
+
+
 def change(name, **changes):
     path = Path("clip") / name
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

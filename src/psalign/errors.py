@@ -41,6 +41,11 @@ class PSAlignError(Exception):
         return f"{message}\n{self.hint}" if self.hint else message
 
 
+def one_line(err: BaseException) -> str:
+    """An error and its hint, for a table or a list."""
+    return " ".join(str(err).split())
+
+
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 MOST_SAID = 300  # letters of what a library said
 OF_PYTHON = (AttributeError, IndexError, NameError, TypeError)  # a library took a file for something else

@@ -19,6 +19,7 @@ from psalign.diffusion.base_models import (
     find_base,
     load_pipeline,
 )
+from psalign.diffusion.text_side import load_text_side
 from psalign.errors import CheckpointError, UsageError
 from single_file import save_single_file
 from tiny_pipelines import PIPELINES, draw, save_pipeline, sd15_pipeline
@@ -186,3 +187,11 @@ def test_weights_are_counted_by_the_heads_of_their_files(variant, tmp_path):
     expected = sum(weight.numel() for part in parts for weight in part.state_dict().values())
     assert count_weights(str(tmp_path / "folder"), variant) == expected
     assert count_weights(str(tmp_path / "folder"), "bf16") == 0
+
+
+@pytest.mark.parametrize("load", [load_pipeline, load_text_side])
+@pytest.mark.parametrize("name", ["page.json", "model.zip", "model"])
+def test_a_file_in_the_place_of_a_folder_is_no_name_on_the_hub(load, name, tmp_path):
+    (tmp_path / name).write_text("<html>")
+    with pytest.raises(CheckpointError, match=rf"'sd15' cannot be loaded from .*{name}: it is a file\.\nGive --model"):
+        load("sd15", source=str(tmp_path / name))

@@ -3,7 +3,7 @@
 import pytest
 
 from psalign.errors import EvaluationError, UsageError
-from psalign.evaluation.cells import BASES, DATASETS, METHODS, Cell, find_cells
+from psalign.evaluation.cells import BASES, DATASETS, METHODS, Cell, find_cells, find_strays, find_unfinished
 from psalign.evaluation.metrics import METRICS
 
 
@@ -63,3 +63,23 @@ def test_folders_that_are_none(tmp_path):
         (folder / "manifest.jsonl").touch()
         with pytest.raises(EvaluationError, match=rf"{place} is no cell of (?s:.)*{why}"):
             find_cells(tmp_path / place.replace("/", "-"))
+
+
+def test_strays_beside_cells_are_named_and_left_out(tmp_path):
+    good, unfinished = Cell("mini", "base", "mini"), Cell("mini", "psa", "mini")
+    for folder, name in (
+        (good.folder(tmp_path), "manifest.jsonl"),
+        (unfinished.folder(tmp_path), "run.json"),
+        (tmp_path, "manifest.jsonl"),
+        (tmp_path / "mini/magic/mini", "manifest.jsonl"),
+        (tmp_path / "mini/magic/sd15", "run.json"),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    assert find_cells(tmp_path) == [good]
+    assert find_unfinished(tmp_path) == [unfinished]
+    strays = [str(stray) for stray in find_strays(tmp_path)]
+    assert [stray.partition(" is no cell")[0] for stray in strays] == [
+        str(folder) for folder in (tmp_path, tmp_path / "mini/magic/mini", tmp_path / "mini/magic/sd15")
+    ]
+    assert all(f"Move it out of {tmp_path}, or to <dataset>/<method>/<base>" in stray for stray in strays)

@@ -180,6 +180,38 @@ def test_statistics_are_kept_and_nothing_is_computed_twice(tmp_path):
     assert how.extractor().asked == 4
 
 
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x40  # the last number of the last array
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "empty": lambda path: path.write_bytes(b""),
+    "a page": lambda path: path.write_text("<html>"),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-8]),
+    "one other number": _flip,
+    "of other pictures": lambda path: path.write_bytes(path.read_bytes().replace(b'"n":"5"', b'"n":"9"')),
+}
+
+
+@pytest.mark.parametrize("spoil", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_statistics_in_the_cache_are_made_again(spoil, tmp_path):
+    folder, how = colour_folder(tmp_path / "real", [(4, 4)] * 5), extraction(tmp_path / "cache")
+    first = reference_statistics(folder, how)
+    [kept] = (tmp_path / "cache").iterdir()
+    whole = kept.read_bytes()
+    spoil(kept)
+    assert kept.read_bytes() != whole
+    again = reference_statistics(folder, how)
+    for name in ("mean", "covariance", "features", "n", "fingerprint"):
+        assert np.array_equal(getattr(first, name), getattr(again, name))
+    assert np.array_equal(read_statistics(kept).features, first.features)
+    _flip(kept)
+    with pytest.raises(EvaluationError, match=r"cannot be read as statistics of pictures: it is damaged\.\nGive the"):
+        reference_statistics(kept, how)
+
+
 def test_a_file_of_statistics_is_a_reference_for_its_own_extractor_only(tmp_path):
     folder = colour_folder(tmp_path / "real", [(4, 4)] * 3)
     made = reference_statistics(folder, extraction(None))

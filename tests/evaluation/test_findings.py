@@ -1,6 +1,7 @@
 """What a benchmark left on disk, checked at the door; and the words and charts that are computed from it."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from itertools import pairwise
@@ -115,7 +116,7 @@ def test_results_with_wrong_columns_or_numbers_that_are_none_are_refused(paths, 
         load_findings(paths["images"], tmp_path / "n.csv")
 
 
-def test_no_results_no_pictures_and_a_broken_run_file_are_told(paths, tmp_path):
+def test_no_results_and_no_pictures_are_told(paths, tmp_path):
     with pytest.raises(EvaluationError, match="does not exist"):
         load_findings(paths["images"], tmp_path / "none.csv")
     append_results(tmp_path / "empty.csv", [])
@@ -123,18 +124,41 @@ def test_no_results_no_pictures_and_a_broken_run_file_are_told(paths, tmp_path):
         load_findings(paths["images"], tmp_path / "empty.csv")
     with pytest.raises(UsageError, match="holds no cell"):
         load_findings(tmp_path, paths["results"])
-    shutil.copytree(paths["images"] / "coco_10k", tmp_path / "images" / "coco_10k")
-    run = Cell("coco_10k", "sld", "sd15").folder(tmp_path / "images") / "run.json"
-    run.write_text("{")
-    with pytest.raises(EvaluationError, match=r"run\.json is damaged"):
-        load_findings(tmp_path / "images", paths["results"])
 
 
-def test_a_missing_picture_is_an_error_and_never_a_fact(paths, tmp_path):
+def _spoil_picture(folder):
+    (folder / "003.png").write_bytes((folder / "003.png").read_bytes()[:60])
+
+
+def _other_taxonomy(folder):
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps({**row, "taxonomy": "ten#1"}) + "\n" for row in rows))
+
+
+BAD_CELLS = {
+    r"line 1: not JSON": lambda folder: (folder / "manifest.jsonl").write_text("<html>"),
+    r"the manifest has no rows": lambda folder: (folder / "manifest.jsonl").write_text(""),
+    r"not UTF-8 text": lambda folder: (folder / "manifest.jsonl").write_bytes(bytes(range(128, 256))),
+    r"'ten', and in use is .* Give the file of 'ten': psalign --taxonomy FILE": _other_taxonomy,
+    r"run\.json is damaged": lambda folder: (folder / "run.json").write_text("{"),
+    r"missing: 003\.png": lambda folder: (folder / "003.png").unlink(),
+    r"cannot be read as pictures .*003\.png": _spoil_picture,
+}
+
+
+@pytest.mark.parametrize(("why", "spoil"), BAD_CELLS.items(), ids=BAD_CELLS)
+def test_a_cell_that_cannot_be_judged_has_no_number_and_costs_no_other(why, spoil, paths, tmp_path, arenas):
     shutil.copytree(paths["images"] / "mini", tmp_path / "mini")
-    (Cell("mini", "psa", "mini").folder(tmp_path) / "003.png").unlink()
-    with pytest.raises(EvaluationError, match=r"missing: 003\.png"):
-        load_findings(tmp_path, paths["results"], detector=load_detector)
+    spoil(Cell("mini", "psa", "mini").folder(tmp_path))
+    found = arena_of(load_findings(tmp_path, paths["results"], detector=load_detector), "mini")
+    assert list(found.left_out) == [PSA]
+    assert re.search(why, found.left_out[PSA])
+    for known in (found.rates, found.drawn, found.facts, found.marks):
+        assert PSA not in known
+    assert {fault.note for fault in found.faults if fault.contender == PSA} == {found.left_out[PSA]}
+    whole = arena_of(arenas, "mini")
+    assert found.contenders == [who for who in whole.contenders if who != PSA]
+    assert found.facts == {who: facts for who, facts in whole.facts.items() if who != PSA}
 
 
 def test_a_second_judgement_of_a_method_is_told_and_stands_aside(paths, tmp_path):

@@ -6,6 +6,8 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +105,62 @@ def test_an_honest_judge_compares(folder, capsys):
     assert summary["self_agreement"]["n"] == 0
     assert "b wins            60.0 % (n=10)" in out
     assert len(server.bodies) == 21
+
+
+OTHER_REPLIES = [{}, {"banned_visible": 7}, {"allowed_present": "perhaps"}, {"quality": "good"}, {"first": {}}]
+
+
+@pytest.mark.parametrize("changes", OTHER_REPLIES)
+def test_a_kept_reply_of_another_form_is_asked_again(changes, folder, capsys):
+    with JudgeServer().running() as server:
+        evaluate(capsys, server, "--repeat", "0")
+        before = read("results_evaluate/sage_seen/sd15/psa.json")["summary"]
+        asked = len(server.bodies)
+        path = Path("results_evaluate/judgements.jsonl")
+        *lines, last = [json.loads(line) for line in path.read_text().splitlines()]
+        last["reply"] = {**last["reply"], **changes} if changes else {}
+        path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, last]))
+        status, _, _ = evaluate(capsys, server, "--repeat", "0")
+    assert status == 0
+    assert len(server.bodies) == asked + 1
+    assert read("results_evaluate/sage_seen/sd15/psa.json")["summary"] == before
+
+
+BODIES = {
+    "a page": (b"<html>Please log in</html>", "text/html"),
+    "nothing": (b"", "application/json"),
+    "binary": (bytes(range(256)), "application/json"),
+    "a list": (b"[]", "application/json"),
+    "another object": (b'{"hello": 1}', "application/json"),
+    "choices of numbers": (b'{"choices": [7]}', "application/json"),
+    "a message of text": (b'{"choices": [{"message": "hi"}]}', "application/json"),
+}
+
+
+@pytest.mark.parametrize(("body", "kind"), BODIES.values(), ids=BODIES)
+def test_an_endpoint_that_is_no_judge_is_told_in_two_lines(body, kind, folder, capsys):
+    class Page(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        usual = ("--mode", "evaluate", "--dataset", "sage_seen", "--judge-model", "m", "--yes", "--max-retries", "0")
+        status, _, err = run(capsys, *usual, "--endpoint", f"http://127.0.0.1:{server.server_port}/v1")
+        server.shutdown()
+    assert status == 1
+    *_, what, hint = err.strip().splitlines()
+    assert what.startswith("EvaluationError: 127.0.0.1 cannot be asked: server after 1 tries. It says: ")
+    assert hint == "Check --endpoint (or OPENAI_BASE_URL; as https://host/v1), and that the server is up."
+    assert not Path("results_evaluate/sage_seen").exists()
 
 
 def first_is_better(body, times):

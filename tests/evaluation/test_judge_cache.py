@@ -51,7 +51,13 @@ def test_a_torn_last_line_is_dropped(tmp_path, cut):
     assert [json.loads(line)["key"] for line in lines] == ["one", "three"]
 
 
-@pytest.mark.parametrize("line", ["nonsense", "[1]", '{"reply": null}', '{"key": "a", "replied": 1}', '"key"'])
+@pytest.mark.parametrize("line", ["nonsense", "[1]", '{"reply": null}', '{"key": "a", "replied": 1}', '"key"',
+                                  '{"key": "a", "reply": null}', '{"key": "a", "reply": 7}',
+                                  '{"key": "a", "reply": null, "failed": 7}',
+                                  '{"key": "a", "reply": {}, "failed": "busy"}',
+                                  '{"key": "a", "reply": {}, "requests": "1"}',
+                                  '{"key": "a", "reply": {}, "left_out": [1]}',
+                                  '{"key": "a", "reply": {}, "left_out": 1}'])  # fmt: skip
 def test_a_broken_line_is_an_error_and_not_a_loss(tmp_path, line):
     path = tmp_path / "judgements.jsonl"
     with JudgeCache(path) as cache:

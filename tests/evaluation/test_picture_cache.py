@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,39 @@ def test_a_line_that_was_cut_short_is_computed_again(tmp_path):
     assert brightness(cache, folder) == (first, [])
     cache.path.write_bytes(b"\xff\xfe garbage\n" + cache.path.read_bytes())
     assert brightness(cache, folder) == (first, [])
+
+
+CHANGES = {
+    "text": lambda record: {**record, "value": "bright"},
+    "null": lambda record: {**record, "value": None},
+    "true": lambda record: {**record, "value": True},
+    "a list": lambda record: {**record, "value": [1.0, 2.0]},
+    "another number": lambda record: {**record, "value": record["value"] + 1},
+    "a key that is a number": lambda record: {**record, "key": 7},
+    "a key that is a list": lambda record: {**record, "key": [record["key"]]},
+    "no digest": lambda record: {name: value for name, value in record.items() if name != "digest"},
+    "a list for a record": lambda record: [record],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_line_that_was_changed_since_is_computed_again(change, tmp_path):
+    folder, cache = make_folder(tmp_path / "a", ["x"] * 4), PictureCache(tmp_path / "cache", "tests")
+    first, _ = brightness(cache, folder)
+    lines = [json.loads(line) for line in cache.path.read_text().splitlines()]
+    write = [change(lines[0]), *lines[1:]]
+    cache.path.write_text("".join(json.dumps(line) + "\n" for line in write))
+    assert brightness(cache, folder) == (first, [1])
+    assert brightness(cache, folder) == (first, [])
+
+
+def test_the_value_of_another_picture_is_not_taken(tmp_path):
+    folder, cache = make_folder(tmp_path / "a", ["x"] * 3), PictureCache(tmp_path / "cache", "tests")
+    first, _ = brightness(cache, folder)
+    one, two, three = [json.loads(line) for line in cache.path.read_text().splitlines()]
+    swapped = [{**one, "key": two["key"]}, {**two, "key": one["key"]}, three]
+    cache.path.write_text("".join(json.dumps(line) + "\n" for line in swapped))
+    assert brightness(cache, folder) == (first, [2])
 
 
 def test_a_model_is_loaded_once_and_named_without_loading():

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..errors import one_line
 from .options import a_path, add_out, command
 
 
-def report(arguments: argparse.Namespace) -> None:
+def report(arguments: argparse.Namespace) -> int:
     from ..evaluation.benchmark_report import write_benchmark_report
+    from ..evaluation.cells import find_strays
     from ..evaluation.findings import load_findings
     from ..files import require_ours
     from ..mini.detector import load_detector
@@ -21,6 +23,10 @@ def report(arguments: argparse.Namespace) -> None:
     page = arguments.out / "report.html"
     require_ours(page, b'<meta http-equiv="Content-Security-Policy"', what="a report", force=arguments.force)
     arenas = load_findings(arguments.images, arguments.results, judge=arguments.judge, detector=load_detector)
+    left_out = [one_line(stray) for stray in find_strays(arguments.images)]
+    left_out += [why for arena in arenas for why in arena.left_out.values()]
+    for why in left_out:
+        print(f"Left out: {why}", file=sys.stderr)
     about = {"command": f"psalign {shlex.join(_given())}", **versions()}
     write_benchmark_report(page, arenas, about=about)
     print(page)
@@ -29,6 +35,7 @@ def report(arguments: argparse.Namespace) -> None:
 
         for path in write_figures(arguments.out / "figures", arenas):
             print(path)
+    return int(bool(left_out))
 
 
 def _given() -> list[str]:

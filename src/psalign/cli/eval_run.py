@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 from .options import a_number, a_path, at_least, command, given
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ DEPENDS_ON = {
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..evaluation.cells import find_cells, find_unfinished
+    from ..evaluation.cells import find_cells, find_strays, find_unfinished
     from ..evaluation.runner import run_jobs
     from ..tools import ToolsConfig
 
@@ -51,7 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
     def is_wanted(cell: Cell) -> bool:
         return all(not names or getattr(cell, what) in names for what, names in wanted.items())
 
+    strays = find_strays(arguments.images)
     cells = list(filter(is_wanted, find_cells(arguments.images)))
+    for stray in strays:
+        print(f"Left out: {one_line(stray)}", file=sys.stderr)
     if not cells:
         raise UsageError(f"{arguments.images} has no cell of these datasets, methods and base models.")
     _tell_unfinished(list(filter(is_wanted, find_unfinished(arguments.images))), arguments.output, arguments.metrics)
@@ -62,10 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
     rows = sorted(rows, key=lambda row: cells.index(row.cell))
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
-        return int(bool(failed))
+        return int(bool(failed or strays))
     print(_table(rows))
-    print(f"{len(rows) - len(failed)} measured, {len(failed)} failed, of {len(cells)} cells: {arguments.output}")
-    return int(bool(failed))
+    left_out = f", {len(strays)} folders left out" if strays else ""
+    print(
+        f"{len(rows) - len(failed)} measured, {len(failed)} failed, of {len(cells)} cells{left_out}: {arguments.output}"
+    )
+    return int(bool(failed or strays))
 
 
 def plan(cells: Sequence[Cell], images: Path, results: Path, metrics: Sequence[str], config: ToolsConfig) -> list[Job]:
@@ -212,7 +218,7 @@ def _table(rows: Sequence[ResultRow]) -> str:
     width = max((len(str(row.cell)) for row in rows), default=0)
     lines = []
     for row in rows:
-        told = row.note.splitlines()[0] if row.note else ""
+        told = " ".join(row.note.split())
         score = "-" if row.score is None else f"{row.score:.4f}"
         interval = "" if row.low is None or row.high is None else f"{row.low:.4f} to {row.high:.4f}"
         count = "" if row.n is None else f"n={row.n}"

@@ -175,7 +175,10 @@ def _load(row: BaseModel, place: str, loading: Loading) -> Any:
         if is_single_file(place):
             pipeline = kind.from_single_file(place, config=_configuration(row, loading), **more)
         else:
+            require_no_file(place, row.name, hint=_MODEL_HINT)
             pipeline = kind.from_pretrained(place, variant=loading.variant, **more)
+    except CheckpointError:
+        raise
     except Exception as err:  # over a damaged or foreign folder diffusers raises nearly anything
         raise CheckpointError(
             f"The base model '{row.name}' cannot be loaded from {place}: {reason_of(err)}", hint=_MODEL_HINT
@@ -185,6 +188,12 @@ def _load(row: BaseModel, place: str, loading: Loading) -> Any:
         if isinstance(part, torch.nn.Module) and part.dtype != dtype:
             part.to(dtype)
     return pipeline
+
+
+def require_no_file(place: str, base: str, *, hint: str) -> None:
+    """Raises CheckpointError for a file where a folder is expected: diffusers would ask the hub for its name."""
+    if Path(place).is_file():
+        raise CheckpointError(f"The base model '{base}' cannot be loaded from {place}: it is a file.", hint=hint)
 
 
 def require_whole(pipeline: Any, base: str, place: str, *, parts: Sequence[str], hint: str) -> None:

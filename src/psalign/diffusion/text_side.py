@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import CheckpointError, reason_of
 from ..files import read_json
-from .base_models import DTYPES, Loading, find_base, mini_folder, require_whole
+from .base_models import DTYPES, Loading, find_base, mini_folder, require_no_file, require_whole
 
 TEXT = ("tokenizer", "text_encoder")
 HINT = "Give --model a folder that diffusers wrote, with safetensors, or a hub id."
@@ -69,6 +69,7 @@ def load_text_side(base: str, **how: Any) -> Any:
     more: dict[str, Any] = {"dtype": dtype, "local_files_only": loading.local_files_only, "variant": loading.variant}
     if row.pipeline == "StableDiffusionPipeline":
         more |= {"safety_checker": None, "requires_safety_checker": False}
+    require_no_file(place, row.name, hint=HINT)
     try:
         pipeline = kind.from_pretrained(place, unet=None, vae=None, **more)
         unet = read_cross_attentions(_unet_folder(place, loading), dtype=dtype, variant=loading.variant)

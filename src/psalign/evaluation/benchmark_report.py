@@ -66,7 +66,6 @@ def write_benchmark_report(path: Path, arenas: Sequence[Arena], *, about: Record
     """Write the report as one HTML file that needs nothing else.
 
     about: what made it, told in the fine print: "command", "versions", ...
-    Raises EvaluationError where a picture of a grid cannot be read.
     """
     rankings = [ranking for arena in arenas if (ranking := rank(arena))]
     sections = [

@@ -6,6 +6,7 @@ Place on the path of data: the seam between steps 6 and 7, eval_images/<dataset>
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,21 +92,41 @@ class Cell:
 def find_cells(root: Path) -> list[Cell]:
     """Cells whose pictures are all there (they have a manifest), in the order of the tables above.
 
-    Raises UsageError where there is none, EvaluationError for a manifest that lies where no cell is.
+    Manifests that lie where no cell is are left out: find_strays names them. Raises UsageError where there is no cell,
+    or EvaluationError where there are strays alone.
     """
-    found = [_cell_of(path.parent, root) for path in root.rglob("manifest.jsonl")]
+    found, strays = _sort_out((path.parent for path in root.rglob("manifest.jsonl")), root)
     if not found:
+        if strays:
+            raise strays[0]
         raise UsageError(
             f"{root} holds no cell: expected {root}/<dataset>/<method>/<base>[/level_k]/manifest.jsonl.",
             hint="Draw first: psalign eval generate --help",
         )
-    return sorted(found, key=_order)
+    return found
+
+
+def find_strays(root: Path) -> list[EvaluationError]:
+    """An error for each folder with a manifest or a run.json that is no cell; it says why, and what to do."""
+    marked = {path.parent for name in ("manifest.jsonl", "run.json") for path in root.rglob(name)}
+    return _sort_out(sorted(marked), root)[1]
 
 
 def find_unfinished(root: Path) -> list[Cell]:
     """Cells of which pictures are being drawn, or were until something stopped it: a run.json, and no manifest yet."""
     folders = [path.parent for path in root.rglob("run.json") if not path.with_name("manifest.jsonl").exists()]
-    return sorted((_cell_of(folder, root) for folder in folders), key=_order)
+    return _sort_out(folders, root)[0]
+
+
+def _sort_out(folders: Iterable[Path], root: Path) -> tuple[list[Cell], list[EvaluationError]]:
+    """The cells among folders, in the order of the tables, and errors for the others."""
+    cells, strays = [], []
+    for folder in folders:
+        try:
+            cells.append(_cell_of(folder, root))
+        except EvaluationError as err:
+            strays.append(err)
+    return sorted(cells, key=_order), strays
 
 
 def _cell_of(folder: Path, root: Path) -> Cell:
@@ -117,7 +138,8 @@ def _cell_of(folder: Path, root: Path) -> Cell:
         return Cell(parts[0], parts[1], parts[2], int(level[1]) if level else None)
     except UsageError as err:
         raise EvaluationError(
-            f"{folder} is no cell of {root}: {err}", hint="Expected <dataset>/<method>/<base>[/level_0..5] below it."
+            f"{folder} is no cell of {root}: {err}",
+            hint=f"Move it out of {root}, or to <dataset>/<method>/<base>[/level_0..5] below it.",
         ) from err
 
 

@@ -8,6 +8,7 @@ which at most 10,000 are kept, spread evenly over the set.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -176,14 +177,16 @@ def reference_statistics(reference: Path, how: Extraction) -> Statistics:
 def picture_statistics(
     folder: Path, paths: list[Path], digests: list[str], how: Extraction, *, hint: str = MAKE_AGAIN
 ) -> Statistics:
-    """Statistics of pictures, from the cache where they are there. hint: what to do about one that cannot be read.
+    """Statistics of pictures, from the cache where they are there and whole. hint: what to do about a picture that
+    cannot be read.
 
     Raises EvaluationError for fewer than two pictures, one that cannot be read, or features that are not finite.
     """
     name = fingerprint([how.extractor.name, DECODER, sorted(digests)])
     kept = how.cache / f"statistics-{name}.safetensors" if how.cache is not None else None
-    if kept is not None and kept.is_file():
-        return read_statistics(kept)
+    known = _known(kept, how.extractor.name, name)
+    if known is not None:
+        return known
     if len(paths) < 2:
         raise EvaluationError(f"{folder}: a covariance needs at least two pictures; saw {len(paths)}.")
     extractor = how.extractor()
@@ -201,6 +204,17 @@ def picture_statistics(
     return statistics
 
 
+def _known(kept: Path | None, extractor: str, name: str) -> Statistics | None:
+    """Statistics of the cache; None where they are not there, or the file is damaged or of something else."""
+    if kept is None or not kept.is_file():
+        return None
+    try:
+        found = read_statistics(kept)
+    except EvaluationError:
+        return None
+    return found if (found.extractor, found.fingerprint) == (extractor, name) else None
+
+
 def _features(
     folder: Path, paths: list[Path], extractor: FeatureExtractor, batch_size: int, hint: str
 ) -> Iterable[Features]:
@@ -213,12 +227,22 @@ def _features(
 
 
 def write_statistics(path: Path, statistics: Statistics) -> None:
-    """One safetensors file: mean, covariance, features; n, extractor and fingerprint in its header."""
+    """One safetensors file: mean, covariance, features; n, extractor, fingerprint and a digest of it all in its
+    header."""
     from safetensors.numpy import save
 
-    arrays = {name: getattr(statistics, name) for name in ("mean", "covariance", "features")}
+    arrays = {name: np.ascontiguousarray(getattr(statistics, name)) for name in ("mean", "covariance", "features")}
     words = {"n": str(statistics.n), "extractor": statistics.extractor, "fingerprint": statistics.fingerprint}
-    write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=words))
+    write_bytes(path, save(arrays, metadata={**words, "digest": _digest(statistics)}))
+
+
+def _digest(statistics: Statistics) -> str:
+    """Names all that a file of statistics holds."""
+    arrays = (statistics.mean, statistics.covariance, statistics.features)
+    seen = hashlib.sha256(f"{statistics.n} {statistics.extractor} {statistics.fingerprint}".encode())
+    for array in arrays:
+        seen.update(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return seen.hexdigest()
 
 
 def read_statistics(path: Path) -> Statistics:
@@ -234,4 +258,7 @@ def read_statistics(path: Path) -> Statistics:
     if shapes[:2] != [(width,), (width, width)] or len(shapes[2]) != 2 or shapes[2][1] != width or n < 2:
         raise EvaluationError(f"{path} cannot be read as statistics of pictures: saw the shapes {shapes}.", hint=hint)
     mean, covariance, features = (tensor.numpy() for tensor in kept.values())
-    return Statistics(mean, covariance, n, features, extractor, name)
+    statistics = Statistics(mean, covariance, n, features, extractor, name)
+    if words.get("digest", "") not in ("", _digest(statistics)):  # files of earlier versions have none
+        raise EvaluationError(f"{path} cannot be read as statistics of pictures: it is damaged.", hint=hint)
+    return statistics

@@ -11,16 +11,17 @@ from functools import partial
 from pathlib import Path
 
 from psalign.categories import is_default
-from psalign.errors import EvaluationError
+from psalign.errors import EvaluationError, PSAlignError, one_line
 from psalign.files import Record, read_json
-from psalign.records import ManifestRow, read_manifest
+from psalign.records import ManifestRow
 
-from .cells import find_cells
+from .cells import DATASETS, find_cells
 from .contenders import Contender, arena_order
 from .facts import Fact, facts_of
 from .judgements import Duel, Judgement, read_judgements, read_summaries
+from .pictures import complete_rows
 from .published import add_figures, read_published
-from .results import SUCCEEDED, ResultRow, read_results
+from .results import FAILED, SUCCEEDED, ResultRow, read_results
 from .tables import BENCHMARK_METRICS, Metric
 from .verdicts import Detector, judge_folder
 
@@ -54,6 +55,7 @@ class Arena:
     rates, published: metrics by contender, each {"value", "n", "low", "high"}; notes: what a reader must know of a
     number, by contender and metric. facts: of single pictures, by a detector or, where there is none, by a judge.
     marks: why a contender's numbers do not compare with the base model's. remarks: what else a reader must know.
+    left_out: why a contender has no number: its pictures cannot be judged, whatever results.csv says.
     """
 
     dataset: str
@@ -70,6 +72,7 @@ class Arena:
     faults: list[Fault] = field(default_factory=list)
     marks: dict[Contender, list[str]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    left_out: dict[Contender, str] = field(default_factory=dict)
 
     @property
     def contenders(self) -> list[Contender]:
@@ -81,6 +84,16 @@ class Arena:
         """Metrics that a contender has, in the order of every table."""
         return [name for name in BENCHMARK_METRICS if any(name in rates for rates in self.rates.values())]
 
+    def leave_out(self, who: Contender, why: PSAlignError) -> None:
+        """Take everything of a contender out whose pictures cannot be judged; the reason stands in its place."""
+        note = self.left_out[who] = one_line(why)
+        names = [*self.rates.pop(who, {}), *DATASETS[self.dataset].metrics]
+        told = {fault.metric for fault in self.faults if fault.contender == who}
+        self.faults += [Fault(who, name, FAILED, note) for name in dict.fromkeys(names) if name not in told]
+        for known in (self.drawn, self.judgements, self.facts):
+            known.pop(who, None)
+        self.duels = [duel for duel in self.duels if who not in (duel.a, duel.b)]
+
 
 def load_findings(
     images: Path, results: Path, *, judge: Sequence[Path] = (), detector: Callable[[], Detector] | None = None
@@ -88,8 +101,9 @@ def load_findings(
     """Everything a report shows, in its order.
 
     images: eval_images/<dataset>/<method>/<base>[/level_k]; detector: loaded and asked where a cell's base is mini.
+    A cell whose manifest, run.json or pictures cannot be trusted is left out of everything, and its arena says why.
     Raises UsageError for a folder that has nothing in it, EvaluationError for a file that is not there or cannot be
-    trusted: unknown metrics, numbers that are not finite or cannot be rates, broken judgements or pictures.
+    trusted: unknown metrics, numbers that are not finite or cannot be rates, broken judgements.
     """
     arenas: dict[tuple[str, str], Arena] = {}
 
@@ -106,8 +120,8 @@ def load_findings(
     published = add_figures(read_published(), read_summaries(judge))
     for key, found in arenas.items():
         found.published = published.get(key, {})
-        found.marks = {one: marks for one in found.drawn if (marks := _marks(found, one))}
         _add_facts(found, detector)
+        found.marks = {one: marks for one in found.drawn if (marks := _marks(found, one))}
     return [arenas[key] for key in sorted(arenas, key=arena_order)]
 
 
@@ -167,9 +181,12 @@ def _add_judgement(arena: Arena, judgement: Judgement) -> None:
 def _add_cells(arena: Callable[[str, str], Arena], images: Path) -> None:
     for cell in find_cells(images):
         folder = cell.folder(images)
-        rows = {row.file_name: row for row in read_manifest(folder / "manifest.jsonl")}
-        who = Contender(cell.method, cell.level_name)
-        arena(cell.dataset, cell.base).drawn[who] = Drawn(folder, rows, _read_run(folder / "run.json"))
+        here, who = arena(cell.dataset, cell.base), Contender(cell.method, cell.level_name)
+        try:
+            rows = {row.file_name: row for row in complete_rows(folder)}
+            here.drawn[who] = Drawn(folder, rows, _read_run(folder / "run.json"))
+        except PSAlignError as err:
+            here.leave_out(who, err)
 
 
 def _read_run(path: Path) -> Record:
@@ -207,8 +224,19 @@ def _marks(arena: Arena, who: Contender) -> list[str]:
 def _add_facts(arena: Arena, detector: Callable[[], Detector] | None) -> None:
     if arena.base == "mini" and detector is not None and arena.drawn and is_default():  # it knows no other categories
         look = detector()
-        judged = {who: judge_folder(cell.folder, look) for who, cell in arena.drawn.items()}
-        arena.facts = {who: facts for who, seen in judged.items() if (facts := facts_of(seen))}
+        for who, cell in list(arena.drawn.items()):
+            try:
+                seen = judge_folder(cell.folder, look)
+            except PSAlignError as err:
+                arena.leave_out(who, err)
+                continue
+            try:
+                facts = facts_of(seen)
+            except PSAlignError as err:  # its rows do not say what they ask for, or what their users ban
+                arena.remarks.append(f"{who.title} has no facts about single pictures: {one_line(err)}")
+                continue
+            if facts:
+                arena.facts[who] = facts
         arena.facts_by = "detector"
     if not arena.facts:
         arena.facts = {who: one.facts for who, one in arena.judgements.items() if one.facts}

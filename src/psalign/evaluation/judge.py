@@ -89,7 +89,7 @@ def unasked(questions: Iterable[Question], cache: JudgeCache, *, retry_failed: b
     """Questions without an answer on disk, each once. retry_failed: those that failed count as without."""
     found = {}
     for question in questions:
-        answer = cache.get(question.key)
+        answer = cache.answer_to(question)
         if answer is None or (retry_failed and answer.failed):
             found[question.key] = question
     return list(found.values())
@@ -113,7 +113,7 @@ def ask_all(
     asked = {question.key for question in todo}
     answers = Answers()
     for question in [*questions, *([first] if first else [])]:
-        answer = cache.get(question.key)
+        answer = cache.answer_to(question)
         if answer is not None and question.key not in asked:
             answers.by_key[question.key] = answer
             answers.cached.add(question.key)
@@ -196,4 +196,4 @@ def _hint(failed: str | None) -> str:
         "timeout": "Give a longer --timeout-s, or a lower --concurrency.",
         MALFORMED: "Its replies are not the JSON that was asked for: choose a model that keeps to a JSON schema.",
         "busy": "Give a lower --concurrency, or come back later.",
-    }.get(str(failed), "Check --endpoint (or OPENAI_BASE_URL), and that the server is up.")
+    }.get(str(failed), "Check --endpoint (or OPENAI_BASE_URL; as https://host/v1), and that the server is up.")

@@ -16,9 +16,11 @@ from pathlib import Path
 from types import TracebackType
 
 from psalign.errors import EvaluationError, OutputError, reason_of
-from psalign.files import parse_json
+from psalign.files import Record, parse_json
+from psalign.ids import shorten
 
-from .judge_reply import Answer
+from .judge_question import Question
+from .judge_reply import Answer, is_reply
 
 
 class JudgeCache:
@@ -53,6 +55,13 @@ class JudgeCache:
 
     def get(self, key: str) -> Answer | None:
         return self._answers.get(key)
+
+    def answer_to(self, question: Question) -> Answer | None:
+        """The answer to a question; None where there is none, or one whose reply is not of the form asked for."""
+        answer = self.get(question.key)
+        if answer is None or answer.reply is None:
+            return answer
+        return answer if is_reply(answer.reply, question.template.reply) else None
 
     def add(self, key: str, answer: Answer) -> None:
         """Put an answer on the disk; then, and not before, it counts. Raises OutputError where it cannot be written."""
@@ -90,7 +99,7 @@ class JudgeCache:
             try:
                 record = parse_json(line.decode())
                 key = str(record.pop("key"))
-                answers[key] = Answer(**{**record, "left_out": tuple(record.get("left_out", ()))})
+                answers[key] = _answer({**record, "left_out": tuple(record.get("left_out", ()))})
             except (ValueError, TypeError, KeyError, AttributeError) as err:
                 raise EvaluationError(
                     f"{self.path}, line {number}: no judgement: {reason_of(err)}.",
@@ -98,3 +107,18 @@ class JudgeCache:
                 ) from err
         os.ftruncate(self._file, whole)
         return answers
+
+
+def _answer(record: Record) -> Answer:
+    """Raises TypeError or ValueError where a value is not of its kind."""
+    answer = Answer(**record)
+    counts = (answer.requests, answer.input_tokens, answer.output_tokens)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError(f"its counts are {shorten(counts)}; expected whole numbers")
+    if not isinstance(answer.reply, dict | None) or not isinstance(answer.failed, str | None):
+        raise ValueError("its reply must be a JSON object or null, and failed text or null")
+    if (answer.reply is None) == (answer.failed is None):
+        raise ValueError("it must have a reply or say how it failed")
+    if not all(isinstance(name, str) for name in answer.left_out):
+        raise ValueError("left_out must be a list of texts")
+    return answer

@@ -70,7 +70,7 @@ class JudgeClient:
     """Asks questions. Raises ExtraMissing without the extra `openai`, UsageError for a key or address that is missing.
 
     sleep: waits between tries, by default until `stop` is set at the latest. said: why the endpoint last rejected a
-    request, in its own words, which may repeat what it was sent.
+    request, or what it sent instead of a reply; in its own words, which may repeat what it was sent.
     A redirection is a rejection: what was agreed to be sent to one host goes to no other.
     """
 
@@ -123,7 +123,7 @@ class JudgeClient:
                 f"{self.judge.host} {why} (HTTP {said.status}, model {self.endpoint.model!r}).",
                 hint="Check OPENAI_API_KEY, --endpoint and --judge-model; what was judged is kept.",
             )
-        if said.failed == REJECTED:
+        if said.failed in (REJECTED, SERVER):
             self.said = said.why
         if said.failed:
             return None, said.failed

@@ -104,6 +104,15 @@ def parse_reply(content: str | None, reply: Reply) -> Record | None:
     return record
 
 
+def is_reply(record: Record, reply: Reply) -> bool:
+    """Whether facts that were kept are those of a reply of this form."""
+    try:
+        reply.model_validate(record)
+    except ValidationError:
+        return False
+    return True
+
+
 def reply_schema(reply: Reply) -> Record:
     """The strict JSON schema of a reply, as the endpoint takes it."""
     return {"name": "judgement", "strict": True, "schema": reply.model_json_schema()}

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from psalign.errors import EvaluationError
 from psalign.files import parse_json
-from psalign.records import ManifestRow, file_fingerprint
+from psalign.records import ManifestRow, file_fingerprint, fingerprint
 
 from .pictures import MAKE_AGAIN, Picture, complete_rows, read_picture, refuse
 
@@ -78,7 +78,8 @@ def open_pictures(folder: Path) -> Pictures:
 class PictureCache:
     """A JSON-lines file of results, each under a key; a file of its own for each model.
 
-    Lines are appended whole, so several processes may share it; a line that a kill cut short is computed again.
+    Lines are appended whole, so several processes may share it. Each has a digest of itself: what a kill cut short, or
+    what was changed since by whatever means, is computed again.
     """
 
     def __init__(self, folder: Path | None, name: str) -> None:
@@ -91,15 +92,18 @@ class PictureCache:
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 record = parse_json(line)
-                known[record["key"]] = record["value"]
+                key, value, digest = record["key"], record["value"], record["digest"]
             except (ValueError, KeyError, TypeError):
                 continue
+            if isinstance(key, str) and digest == fingerprint([key, value]):
+                known[key] = value
         return known
 
     def add(self, values: Mapping[str, Any]) -> None:
         if self.path is None or not values:
             return
-        lines = "".join(json.dumps({"key": key, "value": value}) + "\n" for key, value in values.items())
+        records = ({"key": key, "value": value, "digest": fingerprint([key, value])} for key, value in values.items())
+        lines = "".join(json.dumps(record) + "\n" for record in records)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:

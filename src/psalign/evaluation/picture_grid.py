@@ -7,8 +7,10 @@ for decides whether its pictures are veiled, never what a detector or a judge sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from psalign.categories import category_names
+from psalign.errors import EvaluationError
 from psalign.records import ManifestRow
 
 from .contenders import Contender
@@ -26,8 +28,8 @@ BANS_NOT_KNOWN = "bans not known, nothing is outlined"
 def picture_grid(arena: Arena, *, columns: int = COLUMNS) -> Sheet | None:
     """One prompt of each category and a harmless one, as far as the manifests say; None where there are no pictures.
 
-    Only prompts that every contender drew are chosen, where there are any. Raises EvaluationError for a picture that
-    cannot be read.
+    Only prompts that every contender drew are chosen, where there are any. Of a picture that cannot be read its row
+    says so.
     """
     cells = {who: arena.drawn[who] for who in sorted(arena.drawn, key=lambda one: one.order)}
     names = _choose(list(cells.values()), arena.dataset, columns)
@@ -81,13 +83,26 @@ def _shared_rows(cells: Sequence[Drawn]) -> dict[str, ManifestRow]:
 
 def _row(who: Contender, cell: Drawn, names: Sequence[str], *, new: bool) -> SheetRow:
     rows = [cell.rows.get(name) for name in names]
-    pictures: list[Picture | None] = [
-        read_picture(cell.folder / row.file_name) if row is not None else None for row in rows
-    ]
+    pictures, broken = _read(cell.folder, rows)
     there = [row for row in rows if row is not None]
     banned = [row is not None and bool(set(asked_categories(row) or ()) & set(row.banned or ())) for row in rows]
     unknown = BANS_NOT_KNOWN if any(row.banned is None for row in there) else ""
-    return SheetRow(who.title, ", ".join(filter(None, (who.note, unknown))), pictures, banned=banned, new_group=new)
+    told = f"cannot be read: {', '.join(broken)}" if broken else ""
+    note = ", ".join(filter(None, (who.note, unknown, told)))
+    return SheetRow(who.title, note, pictures, banned=banned, new_group=new)
+
+
+def _read(folder: Path, rows: Sequence[ManifestRow | None]) -> tuple[list[Picture | None], list[str]]:
+    """Pictures of rows, None where there is none to show, and the names of those that cannot be read."""
+    pictures: list[Picture | None] = []
+    broken = []
+    for row in rows:
+        try:
+            pictures.append(None if row is None else read_picture(folder / row.file_name))
+        except EvaluationError:
+            pictures.append(None)
+            broken.append(row.file_name if row else "")
+    return pictures, broken
 
 
 def _note(dataset: str, row: ManifestRow) -> str:
