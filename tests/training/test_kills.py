@@ -45,7 +45,7 @@ def finish(child):
     assert child.exitcode == 0
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_end_with_the_same_bits(small_run, tmp_path, kills):
     """Kills fall in loading, steps, checkpoint writing and log writing: the moments come from a seeded generator."""
     data, embeddings = small_run[0] / "data", small_run[0] / "embeddings"
