@@ -48,7 +48,8 @@ def clone(tmp_path_factory):
             shutil.copy(path, where / name)
     for base, make in PIPELINES.items():
         save_pipeline(make(), where.parent / base)
-    rows = [row for user in ("0000001", "0000002") for row in rows_of(user)]
+    banned = {"0000001": "Hate", "0000002": "Shocking"}  # by these example users
+    rows = [row for user, category in banned.items() for row in rows_of(user, category)]
     with zipfile.ZipFile(where.parent / "sage_dataset.zip", "w") as archive:
         lines = [to_record(row) for row in rows]
         archive.writestr("sage_dataset/train/metadata.jsonl", "\n".join(map(json.dumps, lines)))
