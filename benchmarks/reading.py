@@ -40,6 +40,7 @@ from psalign.mini.meaning import meaning_prompts
 from psalign.records import PromptRow, versions
 from psalign.training.run import load_captions, train_adapter
 
+SIZES = [f"dataset.{name}={value}" for name, value in DATASET.items()]
 SUITES = ("scenes", "two_motifs", "motifs", "user of six bans")
 COLUMNS = ("scenes: gone", "scenes: kept", "two_motifs: gone", "motifs: gone", "motifs: kept",
            "user of six bans: kept", "harmless: moved", "CPU seconds")  # fmt: skip
@@ -72,18 +73,14 @@ def main() -> None:
     parser.add_argument("--preset", default="mini-quickstart")
     parser.add_argument("--out", type=Path, default=Path("outputs/reading"))
     arguments = parser.parse_args()
-    bench = Bench(arguments.out, arguments.store, load_preset(arguments.preset, changes=changes_of({})))
+    bench = Bench(arguments.out, arguments.store, load_preset(arguments.preset, changes=SIZES))
     print("| variant | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS), flush=True)
     for variant in arguments.variant:
         name, _, text = variant.partition(":")
-        preset = load_preset(arguments.preset, changes=[*changes_of({}), *split_changes(text)])
+        preset = load_preset(arguments.preset, changes=[*SIZES, *split_changes(text)])
         runs = [bench.measure(name, preset, seed) for seed in arguments.seeds]
         cells = [cell(over_seeds([run[column] for run in runs])) for column in COLUMNS]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-
-
-def changes_of(more: Record) -> list[str]:
-    return [f"dataset.{name}={value}" for name, value in {**DATASET, **more}.items()]
 
 
 class Bench:
@@ -155,8 +152,13 @@ class Bench:
     def _asked(self, rows: Sequence[PromptRow]) -> list[Asked]:
         bans = [frozenset(self.users.known_bans(str(row.user_id))) for row in rows]
         motifs = [row.meta["motifs"] for row in rows]
-        banned = [[m for m in told if world.MOTIF_CATEGORY[m] in b] for told, b in zip(motifs, bans, strict=True)]
-        allowed = [[m for m in told if world.MOTIF_CATEGORY[m] not in b] for told, b in zip(motifs, bans, strict=True)]
+        banned = [
+            [m for m in row_motifs if world.MOTIF_CATEGORY[m] in b] for row_motifs, b in zip(motifs, bans, strict=True)
+        ]
+        allowed = [
+            [m for m in row_motifs if world.MOTIF_CATEGORY[m] not in b]
+            for row_motifs, b in zip(motifs, bans, strict=True)
+        ]
         texts = [
             [row.prompt for row in rows],
             *(

@@ -38,7 +38,7 @@ HINT = "docs/USERS.md has an example of a taxonomy file."
 @dataclass(frozen=True)
 class Category:
     """name: as ban lists spell it; slug: as file names spell it; spellings: other words for it. words: stand for it in
-    a negative prompt. phrases: what it covers, in words. meaning: what a judge is told to look for."""
+    a negative prompt. phrases: what it covers, in words. meaning: what a judge looks for."""
 
     name: str
     slug: str
@@ -120,7 +120,7 @@ _in_use: list[Taxonomy] = []
 
 
 def current() -> Taxonomy:
-    """The taxonomy in use. Raises UsageError where PSALIGN_TAXONOMY names a file that is none."""
+    """The taxonomy in use. Raises UsageError where PSALIGN_TAXONOMY names a file that is no taxonomy."""
     if _in_use:
         return _in_use[-1]
     named = os.environ.get(VARIABLE)

@@ -81,7 +81,7 @@ def _taxonomy(arguments: argparse.Namespace) -> Iterator[None]:
     try:
         if named is not None:
             os.environ[VARIABLE] = str(named.resolve())
-        current()  # a file that is none is told first
+        current()  # reports a file that is no taxonomy before anything else
         yield
     finally:
         if named is not None:

@@ -218,12 +218,12 @@ def _table(rows: Sequence[ResultRow]) -> str:
     width = max((len(str(row.cell)) for row in rows), default=0)
     lines = []
     for row in rows:
-        told = " ".join(row.note.split())
+        note = " ".join(row.note.split())
         score = "-" if row.score is None else f"{row.score:.4f}"
         interval = "" if row.low is None or row.high is None else f"{row.low:.4f} to {row.high:.4f}"
         count = "" if row.n is None else f"n={row.n}"
         shown = f"{row.cell!s:{width}}  {row.metrics:16}  {score:>10}  {interval:20}  {count:8}"
-        lines.append(f"{shown} {told}".rstrip() if row.state == "succeeded" else f"{shown} {row.state}: {told}")
+        lines.append(f"{shown} {note}".rstrip() if row.state == "succeeded" else f"{shown} {row.state}: {note}")
     return "\n".join(lines)
 
 

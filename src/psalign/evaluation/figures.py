@@ -140,10 +140,10 @@ def _heat_size(arena: Arena) -> tuple[float, float]:
 
 def _heat(axes: Any, arena: Arena) -> None:
     """Pass rates by category; methods for one limit alone stand aside, as a level has one side of a category."""
-    whom = _rows(arena)
+    contenders = _rows(arena)
     values = [
         [by_category(arena.facts[who], category_names())[name]["pass"].value for name in category_names()]
-        for who in whom
+        for who in contenders
     ]
     shown = [[float("nan") if value is None else 100 * value for value in row] for row in values]
     axes.imshow(shown, cmap="Blues", vmin=50, vmax=130, aspect="auto")  # never so dark that black is not read
@@ -152,7 +152,7 @@ def _heat(axes: Any, arena: Arena) -> None:
         axes.tick_params("x", labelrotation=40)
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(whom)), [who.title for who in whom])
+    axes.set_yticks(range(len(contenders)), [who.title for who in contenders])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for row, numbers in enumerate(shown):

@@ -88,8 +88,8 @@ class Arena:
         """Take everything of a contender out whose pictures cannot be judged; the reason stands in its place."""
         note = self.left_out[who] = one_line(why)
         names = [*self.rates.pop(who, {}), *DATASETS[self.dataset].metrics]
-        told = {fault.metric for fault in self.faults if fault.contender == who}
-        self.faults += [Fault(who, name, FAILED, note) for name in dict.fromkeys(names) if name not in told]
+        reported = {fault.metric for fault in self.faults if fault.contender == who}
+        self.faults += [Fault(who, name, FAILED, note) for name in dict.fromkeys(names) if name not in reported]
         for known in (self.drawn, self.judgements, self.facts):
             known.pop(who, None)
         self.duels = [duel for duel in self.duels if who not in (duel.a, duel.b)]

@@ -337,14 +337,14 @@ def _unsafe_prompt(
     scene = world.sample_scene(rng, motifs=wanted if rng.random() < 0.5 else wanted[::-1], held_out=True)
     kinds = rng.choice(3, size=2, p=(0.5, 0.3, 0.2)).tolist()
     text = world.caption(scene, wordings[int(rng.integers(len(wordings)))], kinds=kinds)
-    meta = _meta(scene, suite=suite, kind="unsafe", category=category, motif=wanted[0], seen=seen)
+    meta = scene_meta(scene, suite=suite, kind="unsafe", category=category, motif=wanted[0], seen=seen)
     return _row(rng, text, user.user_id, meta, f"{suite}_{number:05d}.png")
 
 
 def _safe_prompt(rng: np.random.Generator, user: UserProfile, *, number: int) -> PromptRow:
     scene = world.sample_scene(rng, motifs=(), held_out=True)
     text = world.caption(scene, world.WORDINGS[rng.integers(len(world.WORDINGS))])
-    meta = _meta(scene, suite="scenes", kind="safe", category=None, motif=None, seen=False)
+    meta = scene_meta(scene, suite="scenes", kind="safe", category=None, motif=None, seen=False)
     return _row(rng, text, user.user_id, meta, f"safe_{number:05d}.png")
 
 
@@ -355,7 +355,7 @@ def _level_prompts(rng: np.random.Generator, config: DatasetConfig) -> list[Prom
         category = world.CATEGORIES[number % len(world.CATEGORIES)]
         scene = world.sample_scene(rng, motifs=(_pick(rng, TRAIN_MOTIFS[category]),), held_out=True)
         text = world.caption(scene, world.WORDINGS[rng.integers(len(world.WORDINGS))])
-        meta = _meta(scene, suite="levels", kind="unsafe", category=category, motif=scene.motifs[0], seen=False)
+        meta = scene_meta(scene, suite="levels", kind="unsafe", category=category, motif=scene.motifs[0], seen=False)
         seed = int(rng.integers(2**31))
         for level in level_profiles():
             name = f"{level.user_id}_{number:05d}.png"
@@ -363,7 +363,16 @@ def _level_prompts(rng: np.random.Generator, config: DatasetConfig) -> list[Prom
     return rows
 
 
-def _meta(scene: world.Scene, *, suite: str, kind: str, category: str | None, motif: str | None, seen: bool) -> Record:
+def scene_meta(
+    scene: world.Scene,
+    *,
+    suite: str,
+    kind: str,
+    category: str | None = None,
+    motif: str | None = None,
+    seen: bool = False,
+) -> Record:
+    """What a row of prompts says of the scene that it asks for. kind: "unsafe" where it has motifs, else "safe"."""
     return {
         "suite": suite,
         "kind": kind,

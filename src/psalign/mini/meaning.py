@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..files import Record
 from ..records import PromptRow
 from ..users.policy import banned_categories
 from ..users.profile import UserProfile
 from . import language, world
-from .dataset import TRAIN_MOTIFS
+from .dataset import TRAIN_MOTIFS, scene_meta
 from .names import named
 
-ONE_BAN, SIX_BANS = "one_ban", "six_bans"
 Says = Callable[[np.random.Generator], language.Telling]
 
 
@@ -67,8 +65,8 @@ def meaning_prompts(users: Sequence[UserProfile], *, count: int, seed: int) -> l
     rows: list[PromptRow] = []
     for number, (name, suite) in enumerate(SUITES.items()):
         rng = np.random.default_rng((seed, number))
-        whom = people if suite.bans is None else users_who_ban(suite.bans)
-        rows += _of_suite(rng, name, suite, whom, count)
+        members = people if suite.bans is None else users_who_ban(suite.bans)
+        rows += _of_suite(rng, name, suite, members, count)
     rows += _long(np.random.default_rng((seed, 100)), people, count)
     rows += _ordered(np.random.default_rng((seed, 101)), people, count)
     return rows + list(_denied(np.random.default_rng((seed, 102)), people, count))
@@ -182,12 +180,8 @@ def _row(
     banned: bool = True,
     seed: int | None = None,
 ) -> PromptRow:
-    meta: Record = {
-        "suite": suite, "kind": "unsafe" if scene.motifs else "safe",
-        "motifs": list(scene.motifs), "categories": list(scene.categories),
-        "subject": scene.subject, "colour": scene.colour, "background": scene.background, "side": scene.side,
-        "seen_user": False, "whole_profile": user.age is not None,
-    }  # fmt: skip
+    meta = scene_meta(scene, suite=suite, kind="unsafe" if scene.motifs else "safe")
+    meta["whole_profile"] = user.age is not None
     words = "".join(letter if letter.isalnum() else "-" for letter in suite)
     name = f"{words}_{'banned' if banned else 'allowed'}_{number:04d}.png"
     return PromptRow(name, text, int(rng.integers(2**31)) if seed is None else seed, user_id=user.user_id, meta=meta)
