@@ -125,6 +125,8 @@ class UserBatch:
 
     vectors: tuple[Array | None, ...]
     recipe: str
+    bans: tuple[Array | None, ...] = ()
+    limits: tuple[tuple[tuple[str, float], ...], ...] = ()
 
 
 class EmbeddingStore:
@@ -331,7 +333,11 @@ class EmbeddingStore:
         """
         given = [user_id for user_id in user_ids if user_id is not None]
         rows = iter(self.vectors(given, exact=exact) if given else ())
-        return UserBatch(tuple(None if user_id is None else next(rows) for user_id in user_ids), self.fingerprint)
+        vectors = tuple(None if user_id is None else next(rows) for user_id in user_ids)
+        known = [self.banned(user_id) if user_id is not None and exact else None for user_id in user_ids]
+        names = category_names()
+        bans = [None if b is None else np.array([n in b for n in names], np.float32) for b in known]
+        return UserBatch(vectors, self.fingerprint, tuple(bans))
 
     def banned(self, user_id: str) -> Bans:
         """Categories the user bans, as they were when the vector was made; None: not known. Raises EmbeddingMissing."""
