@@ -108,4 +108,3 @@ class TokenMatcher(nn.Module):
 
     def _standard(self, states: torch.Tensor) -> torch.Tensor:
         return (states - self.centre) / self.spread
-

@@ -22,6 +22,7 @@ from .names import KIND_NAMES, NAMES, named, plural
 
 Named = Literal["name", "second name", "held-out name", "plural", "capitals", "sentence", "kind", "held-out kind",
                 "near", "nothing"]  # fmt: skip
+PLAIN = language.Mention()
 MET = tuple(motif for motifs in TRAIN_MOTIFS.values() for motif in motifs)
 NEVER_MET = world.HELD_OUT_MOTIFS
 HELD_OUT_DENIALS = tuple(i for i in range(len(language.NEGATIONS)) if i not in TRAINED_DENIALS)
@@ -36,7 +37,7 @@ class LimitSuite:
     motifs: tuple[str, ...]
     limit: Named
     others: int = 0
-    mention: language.Mention = language.Mention()
+    mention: language.Mention = PLAIN
     second: bool | None = None
 
 
@@ -131,7 +132,7 @@ def _limits(rng: np.random.Generator, motif: str, how: Named) -> list[str]:
 
 
 def _others(rng: np.random.Generator, scene: world.Scene, count: int) -> list[str]:
-    """Limits on other things, a third of them kinds; with many, names of every motif are not enough: other names too."""
+    """Limits on other things, a third of them kinds, by first and second names."""
     kinds = [KIND_NAMES[c][i] for c in world.CATEGORIES if c not in scene.categories for i in (0, 1)]
     names = [NAMES[m][i] for m in world.MOTIF_CATEGORY if m not in scene.motifs for i in (0, 1)]
     of_kinds = min(count // 3, len(kinds))

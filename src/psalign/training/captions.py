@@ -230,9 +230,7 @@ class Captions:
         return {"pooled": self._text("pooled", caption), "told_pooled": self._text("pooled", told), **more}
 
 
-def _limit_table(
-    rows: Sequence[CaptionRow], states: Mapping[str, torch.Tensor]
-) -> tuple[torch.Tensor, np.ndarray]:
+def _limit_table(rows: Sequence[CaptionRow], states: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, np.ndarray]:
     """States of all phrases [P, 2, D], and the numbers of each row's limits [rows, M], NONE where it has fewer."""
     number = {phrase: i for i, phrase in enumerate(states)}
     most = max((len(row.limits or ()) for row in rows), default=0) if states else 0
