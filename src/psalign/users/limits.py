@@ -154,10 +154,10 @@ def _stricter(one: Limit, other: Limit) -> Limit:
 # --- the cell of a users file ----------------------------------------------------------------------------------------
 
 
-def read_limits(value: Any) -> tuple[Limit, ...]:
+def read_limits(value: Any, *, most: float = MOST_PHRASES) -> tuple[Limit, ...]:
     """Limits of a cell: a JSON list, or one plain text with ";" between limits; or what JSON made of such a list.
 
-    A limit of the list is a text, or an object of text, strength, until (as 2027-01-31) and by.
+    A limit of the list is a text, or an object of text, strength, until (as 2027-01-31) and by. most: phrases.
     Raises LimitError, which names the place in the list and never repeats a text.
     """
     if isinstance(value, str):
@@ -167,15 +167,10 @@ def read_limits(value: Any) -> tuple[Limit, ...]:
             raise LimitError(f"The limits are marks without words, {EXAMPLE}.")
     if not isinstance(value, list | tuple):
         raise LimitError(f"The limits are of type {type(value).__name__}, expected a list of texts or objects.")
-    _require_few(len(value))
+    _require_few(len(value), most)
     limits = tuple(_read_limit(one, number) for number, one in enumerate(value, start=1))
-    require_few(limits)
+    _require_few(len({phrase for limit in limits for phrase in limit.phrases}), most)
     return limits
-
-
-def require_few(limits: Iterable[Limit]) -> None:
-    """Raises LimitError where limits have more phrases than one person may have."""
-    _require_few(len({phrase for limit in limits for phrase in limit.phrases}))
 
 
 def limit_records(limits: Iterable[Limit]) -> list[str | Record]:
@@ -233,9 +228,9 @@ def _json_list(text: str) -> Any:
         raise LimitError('The limits begin like JSON and are none, expected as ["no spiders", "no guns"].') from None
 
 
-def _require_few(count: int) -> None:
-    if count > MOST_PHRASES:
-        raise LimitError(f"There are {count} limits, expected at most {MOST_PHRASES} phrases of one person.")
+def _require_few(count: int, most: float) -> None:
+    if count > most:
+        raise LimitError(f"There are {count} limits, expected at most {most} phrases of one person.")
 
 
 # --- one text --------------------------------------------------------------------------------------------------------

@@ -152,6 +152,11 @@ class UserProfile(BaseModel):
             record["limits"] = limit_records(self.limits or ())
         return record
 
+    @property
+    def says_bans(self) -> bool:
+        """Whether anything is known that bans could follow from; limits alone leave the ban list unknown."""
+        return any(getattr(self, field) is not None for field in COLUMNS if field not in ("user_id", "limits"))
+
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         yield "user_id", self.user_id  # nothing personal in a log or a traceback
 

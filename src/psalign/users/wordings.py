@@ -33,8 +33,8 @@ _NOT = _any(
 _LIKE = _any(
     "stand", "bear", "like", "love", "want", "wish", "need", "care for", "handle", "tolerate", "take", "enjoy", "face",
     "appreciate", "accept", "cope with", "deal with", "(?:to )?see", "seeing", "(?:to )?look at", "looking at",
-    "(?:to )?watch", "watching", "(?:to )?be shown", "be exposed to", "(?:to )?have", "having", "to get", "to find", "come across",
-    "you to", "me to", "us to", f"{_TO_SOMEBODY} to(?= (?:see|look|watch|be|have))",
+    "(?:to )?watch", "watching", "(?:to )?be shown", "be exposed to", "(?:to )?have", "having", "to get", "to find",
+    "come across", "you to", "me to", "us to", f"{_TO_SOMEBODY} to(?= (?:see|look|watch|be|have))",
     "(?:to )?(?:show|draw|paint|include|display)",
 )  # fmt: skip
 _DRAW = _any(
@@ -139,14 +139,12 @@ _BETWEEN = re.compile(
     rf"\s*(?:[{_COMMAS}]|{_TITLE}[.!?]+(?=\s|$)|\s&\s|\band/or\b|\b(?:and|or|nor)\b)\s*", re.IGNORECASE
 )
 _APOSTROPHES = str.maketrans(dict.fromkeys((0x2018, 0x2019, 0x2BC, 0x60), "'"))
-_EMPTY = frozenset(
-    re.findall(
-        r"\S+",
-        "no not nothing none never without except non any all more other every each the a an these those such some please "
-        "pls kindly thanks i we me us you it that this my our and or nor but of to for with at in on is are am be do does "
-        "dont don't can't cannot want anything something everything about",
-    )
-)  # words that name nothing that could be drawn
+_FUNCTION_WORDS = """
+no not nothing none never without except non any all more other every each the a an these those such some please pls
+kindly thanks i we me us you it that this my our and or nor but of to for with at in on is are am be do does dont don't
+can't cannot want anything something everything about
+"""
+_EMPTY = frozenset(_FUNCTION_WORDS.split())  # they name nothing that could be drawn
 
 
 def phrases_of_text(text: str) -> tuple[str, ...]:
