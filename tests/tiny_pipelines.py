@@ -108,11 +108,13 @@ def random_adapter(pipeline: Any, kind: str, *, n_tokens: int = 1, llm_dim: int 
     if kind == "published":
         adapter = PublishedAdapter(**shape, widths=cross_attention_widths(unet))
     else:
-        adapter = PromptAdapter(**shape, rank=8, heads=2, gated=True, pooled_dim=pooled)
+        adapter = PromptAdapter(**shape, rank=8, heads=2, words=True, pooled_dim=pooled)
     adapter.eval()
     with torch.no_grad():
         for weight in adapter.parameters():
             weight.normal_(std=0.3)
+        if isinstance(adapter, PromptAdapter):
+            adapter.matcher.bans_bias.fill_(4.0)  # so that something of every prompt is rewritten
     return adapter
 
 

@@ -16,7 +16,7 @@ from psalign.adapter.attach import attach
 from psalign.adapter.users import RowUsers
 from psalign.errors import CheckpointError, GuardError, RecipeMismatch
 
-KINDS = [("prompt", 1), ("prompt", 4), ("gated", 4), ("published", 1), ("published", 4)]
+KINDS = [("prompt", 1), ("prompt", 4), ("published", 1), ("published", 4)]
 
 
 def rows(inputs, *numbers):
@@ -140,7 +140,7 @@ def test_the_prompt_is_rewritten_once_and_the_terms_are_computed_once():
 
 def test_gradients_reach_every_weight_that_can_learn():
     """Keys of `published` with one user token never matter (a softmax over one key is 1); all else does."""
-    for kind, n_tokens in (("prompt", 4), ("gated", 4), ("published", 1)):
+    for kind, n_tokens in (("prompt", 4), ("published", 1)):
         unet = tiny_unet().requires_grad_(False)
         psa = attach(unet, tiny_adapter(unet, kind, n_tokens=n_tokens))
         inputs = unet_inputs(2)

@@ -136,7 +136,7 @@ def _united(*groups: Sequence[Any]) -> Phrases:
     """The phrases of several lists, each with its greatest strength, in the order in which they came."""
     strengths: dict[str, float] = {}
     for one in (one for group in groups for one in group):
-        phrase, strength = (one, 1.0) if isinstance(one, str) else one
+        phrase, strength = one if isinstance(one, tuple | list) and len(one) == 2 else (one, 1.0)
         if not isinstance(phrase, str) or not phrase.strip() or not 0 < strength <= 1:
             raise GuardError(
                 "A limit must be a phrase, or a phrase and its strength, more than 0 and at most 1; saw another thing.",
