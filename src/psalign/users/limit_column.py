@@ -115,14 +115,11 @@ def _write(path: Path, user_id: str, limits: Sequence[Limit]) -> None:
 
 
 def _with_record(records: Sequence[Record], user_id: str, limits: Any) -> list[Record]:
-    """JSON lines in which one user's limits are others."""
-    changed = []
-    for number, record in enumerate(records, start=1):
-        names = {field_of(column): column for column in record}
-        if _is(user_id, record.get(names.get("user_id", ""), number)):
-            record = {**record, names.get("limits", COLUMNS["limits"]): limits}
-        changed.append(record)
-    return changed
+    """JSON lines in which one user's limits are others, under the key that the file has for them."""
+    names = {field_of(column): column for record in records for column in record}
+    key = names.get("limits", COLUMNS["limits"])
+    ids = [record.get(names.get("user_id", ""), number) for number, record in enumerate(records, start=1)]
+    return [{**record, key: limits} if _is(user_id, one) else record for one, record in zip(ids, records, strict=True)]
 
 
 def _with_cell(header: list[str], rows: list[list[str]], user_id: str, cell: str) -> tuple[list[str], list[list[str]]]:

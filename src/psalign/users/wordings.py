@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
+CACHED = 4096  # texts that this process remembers the meaning of
 MOST_ROUNDS = 24  # of taking words off one text; a limit has no more words
 
 
@@ -141,12 +143,13 @@ _BETWEEN = re.compile(
 _APOSTROPHES = str.maketrans(dict.fromkeys((0x2018, 0x2019, 0x2BC, 0x60), "'"))
 _FUNCTION_WORDS = """
 no not nothing none never without except non any all more other every each the a an these those such some please pls
-kindly thanks i we me us you it that this my our and or nor but of to for with at in on is are am be do does dont don't
-can't cannot want anything something everything about
+kindly i we me us you it that this my our and or nor but of to for with at in on is are am be do does dont don't
+can't cannot want anything something everything about ever again either too also really thanks
 """
 _EMPTY = frozenset(_FUNCTION_WORDS.split())  # they name nothing that could be drawn
 
 
+@lru_cache(maxsize=CACHED)
 def phrases_of_text(text: str) -> tuple[str, ...]:
     """What is searched for in prompts: the text without its carriers, in lower case, each part once.
 
@@ -156,6 +159,7 @@ def phrases_of_text(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in parts if part and not _says_nothing(part)))
 
 
+@lru_cache(maxsize=CACHED)
 def bare(text: str) -> str:
     """A text in lower case without what stands before, behind and around what is meant, and without outer marks."""
     left = _trimmed(unicodedata.normalize("NFC", text.lower().translate(_APOSTROPHES)))
