@@ -23,6 +23,7 @@ WEIGHTINGS = ("none", "min_snr")
 WATCHING = ("keep", "save_every", "log_every", "validate_every", "validation_pairs", "validation_pictures",
             "tensorboard", "text_memory_gb", "compile", "gradient_checkpointing", "batch_size",
             "accumulation")  # fmt: skip
+SOFT_SHARE, SOFT_WARMUPS = 0.4, 4  # of the steps; of a constant rate, in warm-ups
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,13 @@ class TrainingConfig:
         """The settings that decide the weights. At a constant rate more steps only go on from the same weights."""
         steps = ("steps",) * (self.schedule == "constant_with_warmup")
         return {name: value for name, value in asdict(self).items() if name not in (*WATCHING, *steps)}
+
+    @property
+    def soft_steps(self) -> int:
+        """The first steps, in which matches below their least still count (adapter/matching.py)."""
+        if self.schedule == "constant_with_warmup":  # more steps must only go on from the same weights
+            return SOFT_WARMUPS * self.warmup_steps
+        return int(SOFT_SHARE * self.steps)
 
     @property
     def needs_text_alone(self) -> bool:

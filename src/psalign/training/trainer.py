@@ -39,7 +39,6 @@ from .pairs import Pairs
 from .validation import Validation, by_cell, cell_columns
 
 BEST = "best.json"  # beside adapter_best
-SOFT_SHARE = 0.4  # of the steps, in which matches below their least still count (adapter/matching.py)
 SPEED = ("lr", "grad_norm", "pairs_per_s", "peak_memory_mb")
 FIRST_SCALE = 2.0**8  # of the loss in fp16, which grows while nothing overflows
 SMALLEST_SCALE = 2.0**-10  # below it nothing is left of the gradient
@@ -144,7 +143,7 @@ class Trainer:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         if isinstance(self.trained, PromptAdapter):
-            self.trained.is_sharp = self.step >= SOFT_SHARE * self.config.steps
+            self.trained.is_sharp = self.step >= self.config.soft_steps
         plan = self.pairs.plan(self.step, size=self.pairs_per_step, config=self.config)
         figures, cells, reference = self._gradients(plan)
         stopped, figures, cells, reference = self._together(stop, figures, cells, reference)
