@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from psalign.cli import main
+from psalign.users import UserProfile
 
 TABLE = (Path(__file__).parents[1] / "docs/PRIVACY.md").read_text()
 ROWS = [
@@ -81,6 +82,14 @@ def test_limits_in_words_lie_where_the_page_says_and_nowhere_else(tmp_path, monk
     assert err.count("zebras") == 0
     row = next(line for line in TABLE.splitlines() if line.startswith("| `users.csv`"))
     assert "limits" in row
+
+
+def test_a_dataset_is_built_without_the_limits_of_its_users():
+    from psalign.cli.sage_build import _user
+
+    user = _user(UserProfile(user_id="a", age=30, limits=["no zebras", "no violence"]))
+    assert user.banned == ("Violence",)
+    assert "zebras" not in str(user)
 
 
 def test_a_quickstart(small_run):
