@@ -212,7 +212,7 @@ def test_nothing_compared_is_no_pass_over_rejected_pictures(tmp_path):
 
 
 def test_a_look_from_outside_compares_in_any_case(tmp_path):
-    trainer = new_trainer(tmp_path, dpo_weight=0.0, anchor="caption", user_dropout=0.0)
+    trainer = new_trainer(tmp_path, dpo_weight=0.0, anchor="caption", user_dropout=0.0, match_weight=0.0)
     looking = Objective(trainer.attached, trainer.config, trainer.objective.alphas, compare=True)
     plan, batch = batch_of(trainer)
     outcome = looking(batch, Totals.of(plan, trainer.pairs, null_user=False))

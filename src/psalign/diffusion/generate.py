@@ -374,12 +374,12 @@ def _user_ids(rows: Sequence[PromptRow]) -> list[str]:
 def _users_fingerprint(rows: Sequence[PromptRow], users: Users, *, with_vectors: bool) -> str:
     """Names what a run's pictures take from its users: their bans and, with an adapter, their vectors."""
     ids = _user_ids(rows)
-    bans = [users.banned(user_id) for user_id in ids]
+    bans: Any = [users.banned(user_id) for user_id in ids]
     if not with_vectors:
         return fingerprint([bans, None])
     batch = users.batch(ids)
     limits = [[list(one) for one in row] for row in getattr(batch, "limits", ())]
-    vectors = np.stack(batch.vectors).tobytes().hex() if ids else ""
+    vectors = [None if vector is None else vector.tobytes().hex() for vector in batch.vectors]
     return fingerprint([bans, vectors, *[limits] * any(limits)])
 
 
