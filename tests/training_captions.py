@@ -31,9 +31,7 @@ class Users:
         return None if int(user_id) % 5 == 4 else ("Hate", "Violence")[int(user_id) % 2 == 0 :][:1]
 
 
-def make_captions(
-    count=12, *, limited=False, compare=False, pooled=0, memory_gb=1.0, categories=("Violence", "Hate")
-):
+def make_captions(count=12, *, limited=False, compare=False, pooled=0, memory_gb=1.0, categories=("Violence", "Hate")):
     """Rows in turn banned (with another chosen caption), allowed, and safe; a user for each.
 
     limited: every other row has limits in words in place of its user.

@@ -72,9 +72,7 @@ def test_one_more_limit_never_lowers_a_match(sharp):
         users = new_users(limits=5, seed=seed)
         fewer = RowUsers(users.vectors, users.strength, users.bans, users.is_known, users.limits[:, :3],
                          users.limit_strength[:, :3])  # fmt: skip
-        more, less = (
-            matcher.matches(matcher(x, one), one, sharp=sharp).amax(-1) for one in (users, fewer)
-        )
+        more, less = (matcher.matches(matcher(x, one), one, sharp=sharp).amax(-1) for one in (users, fewer))
         assert (more >= less - 1e-6).all()  # sums of other shapes are rounded otherwise
 
 

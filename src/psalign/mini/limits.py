@@ -15,7 +15,7 @@ from ..files import Record
 from . import language, world
 from .names import KIND_NAMES, NAMES, named, plural
 
-NONE_SHARE, TWO_SHARE = 0.1, 0.5  # of captions with no motif, and of the others with two
+NONE_SHARE, TWO_SHARE = 0.1, 0.7  # of captions with no motif, and of the others with two
 LIMITED_SHARE = 0.5  # of motifs that a limit names
 KIND_SHARE = 0.4  # of these limits, those that name the kind
 OTHER_KIND_SHARE = 0.33  # of limits that the caption does not touch
