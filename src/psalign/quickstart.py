@@ -56,14 +56,16 @@ OF_ADAPTERS = ("training", *PROMPT_PICTURES, "pictures/published", "sheet")
 OF_PROMPT = ("training/prompt", *PROMPT_PICTURES, "sheet")
 MADE_WITH = {
     "base": ("cache", "training", "pictures", "sheet"),
-    "llm_dim": ("embeddings", *OF_ADAPTERS),
-    "dataset": ("data", "embeddings", "embeddings_minilm", "cache", "training", "pictures", "sheet"),
+    "llm_dim": ("embeddings", "embeddings_structured", *OF_ADAPTERS),
+    "vectors": ("embeddings", "embeddings_structured", *OF_ADAPTERS),
+    "dataset": ("data", "embeddings", "embeddings_structured", "cache", "training", "pictures", "sheet"),
     "pictures": ("cache", *OF_ADAPTERS),
     "generation": ("pictures", "sheet"),
     "prompt": OF_PROMPT,
     "published": ("data", "training/published", "pictures/published"),  # whose length decides what is drawn
     "seed": OF_ADAPTERS,
 }
+VECTORS = ("auto", "structured", "minilm")  # of the prompt adapter; auto: minilm where the extra is installed
 OF_SECTION: dict[str, type] = {"dataset": dataset.DatasetConfig, "pictures": Framing, "generation": GenerationConfig}
 SECTIONS = (*OF_SECTION, "prompt", "published")
 COMPARED_SUITE = "scenes"  # the suite that every method draws; the others are drawn by `prompt` alone
@@ -94,8 +96,7 @@ class Run:
 def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force: bool = False) -> Record:
     """Run every stage into `out` and return the metrics that stand in out/metrics.json.
 
-    device: of the base model. The prompt adapter learns vectors of a language model where the extra `minilm` is
-    installed, and structured ones elsewhere. A run that did not finish goes on, with other settings too, from what
+    device: of the base model. A run that did not finish goes on, with other settings too, from what
     they do not decide; so does a finished one with force.
     Raises OutputError, with what differs, where a finished run is there and force is not given.
     """
@@ -106,27 +107,18 @@ def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force:
         sizes = settings(dataset.DatasetConfig, this.section("dataset"), section="dataset")
         dataset.build(out / "data", replace(sizes, pictured_users=_pictured_users(preset, sizes)))
     with this.part("user vectors"):
-        structured = embed_users(
-            out / "data", out / "embeddings", lambda: StructuredEmbedder(preset.get("llm_dim", 64))
-        )
-    store = structured
-    if has_minilm():
-        with this.part("user vectors minilm"):
-            store = embed_users(
-                out / "data", out / "embeddings_minilm", lambda: TransformersEmbedder(MINILM), exact=True
-            )
-    stores = {"published": structured, "prompt": store}
+        stores = _stores(this)
     pipeline = load_pipeline(base, device=device)
     for kind in ADAPTERS:
         with this.part(f"training {kind}"):
             train(this, kind, pipeline, stores[kind])
-    for method, users in _users_of_methods(structured, store).items():
+    for method, users in _users_of_methods(stores).items():
         with this.part(f"pictures {method}"):
             draw(this, method, pipeline, users, base=base)
     with this.part("measuring"):
         metrics = evaluate_methods(out / "pictures", load_detector())
     with this.part("sheet"):
-        sheet = draw_sheet(this, pipeline, store, base=base)
+        sheet = draw_sheet(this, pipeline, stores["prompt"], base=base)
     return _finish(this, metrics, sheet)
 
 
@@ -147,11 +139,29 @@ def embed_users(data: Path, folder: Path, make: Callable[[], Embedder], *, exact
     return store
 
 
-def _users_of_methods(structured: EmbeddingStore, store: EmbeddingStore) -> dict[str, Users]:
-    """Users as each method knows them. store: of the prompt adapter's vectors."""
+def _stores(this: Run) -> dict[str, EmbeddingStore]:
+    """User vectors by the adapter that learns them: structured ones for `published`; for `prompt` those of a language
+    model, in embeddings/, where the preset says so. Raises UsageError for another word in the preset."""
+    vectors, folder = this.preset.get("vectors", "auto"), this.out / "embeddings"
+    if vectors not in VECTORS:
+        raise UsageError(f"Unknown vectors '{vectors}'; choose one of: {', '.join(VECTORS)}.")
+    is_structured = vectors == "structured" or (vectors == "auto" and not has_minilm())
+    structured = embed_users(
+        this.out / "data", folder if is_structured else this.out / "embeddings_structured",
+        lambda: StructuredEmbedder(this.preset.get("llm_dim", 64)),
+    )  # fmt: skip
+    if is_structured:
+        return {"published": structured, "prompt": structured}
+    of_model = embed_users(this.out / "data", folder, lambda: TransformersEmbedder(MINILM), exact=True)
+    return {"published": structured, "prompt": of_model}
+
+
+def _users_of_methods(stores: dict[str, EmbeddingStore]) -> dict[str, Users]:
+    """Users as each method knows them."""
+    store = stores["prompt"]
     bans = {user_id: store.known_bans(user_id) for user_id in store.user_ids}
     phrases = {user_id: [named(KIND_NAMES[one][0]) for one in banned] for user_id, banned in bans.items()}
-    users: dict[str, Users] = dict.fromkeys(("base", "negative_prompt", "published"), structured)
+    users: dict[str, Users] = dict.fromkeys(("base", "negative_prompt", "published"), stores["published"])
     return users | {
         BY_LIST: store,
         BY_VECTOR: VectorsAlone(store),

@@ -49,6 +49,16 @@ def test_limits_alone_need_no_vector_and_no_recipe():
     assert found.rows.is_known.all()
 
 
+def test_a_ban_list_needs_no_vector_and_kind_published_says_that_it_does():
+    users = UserBatch((None, None), "no vectors", (np.array([1.0, 0.0]), None))
+    found = check(users)
+    assert found.rows.strength.tolist() == [1.0, 0.0]
+    assert found.rows.bans.tolist() == [[1.0, 0.0], [0.0, 0.0]]
+    published = PublishedAdapter(recipe="r", llm_dim=WIDTH, context_dim=16, widths=(16,))
+    with pytest.raises(GuardError, match="a ban list and no vector"):
+        check(users, of=published)
+
+
 def test_a_row_with_no_user_keeps_to_its_limits():
     users = UserBatch((None, np.ones(WIDTH, np.float32)), "r")
     found = check(users, limits=[["spiders"], []])

@@ -92,7 +92,8 @@ def check_users(
     phrases = tuple(_united(*both) for both in zip(own, limits or [()] * len(rows), strict=True))
     _require_words(adapter, phrases)
     vectors = torch.stack([_vector(number, row, adapter.llm_dim) for number, row in enumerate(rows)])
-    is_present = torch.tensor([row is not None or bool(limit) for row, limit in zip(rows, phrases, strict=True)])
+    given = zip(rows, bans, phrases, strict=True)
+    is_present = torch.tensor([row is not None or code is not None or bool(limit) for row, code, limit in given])
     strength = torch.as_tensor(scale, dtype=torch.float32).detach().cpu()
     if strength.shape not in ((), (1,), (len(rows),)):
         raise GuardError(
@@ -101,8 +102,13 @@ def check_users(
     if not torch.isfinite(strength).all() or (strength < 0).any():
         raise GuardError(f"scale must be finite and at least 0; saw {strength.tolist()}.")
     width = int(getattr(adapter.config, "categories", 0))
+    if not width and any(row is None and code is not None for row, code in zip(rows, bans, strict=True)):
+        raise GuardError(
+            f"Some users have a ban list and no vector, and an adapter of kind '{adapter.kind}' knows vectors alone.",
+            hint="Pass store.batch(user_ids) of an EmbeddingStore.",
+        )
     codes = torch.stack([_code(number, code, width) for number, code in enumerate(bans)])
-    # A row with no user has no vector to go by: its list is known to be empty, and its limits alone count.
+    # A row without a vector has nothing else to go by: without a list, its limits alone count.
     is_known = torch.tensor([code is not None or row is None for code, row in zip(bans, rows, strict=True)])
     return CheckedUsers(RowUsers(vectors, strength * is_present, codes, is_known), phrases)
 

@@ -1,4 +1,4 @@
-"""Other ways to know the same users: by their vectors alone, or by limits in words alone. For measuring each source.
+"""Other ways to know users: by their profiles, by their vectors alone, or by limits in words alone.
 
 Place on the path of data: between step 3 and step 4; each is what generation takes for users.
 """
@@ -6,8 +6,31 @@ Place on the path of data: between step 3 and step 4; each is what generation ta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 
+import numpy as np
+
+from ..categories import category_names
 from .embedding import Bans, EmbeddingStore, UserBatch
+from .limits import phrases_of
+from .policy import banned_categories
+from .profile import UserProfile
+
+NO_VECTORS = "no vectors"  # in place of a recipe
+
+
+def batch_of(profiles: Sequence[UserProfile | None]) -> UserBatch:
+    """Users as their profiles say it, without any vector: for an adapter of kind `prompt`, one profile per prompt.
+
+    Rules, ban lists and limits in words count, as everywhere; None is a row with no user.
+    """
+    names = category_names()
+    bans, limits = [], []
+    for profile in profiles:
+        banned = () if profile is None else banned_categories(profile)
+        bans.append(None if profile is None else np.array([name in banned for name in names], np.float32))
+        limits.append(() if profile is None else phrases_of(profile.limits or (), date.today()))
+    return UserBatch((None,) * len(bans), NO_VECTORS, tuple(bans), tuple(limits))
 
 
 class VectorsAlone:
