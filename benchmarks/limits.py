@@ -72,7 +72,7 @@ def main() -> None:
     dataset.build(out / "data", config, captions_only=True)
     users = embed_users(out / "data", out / "embeddings_structured", lambda: embedder("structured"))
     rows = limit_prompts(count=arguments.count, wordings=arguments.wordings, seed=config.seed)
-    rows += in_words(prompts(out / "data", "by list", every=1), users)
+    rows += in_words(prompts(out / "data", "by list", every=2), users)
     pen = Pen(load_pipeline("mini"), settings(GenerationConfig, preset["generation"], section="generation"))
     base = list(pen.draw(rows))
     runs = []
