@@ -50,7 +50,7 @@ def test_wrong_presets_and_changes(name, changes, message):
     [
         (
             "training.lr=9",
-            "Unknown setting training; choose one of: base, llm_dim, dataset, pictures, generation, prompt, published",
+            "Unknown setting training; choose one of: base, llm_dim, vectors, dataset, pictures, generation",
         ),
         ("promt.training.lr=3", r"Unknown setting promt; choose one of: .*prompt, published\."),
         ("prompt.trainin.lr=3", r"Unknown setting prompt\.trainin; choose one of: prompt\.adapter, prompt\.training\."),

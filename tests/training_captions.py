@@ -5,6 +5,7 @@ import torch
 
 from helpers import LLM_DIM, tiny_unet
 from psalign.adapter.prompt import PromptAdapter
+from psalign.categories import category_names
 from psalign.diffusion.reader import Reader, random_pools
 from psalign.sage.cache import TextCache
 from psalign.sage.caption_rows import CaptionRow
@@ -63,6 +64,7 @@ def caption_adapter(*, words=False, pooled=0):
     torch.manual_seed(1)
     return PromptAdapter(
         base="mini", recipe="tests", llm_dim=LLM_DIM, context_dim=16, n_tokens=2, rank=8, heads=2, words=words,
+        categories=len(category_names()),
         pooled_dim=pooled,
     )  # fmt: skip
 
