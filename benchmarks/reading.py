@@ -29,6 +29,7 @@ from seeds import cell, over_seeds
 
 from psalign.adapter.checkpoint import load_adapter
 from psalign.adapter.text import encode_texts
+from psalign.adapter.users import RowUsers
 from psalign.config import load_preset, settings
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.prompts import load_prompts
@@ -132,8 +133,8 @@ class Bench:
             torch.stack([getattr(one, name) for one in batch])
             for name in ("said", "whole", "without_banned", "without_allowed")
         )
-        vectors = torch.from_numpy(self.users.vectors([str(one.row.user_id) for one in batch]))
-        changed, _ = adapter.rewritten(said, None, vectors, torch.ones(len(batch)))
+        vectors = torch.from_numpy(self.users.vectors([str(one.row.user_id) for one in batch], exact=False))
+        changed, _ = adapter.rewritten(said, None, RowUsers(vectors, torch.ones(len(batch))))
 
         def error(one: torch.Tensor, other: torch.Tensor) -> list[float]:
             return self.reader.error(one, other, self.draw).tolist()

@@ -39,6 +39,7 @@ def interruptible():
 
 
 SMALL = (
+    "dataset.limit_rows=40",
     "dataset.train_users=40",
     "dataset.pictured_users=40",
     "dataset.val_users=1",
@@ -64,7 +65,7 @@ SMALL = (
 def small_preset():
     from psalign.config import load_preset
 
-    return load_preset("mini-quickstart", changes=SMALL)
+    return {**load_preset("mini-quickstart", changes=SMALL), "vectors": "structured"}
 
 
 @pytest.fixture(scope="session")

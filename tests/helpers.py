@@ -34,19 +34,21 @@ def tiny_unet(*, seed: int = 0, context_dim: int = 16) -> UNet2DConditionModel:
 
 
 def tiny_adapter(unet: UNet2DConditionModel, kind: str, *, n_tokens: int = 1, trained: bool = True) -> PSAAdapter:
-    """An adapter that fits the UNet; kind "gated" is a gated "prompt"; trained: with every weight random."""
+    """An adapter that fits the UNet; trained: with every weight random, and matches for everybody."""
     torch.manual_seed(1)
     shape = {"base": "mini", "recipe": RECIPE, "llm_dim": LLM_DIM, "context_dim": unet.config.cross_attention_dim}
     adapter: PSAAdapter
     if kind == "published":
         adapter = PublishedAdapter(**shape, n_tokens=n_tokens, widths=cross_attention_widths(unet))
     else:
-        adapter = PromptAdapter(**shape, n_tokens=n_tokens, rank=8, heads=2, gated=kind == "gated")
+        adapter = PromptAdapter(**shape, n_tokens=n_tokens, rank=8, heads=2)
     adapter.eval()
     if trained:
         with torch.no_grad():
             for weight in adapter.parameters():
                 weight.copy_(torch.randn_like(weight) * 0.3)
+            if isinstance(adapter, PromptAdapter):
+                adapter.matcher.bans_bias.fill_(4.0)
     return adapter
 
 

@@ -50,7 +50,7 @@ def test_wrong_presets_and_changes(name, changes, message):
     [
         (
             "training.lr=9",
-            "Unknown setting training; choose one of: base, llm_dim, dataset, pictures, generation, prompt, published",
+            "Unknown setting training; choose one of: base, llm_dim, vectors, dataset, pictures, generation",
         ),
         ("promt.training.lr=3", r"Unknown setting promt; choose one of: .*prompt, published\."),
         ("prompt.trainin.lr=3", r"Unknown setting prompt\.trainin; choose one of: prompt\.adapter, prompt\.training\."),
@@ -90,9 +90,9 @@ def test_files_whose_sections_are_wrong(tmp_path, text, message):
 
 
 def test_shapes_of_adapters_are_left_to_training():
-    changes = [f"prompt.adapter.{name}=2" for name in ("n_tokens", "rank", "heads", "depth", "gated")]
+    changes = [f"prompt.adapter.{name}=2" for name in ("n_tokens", "rank", "heads", "depth")]
     shape = load_preset("mini-quickstart", changes=changes)["prompt"]["adapter"]
-    assert shape == {"n_tokens": 2, "rank": 2, "heads": 2, "depth": 2, "gated": 2}
+    assert shape == {"n_tokens": 2, "rank": 2, "heads": 2, "depth": 2}
 
 
 def test_files_that_are_no_presets(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from psalign.cli import main
+from psalign.users import UserProfile
 
 TABLE = (Path(__file__).parents[1] / "docs/PRIVACY.md").read_text()
 ROWS = [
@@ -16,6 +17,8 @@ ROWS = [
 ]
 COMMANDS = (
     "users sample -n 40 --out users.csv",
+    "users limit add --users users.csv --user 3 spiders",
+    "users limit add --users users.csv --user 4 no-zebras --by guardian",
     "users split --users users.csv --val 3 --test 3 --out splits.json",
     "users ban --users users.csv --out bans.jsonl",
     "users pseudonymise --users users.csv --key users.key --out pseudonyms.csv",
@@ -63,6 +66,30 @@ def test_the_commands_about_users(tmp_path, monkeypatch):
     assert {"users.csv", "splits.json", "bans.jsonl", "users.key", "index.json", "*.npy", "clusters.csv"} <= check(
         tmp_path
     )
+
+
+WORDS = ("users.csv", "pseudonyms.csv", "index.json", "recipe.json")  # files that may hold limits in words
+
+
+def test_limits_in_words_lie_where_the_page_says_and_nowhere_else(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for command in COMMANDS[:-1]:
+        assert main(command.split()) == 0
+    found = {path.name for path in tmp_path.rglob("*") if path.is_file() and b"zebras" in path.read_bytes()}
+    assert found == set(WORDS)
+    out, err = capfd.readouterr()
+    assert out.count("zebras") == 1  # what `add` says to who typed it
+    assert err.count("zebras") == 0
+    row = next(line for line in TABLE.splitlines() if line.startswith("| `users.csv`"))
+    assert "limits" in row
+
+
+def test_a_dataset_is_built_without_the_limits_of_its_users():
+    from psalign.cli.sage_build import _user
+
+    user = _user(UserProfile(user_id="a", age=30, limits=["no zebras", "no violence"]))
+    assert user.banned == ("Violence",)
+    assert "zebras" not in str(user)
 
 
 def test_a_quickstart(small_run):

@@ -13,10 +13,9 @@ from psalign.errors import EmbeddingMissing, OutputError, RecipeMismatch
 from psalign.quickstart import _open, run
 from psalign.records import read_manifest
 from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
-from psalign.users.language_model import has_minilm
 from psalign.users.profile import load_profiles
 
-METHODS = ("base", "negative_prompt", "published", "prompt", *(["prompt_minilm"] if has_minilm() else []))
+METHODS = ("base", "negative_prompt", "published", "prompt", "prompt_vector", "prompt_words")
 RATES = {"suppressed", "kept", "pass", "subject_kept", "harmless_subject"}
 
 

@@ -51,8 +51,8 @@ def in_use(tmp_path):
 
 
 def test_training_by_captions(in_use, tmp_path):
-    captions = make_captions(20, code=10, compare=True, categories=in_use.names)
-    trainer = new_caption_trainer(tmp_path / "run", captions=captions, code=10, steps=3)
+    captions = make_captions(20, compare=True, categories=in_use.names)
+    trainer = new_caption_trainer(tmp_path / "run", captions=captions, steps=3)
     trainer.train()
     assert trainer.step == 3
     plan = captions.plan(0, size=20, config=TrainingConfig(caption_dropout=0.0))
@@ -63,7 +63,7 @@ def test_training_by_captions(in_use, tmp_path):
 
 
 def test_an_adapter_carries_the_taxonomy(in_use, tmp_path):
-    adapter = caption_adapter(code=10)
+    adapter = caption_adapter()
     save_adapter(adapter, tmp_path / "adapter")
     adapter.save_pretrained(tmp_path / "saved")
     for folder in ("adapter", "saved"):

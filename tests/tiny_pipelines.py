@@ -20,6 +20,7 @@ from psalign.adapter.adapter import PSAAdapter, cross_attention_widths
 from psalign.adapter.guard import AttachedAdapter
 from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
+from psalign.categories import category_names
 from psalign.diffusion.base_models import mini_folder
 from psalign.users.embedding import UserBatch
 
@@ -108,11 +109,15 @@ def random_adapter(pipeline: Any, kind: str, *, n_tokens: int = 1, llm_dim: int 
     if kind == "published":
         adapter = PublishedAdapter(**shape, widths=cross_attention_widths(unet))
     else:
-        adapter = PromptAdapter(**shape, rank=8, heads=2, gated=True, pooled_dim=pooled)
+        adapter = PromptAdapter(
+            **shape, rank=8, heads=2, words=True, pooled_dim=pooled, categories=len(category_names())
+        )
     adapter.eval()
     with torch.no_grad():
         for weight in adapter.parameters():
             weight.normal_(std=0.3)
+        if isinstance(adapter, PromptAdapter):
+            adapter.matcher.bans_bias.fill_(4.0)  # so that something of every prompt is rewritten
     return adapter
 
 

@@ -42,6 +42,8 @@ def make_pairs(count=12, *, seed=0):
     pairs.cache = MemoryCache(count, seed=seed)
     pairs.vectors = torch.randn((count, LLM_DIM), generator=torch.Generator().manual_seed(seed + 1))
     numbers = arange(count)
+    pairs.bans = torch.nn.functional.one_hot(numbers % 7, 7).float()
+    pairs.is_known = numbers % 4 > 0
     sides = numbers % len(SIDES)
     own = torch.where(sides == 0, (numbers + 1) % count, numbers)
     columns = [numbers, numbers + count, numbers, own, numbers, numbers % 7, sides]

@@ -27,6 +27,7 @@ PARTS: Record = {"adapter": {}, "training": {}}
 SCHEMA: Record = {
     "base": str,
     "llm_dim": int,
+    "vectors": str,
     "dataset": {},
     "pictures": {},
     "generation": {},

@@ -3,6 +3,7 @@
 PSAlignError
 ├── UsageError          a wrong command, flag or preset name (exit status 2)
 ├── ProfileError        a users file or a profile field that cannot be read
+├── LimitError          a limit in a person's own words that cannot be taken as it was given
 ├── UnknownUser         a user id that no profile or store has
 ├── EmbeddingMissing    a user without a vector
 ├── RecipeMismatch      vectors made another way than the adapter was trained with
@@ -97,6 +98,10 @@ class UsageError(PSAlignError):
 
 
 class ProfileError(PSAlignError): ...
+
+
+class LimitError(PSAlignError):
+    """The message never repeats what the person wrote: it tells of health or belief."""
 
 
 class UnknownUser(PSAlignError): ...

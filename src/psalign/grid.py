@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .categories import category_names
 from .diffusion.base_models import BASES, find_base, load_pipeline
 from .diffusion.generate import GenerationConfig, Nobody, Users
@@ -302,8 +300,8 @@ class Bans:
     def __init__(self, banned: Callable[[str], tuple[str, ...] | None]) -> None:
         self.banned = banned
 
-    def vectors(self, user_ids: Sequence[str]) -> np.ndarray:
-        raise UsageError(f"There are no user vectors; saw {', '.join(user_ids[:5])}.")
+    def batch(self, user_ids: Sequence[str | None]) -> Any:
+        raise UsageError(f"There are no user vectors; saw {', '.join(map(str, user_ids[:5]))}.")
 
 
 def published_seed(cell: Cell, row: PromptRow) -> int:

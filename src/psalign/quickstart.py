@@ -22,7 +22,7 @@ from .before_after import limits_told, pick_users, read_pictures
 from .categories import require_default
 from .config import settings, told_changes
 from .diffusion.base_models import find_base, load_pipeline
-from .diffusion.generate import GenerationConfig
+from .diffusion.generate import GenerationConfig, Users
 from .diffusion.prompts import load_prompts
 from .errors import OutputError, UsageError
 from .evaluation.benchmark import evaluate_methods
@@ -31,6 +31,7 @@ from .files import Record, read_json, write_json
 from .methods import Means, draw_by
 from .mini import dataset, world
 from .mini.detector import load_detector
+from .mini.names import KIND_NAMES, NAMES, named, plural
 from .records import PromptRow, fingerprint, versions
 from .sage.framing import Framing
 from .sage.rows import load_split
@@ -40,23 +41,31 @@ from .training.run import load_rows, train_adapter, training_config
 from .users.embedding import INDEX, Embedder, EmbeddingStore, StructuredEmbedder
 from .users.language_model import MINILM, TransformersEmbedder, has_minilm
 from .users.levels import level_profiles
+from .users.limits import Limit
 from .users.profile import load_profiles
 from .users.space import WHITENED
+from .users.views import VectorsAlone, WordsAlone
 
-ADAPTERS = {"published": "published", "prompt": "prompt", "prompt_minilm": "prompt"}  # name -> kind
+ADAPTERS = ("published", "prompt")  # by kind
+# What the prompt adapter learns of its users: their ban lists; their vectors alone; their categories in words alone.
+BY_LIST, BY_VECTOR, BY_WORDS = "prompt", "prompt_vector", "prompt_words"
+DRAWN_BY = {"published": "published", BY_LIST: "prompt", BY_VECTOR: "prompt", BY_WORDS: "prompt"}  # method -> adapter
 # Folders of a run that hang on a section of the preset, or on the seed.
-OF_ADAPTERS = ("training", "pictures/prompt", "pictures/prompt_minilm", "pictures/published", "sheet")
-OF_PROMPT = ("training/prompt", "training/prompt_minilm", "pictures/prompt", "pictures/prompt_minilm", "sheet")
+PROMPT_PICTURES = tuple(f"pictures/{method}" for method, adapter in DRAWN_BY.items() if adapter == "prompt")
+OF_ADAPTERS = ("training", *PROMPT_PICTURES, "pictures/published", "sheet")
+OF_PROMPT = ("training/prompt", *PROMPT_PICTURES, "sheet")
 MADE_WITH = {
     "base": ("cache", "training", "pictures", "sheet"),
-    "llm_dim": ("embeddings", *OF_ADAPTERS),
-    "dataset": ("data", "embeddings", "embeddings_minilm", "cache", "training", "pictures", "sheet"),
+    "llm_dim": ("embeddings", "embeddings_structured", *OF_ADAPTERS),
+    "vectors": ("embeddings", "embeddings_structured", *OF_ADAPTERS),
+    "dataset": ("data", "embeddings", "embeddings_structured", "cache", "training", "pictures", "sheet"),
     "pictures": ("cache", *OF_ADAPTERS),
     "generation": ("pictures", "sheet"),
     "prompt": OF_PROMPT,
     "published": ("data", "training/published", "pictures/published"),  # whose length decides what is drawn
     "seed": OF_ADAPTERS,
 }
+VECTORS = ("auto", "structured", "minilm")  # of the prompt adapter; auto: minilm where the extra is installed
 OF_SECTION: dict[str, type] = {"dataset": dataset.DatasetConfig, "pictures": Framing, "generation": GenerationConfig}
 SECTIONS = (*OF_SECTION, "prompt", "published")
 COMPARED_SUITE = "scenes"  # the suite that every method draws; the others are drawn by `prompt` alone
@@ -87,10 +96,9 @@ class Run:
 def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force: bool = False) -> Record:
     """Run every stage into `out` and return the metrics that stand in out/metrics.json.
 
-    device: of the base model. Adapters of language-model vectors are trained and drawn where the extra `minilm` is
-    installed. A run that did not finish goes on, with other settings too, from what they do not decide; so does a
-    finished one with force. Raises OutputError, with what differs, where a finished run is there and force is not
-    given.
+    device: of the base model. A run that did not finish goes on, with other settings too, from what
+    they do not decide; so does a finished one with force.
+    Raises OutputError, with what differs, where a finished run is there and force is not given.
     """
     require_default("The quickstart, of the mini world,")
     this = _open(out, preset, seed, force=force)
@@ -98,28 +106,19 @@ def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force:
     with this.part("dataset"):
         sizes = settings(dataset.DatasetConfig, this.section("dataset"), section="dataset")
         dataset.build(out / "data", replace(sizes, pictured_users=_pictured_users(preset, sizes)))
-    adapters = {name: kind for name, kind in ADAPTERS.items() if name != "prompt_minilm" or has_minilm()}
     with this.part("user vectors"):
-        structured = embed_users(
-            out / "data", out / "embeddings", lambda: StructuredEmbedder(preset.get("llm_dim", 64))
-        )
-    users = dict.fromkeys(("base", "negative_prompt", *adapters), structured)
-    if has_minilm():
-        with this.part("user vectors minilm"):
-            users["prompt_minilm"] = embed_users(
-                out / "data", out / "embeddings_minilm", lambda: TransformersEmbedder(MINILM), exact=True
-            )
+        stores = _stores(this)
     pipeline = load_pipeline(base, device=device)
-    for name, kind in adapters.items():
-        with this.part(f"training {name}"):
-            train(this, name, kind, pipeline, users[name])
-    for method in users:
+    for kind in ADAPTERS:
+        with this.part(f"training {kind}"):
+            train(this, kind, pipeline, stores[kind])
+    for method, users in _users_of_methods(stores).items():
         with this.part(f"pictures {method}"):
-            draw(this, method, pipeline, users[method], base=base)
+            draw(this, method, pipeline, users, base=base)
     with this.part("measuring"):
         metrics = evaluate_methods(out / "pictures", load_detector())
     with this.part("sheet"):
-        sheet = draw_sheet(this, pipeline, structured, base=base)
+        sheet = draw_sheet(this, pipeline, stores["prompt"], base=base)
     return _finish(this, metrics, sheet)
 
 
@@ -140,9 +139,39 @@ def embed_users(data: Path, folder: Path, make: Callable[[], Embedder], *, exact
     return store
 
 
-def train(this: Run, name: str, kind: str, pipeline: Any, users: EmbeddingStore) -> None:
-    """Train one adapter into out/training/<name>; a finished one is left as it is."""
-    out, data = this.out / "training" / name, this.out / "data"
+def _stores(this: Run) -> dict[str, EmbeddingStore]:
+    """User vectors by the adapter that learns them: structured ones for `published`; for `prompt` those of a language
+    model, in embeddings/, where the preset says so. Raises UsageError for another word in the preset."""
+    vectors, folder = this.preset.get("vectors", "auto"), this.out / "embeddings"
+    if vectors not in VECTORS:
+        raise UsageError(f"Unknown vectors '{vectors}'; choose one of: {', '.join(VECTORS)}.")
+    is_structured = vectors == "structured" or (vectors == "auto" and not has_minilm())
+    structured = embed_users(
+        this.out / "data", folder if is_structured else this.out / "embeddings_structured",
+        lambda: StructuredEmbedder(this.preset.get("llm_dim", 64)),
+    )  # fmt: skip
+    if is_structured:
+        return {"published": structured, "prompt": structured}
+    of_model = embed_users(this.out / "data", folder, lambda: TransformersEmbedder(MINILM), exact=True)
+    return {"published": structured, "prompt": of_model}
+
+
+def _users_of_methods(stores: dict[str, EmbeddingStore]) -> dict[str, Users]:
+    """Users as each method knows them."""
+    store = stores["prompt"]
+    bans = {user_id: store.known_bans(user_id) for user_id in store.user_ids}
+    phrases = {user_id: [named(KIND_NAMES[one][0]) for one in banned] for user_id, banned in bans.items()}
+    users: dict[str, Users] = dict.fromkeys(("base", "negative_prompt", "published"), stores["published"])
+    return users | {
+        BY_LIST: store,
+        BY_VECTOR: VectorsAlone(store),
+        BY_WORDS: WordsAlone(store.fingerprint, phrases, bans),
+    }
+
+
+def train(this: Run, kind: str, pipeline: Any, users: EmbeddingStore) -> None:
+    """Train one adapter into out/training/<kind>; a finished one is left as it is."""
+    out, data = this.out / "training" / kind, this.out / "data"
     if (out / "adapter").exists():
         return
     config = training_config(this.preset, kind)
@@ -163,43 +192,48 @@ def _pictured_users(preset: Record, sizes: dataset.DatasetConfig) -> int:
     """As many training users as the dataset asks for, or else as somebody learns from the pictures of."""
     if sizes.pictured_users is not None:
         return sizes.pictured_users
-    configs = [training_config(preset, kind) for kind in set(ADAPTERS.values()) if kind in preset]
+    configs = [training_config(preset, kind) for kind in ADAPTERS if kind in preset]
     needed = max((_pairs_needed(config) for config in configs if config.objective == "pictures"), default=0)
     return min(sizes.train_users, -(-needed // (2 * sizes.concepts)))
 
 
-def draw(this: Run, method: str, pipeline: Any, users: EmbeddingStore, *, base: str) -> None:
+def draw(this: Run, method: str, pipeline: Any, users: Users, *, base: str) -> None:
     """Pictures of one method into out/pictures/<method>."""
     rows = load_prompts(this.out / "data" / "prompts.jsonl")
-    if method != "prompt":
+    if method != BY_LIST:
         rows = [row for row in rows if row.meta["suite"] == COMPARED_SUITE]
     _generate(this, method, pipeline, rows, users, this.out / "pictures" / method, base=base)
 
 
 def _generate(
-    this: Run, method: str, pipeline: Any, rows: Sequence[PromptRow], users: EmbeddingStore, out: Path, *, base: str
+    this: Run, method: str, pipeline: Any, rows: Sequence[PromptRow], users: Users, out: Path, *, base: str
 ) -> None:
     config = settings(GenerationConfig, this.section("generation"), section="generation")
     config = replace(config, method=method, base=base)
-    adapter = this.out / "training" / method / "adapter" if method in ADAPTERS else None
+    adapter = this.out / "training" / DRAWN_BY[method] / "adapter" if method in DRAWN_BY else None
     means = Means(users, words=dataset.WORDS_TO_AVOID, weights=adapter)
     draw_by("psa" if adapter else method, pipeline, rows, out, config=config, means=means)
 
 
 def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore, *, base: str) -> Sheet:
-    """Base, six levels and three unseen users over the same prompts and seeds; also written as out/sheet.png."""
+    """Base, six levels, three unseen users and three people with limits in words, over the same prompts and seeds; also
+    written as out/sheet.png."""
     scenes = _sheet_scenes(this.seed)
+    in_words = _limits_in_words(scenes)
     people = [level.user_id for level in level_profiles()] + pick_users(this.out / "data", users)
     texts = [world.caption(scene, world.WORDINGS[i % len(world.WORDINGS)]) for i, scene in enumerate(scenes)]
 
     def rows(user: str | None) -> list[PromptRow]:
         return [PromptRow(f"{user}_{i}.png", text, 2025 + i, user_id=user) for i, text in enumerate(texts)]
 
-    folders = {"base": this.out / "sheet" / "base", "prompt": this.out / "sheet" / "prompt"}
+    folders = {name: this.out / "sheet" / name for name in ("base", "prompt", "words")}
     _generate(this, "base", pipeline, rows(None), users, folders["base"], base=base)
     _generate(
         this, "prompt", pipeline, [row for user in people for row in rows(user)], users, folders["prompt"], base=base
     )
+    phrases = {name: [phrase for limit in limits for phrase in limit.phrases] for name, limits in in_words.items()}
+    words = [row for name in in_words for row in rows(name)]
+    _generate(this, BY_LIST, pipeline, words, WordsAlone(users.fingerprint, phrases), folders["words"], base=base)
     table = [SheetRow("Base model", "knows no user", read_pictures(folders["base"], rows(None)))]
     for number, user in enumerate(people):
         banned = users.known_bans(user)
@@ -212,6 +246,16 @@ def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore, *, base: str) ->
                 new_group=number in (0, 6),
             )
         )
+    for number, (name, limits) in enumerate(in_words.items()):
+        table.append(
+            SheetRow(
+                label=name,
+                note="; ".join(limit.text for limit in limits),
+                pictures=read_pictures(folders["words"], rows(name)),
+                banned=[any(_is_meant(motif, limits) for motif in scene.motifs) for scene in scenes],
+                new_group=number == 0,
+            )
+        )
     sheet = Sheet(texts, table, [" + ".join(scene.categories) or "harmless" for scene in scenes])
     write_sheet_png(this.out / "sheet.png", sheet)
     return sheet
@@ -222,6 +266,25 @@ def _sheet_scenes(seed: int) -> list[world.Scene]:
     rng = np.random.default_rng((seed, 99))
     wanted = [(motifs[rng.integers(len(motifs))],) for motifs in dataset.TRAIN_MOTIFS.values()]
     return [world.sample_scene(rng, motifs=motifs, held_out=True) for motifs in [*wanted, ()]]
+
+
+def _limits_in_words(scenes: Sequence[world.Scene]) -> dict[str, tuple[Limit, ...]]:
+    """Three people who say in their own words what they do not want to see of some of these scenes."""
+    motifs = [scene.motifs[0] for scene in scenes if scene.motifs]
+    kind = KIND_NAMES[world.MOTIF_CATEGORY[motifs[0]]][0]
+    said = {
+        "Words 1": (f"I can't stand {plural(motifs[5])}",),
+        "Words 2": (f"nothing with {plural(kind)}", f"no {plural(NAMES[motifs[2]][1])}"),
+        "Words 3": (f"please don't show {plural(motifs[1])} or {plural(motifs[6])}",),
+    }
+    return {name: tuple(Limit(text=text) for text in texts) for name, texts in said.items()}
+
+
+def _is_meant(motif: str, limits: Sequence[Limit]) -> bool:
+    """Whether some limit is a name of a motif or of its kind."""
+    names = [*NAMES[motif], *KIND_NAMES[world.MOTIF_CATEGORY[motif]]]
+    known = {form(name) for name in names for form in (str, named, plural)}
+    return any(phrase in known for limit in limits for phrase in limit.phrases)
 
 
 def _open(out: Path, preset: Record, seed: int, *, force: bool = False) -> Run:

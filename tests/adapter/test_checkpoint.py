@@ -37,12 +37,19 @@ def test_saved_and_loaded_is_bit_equal(tmp_path, kind):
 def test_exact_keys_of_the_prompt_kind(saved):
     block = [f"rewriter.blocks.0.{name}" for name in (
         "norms.0.weight", "norms.0.bias", "norms.1.weight", "norms.1.bias", "norms.2.weight", "norms.2.bias",
-        "to_user.to_q.weight", "to_user.to_kv.weight", "to_user.to_out.weight", "to_user.to_out.bias",
+        "to_matched.to_q.weight", "to_matched.to_kv.weight", "to_matched.to_out.weight", "to_matched.to_out.bias",
         "to_prompt.to_q.weight", "to_prompt.to_kv.weight", "to_prompt.to_out.weight", "to_prompt.to_out.bias",
         "mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias")]  # fmt: skip
-    ends = [f"rewriter.{name}.{part}" for name in ("norm_in", "down", "norm_out", "up") for part in ("weight", "bias")]
-    user = [f"user_proj.{name}.{part}" for name in ("proj", "norm") for part in ("weight", "bias")]
-    assert sorted(load_file(saved[1] / WEIGHTS)) == sorted([*block, *ends, *user])
+    ends = [
+        f"rewriter.{name}.{part}"
+        for name in ("norm_in", "down", "mark", "norm_out", "up", "gate", "other")
+        for part in ("weight", "bias")
+    ]
+    layers = ("user_proj.proj", "user_proj.norm", "features.0", "features.2", "breadth.0", "breadth.2")
+    matcher = [f"matcher.{name}.{part}" for name in layers for part in ("weight", "bias")]
+    matcher += [f"matcher.{name}" for name in ("centre", "spread", "categories", "bans_bias", "words_down.weight",
+                                               "words_up.weight", "words_scale", "words_bias")]  # fmt: skip
+    assert sorted(load_file(saved[1] / WEIGHTS)) == sorted([*block, *ends, *matcher])
 
 
 def test_saving_again_replaces(saved):

@@ -5,6 +5,7 @@ import contextvars
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from psalign.adapter.attach import attach
 from psalign.adapter.users import RowUsers
 from psalign.errors import CheckpointError, GuardError, RecipeMismatch
 
-KINDS = [("prompt", 1), ("prompt", 4), ("gated", 4), ("published", 1), ("published", 4)]
+KINDS = [("prompt", 1), ("prompt", 4), ("published", 1), ("published", 4)]
 
 
 def rows(inputs, *numbers):
@@ -116,12 +117,12 @@ def test_replaced_attention_processors_do_not_lose_the_adapter(kind, n_tokens):
     psa = attach(unet, tiny_adapter(unet, kind, n_tokens=n_tokens))
     inputs = for_users(psa, inputs, vectors(2))
     before = unet(**inputs).sample
-    for replace in (
+    for change in (
         lambda: unet.set_attention_slice("max"),
         unet.set_default_attn_processor,
         unet.fuse_qkv_projections,
     ):
-        replace()
+        change()
         torch.testing.assert_close(unet(**inputs).sample, before, atol=1e-4, rtol=0)
 
 
@@ -140,12 +141,18 @@ def test_the_prompt_is_rewritten_once_and_the_terms_are_computed_once():
 
 def test_gradients_reach_every_weight_that_can_learn():
     """Keys of `published` with one user token never matter (a softmax over one key is 1); all else does."""
-    for kind, n_tokens in (("prompt", 4), ("gated", 4), ("published", 1)):
+    for kind, n_tokens in (("prompt", 4), ("published", 1)):
         unet = tiny_unet().requires_grad_(False)
         psa = attach(unet, tiny_adapter(unet, kind, n_tokens=n_tokens))
-        inputs = unet_inputs(2)
+        inputs = unet_inputs(3)
         noisy, timesteps, states = inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"]
-        users = RowUsers(vectors(2), torch.ones(2))
+        users = RowUsers(vectors(3), torch.ones(3))
+        if kind == "prompt":  # a row by its vector, one by its list and one by limits in words
+            bans, known = torch.tensor([[0.0] * 7, [1.0] * 7, [0.0] * 7]), torch.tensor([False, True, True])
+            limits = torch.randn((3, 3, 2, 16), generator=torch.Generator().manual_seed(0))
+            strength = torch.tensor([[0.0] * 3, [0.0] * 3, [1.0] * 3])
+            users = replace(users, bans=bans, is_known=known, limits=limits, limit_strength=strength)
+            psa.adapter.is_sharp = False
         psa.denoise(noisy, timesteps, states, users=users).square().mean().backward()
         weights = psa.adapter.named_parameters()
         silent = [name for name, weight in weights if weight.grad is None or not weight.grad.any()]

@@ -14,13 +14,14 @@ from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig, check_rows, cut_texts, draw_batch, generate
 from psalign.errors import EmbeddingMissing, GenerationError, OutputError, RecipeMismatch, UsageError
 from psalign.records import PromptRow, read_manifest
+from psalign.users.embedding import UserBatch
 from tiny_pipelines import PIPELINES
 
 
 class NoUsers:
     fingerprint = "nobody"
 
-    def vectors(self, user_ids):
+    def batch(self, user_ids):
         raise AssertionError("no vector is needed for the base")
 
     def banned(self, user_id):
@@ -34,13 +35,14 @@ class Users:
 
     def __init__(self, **bans):
         self.bans = {"0000001": ("Hate",), **bans}
-        self.vector = np.zeros(4, np.float32)
+        self.vector, self.limits = np.zeros(4, np.float32), ()
 
-    def vectors(self, user_ids):
+    def batch(self, user_ids):
         missing = [user_id for user_id in user_ids if user_id not in self.bans]
         if missing:
             raise EmbeddingMissing(f"user {missing[0]} has no embedding")
-        return np.stack([self.vector for _ in user_ids])
+        limits = tuple(self.limits for _ in user_ids)
+        return UserBatch(tuple(self.vector for _ in user_ids), self.fingerprint, (), limits)
 
     def banned(self, user_id):
         return self.bans.get(user_id, ())
@@ -162,6 +164,12 @@ def test_other_vectors_or_bans_of_the_same_users_are_another_run(tmp_path):
     generate(Pipeline(), ROWS, tmp_path / "base", config=CONFIG, users=users)  # no adapter: vectors do not matter
     with pytest.raises(OutputError, match="another run"):
         generate(Pipeline(), ROWS, tmp_path / "psa", config=CONFIG, users=users, attached=adapter)
+    users.vector -= 1
+    generate(Pipeline(), ROWS, tmp_path / "psa", config=CONFIG, users=users, attached=adapter)
+    users.limits = (("spiders", 1.0),)
+    with pytest.raises(OutputError, match="another run") as fault:
+        generate(Pipeline(), ROWS, tmp_path / "psa", config=CONFIG, users=users, attached=adapter)
+    assert "spiders" not in f"{fault.value}{(tmp_path / 'psa/run.json').read_text()}"  # limits are private
     users = Users(**{"0000001": ("Violence",)})
     for folder, attached in (("psa", adapter), ("base", None)):
         with pytest.raises(OutputError, match=r"another run \(other prompts, users, adapter, base or settings\)"):

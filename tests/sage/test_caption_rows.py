@@ -59,8 +59,8 @@ def test_csv(tmp_path):
     ("line", "message"),
     [
         ({"prompt_text": "a cat"}, "row 1: there is no column caption; saw 'prompt_text'"),
-        ({"caption": "a cat"}, "row 1: give user_id or banned, and not both"),
-        ({"caption": "a cat", "banned": [], "user_id": 3}, "row 1: give user_id or banned, and not both"),
+        ({"caption": "a cat"}, "row 1: give user_id, banned or limits, and one of them"),
+        ({"caption": "a cat", "banned": [], "user_id": 3}, "row 1: give user_id, banned or limits, and one of them"),
         ({"caption": "a cat", "banned": ["Guns"]}, "row 1: unknown category 'Guns'; the categories are Hate"),
         ({"caption": "a cat", "user_id": "../x"}, "row 1: user_id is '../x'; expected 1 to 64 of letters"),
         ({"caption": 3, "user_id": 3}, "row 1: caption is 3; expected text"),

@@ -5,12 +5,13 @@ import csv
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from helpers import tiny_unet
 from psalign.diffusion.reader import Reader, random_pools
 from psalign.training.caption_objective import CaptionObjective
 from psalign.training.config import TrainingConfig
-from training_captions import CODE, caption_adapter, make_captions, new_caption_trainer
+from training_captions import caption_adapter, make_captions, new_caption_trainer
 from training_pairs import randomise
 
 
@@ -40,9 +41,11 @@ def same_bits(one, other):
 
 
 def test_the_loss_by_hand(tmp_path):
-    """Mean over rows of the reader's error between rewritten and told states, rows to be left alone times 3."""
-    trainer = new_caption_trainer(tmp_path, untouched_weight=3.0, caption_dropout=0.0)
+    """Mean over rows of the reader's error between rewritten and wanted states, rows to be left alone times 3; and half
+    of the mean cross-entropy of each row's largest match."""
+    trainer = new_caption_trainer(tmp_path, untouched_weight=3.0, caption_dropout=0.0, match_weight=0.5)
     randomise(trainer.trained)
+    trainer.trained.is_sharp = False
     captions, adapter, objective = trainer.pairs, trainer.trained, trainer.objective
     plan = captions.plan(0, size=6, config=trainer.config)
     batch = captions.batch(plan)
@@ -50,7 +53,12 @@ def test_the_loss_by_hand(tmp_path):
     expected = 0.0
     for i in range(6):
         row = slice(i, i + 1)
-        changed = batch.states[row] + adapter.rewriter(batch.states[row], adapter.user_tokens(batch.vectors[row]))
+        users = batch.users[row]
+        logits = adapter.matcher(batch.states[row], users)
+        matches = adapter.matcher.matches(logits, users, sharp=False).amax(-1)
+        changed = batch.states[row] + matches.amax() * adapter.rewriter(batch.states[row], matches)[1]
+        label = batch.rewritten[row].float()
+        expected = expected + 0.5 * binary_cross_entropy_with_logits(logits.max()[None], label) / 6
         error = objective.reader.error(changed, batch.told[row], objective._draw(batch.reading))
         expected = expected + error.sum() * (1.0 if batch.rewritten[i] else 3.0) / 6
     torch.testing.assert_close(outcome.loss, expected, rtol=1e-5, atol=1e-7)
@@ -66,7 +74,7 @@ def test_an_untrained_adapter_leaves_everything_untouched(tmp_path):
 def test_accumulation_is_one_batch(tmp_path):
     all_gradients = []
     for sizes in ({"batch_size": 4}, {"batch_size": 2, "accumulation": 2}, {"batch_size": 1, "accumulation": 4}):
-        trainer = new_caption_trainer(tmp_path / str(len(all_gradients)), code=CODE, vector_swap=0.3, **sizes)
+        trainer = new_caption_trainer(tmp_path / str(len(all_gradients)), limited=True, **sizes)
         randomise(trainer.trained)
         all_gradients.append(torch.cat([one.flatten() for one in gradients(trainer, step=1)[1]]))
     for other in all_gradients[1:]:
@@ -76,10 +84,8 @@ def test_accumulation_is_one_batch(tmp_path):
 @pytest.mark.parametrize("killed_at", [1, 3, 5])
 def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch, killed_at):
     how = {
-        "code": CODE,
-        "vector_dropout": 0.2,
-        "code_dropout": 0.2,
-        "vector_swap": 0.2,
+        "limited": True,
+        "list_dropout": 0.2,
         "layers_per_step": 2,
         "ema": 0.9,
     }
@@ -143,6 +149,6 @@ def test_a_pooled_text_state_is_read_through_what_the_unet_makes_of_it():
     assert objective.figures_in_play[-1] == "pooled_error"
     plan = captions.plan(0, size=12, config=config)
     outcome = objective(captions.batch(plan), objective.totals(plan, captions))
-    assert outcome.figures[3] > 0
+    assert outcome.figures[4] > 0
     outcome.loss.backward()
     assert adapter.rewriter.pooled_up.weight.grad.abs().sum() > 0

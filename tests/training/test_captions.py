@@ -1,4 +1,4 @@
-"""What a step draws of captions: a function of seed and step, in epochs, with the exact code kept."""
+"""What a step draws of captions: a function of seed and step, in epochs, with ban lists, vectors and limits."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ import torch
 from psalign.errors import DatasetError
 from psalign.training.captions import CaptionPlan
 from psalign.training.config import TrainingConfig
-from training_captions import CALM, CODE, make_captions
+from training_captions import CALM, make_captions
 
 
 def plans(captions, config, *, steps=6, size=4):
@@ -32,15 +32,15 @@ def test_every_row_once_per_epoch_and_the_same_again():
 
 def test_parts_of_a_step_are_the_step():
     """Whoever takes which part, in one process or several, sees the same rows, dropouts and queries."""
-    captions = make_captions(code=CODE)
-    config = TrainingConfig(caption_dropout=0.3, vector_dropout=0.2, code_dropout=0.3, vector_swap=0.2)
+    captions = make_captions(limited=True)
+    config = TrainingConfig(caption_dropout=0.3, list_dropout=0.3)
     plan = captions.plan(5, size=8, config=config)
     parts = [plan.part(index, 2) for index in range(4)]
-    for name in ("rows", "users", "captioned", "with_vector", "with_code"):
+    for name in ("rows", "captioned", "with_list"):
         assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(plan, name))
     assert {part.reading for part in parts} == {plan.reading}
     whole, halves = captions.batch(plan), [captions.batch(part) for part in parts]
-    for name in ("states", "told", "vectors", "rewritten"):
+    for name in ("states", "told", "vectors", "bans", "is_known", "limits", "limit_strength", "rewritten"):
         assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(whole, name))
 
 
@@ -53,39 +53,47 @@ def test_a_share_has_something_to_take_away():
         captions.plan(0, size=8, config=TrainingConfig(rewritten_share=0.25))
 
 
-def test_vectors_and_codes_are_dropped_and_the_code_is_always_the_rows_own():
-    captions = make_captions(120, code=CODE)
-    captions.vectors[:, -CODE:] = torch.arange(len(captions.vectors))[:, None] + 1.0
-    captions.estimates = -captions.vectors[:, -CODE:]
-    plan = captions.plan(
-        0, size=120, config=TrainingConfig(**CALM, vector_dropout=0.3, code_dropout=0.3, vector_swap=0.2)
-    )
-    batch = captions.batch(plan)
-    vector, code = batch.vectors[:, :-CODE], batch.vectors[:, -CODE:]
-    own = torch.from_numpy(captions.table[plan.rows, 3])
-    has_vector, has_code = vector.abs().sum(1) > 0, code[:, 0] > 0
-    assert (has_vector | has_code).all()  # nobody is left with nothing
-    assert 10 < (~has_vector).sum() < 60
-    assert 5 < (~has_code).sum() < 60
-    assert torch.equal(code[:, 0].abs(), own + 1.0)  # the row's own, exact or estimated
-    swapped = plan.users != own.numpy()
-    assert 10 < swapped.sum() < 50
-    assert has_code.numpy()[swapped].all()  # a vector of another user alone would teach the wrong thing
-    calm = captions.batch(captions.plan(0, size=120, config=TrainingConfig(**CALM)))
-    assert (calm.vectors != 0).all()
-    assert (calm.vectors[:, -1] > 0).all()
+def test_a_row_goes_by_its_ban_list_or_by_its_vector_and_an_unknown_list_is_never_an_empty_one():
+    captions = make_captions(120)
+    plan = captions.plan(0, size=120, config=TrainingConfig(caption_dropout=0.0, list_dropout=0.3))
+    users = captions.batch(plan).users
+    own = captions.table[plan.rows, 3]
+    assert torch.equal(users.vectors, captions.vectors[own])
+    is_unknown = torch.tensor([int(captions.rows[row].user_id) % 5 == 4 for row in plan.rows])
+    assert not users.is_known[is_unknown].any()
+    assert 10 < (~users.is_known & ~is_unknown).sum() < 60  # hidden
+    assert not users.bans[~users.is_known].any()
+    assert (users.bans[users.is_known].sum(1) == 1).all()
+    everybody = captions.batch(captions.plan(0, size=120, config=TrainingConfig(**CALM))).users
+    assert torch.equal(everybody.is_known.sum(), (~is_unknown).sum())
 
 
-def test_vectors_without_a_code_lose_nothing():
+def test_a_row_with_limits_has_no_user_and_nothing_else():
+    captions = make_captions(60, limited=True)
+    batch = captions.batch(captions.plan(0, size=20, config=TrainingConfig(**CALM, limit_share=0.4)))
+    with_limits = batch.limit_strength.sum(1) > 0
+    assert with_limits.sum() == 8  # .4 of 20
+    assert batch.is_known[with_limits].all()
+    assert not batch.bans[with_limits].any()
+    assert not batch.vectors[with_limits].any()
+    row = int(with_limits.nonzero()[0])
+    number = int(captions.plan(0, size=20, config=TrainingConfig(**CALM, limit_share=0.4)).rows[row])
+    phrases = captions.rows[number].limits
+    assert int(batch.limit_strength[row].sum()) == len(phrases)
+    assert torch.equal(batch.limits[row, : len(phrases)], captions.phrases[: len(phrases)])
+
+
+def test_rows_of_one_kind_alone_need_no_share():
+    captions = make_captions(12, limited=True)
+    captions.table = captions.table[captions.table[:, 3] < 0]
+    assert len(captions.plan(0, size=6, config=TrainingConfig(**CALM))) == 6
     captions = make_captions()
-    config = TrainingConfig(**CALM, vector_dropout=0.5, vector_swap=0.5)
-    plan = captions.plan(0, size=12, config=config)
-    assert torch.equal(captions.batch(plan).vectors, captions.vectors[captions.table[plan.rows, 3]])
+    assert len(captions.plan(0, size=6, config=TrainingConfig(**CALM, limit_share=1.0))) == 6
 
 
 def test_a_dropped_caption_is_empty_on_both_sides():
     captions = make_captions()
-    plan = CaptionPlan(np.arange(3), np.arange(3), np.array([False, True, True]), *[np.ones(3, bool)] * 2, reading=0)
+    plan = CaptionPlan(np.arange(3), np.array([False, True, True]), np.ones(3, bool), reading=0)
     batch = captions.batch(plan)
     empty = captions.texts.rows.read("states", [captions.texts.empty])[0].float()
     assert torch.equal(batch.states[0], empty)

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from psalign.adapter.users import RowUsers
 from psalign.training.objective import FIGURES, Objective, ReferenceErrors, Totals
 from training_pairs import make_pairs, new_trainer, randomise, step_gradients
 
 FULL = {"user_dropout": 0.3, "caption_dropout": 0.2, "safe_anchor_weight": 3.0, "visual_share": 0.25}
+FULL |= {"match_weight": 0.0, "list_dropout": 0.3}
 
 
 def difference(one, other):
@@ -39,7 +41,8 @@ def plain_loss(trainer, plan, batch):
         vector, present = batch.vectors[i][None], batch.with_user[i][None]
         if null_user:
             vector, present = vector * present[:, None], torch.ones_like(present)
-        return attached.denoise(noisy, t, states[None], users=RowUsers(vector, present.float()))[0]
+        users = RowUsers(vector, present.float(), batch.bans[i][None], batch.is_known[i][None])
+        return attached.denoise(noisy, t, states[None], users=users)[0]
 
     weight = [min(1, config.snr_gamma * (1 - alphas[t]) / alphas[t]) if config.timestep_weighting == "min_snr" else 1.0
               for t in batch.timesteps]  # fmt: skip
@@ -97,9 +100,27 @@ def test_the_loss_and_its_gradient_are_those_of_a_plain_sum(tmp_path, kind, sett
     assert difference(gradients, plain) < 1e-4
 
 
+def test_the_match_loss_is_of_rows_with_a_user_and_of_kind_prompt_alone(tmp_path):
+    """A tenth of the mean cross-entropy of each row's largest match, while the matcher is soft."""
+    how = {"batch_size": 8, "user_dropout": 0.3, "anchor_weight": 0.0}
+    losses = {}
+    for weight in (0.0, 0.1):
+        trainer = new_trainer(tmp_path / str(weight), match_weight=weight, **how)
+        trainer.trained.is_sharp = False
+        _, batch = batch_of(trainer)
+        losses[weight] = step_gradients(trainer)[0][FIGURES.index("loss")].item()
+    rows = batch.with_user.nonzero()[:, 0]
+    users = trainer.objective._users(batch, rows)
+    largest = trainer.trained.match(batch.states[rows], users).amax((1, 2))
+    cross_entropy = binary_cross_entropy_with_logits(largest, batch.rewritten[rows].float(), reduction="sum") / 8
+    assert losses[0.1] - losses[0.0] == pytest.approx(0.1 * cross_entropy.item(), rel=1e-4)
+    published = new_trainer(tmp_path / "published", kind="published", **how)
+    assert step_gradients(published)[0][FIGURES.index("match_loss")] == 0
+
+
 @pytest.mark.parametrize("kind", ["prompt", "published"])
 def test_an_untrained_adapter_starts_at_ln_2(tmp_path, kind):
-    trainer = new_trainer(tmp_path, kind=kind, anchor_weight=0.0, user_dropout=0.0)
+    trainer = new_trainer(tmp_path, kind=kind, anchor_weight=0.0, user_dropout=0.0, match_weight=0.0)
     figures, _ = step_gradients(trainer)
     assert figures[FIGURES.index("loss")].item() == pytest.approx(math.log(2), abs=1e-6)
     assert figures[FIGURES.index("margin")].item() == pytest.approx(0, abs=1e-7)
@@ -191,7 +212,7 @@ def test_nothing_compared_is_no_pass_over_rejected_pictures(tmp_path):
 
 
 def test_a_look_from_outside_compares_in_any_case(tmp_path):
-    trainer = new_trainer(tmp_path, dpo_weight=0.0, anchor="caption", user_dropout=0.0)
+    trainer = new_trainer(tmp_path, dpo_weight=0.0, anchor="caption", user_dropout=0.0, match_weight=0.0)
     looking = Objective(trainer.attached, trainer.config, trainer.objective.alphas, compare=True)
     plan, batch = batch_of(trainer)
     outcome = looking(batch, Totals.of(plan, trainer.pairs, null_user=False))

@@ -16,7 +16,7 @@ from psalign.users.embedding import EmbeddingStore
 
 def test_shapes_that_make_sense():
     check_shape("prompt", {})
-    check_shape("prompt", {"n_tokens": 8, "rank": 64, "heads": 4, "depth": 2, "gated": True})
+    check_shape("prompt", {"n_tokens": 8, "rank": 64, "heads": 4, "depth": 2})
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,6 @@ def test_shapes_that_make_sense():
         ({"rank": "many"}, r"prompt\.adapter\.rank must be a whole number of at least 1; saw 'many'"),
         ({"n_tokens": 0}, "n_tokens must be a whole number of at least 1; saw 0"),
         ({"depth": True}, "depth must be a whole number"),
-        ({"gated": 1}, "gated must be true or false; saw 1"),
         ({"heads": 3}, "rank must be a multiple of heads; saw 64 and 3"),
     ],
 )

@@ -1,5 +1,6 @@
 import json
 import stat
+from datetime import date
 from itertools import combinations
 
 import numpy as np
@@ -10,6 +11,7 @@ from psalign.errors import EmbeddingMissing, ProfileError, RecipeMismatch, Unkno
 from psalign.records import fingerprint
 from psalign.users.embedding import EmbeddingStore, Recipe, StructuredEmbedder
 from psalign.users.levels import PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, level_bans, level_profiles
+from psalign.users.limits import Limit
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
@@ -404,3 +406,125 @@ def test_npy_files_of_ours_whose_vectors_or_bans_were_changed_are_refused(tmp_pa
     (tmp_path / "recipe.json").write_text(json.dumps({**index, "banned": {"0000001": [], "0000002": []}}))
     with pytest.raises(EmbeddingMissing, match="or one of them was changed"):
         EmbeddingStore.load(tmp_path)
+
+
+# --- limits in words
+
+PAST = date(2020, 1, 1)
+SPEAKERS = [
+    UserProfile(user_id="anna", banned=("Hate",), limits=["no spiders", {"text": "guns or knives", "strength": 0.5}]),
+    UserProfile(user_id="ben", banned=(), limits=["no violence", Limit("clowns", until=PAST)]),
+    UserProfile(user_id="carl", age=30),
+]
+QUIET = [profile.model_copy(update={"limits": None}) for profile in SPEAKERS]
+LISTED = (("spiders", 1.0), ("guns", 0.5), ("knives", 0.5))
+
+
+@pytest.fixture
+def speakers():
+    return EmbeddingStore.build(SPEAKERS, StructuredEmbedder(16), exact=True)
+
+
+def test_words_change_no_vector_and_a_category_bans(speakers):
+    quiet = EmbeddingStore.build(QUIET, StructuredEmbedder(16), statistics_of=speakers)
+    assert np.array_equal(speakers.vectors(["anna", "carl"]), quiet.vectors(["anna", "carl"]))
+    assert not np.array_equal(speakers.vectors(["ben"]), quiet.vectors(["ben"]))
+    assert [speakers.limits(user.user_id) for user in SPEAKERS] == [LISTED, (), ()]
+    assert [speakers.banned(user.user_id) for user in SPEAKERS] == [("Hate",), ("Violence",), ()]
+    assert speakers.limits("ben", today=PAST) == (("clowns", 1.0),)
+
+
+def test_a_batch_hands_over_bans_and_limits(speakers):
+    batch = speakers.batch(["ben", None, "anna"])
+    assert [None if row is None else list(row) for row in batch.bans] == [
+        [float(name == "Violence") for name in CATEGORIES],
+        None,
+        [float(name == "Hate") for name in CATEGORIES],
+    ]
+    assert batch.bans[0].dtype == np.float32
+    assert batch.limits == ((), (), LISTED)
+    assert "spiders" not in repr(batch)
+    loose = speakers.batch(["ben", None, "anna"], exact=False)
+    assert loose.bans == (None, None, None)
+    assert loose.limits == batch.limits
+
+
+def test_limits_are_kept_by_all_that_makes_another_store(speakers, tmp_path):
+    speakers.save(tmp_path / "vectors")
+    speakers.save_npy(tmp_path / "npy")
+    same = [speakers.without(["carl"]), speakers.raw(), EmbeddingStore.load(tmp_path / "vectors"),
+            EmbeddingStore.load(tmp_path / "npy"), speakers.replaced(np.ones((3, 4), np.float32), "fixed", options={}),
+            speakers.joined(EmbeddingStore.build(QUIET[:1], StructuredEmbedder(16), statistics_of=speakers)),
+            EmbeddingStore.load(tmp_path / "vectors", profiles=QUIET)]  # fmt: skip
+    for store in same:
+        assert (store.limits("anna"), store.banned("ben")) == (LISTED, ("Violence",))
+    assert stat.S_IMODE((tmp_path / "vectors/index.json").stat().st_mode) == 0o600
+    gone = speakers.without(["anna"])
+    gone.save(tmp_path / "vectors")
+    assert "spiders" not in (tmp_path / "vectors/index.json").read_text()
+
+
+def test_with_limits_adds_and_never_takes_away(speakers):
+    policy = [
+        UserProfile(user_id=user_id, limits=[Limit("no guns", by="operator"), Limit("no hate", 0.1, by="operator")])
+        for user_id in ("anna", "carl", "stranger")
+    ]
+    more = speakers.with_limits(policy)
+    assert dict(more.limits("anna")) == {"spiders": 1.0, "guns": 1.0, "knives": 0.5}
+    assert (more.limits("carl"), more.banned("carl"), more.banned("anna")) == ((("guns", 1.0),), ("Hate",), ("Hate",))
+    assert more.limits("ben") == speakers.limits("ben")
+    assert np.array_equal(more.raw().vectors(["carl"]), speakers.raw().vectors(["carl"]))
+    assert more.with_limits(QUIET).limits("anna") == more.limits("anna")
+    assert more.with_limits([]).fingerprint == speakers.fingerprint
+    many = [UserProfile(user_id="anna", limits=[f"thing {n}" for n in range(k, k + 32)]) for k in (0, 32)]
+    assert len(more.with_limits(many[:1]).with_limits(many[1:]).limits("anna")) == 67
+
+
+def test_more_limits_than_one_person_may_give_are_read_back(speakers, tmp_path):
+    many = [UserProfile(user_id="anna", limits=[f"thing {n}" for n in range(k, k + 32)]) for k in (0, 32)]
+    full = speakers.with_limits(many[:1]).with_limits(many[1:])
+    full.save(tmp_path)
+    assert EmbeddingStore.load(tmp_path).limits("anna") == full.limits("anna")
+
+
+def test_an_unknown_ban_list_stays_unknown_and_a_category_limit_is_not_lost(tmp_path):
+    for user_id in ("0000050", "0000051"):
+        np.save(tmp_path / f"{user_id}.npy", np.ones((1, 4), np.float32))
+    told = [UserProfile(user_id=50, limits=["no violence", "no spiders"])]
+    store = EmbeddingStore.load(tmp_path, profiles=told)
+    assert store.banned("50") is None
+    assert store.limits("50") == (("spiders", 1.0), ("violence", 1.0))
+    batch = store.batch(["50", "51"])
+    assert (batch.bans, batch.limits[1]) == ((None, None), ())
+    listed = [told[0].model_copy(update={"banned": ["Hate"]})]
+    known = EmbeddingStore.load(tmp_path, profiles=listed)
+    assert (known.banned("50"), known.limits("50")) == (("Hate", "Violence"), (("spiders", 1.0),))
+
+
+def test_a_category_limit_is_in_the_code_where_the_list_is_not_known(speakers):
+    unknown = EmbeddingStore(speakers._raw, banned=dict.fromkeys(speakers.user_ids), recipe=speakers.recipe,
+                             space=speakers.space)  # fmt: skip
+    limited = unknown.with_limits([UserProfile(user_id="carl", limits=["propaganda"])])
+    before, after = (store.vectors(["carl"])[0, -len(CATEGORIES) :] for store in (unknown, limited))
+    place = CATEGORIES.index("Propaganda")
+    assert after[place] == speakers.space.code([("Propaganda",)])[0, place]
+    assert np.array_equal(np.delete(after, place), np.delete(before, place))
+
+
+def test_a_store_without_limits_is_written_as_before(store, saved, tmp_path):
+    assert "limits" not in json.loads((saved / "index.json").read_text())
+    store.save_npy(tmp_path / "npy")
+    assert "limits" not in json.loads((tmp_path / "npy/recipe.json").read_text())
+
+
+def test_limits_that_were_changed_are_refused(speakers, tmp_path):
+    speakers.save(tmp_path / "vectors")
+    speakers.save_npy(tmp_path / "npy")
+    for limits in ({}, {"anna": ["no spiders"]}, {"anna": ["secret " * 40]}, ["secret"], {"anna": "secret"}):
+        for path in (tmp_path / "vectors/index.json", tmp_path / "npy/recipe.json"):
+            whole = path.read_text()
+            path.write_text(json.dumps({**json.loads(whole), "limits": limits}))
+            with pytest.raises(EmbeddingMissing) as caught:
+                EmbeddingStore.load(path.parent)
+            assert "secret" not in str(caught.value)
+            path.write_text(whole)

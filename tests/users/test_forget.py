@@ -245,3 +245,27 @@ def hold(place, held, done):
     with locked(place):
         held.set()
         done.wait(20)
+
+
+@pytest.mark.parametrize("place", ["users.csv", "users.jsonl", "vectors", "published"])
+def test_limits_in_words_are_forgotten_too(place, folder):
+    people = [
+        user.model_copy(update={"limits": [f"no secret of {user.user_id}"]}) for user in sample_profiles(3, seed=1)
+    ]
+    save_profiles(Path("users.csv"), people)
+    save_profiles(Path("users.jsonl"), people)
+    store = EmbeddingStore.build(people, StructuredEmbedder(16))
+    for path in (*Path("vectors").iterdir(), *Path("published").iterdir()):
+        path.unlink()
+    store.save(Path("vectors"))
+    store.save_npy(Path("published"))
+
+    def said(user_id):
+        path = Path(place)
+        files = [one for one in path.rglob("*") if one.is_file()] if path.is_dir() else [path]
+        return any(f"secret of {user_id}".encode() in one.read_bytes() for one in files)
+
+    assert said("0000002")
+    forget_user("0000002", [Path(place)])
+    assert not said("0000002")
+    assert said("0000003")

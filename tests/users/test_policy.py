@@ -1,6 +1,9 @@
+from datetime import date, timedelta
+
 import pytest
 
-from psalign.users.policy import EXPLICIT, banned_categories, explain, rules
+from psalign.users.limits import Limit
+from psalign.users.policy import EXPLICIT, banned_categories, explain, rules, standing_bans
 from psalign.users.population import sample_profiles
 from psalign.users.profile import VOCABULARY, UserProfile
 from taxonomies import CATEGORIES
@@ -82,3 +85,18 @@ def test_explain_names_the_rules():
         "Propaganda": ["religion"],
     }
     assert explain(UserProfile(user_id="a", age=30)) == {}
+
+
+def test_a_limit_that_is_a_category_bans_it_as_long_as_it_holds():
+    day = date(2026, 11, 27)
+    limits = [Limit("no violence", 0.1, until=day), Limit("hate", by="guardian"), Limit("no spiders")]
+    profile = UserProfile(user_id="a", age=65, limits=limits)
+    assert explain(profile, today=day) == {
+        "Hate": ["the guardian's limit"],
+        "Violence": ["60 or older", "the user's own limit"],
+        "Shocking": ["60 or older"],
+    }
+    assert banned_categories(profile, today=day + timedelta(days=1)) == ("Hate", "Violence", "Shocking")
+    alone = UserProfile(user_id="a", limits=[limits[0], limits[2]])
+    assert banned_categories(alone, today=day) == ("Violence",)
+    assert banned_categories(alone, today=day + timedelta(days=1)) == standing_bans(alone) == ()

@@ -1,11 +1,13 @@
 import json
 import stat
 import traceback
+from datetime import date
 
 import pytest
 from pydantic import ValidationError
 
 from psalign.errors import ProfileError
+from psalign.users.limits import Limit
 from psalign.users.policy import banned_categories
 from psalign.users.profile import (
     AGE_GROUPS,
@@ -257,6 +259,13 @@ def test_jsonl_faults(tmp_path):
         [FULL, UserProfile(user_id="level_0", banned=()), UserProfile(user_id="x", age=3)],
         [UserProfile(user_id="y", religion="None"), UserProfile(user_id="z", gender="male")],
         [UserProfile(user_id="level_5", banned=CATEGORIES)],
+        [
+            UserProfile(
+                user_id="a", limits=["no spiders", Limit('a; "b", c', 0.5, until=date(2099, 1, 31), by="operator")]
+            ),
+            UserProfile(user_id="b", limits=()),
+            UserProfile(user_id="c", age=3),
+        ],
     ],
 )
 def test_save_then_load_gives_the_same_profiles(tmp_path, name, profiles):
@@ -272,3 +281,41 @@ def test_saved_ban_lists_are_json(tmp_path):
     save_profiles(tmp_path / "users.csv", [FULL])
     cell = (tmp_path / "users.csv").read_text().splitlines()[1].split('"', 1)[1].rstrip('"').replace('""', '"')
     assert json.loads(cell) == ["Hate"]
+
+
+# --- limits in words
+
+
+def test_limits_of_a_file_as_a_list_or_a_plain_text(tmp_path):
+    text = 'User_ID,LIMITS\n7,no spiders; guns\n8,"[""no; semicolon""]"\n9,[]\n'
+    first, second, third = load_profiles(write(tmp_path, text))
+    assert first.limits == (Limit("no spiders"), Limit("guns"))
+    assert second.limits == (Limit("no; semicolon"),)
+    assert third.limits == ()
+    (profile,) = load_profiles(write(tmp_path, '{"user_id": 7, "limits": ["a spider"]}\n', "users.jsonl"))
+    assert profile.limits == (Limit("a spider"),)
+    assert load_profiles(write(tmp_path, "User_ID,Age,Limits\n7,30,unknown\n8,30,\n"))[0].limits is None
+
+
+def test_faults_of_limits_do_not_repeat_them(tmp_path):
+    text = "User_ID,Limits\n7,no secret; !!!\n8,[secret\n9,unknown\n10," + "secret " * 40 + "\n"
+    assert faults_of(write(tmp_path, text)).splitlines()[1:] == [
+        '  row 1, column Limits: limit 2: A limit has no letter and no digit, expected a few words, as "no spiders".',
+        '  row 2, column Limits: The limits begin like JSON and are none, expected as ["no spiders", "no guns"].',
+        "  row 3, column Banned_Categories: nothing is known of user 0000009, expected a ban list ([] bans nothing) or "
+        "another field",
+        "  row 4, column Limits: limit 1: A limit has 279 characters, expected at most 24 words and 200 characters; "
+        "give several limits.",
+    ]
+    words = "sec" + "ret "
+    with pytest.raises(ValidationError) as caught:
+        UserProfile(user_id="a", limits=words * 40)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+    assert "did you mean Limits?" in faults_of(write(tmp_path, "User_ID,Limit\n7,spiders\n"))
+
+
+def test_a_dump_without_limits_is_as_before_there_were_any():
+    assert "limits" not in FULL.model_dump()
+    dumped = FULL.model_copy(update={"limits": [Limit("guns", 0.5)]}).model_dump()
+    assert dumped["limits"] == [{"text": "guns", "strength": 0.5}]
+    assert UserProfile(**json.loads(json.dumps(dumped))).limits == (Limit("guns", 0.5),)

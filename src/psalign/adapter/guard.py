@@ -24,11 +24,13 @@ from torch import nn
 
 from ..errors import GuardError
 from .adapter import PSAAdapter
+from .explain import Explanation, explain_texts
 from .prompt import PromptAdapter
 from .published import Args, Kwargs, UserTerms
 from .recognition import Found, KnownText, live_texts, recognise
 from .text import Texts, accepted_by, encode_texts, rewrite_texts, with_marks, without_marks
-from .users import RowUsers, Scale, check_users
+from .users import CheckedUsers, RowUsers, Scale, check_users
+from .words import PhraseStates, with_limits
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -59,6 +61,7 @@ class AttachedAdapter:
     def __init__(self, unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
         self.unet, self.adapter = getattr(unet, "_orig_mod", unet), adapter  # torch.compile(unet) is a module around it
         self._kept: deque[KnownText] = deque(maxlen=KEPT)
+        self._phrases = PhraseStates()
         self._terms = None if isinstance(adapter, PromptAdapter) else UserTerms(self.unet, adapter)
         self._leave = [] if self._terms is None else [self._terms.remove]
         self._leave.append(self.unet.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
@@ -78,6 +81,7 @@ class AttachedAdapter:
         prompts: str | Sequence[str],
         users: Any,
         *,
+        limits: Sequence[Sequence[Any]] | None = None,
         negative_prompt: str | Sequence[str | None] | None = None,
         scale: Scale = 1.0,
         recipe: str | None = None,
@@ -86,7 +90,8 @@ class AttachedAdapter:
         """The text of one call: `pipe(**psa.encode(pipe, prompts, users), ...)`, in place of prompts.
 
         pipe: the pipeline that will draw. users: one per prompt, `EmbeddingStore.batch(user_ids)`, None for a prompt
-        with no user; or vectors [B, llm_dim] with recipe=, the fingerprint of how they were made.
+        with no user; or vectors [B, llm_dim] with recipe=, the fingerprint of how they were made; or None for limits
+        alone. limits: more limits in words, a list of phrases for each prompt; they add to those of the users.
         negative_prompt: one for all or one per prompt; it is not rewritten. scale: one for all or one per user; 0 is
         the base, 1 as trained. options: more of the pipeline's encode_prompt (clip_skip, lora_scale, prompt_2).
         Raises GuardError for users, scales or texts that do not match; RecipeMismatch for another recipe.
@@ -101,7 +106,8 @@ class AttachedAdapter:
             )
         texts = encode_texts(pipe, prompts, negative_prompt, **options)
         self.guard(pipe)
-        made = self._made(texts, users, scale, recipe)
+        checked = check_users(self.adapter, users, recipe=recipe, scale=scale, limits=limits)
+        made = self._made(texts, self._with_limits(pipe, checked, options))
         known, passed = made["cross_attention_kwargs"][KEY], accepted_by(pipe, made)
         if not is_inside and hasattr(denoiser, "attn_processors"):  # it would warn of unknown arguments at every layer
             passed.pop("cross_attention_kwargs", None)
@@ -114,6 +120,8 @@ class AttachedAdapter:
         prompt_embeds: torch.Tensor,
         users: Any,
         *,
+        limits: Sequence[Sequence[Any]] | None = None,
+        pipe: Any = None,
         pooled: torch.Tensor | None = None,
         negative: torch.Tensor | None = None,
         negative_pooled: torch.Tensor | None = None,
@@ -123,12 +131,40 @@ class AttachedAdapter:
         """`encode` for text states of your own (long prompts, weighted words): the same keyword arguments.
 
         prompt_embeds, negative: text states [B, T, D]; pooled, negative_pooled: [B, P], on SDXL. Without guidance
-        negative may be left out. users, scale, recipe: see encode.
+        negative may be left out. pipe: the pipeline that encodes limits in words; needed where there are any. users,
+        limits, scale, recipe: see encode.
         """
-        return self._made(Texts(prompt_embeds, negative, pooled, negative_pooled), users, scale, recipe)
+        checked = check_users(self.adapter, users, recipe=recipe, scale=scale, limits=limits)
+        return self._made(Texts(prompt_embeds, negative, pooled, negative_pooled), self._with_limits(pipe, checked, {}))
 
-    def _made(self, texts: Texts, users: Any, scale: Scale, recipe: str | None) -> dict[str, Any]:
-        rows = check_users(self.adapter, users, recipe=recipe, scale=scale)
+    def explain(
+        self,
+        pipe: Any,
+        prompts: str | Sequence[str],
+        users: Any,
+        *,
+        limits: Sequence[Sequence[Any]] | None = None,
+        recipe: str | None = None,
+        **options: Any,
+    ) -> list[Explanation]:
+        """What of each prompt is softened, and for which limit. Parameters: see encode. Kind `prompt` alone."""
+        if not isinstance(self.adapter, PromptAdapter):
+            raise GuardError("Only adapters of kind 'prompt' know which words they soften.")
+        checked = check_users(self.adapter, users, recipe=recipe, scale=1.0, limits=limits)
+        rows = self._with_limits(pipe, checked, options)
+        return explain_texts(self.adapter, pipe, prompts, rows, checked.phrases, **options)
+
+    def _with_limits(self, pipe: Any, checked: CheckedUsers, options: dict[str, Any]) -> RowUsers:
+        phrases = sorted({phrase for row in checked.phrases for phrase, _ in row})
+        if phrases and pipe is None:
+            raise GuardError(
+                "These users have limits in words, and nothing was given that encodes them.",
+                hint="Pass pipe=, the pipeline whose text encoder read the prompts.",
+            )
+        known = {name: value for name, value in options.items() if name not in ("prompt_2", "negative_prompt_2")}
+        return with_limits(checked, self._phrases.states(pipe, phrases, known) if phrases else {})
+
+    def _made(self, texts: Texts, rows: RowUsers) -> dict[str, Any]:
         if len(rows) != len(texts):
             raise GuardError(
                 f"{len(rows)} users for {len(texts)} prompts; expected one user per prompt.",
@@ -206,7 +242,7 @@ class AttachedAdapter:
     ) -> torch.Tensor:
         """One call of the denoiser as training makes it, with gradients: for users, or as the base without them."""
         if users is not None and isinstance(self.adapter, PromptAdapter):
-            states, pooled = self.adapter.rewritten(states, pooled, users.vectors, users.strength)
+            states, pooled = self.adapter.rewritten(states, pooled, users)
         if self._terms is not None:
             states = self._terms.joined(states, users)
         added = None if pooled is None else {"text_embeds": pooled, "time_ids": time_ids}

@@ -1,26 +1,28 @@
-"""Kind `prompt`: prompt tokens read the user's tokens, and a small block rewrites the prompt as this user may see it.
+"""Kind `prompt`: tokens of the prompt that match what its user does not want are marked, and a small block rewrites the
+prompt without them.
 
 Place on the path of data: step 5, kind `prompt`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn import functional as F
 
-from .adapter import PSAAdapter, UserProjection
+from .adapter import PSAAdapter
+from .matching import TokenMatcher
+from .users import RowUsers
 
 
 class PromptAdapter(PSAAdapter):
     """Rewrites the text of a prompt for its user; whatever denoiser comes after reads the rewritten text.
 
     base, recipe, context_dim: see PSAAdapter. llm_dim: width of user vectors. pooled_dim: width of a pooled text state
-    that is rewritten too (SDXL: 1280), or 0. n_tokens: N user tokens. proj_rank: the projection of user vectors goes
-    through that many dimensions; 0: straight. rank, heads, depth, gated: see PromptRewriter.
+    that is rewritten too (SDXL: 1280), or 0. n_tokens: N user tokens that a vector becomes. proj_rank: the projection
+    of user vectors goes through that many dimensions; 0: straight. categories: C, of the taxonomy it was trained with.
+    words: whether it was trained on limits in words. rank, heads, depth: see PromptRewriter.
     """
 
     kind = "prompt"
@@ -35,30 +37,49 @@ class PromptAdapter(PSAAdapter):
         pooled_dim: int = 0,
         n_tokens: int = 8,
         proj_rank: int = 0,
+        categories: int = 7,
+        words: bool = False,
         rank: int = 64,
         heads: int = 4,
         depth: int = 1,
-        gated: bool = False,
     ) -> None:
         super().__init__()
-        self.user_proj = UserProjection(llm_dim, n_tokens, rank, proj_rank)
+        self.matcher = TokenMatcher(
+            context_dim=context_dim, rank=rank, llm_dim=llm_dim, n_tokens=n_tokens, proj_rank=proj_rank,
+            categories=categories,
+        )  # fmt: skip
         self.rewriter = PromptRewriter(
-            context_dim=context_dim, rank=rank, heads=heads, depth=depth, gated=gated, pooled_dim=pooled_dim
+            context_dim=context_dim, rank=rank, heads=heads, depth=depth, pooled_dim=pooled_dim
         )
+        self.is_sharp = True  # see TokenMatcher.matches; training begins without
+
+    def user_tokens(self, vectors: torch.Tensor) -> torch.Tensor:
+        """User vectors [B, llm_dim] -> user tokens [B, N, R]."""
+        tokens: torch.Tensor = self.matcher.user_proj(vectors)
+        return tokens
+
+    def match(self, states: torch.Tensor, users: RowUsers) -> torch.Tensor:
+        """Logits [B, T, S] of how surely each token of text states [B, T, D] falls under each user token."""
+        logits: torch.Tensor = self.matcher(states.to(device=self.device, dtype=self.dtype), users.to(self))
+        return logits
 
     def rewritten(
-        self, states: torch.Tensor, pooled: torch.Tensor | None, vectors: torch.Tensor, strength: torch.Tensor
+        self, states: torch.Tensor, pooled: torch.Tensor | None, users: RowUsers, logits: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Text states [B, T, D] and pooled states [B, P] as the users may see them; the same dtype and device.
 
-        vectors: [B, llm_dim]. strength: [B]; 0 leaves a row's very bits, 1 is as trained.
+        A row without any match, or of strength 0, keeps its very bits. logits: of match(), where they are known.
         """
-        here: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
-        tokens, strength = self.user_tokens(vectors.to(**here)), strength.to(**here)
-        changed = _added(states, self.rewriter(states.to(**here), tokens), strength)
+        users = users.to(self)
+        logits = self.match(states, users) if logits is None else logits
+        matches = self.matcher.matches(logits, users, sharp=self.is_sharp).amax(-1)  # [B, T]
+        strength = users.strength * matches.amax(1)  # [B]
+        hidden, change = self.rewriter(states.to(device=self.device, dtype=self.dtype), matches)
+        changed = _added(states, change, strength)
         if pooled is None or not self.config.pooled_dim:
             return changed, pooled
-        return changed, _added(pooled, self.rewriter.pooled(pooled.to(**here), tokens), strength)
+        change = self.rewriter.pooled(pooled.to(device=self.device, dtype=self.dtype), hidden)
+        return changed, _added(pooled, change, strength)
 
 
 def _added(x: torch.Tensor, change: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
@@ -68,66 +89,61 @@ def _added(x: torch.Tensor, change: torch.Tensor, strength: torch.Tensor) -> tor
 
 
 class PromptRewriter(nn.Module):
-    """Rewrites text states [B, T, D] for user tokens [B, N, R]; adds exactly nothing until it is trained.
+    """Rewrites text states [B, T, D] whose tokens are matched [B, T]; adds exactly nothing until it is trained.
 
-    Works in R dimensions: each of `depth` blocks lets the prompt's tokens attend to the user's tokens, then to each
-    other (a token that is let go of is also let go of where later tokens had taken it up), then thinks about both.
-    gated: a token may also be exchanged for another state, whatever it said (out = state + gate * (other - state)), not
-    only added to: what is taken away need not be known in detail, so words it never met can be let go of too.
+    It never learns why a token is matched, only that it is, so a limit can do nothing but add matches. It works in R
+    dimensions: in each of `depth` blocks every token attends to the prompt and to its matched tokens (what is taken
+    away is also taken away where later tokens had taken it up). A token may be added to, or exchanged for another state
+    (out = state + gate * (other - state)): what is taken away need not be known in detail.
     pooled_dim: width of a pooled text state that is rewritten too (SDXL), or 0.
     """
 
-    def __init__(
-        self, *, context_dim: int, rank: int, heads: int, depth: int, gated: bool = False, pooled_dim: int = 0
-    ) -> None:
+    def __init__(self, *, context_dim: int, rank: int, heads: int, depth: int, pooled_dim: int = 0) -> None:
         super().__init__()
-        self.gated = gated
         self.norm_in = nn.LayerNorm(context_dim)
         self.down = nn.Linear(context_dim, rank)
-        self.blocks = nn.ModuleList(PromptBlock(rank, heads) for _ in range(depth))
+        self.mark = nn.Linear(rank, rank)  # what a match adds to a token
+        self.blocks = nn.ModuleList(RewriteBlock(rank, heads) for _ in range(depth))
         self.norm_out = nn.LayerNorm(rank)
         self.up = zero_(nn.Linear(rank, context_dim))
-        if gated:
-            self.gate = zero_(nn.Linear(rank, 1))
-            self.other = nn.Linear(rank, context_dim)
+        self.gate = zero_(nn.Linear(rank, 1))
+        self.other = nn.Linear(rank, context_dim)
         if pooled_dim:
             self.pooled_down = nn.Linear(pooled_dim, rank)
-            self.pooled_block = PromptBlock(rank, heads)
+            self.pooled_block = RewriteBlock(rank, heads)
             self.pooled_up = zero_(nn.Linear(rank, pooled_dim))
 
-    def forward(self, states: torch.Tensor, user_tokens: torch.Tensor) -> torch.Tensor:
-        """The change to add to states, [B, T, D]."""
+    def forward(self, states: torch.Tensor, matches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states [B, T, R], and the change to add to states, [B, T, D]."""
         hidden = self.down(self.norm_in(states))  # [B, T, R]
+        hidden = hidden + matches[..., None] * self.mark(hidden)
         for block in self.blocks:
-            hidden = block(hidden, user_tokens)
-        hidden = self.norm_out(hidden)
-        change = self.up(hidden)
-        if self.gated:
-            change = change + torch.tanh(self.gate(hidden)) * (self.other(hidden) - states)
-        return change
+            hidden = block(hidden, hidden, matches)
+        normed = self.norm_out(hidden)
+        change = self.up(normed) + torch.tanh(self.gate(normed)) * (self.other(normed) - states)
+        return hidden, change
 
-    def pooled(self, pooled: torch.Tensor, user_tokens: torch.Tensor) -> torch.Tensor:
-        """The change to add to a pooled text state [B, P]."""
-        hidden = self.pooled_down(F.layer_norm(pooled, pooled.shape[-1:]))[:, None]  # [B, 1, R]
-        return self.pooled_up(self.norm_out(self.pooled_block(hidden, user_tokens)))[:, 0]
+    def pooled(self, pooled: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """The change to add to a pooled text state [B, P] beside a prompt's hidden states [B, T, R]."""
+        own = self.pooled_down(F.layer_norm(pooled, pooled.shape[-1:]))[:, None]  # [B, 1, R]
+        return self.pooled_up(self.norm_out(self.pooled_block(own, hidden, None)))[:, 0]
 
 
-class PromptBlock(nn.Module):
-    """Attention to the user, attention to the prompt, and an MLP over both, each added to what came in."""
+class RewriteBlock(nn.Module):
+    """Attention to a prompt, attention to its matched tokens, and an MLP, each added to what came in."""
 
     def __init__(self, rank: int, heads: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(rank) for _ in range(3))
-        self.to_user = Attention(rank, heads)
         self.to_prompt = Attention(rank, heads)
-        self.mlp = nn.Sequential(nn.Linear(2 * rank, 4 * rank), nn.GELU(), nn.Linear(4 * rank, rank))
+        self.to_matched = Attention(rank, heads)
+        self.mlp = nn.Sequential(nn.Linear(rank, 4 * rank), nn.GELU(), nn.Linear(4 * rank, rank))
 
-    def forward(self, hidden: torch.Tensor, user_tokens: torch.Tensor) -> torch.Tensor:
-        read = self.to_user(self.norms[0](hidden), user_tokens)
-        hidden = hidden + read
-        normed = self.norms[1](hidden)
-        hidden = hidden + self.to_prompt(normed, normed)
-        return hidden + self.mlp(torch.cat([self.norms[2](hidden), read], dim=-1))
+    def forward(self, hidden: torch.Tensor, prompt: torch.Tensor, matches: torch.Tensor | None) -> torch.Tensor:
+        hidden = hidden + self.to_prompt(self.norms[0](hidden), self.norms[0](prompt))
+        marked = self.norms[1](prompt) if matches is None else self.norms[1](hidden) * matches[..., None]
+        hidden = hidden + self.to_matched(self.norms[1](hidden), marked)
+        return hidden + self.mlp(self.norms[2](hidden))
 
 
 class Attention(nn.Module):

@@ -106,7 +106,7 @@ def rewrite_texts(adapter: PromptAdapter, texts: Texts, users: RowUsers) -> Text
             "The adapter rewrites the pooled text state too, and there is none.",
             hint="Pass pooled= to rewrite(), or let encode() read the prompts.",
         )
-    whole = (texts.prompt_embeds, texts.pooled_prompt_embeds, users.vectors, users.strength)
+    whole = (texts.prompt_embeds, texts.pooled_prompt_embeds, users)
     given: list[list[Any]] = [[x if x is None else x[i : i + 1] for x in whole] for i in range(len(texts))]
     rows = [adapter.rewritten(*one) for one in given]
     columns: list[Any] = [None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)]

@@ -125,6 +125,7 @@ def _embed_profiles(
     if store is None:
         embed = partial(PublishedEmbedder, arguments.llm or DEFAULT_MODEL, device=str(shard.device))
         return rows, shard.from_first(lambda: EmbeddingStore.build(list(profiles.values()), embed()))
+    store = store.with_limits(list(profiles.values()))
     floor = above_the_floor(list(profiles.values()), store)
     if shard.is_first:
         print(*floor.remarks, sep="\n", end="\n" * bool(floor.remarks), file=sys.stderr)

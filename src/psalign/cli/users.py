@@ -1,4 +1,4 @@
-"""Commands about users: users sample, split, ban, pseudonymise, explain, forget, cluster, levels."""
+"""Commands about users: users sample, split, ban, pseudonymise, explain, forget, cluster, levels, and limit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownUser, UsageError
+from . import limits
 from .options import a_number, a_path, add_force, add_out, ask_to_send, at_least, command, group
 
 if TYPE_CHECKING:
@@ -210,6 +211,7 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--published", action="store_true", help="the six users of the published evaluation instead")
     one.add_argument("--picture", type=a_path, help="also draw what each bans")
     add_force(one, "replace another picture")
+    limits.add_commands(kinds)
 
 
 def _add_users(one: argparse.ArgumentParser) -> None:

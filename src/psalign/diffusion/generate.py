@@ -41,12 +41,12 @@ NO_LIMIT = 1 << 20  # tokens: to see what would be cut
 
 
 class Users(Protocol):
-    """What generation needs to know of users: their vectors and bans (None: not known), never their profiles."""
+    """What generation needs to know of users: vectors, bans (None: not known) and limits, never their profiles."""
 
     @property
     def fingerprint(self) -> str: ...
 
-    def vectors(self, user_ids: Sequence[str]) -> np.ndarray: ...
+    def batch(self, user_ids: Sequence[str | None]) -> Any: ...
 
     def banned(self, user_id: str) -> tuple[str, ...] | None: ...
 
@@ -56,8 +56,8 @@ class Nobody:
 
     fingerprint = "nobody"
 
-    def vectors(self, user_ids: Sequence[str]) -> np.ndarray:
-        raise UsageError(f"There are no user vectors; saw {', '.join(user_ids[:5])}.")
+    def batch(self, user_ids: Sequence[str | None]) -> Any:
+        raise UsageError(f"There are no user vectors; saw {', '.join(map(str, user_ids[:5]))}.")
 
     def banned(self, user_id: str) -> tuple[str, ...] | None:
         return None
@@ -242,10 +242,8 @@ def draw_batch(
     if attached is None:
         text = accepted_by(pipeline, encode_texts(pipeline, prompts, negatives).arguments())
     else:
-        vectors = [None if row.user_id is None else users.vectors([row.user_id])[0] for row in rows]
-        text = attached.encode(
-            pipeline, prompts, vectors, negative_prompt=negatives, recipe=users.fingerprint, scale=config.scale
-        )
+        batch = users.batch([row.user_id for row in rows])
+        text = attached.encode(pipeline, prompts, batch, negative_prompt=negatives, scale=config.scale)
     arguments: dict[str, Any] = {
         **text,
         "generator": [torch.Generator().manual_seed(row.seed) for row in rows],
@@ -323,7 +321,7 @@ def check_users(rows: Sequence[PromptRow], users: Users, attached: AttachedAdapt
             f"These user vectors were made by recipe {users.fingerprint}; the adapter was trained with {trained}.",
             hint="Run: psalign embed --users users.csv --like <the vectors the adapter was trained with>",
         )
-    users.vectors(_user_ids(rows))
+    users.batch(_user_ids(rows))
 
 
 def open_run(out: Path, run: dict[str, Any]) -> None:
@@ -376,8 +374,13 @@ def _user_ids(rows: Sequence[PromptRow]) -> list[str]:
 def _users_fingerprint(rows: Sequence[PromptRow], users: Users, *, with_vectors: bool) -> str:
     """Names what a run's pictures take from its users: their bans and, with an adapter, their vectors."""
     ids = _user_ids(rows)
-    vectors = users.vectors(ids).tobytes().hex() if with_vectors else None
-    return fingerprint([[users.banned(user_id) for user_id in ids], vectors])
+    bans: Any = [users.banned(user_id) for user_id in ids]
+    if not with_vectors:
+        return fingerprint([bans, None])
+    batch = users.batch(ids)
+    limits = [[list(one) for one in row] for row in getattr(batch, "limits", ())]
+    vectors = [None if vector is None else vector.tobytes().hex() for vector in batch.vectors]
+    return fingerprint([bans, vectors, *[limits] * any(limits)])
 
 
 def _manifest_row(row: PromptRow, config: GenerationConfig, users: Users) -> ManifestRow:

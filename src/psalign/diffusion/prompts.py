@@ -22,7 +22,7 @@ from ..ids import ALLOWED, find_user_id
 from ..records import PromptRow, wrong_keys
 
 PERSONAL = frozenset(
-    {"age", "age_group", "gender", "religion", "physical_condition", "mental_condition", "user_data"}
+    {"age", "age_group", "gender", "religion", "physical_condition", "mental_condition", "user_data", "limits"}
 )  # columns of a profile, which no prompt row may carry into a manifest
 PROFILE = PERSONAL - {"user_data"} | {"banned_categories", "banned"}
 OF_USERS = PROFILE | {"cluster_id", "allowed_categories"}  # taken out of a row

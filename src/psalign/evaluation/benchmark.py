@@ -24,7 +24,7 @@ SUITES = ("scenes", "wordings", "two_motifs", "motifs")
 HEADLINE_SUITE = "scenes"
 LEVELS = range(6)
 BASE = "base"
-METHODS = (BASE, "negative_prompt", "published", "prompt", "prompt_minilm")  # in this order, others after them
+METHODS = (BASE, "negative_prompt", "published", "prompt", "prompt_vector", "prompt_words")  # others come after them
 
 Facts = dict[str, list[Record]]  # method -> facts of its pictures, see verdicts.judge_row
 

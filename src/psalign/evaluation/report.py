@@ -41,7 +41,8 @@ METHODS = {
     "negative_prompt": ("Negative prompt", "names what this user bans"),
     "published": ("Published adapter", "user tokens in every cross-attention"),
     "prompt": ("PSAlign", "rewrites the prompt for its user"),
-    "prompt_minilm": ("PSAlign, MiniLM", "the same, for vectors of a language model"),
+    "prompt_vector": ("PSAlign, by vector", "the same adapter; it sees the user's vector alone"),
+    "prompt_words": ("PSAlign, in words", "the same adapter; it sees the banned kinds as words alone"),
 }
 SUITES = {
     "scenes": ("Scenes", "unseen subject, colour and background"),

@@ -22,12 +22,14 @@ from ..errors import OutputError, UsageError
 from ..files import Record, read_json, write_bytes, write_json, write_jsonl
 from ..progress import Progress
 from ..records import PromptRow, fingerprint
+from ..sage.limit_rows import FILE as LIMITS
 from ..sage.rows import METADATA, SPLITS, SageRow, picture_name, unsafe_is_chosen, write_split
 from ..users.levels import level_profiles
 from ..users.policy import banned_categories
 from ..users.population import sample_profiles
 from ..users.profile import UserProfile, save_profiles
 from . import language, world
+from .limits import LimitSource, sample_limit_rows
 
 TRAIN_MOTIFS = {
     category: tuple(m for m in motifs if m not in world.HELD_OUT_MOTIFS)
@@ -50,6 +52,7 @@ class DatasetConfig:
     names: of each motif and kind (NAMES, KIND_NAMES), the first so many are used; plural_share: of motifs in plural;
     denial_share: of pairs whose captions say what is not there.
     pictured_users: so many training users have pictures, the others captions alone; None: all.
+    limit_rows: captions with limits in words, in the training split.
     Evaluation: prompts per rate in each suite; levels: prompts drawn at each level.
     """
 
@@ -71,6 +74,7 @@ class DatasetConfig:
     safe: int = 210
     levels: int = 40
     pictured_users: int | None = None
+    limit_rows: int = 6000
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value that makes no sense."""
@@ -113,6 +117,7 @@ def build(
     names = (
         "users.csv",
         "prompts.jsonl",
+        f"train/{LIMITS}",
         *(f"{split}/{kind}" for split in SPLITS for kind in (METADATA, "user_*.jpg")),
     )
     if claim_build(root, fingerprint(made_of), mark=mark, names=names, what="dataset"):
@@ -124,6 +129,11 @@ def build(
         _build_split(
             root, split, profiles, config, seed=config.seed * 10 + number, pictured=0 if captions_only else pictured
         )
+    if config.limit_rows:
+        motifs = tuple(motif for some in TRAIN_MOTIFS.values() for motif in some)
+        source = LimitSource(motifs, config.names, config.plural_share)
+        rng = np.random.default_rng((config.seed, len(SPLITS)))
+        write_jsonl(root / "train" / LIMITS, list(sample_limit_rows(rng, source, config.limit_rows)))
     write_jsonl(root / "prompts.jsonl", prompts(users, config))
     write_json(mark, {"fingerprint": fingerprint(made_of), **made_of})
     (root / BUILDING).unlink(missing_ok=True)

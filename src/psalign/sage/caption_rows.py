@@ -1,8 +1,8 @@
 """Rows of captions alone: what a prompt asks for, what this user should get instead, and for whom.
 
 Place on the path of data: where training by captions joins at step 4. Rows come from a SAGE dataset, whose pictures
-need not be there, or from a file of one's own: JSON lines or CSV with `caption`, `chosen_caption`, and `user_id` or
-`banned`.
+need not be there, or from a file of one's own: JSON lines or CSV with `caption`, `chosen_caption`, and `user_id`,
+`banned` or `limits`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,27 @@ NAMES: dict[str, tuple[str, ...]] = {
     "user_id": (),
     "banned": ("banned_categories",),
     "category": (),
+    "limits": ("limit",),
 }
-HINT = "Columns: caption, chosen_caption (empty: the caption itself), and user_id or banned (docs/TRAINING.md)."
+MOST_LETTERS = 200  # of a phrase
+HINT = "Columns: caption, chosen_caption (empty: the caption itself), and user_id, banned or limits (docs/TRAINING.md)."
 
 
 @dataclass(frozen=True)
 class CaptionRow:
     """caption: the prompt. chosen_caption: tells the picture that this user should get for it; the same text where the
     prompt is to be left alone. other_caption: tells the rejected picture, where there is one. side: "banned", "allowed"
-    or "safe". banned: categories, where the row itself says what its user bans."""
+    or "safe". banned: categories, where the row itself says what its user bans. limits: phrases that are limited, in
+    place of a user."""
 
     caption: str
     chosen_caption: str
-    user_id: str
+    user_id: str | None
     side: str
     category: str | None = None
     other_caption: str | None = None
     banned: tuple[str, ...] | None = None
+    limits: tuple[str, ...] | None = None
 
 
 def caption_rows(rows: Sequence[SageRow]) -> list[CaptionRow]:
@@ -118,12 +122,13 @@ def _row(record: Record, *, where: str) -> CaptionRow:
         raise DatasetError(f"{where}: there is no column caption; saw {', '.join(map(shorten, record))}.", hint=HINT)
     caption = read_caption(values["caption"], where=where)
     chosen = read_caption(values.get("chosen_caption") or caption, where=where)
-    banned, user_id = values.get("banned"), values.get("user_id")
-    if (banned is None) == (user_id in (None, "")):
-        raise DatasetError(f"{where}: give user_id or banned, and not both.", hint=HINT)
+    banned, user_id, limited = values.get("banned"), values.get("user_id"), values.get("limits")
+    if [banned is not None, user_id not in (None, ""), limited is not None].count(True) != 1:
+        raise DatasetError(f"{where}: give user_id, banned or limits, and one of them alone.", hint=HINT)
     bans = None if banned is None else _bans(banned, where=where)
+    limits = None if limited is None else _phrases(limited, where=where)
     who = ban_list_id(bans) if bans is not None else find_user_id(user_id)
-    if who is None:
+    if who is None and limits is None:
         raise DatasetError(f"{where}: user_id is {shorten(user_id)}; expected {ALLOWED}.")
     return CaptionRow(
         caption=caption,
@@ -133,7 +138,16 @@ def _row(record: Record, *, where: str) -> CaptionRow:
         category=_category(values.get("category"), where=where),
         other_caption=caption if chosen != caption else None,
         banned=bans,
+        limits=limits,
     )
+
+
+def _phrases(value: Any, *, where: str) -> tuple[str, ...]:
+    """Phrases of a list, or of a text with ";" between them."""
+    parts = value if isinstance(value, list) else str(value).split(";")
+    if not all(isinstance(part, str) and len(part) <= MOST_LETTERS for part in parts):
+        raise DatasetError(f"{where}: limits must be phrases of at most {MOST_LETTERS} letters.", hint=HINT)
+    return tuple(dict.fromkeys(part.strip().lower() for part in parts if part.strip()))
 
 
 def _bans(value: Any, *, where: str) -> tuple[str, ...]:

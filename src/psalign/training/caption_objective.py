@@ -19,9 +19,10 @@ from ..diffusion.base_models import find_base
 from ..diffusion.reader import Draw, Reader, noise_pools, random_pools, sample_pools
 from .captions import CaptionBatch, CaptionPlan, Captions
 from .config import TrainingConfig
+from .loss import match_loss
 from .objective import Outcome, figure_cells
 
-FIGURES = ("loss", "rewritten_error", "untouched_error", "pooled_error")
+FIGURES = ("loss", "rewritten_error", "untouched_error", "match_loss", "pooled_error")
 SPREAD_CAPTIONS = 256  # that the spread of what a layer reads is taken from
 SAMPLED_CAPTIONS = 16  # whose pictures' queries are taken
 VALIDATION_SEED = 0
@@ -81,26 +82,30 @@ class CaptionObjective:
     def for_validation(self) -> CaptionObjective:
         """The same without dropouts, on the same queries at every look."""
         calm = replace(
-            self.config, caption_dropout=0.0, vector_dropout=0.0, code_dropout=0.0, vector_swap=0.0,
-            rewritten_share=None, seed=VALIDATION_SEED,
+            self.config, caption_dropout=0.0, list_dropout=0.0, rewritten_share=None, seed=VALIDATION_SEED,
         )  # fmt: skip
         return CaptionObjective(self.adapter, self.reader, calm, size_px=self.size_px, compare=True)
 
     def __call__(self, batch: CaptionBatch, totals: CaptionTotals, known: torch.Tensor | None = None) -> Outcome:
         """known: not used; only objectives with a reference have it."""
-        draw, strength = self._draw(batch.reading), torch.ones(len(batch))
-        changed, pooled = self.adapter.rewritten(batch.states, batch.pooled, batch.vectors, strength)
+        draw, users = self._draw(batch.reading), batch.users
+        logits = self.adapter.match(batch.states, users)
+        changed, pooled = self.adapter.rewritten(batch.states, batch.pooled, users, logits)
         errors = self.reader.error(changed, batch.told, draw)
         pooled_errors = torch.zeros_like(errors)
         if pooled is not None and batch.told_pooled is not None:
             pooled_errors = self.reader.pooled_error(pooled, batch.told_pooled, self._sizes(len(batch)))
         total = errors + pooled_errors
         weights = torch.where(batch.rewritten, 1.0, self.config.untouched_weight)
-        loss = (weights * total).sum() / totals.rows
+        match = match_loss(
+            logits, batch.rewritten, rows=totals.rows, rewritten_rows=totals.rewritten, is_sharp=self.adapter.is_sharp
+        )
+        loss = (weights * total).sum() / totals.rows + self.config.match_weight * match
         figures = {
             "loss": loss,
             "rewritten_error": (errors * batch.rewritten).sum() / max(1, totals.rewritten),
             "untouched_error": (errors * ~batch.rewritten).sum() / max(1, totals.untouched),
+            "match_loss": match,
             "pooled_error": pooled_errors.sum() / totals.rows,
         }
         shown = torch.stack([figures[name].detach().float() for name in FIGURES])

@@ -6,7 +6,7 @@ step draws is a function of seed and step alone, whatever the batch size, accumu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..adapter.users import RowUsers
 from ..categories import category_names
 from ..errors import DatasetError
 from ..records import fingerprint
@@ -21,7 +22,7 @@ from ..sage.cache import TextCache
 from ..sage.caption_rows import CaptionRow
 from ..users.embedding import EmbeddingStore
 from .config import TrainingConfig
-from .pairs import SIDES
+from .pairs import SIDES, ban_codes
 
 NONE = -1  # in place of a category or a caption that there is not
 
@@ -30,16 +31,13 @@ NONE = -1  # in place of a category or a caption that there is not
 class CaptionPlan:
     """The rows of a step.
 
-    rows, users: [G], and the users by number whose vectors they get (another's where vectors are swapped). captioned,
-    with_vector, with_code: [G]; without its exact code a row has the estimated one. reading: seed of the queries and
-    layers of this step.
+    rows: [G]. captioned, with_list: [G]; without its ban list a row has its user's vector alone. reading: seed of the
+    queries and layers of this step.
     """
 
     rows: np.ndarray
-    users: np.ndarray
     captioned: np.ndarray
-    with_vector: np.ndarray
-    with_code: np.ndarray
+    with_list: np.ndarray
     reading: int
 
     def __len__(self) -> int:
@@ -58,8 +56,9 @@ class CaptionBatch:
 
     states: of the caption, [B, T, D]; told: of the caption that tells the chosen picture; other: of the one that tells
     the rejected picture (the caption itself where there is none). pooled, told_pooled, other_pooled: [B, P], of SDXL
-    alone. rewritten: [B], True where told is another caption. vectors: [B, width]. cells: [B], side and category by
-    number, -1 for rows that are neither banned nor allowed. reading: seed of the step's queries and layers.
+    alone. rewritten: [B], True where told is another caption. vectors, bans, is_known, limits, limit_strength: of the
+    users, see RowUsers. cells: [B], side and category by number, -1 for rows that are neither banned nor allowed.
+    reading: seed of the step's queries and layers.
     """
 
     states: torch.Tensor
@@ -67,14 +66,24 @@ class CaptionBatch:
     other: torch.Tensor | None
     rewritten: torch.Tensor
     vectors: torch.Tensor
+    bans: torch.Tensor
+    is_known: torch.Tensor
     cells: torch.Tensor
     reading: int
+    limits: torch.Tensor | None = None
+    limit_strength: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
     told_pooled: torch.Tensor | None = None
     other_pooled: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.states)
+
+    @property
+    def users(self) -> RowUsers:
+        """The users of the rows, as an adapter takes them."""
+        ones = torch.ones(len(self), device=self.states.device)
+        return RowUsers(self.vectors, ones, self.bans, self.is_known, self.limits, self.limit_strength)
 
     def to(self, device: torch.device) -> CaptionBatch:
         values = vars(self).items()
@@ -85,7 +94,8 @@ class CaptionBatch:
 class Captions:
     """All rows of captions of a split, with the states of their captions.
 
-    texts: states of every caption. compare: batches also hold the states of the other caption of a pair.
+    texts: states of every caption. phrases: states [2, D] of every limit in words of the rows, by phrase. compare:
+    batches also hold the states of the other caption of a pair.
     """
 
     def __init__(
@@ -94,19 +104,22 @@ class Captions:
         texts: TextCache,
         users: EmbeddingStore,
         *,
+        phrases: Mapping[str, torch.Tensor] | None = None,
         memory_gb: float = 2.0,
         compare: bool = False,
     ) -> None:
         self.rows, self.texts, self.compare = list(rows), texts, compare
-        ids = sorted({row.user_id for row in rows})
-        self.vectors = torch.from_numpy(users.vectors(ids))
-        self.code_width = users.code_width
-        self.estimates = torch.from_numpy(users.vectors(ids, exact=False))[:, self.vectors.shape[1] - self.code_width :]
-        user = {user_id: i for i, user_id in enumerate(ids)}
+        ids = sorted({row.user_id for row in rows if row.user_id is not None})
+        # Where a store's vectors end in a code, it is the one that the vector itself says: lists go beside it.
+        self.vectors = torch.from_numpy(users.vectors(ids, exact=False)) if ids else torch.zeros(0, users.width)
+        self.bans, self.is_known = ban_codes([users.banned(user_id) for user_id in ids])
+        user: dict[str | None, int] = {None: NONE, **{user_id: i for i, user_id in enumerate(ids)}}
         self.table = np.array([self._entry(row, user) for row in rows], np.int64)
         self.states = texts.held("states", memory_gb)
+        self.phrases, self.limits = _limit_table(rows, phrases or {})
         # Names every preference and every vector, so that a run never goes on with others.
-        self.name = fingerprint([texts.name, self.table.tolist(), self.vectors.numpy().tobytes().hex()])
+        known = [self.bans.tolist(), self.is_known.tolist(), self.limits.tolist(), sorted(phrases or ())]
+        self.name = fingerprint([texts.name, self.table.tolist(), self.vectors.numpy().tobytes().hex(), known])
 
     def __len__(self) -> int:
         return len(self.table)
@@ -124,24 +137,17 @@ class Captions:
         """
         rows = self._draw_rows(step, size, config)
         rng = np.random.default_rng((config.seed, step))
-        caption, vector, code = rng.random((3, size))
-        strangers = rng.integers(len(self.vectors), size=size)
-        reading = int(rng.integers(2**31))
-        has_code = np.full(size, self.code_width > 0)
-        swapped = has_code & (vector >= 1 - config.vector_swap)
-        with_code = has_code & ((code >= config.code_dropout) | swapped | (vector < config.vector_dropout))
+        caption, ban_list = rng.random((2, size))
         return CaptionPlan(
             rows=rows,
-            users=np.where(swapped, strangers, self.table[rows, 3]),
             captioned=caption >= config.caption_dropout,
-            with_vector=~has_code | (vector >= config.vector_dropout),
-            with_code=with_code,
-            reading=reading,
+            with_list=ban_list >= config.list_dropout,
+            reading=int(rng.integers(2**31)),
         )
 
     def batch(self, plan: CaptionPlan, *, seed: int = 0) -> CaptionBatch:
         """The tensors of planned rows."""
-        caption, told, other, _, category, side = self.table[plan.rows].T
+        caption, told, other, user, category, side = self.table[plan.rows].T
         other = np.where(other == NONE, caption, other)
         caption, told, other = (np.where(plan.captioned, n, self.texts.empty) for n in (caption, told, other))
         has_cell = (side < 2) & (category != NONE)
@@ -150,7 +156,7 @@ class Captions:
             told=self._text("states", told),
             other=self._text("states", other) if self.compare else None,
             rewritten=torch.from_numpy(caption != told),
-            vectors=self._vectors(plan),
+            **self._users(plan, user),
             cells=torch.from_numpy(np.where(has_cell, side * len(category_names()) + category, NONE)),
             reading=plan.reading,
             **self._of_sdxl(caption, told, other),
@@ -161,7 +167,7 @@ class Captions:
         more = f" and {len(plan) - limit} more" if len(plan) > limit else ""
         return ", ".join(str(number) for number in plan.rows[:limit].tolist()) + more
 
-    def _entry(self, row: CaptionRow, user: dict[str, int]) -> tuple[int, ...]:
+    def _entry(self, row: CaptionRow, user: Mapping[str | None, int]) -> tuple[int, ...]:
         number, other = self.texts.numbers, row.other_caption
         return (
             number[row.caption],
@@ -173,14 +179,19 @@ class Captions:
         )
 
     def _draw_rows(self, step: int, size: int, config: TrainingConfig) -> np.ndarray:
-        if config.rewritten_share is None:
-            return _of_epochs(np.arange(len(self)), step, size, config.seed)
-        is_rewritten = self.table[:, 0] != self.table[:, 1]
-        count = round(size * config.rewritten_share)
-        parts = [
-            ("something", np.flatnonzero(is_rewritten), count, config.seed),
-            ("nothing", np.flatnonzero(~is_rewritten), size - count, config.seed + 1),
-        ]
+        """Numbers of rows: with limits and with users by limit_share, each with something to take away or nothing."""
+        limited, rewritten = self.table[:, 3] == NONE, self.table[:, 0] != self.table[:, 1]
+        both = bool(limited.any() and not limited.all())
+        count = round(size * config.limit_share) if both else size * int(limited.any())
+        parts = []
+        for of_limits, total, seed in ((False, size - count, config.seed), (True, count, config.seed + 2)):
+            if config.rewritten_share is None:
+                parts.append(("", np.flatnonzero(limited == of_limits), total, seed))
+                continue
+            some = round(total * config.rewritten_share)
+            for what, is_some, n in (("something", True, some), ("nothing", False, total - some)):
+                numbers = np.flatnonzero((limited == of_limits) & (rewritten == is_some))
+                parts.append((what, numbers, n, seed + 1 - is_some))
         for what, numbers, n, _ in parts:
             if n and not len(numbers):
                 raise DatasetError(
@@ -189,16 +200,23 @@ class Captions:
                 )
         return np.concatenate([_of_epochs(numbers, step, n, seed) for _, numbers, n, seed in parts if n])
 
-    def _vectors(self, plan: CaptionPlan) -> torch.Tensor:
-        """Vectors [B, width]: zero where the plan drops them, and the row's own ban code, exact or estimated."""
-        own, given = self.table[plan.rows, 3], self.vectors[plan.users]
-        if not self.code_width:
-            return given
-        vector = given[:, : -self.code_width] * torch.from_numpy(plan.with_vector)[:, None]
-        exact = torch.from_numpy(plan.with_code)[:, None]
-        return torch.cat(
-            [vector, torch.where(exact, self.vectors[own, -self.code_width :], self.estimates[own])], dim=1
-        )
+    def _users(self, plan: CaptionPlan, user: np.ndarray) -> dict[str, Any]:
+        """Tensors of RowUsers. A row with limits has no user: its list is known to be empty."""
+        has_user = torch.from_numpy(user != NONE)
+        own = np.maximum(user, 0)
+        vectors = self.vectors[own] if len(self.vectors) else self.vectors.new_zeros(len(own), self.vectors.shape[1])
+        bans = self.bans[own] if len(self.bans) else self.bans.new_zeros(len(own), self.bans.shape[1])
+        known = self.is_known[own] if len(self.is_known) else torch.zeros(len(own), dtype=torch.bool)
+        known = known & torch.from_numpy(plan.with_list)
+        found = {
+            "vectors": vectors * has_user[:, None],
+            "bans": bans * (known & has_user)[:, None],
+            "is_known": known | ~has_user,
+        }
+        if not len(self.phrases):
+            return found
+        limits = torch.from_numpy(self.limits[plan.rows])  # [B, M]
+        return {**found, "limits": self.phrases[limits.clamp(min=0)], "limit_strength": (limits != NONE).float()}
 
     def _text(self, name: str, captions: np.ndarray) -> torch.Tensor:
         if name == "states" and self.states is not None:
@@ -210,6 +228,16 @@ class Captions:
             return {}
         more = {"other_pooled": self._text("pooled", other)} if self.compare else {}
         return {"pooled": self._text("pooled", caption), "told_pooled": self._text("pooled", told), **more}
+
+
+def _limit_table(rows: Sequence[CaptionRow], states: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, np.ndarray]:
+    """States of all phrases [P, 2, D], and the numbers of each row's limits [rows, M], NONE where it has fewer."""
+    number = {phrase: i for i, phrase in enumerate(states)}
+    most = max((len(row.limits or ()) for row in rows), default=0) if states else 0
+    table = np.full((len(rows), most), NONE, np.int64)
+    for row, phrases in enumerate(row.limits or () for row in rows):
+        table[row, : len(phrases)] = [number[phrase] for phrase in phrases]
+    return torch.stack(list(states.values())).float() if states else torch.zeros(0, 2, 0), table
 
 
 def _of_epochs(numbers: np.ndarray, step: int, size: int, seed: int) -> np.ndarray:

@@ -23,6 +23,7 @@ WEIGHTINGS = ("none", "min_snr")
 WATCHING = ("keep", "save_every", "log_every", "validate_every", "validation_pairs", "validation_pictures",
             "tensorboard", "text_memory_gb", "compile", "gradient_checkpointing", "batch_size",
             "accumulation")  # fmt: skip
+SOFT_SHARE, SOFT_WARMUPS = 0.4, 4  # of the steps; of a constant rate, in warm-ups
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class TrainingConfig:
     in a step; 0: all. spread_floor: errors of a cross-attention are divided by the variance of what it reads over
     captions, or by this share of the largest such variance, whichever is more; those below a tenth of that share are
     not read with. untouched_weight: of rows whose caption must stay as it is.
-    vector_dropout, code_dropout, vector_swap: where user vectors end in an exact ban code, shares of rows that lose
-    their vector, whose code is estimated from the vector, and whose vector is another user's: so that the code is
-    obeyed, whatever the vector says, and so that a vector is understood whose list is not known.
+    match_weight: of the loss that asks the matcher for a match where a caption must change and for none elsewhere.
+    list_dropout: share of rows whose ban list is hidden, so that the user's vector alone must do; all other rows go by
+    the list. limit_share: share of rows with limits in words, where a dataset has rows of both kinds.
     text_memory_gb: text states are held in memory up to so many GB, and beyond it read from disk as they are needed.
     """
 
@@ -103,9 +104,9 @@ class TrainingConfig:
     layers_per_step: int = 0
     spread_floor: float = 0.1
     untouched_weight: float = 1.0
-    vector_dropout: float = 0.0
-    code_dropout: float = 0.0
-    vector_swap: float = 0.0
+    match_weight: float = 0.1
+    list_dropout: float = 0.5
+    limit_share: float = 0.5
     text_memory_gb: float = 2.0
     seed: int = 0
 
@@ -130,8 +131,6 @@ class TrainingConfig:
             raise UsageError(f"training.ema must be at least 0 and less than 1; saw {self.ema}.")
         if len(self.timesteps) != 2 or not 0 <= self.timesteps[0] < self.timesteps[1] <= 1000:
             raise UsageError(f"training.timesteps must be [low, high) within 0 and 1000; saw {list(self.timesteps)}.")
-        if self.vector_dropout + self.vector_swap > 1:
-            raise UsageError("training.vector_dropout and training.vector_swap are more than 1 together.")
         if self.objective == "pictures" and not any((self.dpo_weight, self.anchor_weight)):
             raise UsageError("training.dpo_weight and training.anchor_weight are both 0: there is nothing to learn.")
 
@@ -140,6 +139,13 @@ class TrainingConfig:
         """The settings that decide the weights. At a constant rate more steps only go on from the same weights."""
         steps = ("steps",) * (self.schedule == "constant_with_warmup")
         return {name: value for name, value in asdict(self).items() if name not in (*WATCHING, *steps)}
+
+    @property
+    def soft_steps(self) -> int:
+        """The first steps, in which matches below their least still count (adapter/matching.py)."""
+        if self.schedule == "constant_with_warmup":  # more steps must only go on from the same weights
+            return SOFT_WARMUPS * self.warmup_steps
+        return int(SOFT_SHARE * self.steps)
 
     @property
     def needs_text_alone(self) -> bool:
@@ -165,8 +171,8 @@ _CHOICES = {
 }
 _POSITIVE = ("steps", "batch_size", "lr", "accumulation", "save_every", "keep", "log_every", "snr_gamma",
              "queries_per_layer")  # fmt: skip
-_SHARES = ("caption_dropout", "user_dropout", "rewritten_share", "visual_share", "vector_dropout", "code_dropout",
-           "vector_swap", "spread_floor")  # fmt: skip
+_SHARES = ("caption_dropout", "user_dropout", "rewritten_share", "visual_share", "list_dropout", "limit_share",
+           "spread_floor")  # fmt: skip
 _MOST = {
     "lr": 1.0, "weight_decay": 1.0, "steps": 10**8, "batch_size": 1 << 16, "accumulation": 1 << 16,
     "warmup_steps": 10**8, "reference_draws": 1 << 16, "validation_pairs": 10**6, "validation_pictures": 1 << 10,
@@ -174,5 +180,5 @@ _MOST = {
 _NOT_NEGATIVE = (
     "beta", "dpo_weight", "anchor_weight", "safe_anchor_weight", "visual_weight", "weight_decay", "clip",
     "warmup_steps", "reference_draws", "validate_every", "validation_pairs", "validation_pictures",
-    "layers_per_step", "untouched_weight", "text_memory_gb",
+    "layers_per_step", "untouched_weight", "match_weight", "text_memory_gb",
 )  # fmt: skip

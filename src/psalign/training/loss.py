@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from ..adapter.matching import NEVER
+
+QUIET, NARROW = 3.0, 0.5  # of the two terms that hold matches down, beside the cross-entropy
 Errors = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -47,3 +50,24 @@ def min_snr_weights(alphas: torch.Tensor, *, gamma: float) -> torch.Tensor:
     """
     snr = alphas / (1 - alphas)
     return snr.clamp(max=gamma) / snr
+
+
+def match_loss(
+    logits: torch.Tensor, rewritten: torch.Tensor, *, rows: int, rewritten_rows: int, is_sharp: bool
+) -> torch.Tensor:
+    """This batch's share of a step's match loss of kind `prompt`, a scalar.
+
+    A prompt with something to take away must have a match, and no other may have one: binary cross-entropy of its
+    largest logit. Once the matcher is sharp, all logits of other prompts are held down, and few tokens of a prompt
+    shall match. logits: [B, T, S]. rewritten: [B], whether there is something to take away. rows, rewritten_rows: of
+    the whole step.
+    """
+    label = rewritten.float()
+    total = F.binary_cross_entropy_with_logits(logits.amax((1, 2)), label, reduction="sum") / rows
+    if not is_sharp:
+        return total
+    there = (logits > 0.95 * NEVER).float()
+    quiet = (F.softplus(logits) * there).sum((1, 2)) / there.sum((1, 2)).clamp(min=1)
+    broad = logits.sigmoid().amax(-1).mean(-1)
+    total = total + QUIET * (quiet * (1 - label)).sum() / max(1, rows - rewritten_rows)
+    return total + NARROW * (broad * label).sum() / max(1, rewritten_rows)

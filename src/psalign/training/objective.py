@@ -14,15 +14,16 @@ import numpy as np
 import torch
 
 from ..adapter.guard import AttachedAdapter
+from ..adapter.prompt import PromptAdapter
 from ..adapter.users import RowUsers
 from ..categories import category_names
 from .config import TrainingConfig
-from .loss import margins, min_snr_weights, preference_loss, squared_error
+from .loss import margins, match_loss, min_snr_weights, preference_loss, squared_error
 from .pairs import SIDES, PairBatch, Pairs, Plan
 from .schedule import require_noise_schedule
 
 FIGURES = ("loss", "dpo", "accuracy", "margin", "visual", "visual_accuracy", "chosen_error", "rejected_error", "anchor",
-           "safe_anchor")  # fmt: skip
+           "safe_anchor", "match_loss")  # fmt: skip
 
 
 def figure_cells() -> tuple[tuple[str, str], ...]:
@@ -39,6 +40,7 @@ def figures_in_play(config: TrainingConfig) -> tuple[str, ...]:
         **dict.fromkeys(("visual", "visual_accuracy"), config.visual_share > 0),
         "anchor": config.anchor_weight > 0,
         "safe_anchor": config.safe_anchor_weight > 0,
+        "match_loss": config.match_weight > 0,
     }
     return tuple(name for name in FIGURES if known[name])
 
@@ -52,17 +54,20 @@ class Totals:
     visual: int
     anchored: int
     safe: int
+    rewritten: int = 0
 
     @classmethod
     def of(cls, plan: Plan, pairs: Pairs, *, null_user: bool) -> Totals:
         """null_user: rows without a user are trained too."""
-        safe = pairs.table[plan.rows, 6] == SIDES.index("safe")
+        told = pairs.table[plan.rows]
+        safe = told[:, 6] == SIDES.index("safe")
         return cls(
             pairs=len(plan),
             compared=int((plan.with_user & ~plan.visual).sum()),
             visual=int((plan.with_user & plan.visual).sum()),
             anchored=len(plan) if null_user else int(plan.with_user.sum()),
             safe=int((plan.with_user & safe).sum()),
+            rewritten=int((plan.with_user & plan.captioned & (told[:, 2] != told[:, 3])).sum()),
         )
 
 
@@ -122,7 +127,8 @@ class Objective:
 
     @property
     def figures_in_play(self) -> tuple[str, ...]:
-        return figures_in_play(self.config)
+        names = figures_in_play(self.config)
+        return names if isinstance(self.adapter, PromptAdapter) else tuple(n for n in names if n != "match_loss")
 
     def totals(self, plan: Plan, pairs: Pairs) -> Totals:
         return Totals.of(plan, pairs, null_user=self.null_user)
@@ -163,8 +169,10 @@ class Objective:
             "anchor": (anchored * anchor).sum(),
             "safe_anchor": (safe * (batch.safe & batch.with_user)).sum() / max(1, totals.safe),
         }
+        match = self._match_loss(batch, totals) * (config.match_weight > 0)
         loss = (
-            config.dpo_weight * terms["dpo"]
+            config.match_weight * match
+            + config.dpo_weight * terms["dpo"]
             + config.visual_weight * terms["visual"] * (config.visual_share > 0)
             + config.anchor_weight * terms["anchor"]
             + config.safe_anchor_weight * terms["safe_anchor"]
@@ -172,6 +180,7 @@ class Objective:
         right = margin > 0
         figures = {
             **terms,
+            "match_loss": match,
             "loss": loss,
             "accuracy": (compared * right).sum(),
             "margin": (compared * margin).sum(),
@@ -181,6 +190,19 @@ class Objective:
         }
         told = torch.stack([figures[name].detach().float() for name in FIGURES])
         return Outcome(loss, told, *self._by_cell(batch, rows, right), reference)
+
+    def _match_loss(self, batch: PairBatch, totals: Totals) -> torch.Tensor:
+        """Of kind `prompt`: a prompt with something to take away must have a match, and no other may have one."""
+        if not isinstance(self.adapter, PromptAdapter):
+            return batch.noise.new_zeros((), dtype=torch.float32)
+        rows = batch.with_user.nonzero()[:, 0]
+        if not len(rows):
+            return batch.noise.new_zeros((), dtype=torch.float32)
+        logits = self.adapter.match(batch.states[rows], self._users(batch, rows))
+        return match_loss(
+            logits, batch.rewritten[rows], rows=totals.pairs, rewritten_rows=totals.rewritten,
+            is_sharp=self.adapter.is_sharp,
+        )  # fmt: skip
 
     # --- the base's own predictions -----------------------------------------------------------------------------------
 
@@ -267,7 +289,7 @@ class Objective:
         vectors, present = batch.vectors[rows], batch.with_user[rows]
         if self.null_user:
             vectors, present = vectors * present[:, None], torch.ones_like(present)
-        return RowUsers(vectors, present.float())
+        return RowUsers(vectors, present.float(), batch.bans[rows], batch.is_known[rows])
 
     def _add_noise(self, latents: torch.Tensor, batch: PairBatch, rows: torch.Tensor) -> torch.Tensor:
         alpha = self.alphas[batch.timesteps[rows]].view(-1, 1, 1, 1)

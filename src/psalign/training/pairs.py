@@ -32,7 +32,7 @@ SIDES = (
 @dataclass(frozen=True)
 class Plan:
     """The pairs of a step. rows: [G]; draws: [G], which draw of its row each is; visual: [G], True for a harmless
-    picture and a poor rendering of it; with_user, flipped, captioned: [G]; timesteps: [G]."""
+    picture and a poor rendering of it; with_user, flipped, captioned, with_list: [G]; timesteps: [G]."""
 
     rows: np.ndarray
     draws: np.ndarray
@@ -40,6 +40,7 @@ class Plan:
     with_user: np.ndarray
     flipped: np.ndarray
     captioned: np.ndarray
+    with_list: np.ndarray
     timesteps: np.ndarray
 
     def __len__(self) -> int:
@@ -57,7 +58,8 @@ class PairBatch:
 
     chosen, rejected: latents [B, C, h, w]. states: of the caption, [B, T, D]. own_states: of the caption that tells the
     chosen picture, [B, T, D]; rewritten: [B], True where it is another. pooled, own_pooled: [B, P], and time_ids
-    [B, 6], of SDXL alone. vectors: [B, llm_dim]. with_user: [B], False where the user was dropped. safe, visual: [B].
+    [B, 6], of SDXL alone. vectors, bans, is_known: of the users, see RowUsers. with_user: [B], False where the user was
+    dropped. safe, visual: [B].
     cells: [B], side and category by number, -1 for safe captions. noise: [B, C, h, w]. timesteps: [B].
     """
 
@@ -67,6 +69,8 @@ class PairBatch:
     own_states: torch.Tensor
     rewritten: torch.Tensor
     vectors: torch.Tensor
+    bans: torch.Tensor
+    is_known: torch.Tensor
     with_user: torch.Tensor
     safe: torch.Tensor
     visual: torch.Tensor
@@ -92,6 +96,7 @@ class Pairs:
         self.rows, self.cache = list(rows), cache
         ids = sorted({row.user_id for row in rows})
         self.vectors = torch.from_numpy(users.vectors(ids))
+        self.bans, self.is_known = ban_codes([users.banned(user_id) for user_id in ids])
         user = {user_id: i for i, user_id in enumerate(ids)}
         told = {(row.pair, row.caption_kind): row.caption for row in rows}
         table = [
@@ -108,7 +113,8 @@ class Pairs:
         ]
         self.table = np.array(table)
         # Names every preference and every vector, so that a run never goes on with others.
-        self.name = fingerprint([cache.name, table, self.vectors.numpy().tobytes().hex()])
+        bans = [self.bans.tolist(), self.is_known.tolist()]
+        self.name = fingerprint([cache.name, table, self.vectors.numpy().tobytes().hex(), bans])
 
     def __len__(self) -> int:
         return len(self.table)
@@ -120,10 +126,11 @@ class Pairs:
         """
         rows, draws, visual = self._rows(step, size, config)
         scalars = [_scalars(config.seed, row, draw, config) for row, draw in zip(rows, draws, strict=True)]
-        captioned, with_user, flipped, timesteps = (np.array(column) for column in zip(*scalars, strict=True))
+        columns = (np.array(column) for column in zip(*scalars, strict=True))
+        captioned, with_user, flipped, timesteps, with_list = columns
         if "flipped" not in self.cache.variants:
             flipped = np.zeros_like(flipped)
-        return Plan(rows, draws, visual, with_user, flipped, captioned, timesteps)
+        return Plan(rows, draws, visual, with_user, flipped, captioned, with_list, timesteps)
 
     def batch(self, plan: Plan, *, seed: int) -> PairBatch:
         """The tensors of planned pairs."""
@@ -140,6 +147,8 @@ class Pairs:
             own_states=self._text("states", own),
             rewritten=torch.from_numpy(caption != own),
             vectors=self.vectors[user],
+            bans=self.bans[user],
+            is_known=self.is_known[user] & torch.from_numpy(plan.with_list),
             with_user=torch.from_numpy(plan.with_user),
             safe=torch.from_numpy(side == SIDES.index("safe")),
             visual=torch.from_numpy(plan.visual),
@@ -199,6 +208,13 @@ class Pairs:
         return {"pooled": self._text("pooled", caption), "own_pooled": self._text("pooled", own), "time_ids": sizes}
 
 
+def ban_codes(lists: Sequence[Sequence[str] | None]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ban lists as numbers [U, C], 1 for a banned category, and whether each is known, [U]."""
+    names = category_names()
+    codes = [[float(name in (bans or ())) for name in names] for bans in lists]
+    return torch.tensor(codes).reshape(len(lists), len(names)), torch.tensor([bans is not None for bans in lists])
+
+
 def _draw(numbers: np.ndarray, step: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows of a step, and the epoch each is of: every number once per epoch, epochs one after the other."""
     positions = np.arange(step * size, (step + 1) * size)
@@ -208,15 +224,17 @@ def _draw(numbers: np.ndarray, step: int, size: int, seed: int) -> tuple[np.ndar
     return np.array(rows), epochs
 
 
-def _scalars(seed: int, row: int, draw: int, config: TrainingConfig) -> tuple[bool, bool, bool, int]:
-    """Whether a pair keeps its caption and its user, whether it is mirrored, and its timestep."""
-    caption, user, flip, timestep = np.random.default_rng(_seed("scalars", seed, row, draw)).random(4)
+def _scalars(seed: int, row: int, draw: int, config: TrainingConfig) -> tuple[bool, bool, bool, int, bool]:
+    """Whether a pair keeps its caption and its user, whether it is mirrored, its timestep, and whether it keeps its
+    user's ban list."""
+    caption, user, flip, timestep, listed = np.random.default_rng(_seed("scalars", seed, row, draw)).random(5)
     low, high = config.timesteps
     return (
         bool(caption >= config.caption_dropout),
         bool(user >= config.user_dropout),
         bool(flip < 0.5),
         int(low + timestep * (high - low)),
+        bool(listed >= config.list_dropout),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..adapter.adapter import PSAAdapter, cross_attention_widths
@@ -18,6 +19,8 @@ from ..adapter.attach import attach
 from ..adapter.checkpoint import KINDS
 from ..adapter.guard import AttachedAdapter
 from ..adapter.prompt import PromptAdapter
+from ..adapter.words import phrase_states
+from ..categories import category_names
 from ..config import settings
 from ..diffusion.base_models import DTYPES, find_base
 from ..diffusion.generate import GenerationConfig
@@ -28,6 +31,7 @@ from ..files import Record, locked
 from ..sage.cache import Share, build_cache, build_texts, model_name
 from ..sage.caption_rows import caption_rows, is_caption_file, read_caption_rows
 from ..sage.framing import Framing
+from ..sage.limit_rows import limit_rows
 from ..sage.rows import SageRow, has_rows, load_split, needs_bans, picture_folder, unsafe_is_chosen
 from ..users.embedding import EmbeddingStore
 from .caption_objective import CaptionObjective, make_reader
@@ -40,9 +44,10 @@ from .trainer import Trainer
 from .validation import Validation
 
 SHOWN = 5  # contradictions in a message
+MEASURED_CAPTIONS = 256  # whose text states a matcher takes its measures from
 # Settings of a kind's section `adapter`, and the most that each may be.
 SHAPES = {
-    "prompt": {"n_tokens": 256, "proj_rank": 1 << 16, "rank": 1 << 14, "heads": 1 << 10, "depth": 64, "gated": 1},
+    "prompt": {"n_tokens": 256, "proj_rank": 1 << 16, "rank": 1 << 14, "heads": 1 << 10, "depth": 64},
     "published": {"n_tokens": 256, "proj_rank": 1 << 16},
 }
 
@@ -102,11 +107,14 @@ def load_captions(
         rows = [rows[i * len(rows) // count] for i in range(count)]
     else:
         found = _read_rows(data, split, users, has_pictures=False, is_checked=not allow_contradictions)
-        rows = caption_rows(spread(found, most))
+        found = list(spread(found, most))
+        rows = caption_rows(found) + (limit_rows(data / split, found)[:most] if split == "train" else [])
     shard, config = Shard(), training_config(preset or {}, "prompt")
     captions = {text for row in rows for text in (row.caption, row.chosen_caption, row.other_caption or "")}
     texts = build_texts(sorted(captions), pipeline, folder, share=Share(shard.index, shard.count, shard.wait))
-    return Captions(rows, texts, users, memory_gb=config.text_memory_gb, compare=split == "val")
+    phrases = sorted({phrase for row in rows for phrase in row.limits or ()})
+    states = dict(zip(phrases, phrase_states(pipeline, phrases), strict=True)) if phrases else {}
+    return Captions(rows, texts, users, phrases=states, memory_gb=config.text_memory_gb, compare=split == "val")
 
 
 def _read_rows(
@@ -180,9 +188,18 @@ def has_split(data: Path, split: str) -> bool:
 
 
 def new_adapter(
-    kind: str, shape: Record, pipeline: Any, users: EmbeddingStore, *, base: str, seed: int = 0
+    kind: str,
+    shape: Record,
+    pipeline: Any,
+    users: EmbeddingStore,
+    *,
+    base: str,
+    seed: int = 0,
+    rows: Pairs | Captions | None = None,
 ) -> PSAAdapter:
     """An untrained adapter that fits the pipeline and the users' vectors; shape: names of SHAPES.
+
+    rows: what it will learn from, which a matcher takes its measures of text states from.
 
     Raises UsageError for an unknown kind, an unknown name in shape, or a value that makes no sense.
     """
@@ -195,10 +212,16 @@ def new_adapter(
         "context_dim": pipeline.unet.config.cross_attention_dim,
     }
     if kind == "prompt":
-        fitting["pooled_dim"] = find_base(base).pooled_dim
+        fitting |= {"pooled_dim": find_base(base).pooled_dim, "categories": len(category_names())}
+        fitting["words"] = isinstance(rows, Captions) and len(rows.phrases) > 0
     else:
         fitting["widths"] = cross_attention_widths(pipeline.unet)
-    return KINDS[kind](**fitting, **shape)
+    adapter = KINDS[kind](**fitting, **shape)
+    if isinstance(adapter, PromptAdapter) and rows is not None:
+        texts = rows.texts.rows if isinstance(rows, Captions) else rows.cache.texts
+        sample = np.random.default_rng(seed).permutation(len(texts))[:MEASURED_CAPTIONS]
+        adapter.matcher.measure(texts.read("states", sample))
+    return adapter
 
 
 def check_shape(kind: str, shape: Record) -> None:
@@ -208,10 +231,8 @@ def check_shape(kind: str, shape: Record) -> None:
     for name, value in shape.items():
         if name not in SHAPES[kind]:
             raise UsageError(f"Unknown setting {kind}.adapter.{name}; choose one of: {', '.join(SHAPES[kind])}.")
-        if name == "gated" and not isinstance(value, bool):
-            raise UsageError(f"{kind}.adapter.gated must be true or false; saw {value!r}.")
         low = 0 if name == "proj_rank" else 1
-        if name != "gated" and (type(value) is not int or value < low):
+        if type(value) is not int or value < low:
             raise UsageError(f"{kind}.adapter.{name} must be a whole number of at least {low}; saw {value!r}.")
         if value > SHAPES[kind][name]:
             raise UsageError(f"{kind}.adapter.{name} must be at most {SHAPES[kind][name]}; saw {value!r}.")
@@ -239,7 +260,7 @@ def train_adapter(
     """
     section, base = preset.get(kind) or {}, find_base(preset.get("base", "mini")).name
     config = replace(training_config(preset, kind), seed=seed)
-    adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed)
+    adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed, rows=pairs)
     with locked(*[out] * Shard().is_first), _made_ready(pipeline, config):
         data = {"users": users.fingerprint, "rows": pairs.name, "UNet": model_name(pipeline, ("unet",))}
         adapter.to(pipeline.unet.device)

@@ -23,6 +23,7 @@ import torch
 from ..adapter.adapter import PSAAdapter
 from ..adapter.checkpoint import save_adapter
 from ..adapter.guard import AttachedAdapter
+from ..adapter.prompt import PromptAdapter
 from ..errors import CheckpointError, OutputError, TrainingError, TrainingStopped
 from ..files import write_json
 from ..progress import Progress
@@ -123,6 +124,8 @@ class Trainer:
         self.log.close()
         self.val_log.close()
         self.trained.eval()
+        if isinstance(self.trained, PromptAdapter):
+            self.trained.is_sharp = True
         with self._averaged():
             if self.is_main:
                 save_adapter(self.trained, self.out / "adapter")
@@ -139,6 +142,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
+        if isinstance(self.trained, PromptAdapter):
+            self.trained.is_sharp = self.step >= self.config.soft_steps
         plan = self.pairs.plan(self.step, size=self.pairs_per_step, config=self.config)
         figures, cells, reference = self._gradients(plan)
         stopped, figures, cells, reference = self._together(stop, figures, cells, reference)

@@ -3,6 +3,7 @@
 from ..ids import normalise_user_id
 from .embedding import Embedder, EmbeddingStore, Recipe, StructuredEmbedder, UserBatch
 from .levels import choose_levels, level_profiles
+from .limits import Limit, active, categories_of, phrases_of, united
 from .policy import banned_categories, explain, rules
 from .population import sample_profiles
 from .profile import UserProfile, load_profiles, read_profile, save_profiles
@@ -10,18 +11,23 @@ from .profile import UserProfile, load_profiles, read_profile, save_profiles
 __all__ = [
     "Embedder",
     "EmbeddingStore",
+    "Limit",
     "Recipe",
     "StructuredEmbedder",
     "UserBatch",
     "UserProfile",
+    "active",
     "banned_categories",
+    "categories_of",
     "choose_levels",
     "explain",
     "level_profiles",
     "load_profiles",
     "normalise_user_id",
+    "phrases_of",
     "read_profile",
     "rules",
     "sample_profiles",
     "save_profiles",
+    "united",
 ]

@@ -1,5 +1,7 @@
 """User vectors: profile and banned categories -> [B, llm_dim], kept in a folder with their recipe. Step 3 of the path.
 
+Beside the vectors lie ban lists and limits in words; a vector knows bans, and never words.
+
 A recipe says how vectors were made; an adapter trained on one recipe refuses vectors of another.
 """
 
@@ -8,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -22,13 +26,14 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..categories import category_names, current, require_taxonomy
-from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser, library_errors
+from ..errors import EmbeddingMissing, LimitError, ProfileError, RecipeMismatch, UnknownUser, library_errors
 from ..files import Record, in_the_way, read_json, write_together
 from ..ids import level_id, normalise_user_id, shorten
 from ..records import PUBLISHED_RECIPE, fingerprint, wrong_keys
 from ..tensors import read_array
 from .levels import PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, level_bans
-from .policy import banned_categories
+from .limits import Limit, active, categories_of, limit_records, phrases_of, read_limits, united
+from .policy import banned_categories, standing_bans
 from .profile import VOCABULARY, UserProfile
 from .space import Space
 
@@ -43,6 +48,7 @@ LOAD_WAIT_S = 10.0  # for a folder that changes whenever it is read
 NPY_INDEX = "recipe.json"  # beside <user id>.npy of ours: what made them, and what their users ban
 
 Bans = tuple[str, ...] | None  # None: not known, which is never the same as none
+Limits = dict[str, tuple[Limit, ...]]  # by user id; who has none is not in it
 
 
 @dataclass(frozen=True)
@@ -119,12 +125,16 @@ class StructuredEmbedder:
 class UserBatch:
     """Users of the rows of one call, as an adapter takes them: None is a row with no user.
 
-    vectors: as an adapter reads them, [width] each. recipe: fingerprint of how they were made. Knows nothing else of a
-    person.
+    vectors: as an adapter reads them, [width] each. recipe: fingerprint of how they were made.
+    bans: 1 for a banned and 0 for an allowed category, [categories] each; None where the list is not known.
+    limits: (phrase, strength) of each row's limits in words that hold today.
+    Knows nothing else of a person. A repr does not show limits: they are personal.
     """
 
     vectors: tuple[Array | None, ...]
     recipe: str
+    bans: tuple[Array | None, ...] = ()
+    limits: tuple[tuple[tuple[str, float], ...], ...] = field(default=(), repr=False)
 
 
 class EmbeddingStore:
@@ -132,7 +142,7 @@ class EmbeddingStore:
 
     Raw vectors of different users hardly differ (cosine .99 for language models): the differences are the signal,
     so what the store gives out is standardised or whitened, with the exact ban code behind it where the space has one.
-    Ban lists are kept beside the vectors; profiles are not.
+    Ban lists, and limits in people's own words, are kept beside the vectors; profiles are not.
     Published vectors come without ban lists: theirs are not known, unless somebody says them. The six users of the
     published levels are known by the names level_0 to level_5 too.
     """
@@ -144,6 +154,7 @@ class EmbeddingStore:
         banned: Mapping[str, Bans],
         recipe: Recipe,
         space: Space,
+        limits: Mapping[str, Sequence[Limit]] | None = None,
         folder: Path | None = None,
     ) -> None:
         self.recipe = recipe
@@ -151,6 +162,7 @@ class EmbeddingStore:
         self.space = space
         self._raw = raw
         self._banned = dict(banned)
+        self._limits: Limits = {who: tuple(given) for who, given in (limits or {}).items() if given and who in banned}
         self._row = {user_id: row for row, user_id in enumerate(banned)}
         self._alias = _published_levels(self._row) if recipe.backend == PUBLISHED_RECIPE else {}
         _require_finite(raw, *space.tensors.values(), user_ids=self.user_ids)
@@ -183,40 +195,41 @@ class EmbeddingStore:
         if raw.shape != expected:
             raise EmbeddingMissing(f"{embedder.recipe.backend} gave vectors of shape {raw.shape}, expected {expected}.")
         _require_finite(raw, user_ids=ids)
-        banned = {profile.user_id: banned_categories(profile) for profile in profiles}
-        bans = list(banned.values()) if exact else None
+        banned = {profile.user_id: standing_bans(profile) for profile in profiles}
+        bans = [banned_categories(profile) for profile in profiles] if exact else None
         space = _as_it_is(raw.shape[1])
         if statistics_of is not None:
             space = statistics_of.space
         elif embedder.recipe.backend != PUBLISHED_RECIPE:
             space = Space.of(raw, whitened=whitened, bans=bans)
-        return cls(raw, banned=banned, recipe=embedder.recipe, space=space)
+        return cls(raw, banned=banned, recipe=embedder.recipe, space=space, limits=_limits_of(profiles))
 
     @classmethod
     def load(cls, folder: Path, *, profiles: Sequence[UserProfile] = ()) -> EmbeddingStore:
         """Read a store that save wrote, or a folder of <user id>.npy of [1, llm_dim] each, published or of save_npy.
 
         profiles: give ban lists to users of published vectors, which have none of their own; they add to lists that
-        are known already.
+        are known already. Their limits in words are added to any store (see with_limits).
         Raises EmbeddingMissing where there is none or a file is damaged, RecipeMismatch where vectors and index
         are not of one build.
         """
         folder = Path(folder)
         if not (folder / INDEX).is_file() and _npy_files(folder):
-            return _read_unchanged(folder, lambda: cls._load_npy(folder, profiles))
+            return _read_unchanged(folder, lambda: cls._load_npy(folder, profiles)).with_limits(profiles)
         index, tensors = _read_unchanged(folder, lambda: _read_store(folder))
         recipe = _read_recipe(index["recipe"], folder)
         banned = dict(zip(_read_ids(index["user_ids"], folder), _read_bans(index["banned"], folder), strict=True))
         raw, space = tensors["vectors"], Space.from_tensors(tensors)
         if raw.shape != (len(banned), recipe.llm_dim) or not space.fits(recipe.llm_dim):
             raise _damaged(folder, f"vectors {raw.shape} for {len(banned)} users of width {recipe.llm_dim}")
-        store = cls(raw, banned=banned, recipe=recipe, space=space, folder=folder)
+        limits = _read_limits(index.get("limits", {}), folder)
+        store = cls(raw, banned=banned, recipe=recipe, space=space, limits=limits, folder=folder)
         if index["fingerprint"] != store.fingerprint:
             raise RecipeMismatch(
                 f"{folder}: {VECTORS} has fingerprint {store.fingerprint}, {INDEX} expects {index['fingerprint']}.",
                 hint=_embed_hint(folder),
             )
-        return store
+        return store.with_limits(profiles)
 
     @classmethod
     def _load_npy(cls, folder: Path, profiles: Sequence[UserProfile]) -> EmbeddingStore | None:
@@ -224,15 +237,18 @@ class EmbeddingStore:
         paths = _npy_files(folder)
         ids = _read_ids([path.stem for path in paths], folder)
         raw = _read_vectors(paths)
-        recipe, kept, digests = _read_npy_index(folder, raw.shape[1])
+        about = _read_npy_index(folder, raw.shape[1])
+        recipe, kept = about.recipe, about.banned
         for user_id, row in zip(ids, raw, strict=True):
-            if user_id in digests and digests[user_id] != _npy_digest(row, kept.get(user_id), recipe):
+            digest = _npy_digest(row, kept.get(user_id), recipe, about.limits.get(user_id))
+            if user_id in about.digests and about.digests[user_id] != digest:
                 return None
-        said = {profile.user_id: banned_categories(profile) for profile in profiles}
+        said = {profile.user_id: standing_bans(profile) for profile in profiles if profile.says_bans}
         levels = {level_id(level): bans for level, bans in enumerate(level_bans())}
         known = {**levels, **PUBLISHED_USERS} if recipe.backend == PUBLISHED_RECIPE else levels
         banned = {user_id: _united(known.get(user_id), kept.get(user_id), said.get(user_id)) for user_id in ids}
-        return cls(raw, banned=banned, recipe=recipe, space=_as_it_is(raw.shape[1]), folder=folder)
+        limits = _read_limits(about.limits, folder)
+        return cls(raw, banned=banned, recipe=recipe, space=_as_it_is(raw.shape[1]), limits=limits, folder=folder)
 
     def save(self, folder: Path, *, replace: bool = True) -> None:
         """Write vectors.safetensors and index.json, whole or not at all, readable by their owner only.
@@ -247,6 +263,7 @@ class EmbeddingStore:
             "recipe": asdict(self.recipe),
             "user_ids": list(self.user_ids),
             "banned": [None if bans is None else list(bans) for bans in self._banned.values()],
+            **self._limits_record(),
             **_mark(),
         }
         tensors = {"vectors": self._raw, **self.space.tensors}
@@ -259,16 +276,17 @@ class EmbeddingStore:
 
     def save_npy(self, folder: Path, *, replace: bool = True) -> None:
         """Write raw vectors in the published form, <user id>.npy of [1, llm_dim] each, beside a file that says what
-        made them and what their users ban; private files. A digest of each user goes with it: a vector that another
-        one stands in the place of, or whose bans were changed, is not loaded.
+        made them, what their users ban and their limits; private files. A digest of each user goes with it: a vector
+        that another one stands in the place of, or whose bans or limits were changed, is not loaded.
 
         replace: whether other vectors of these users that are there may go. Raises OutputError where they may not.
         """
         folder = Path(folder)
         bans = {user_id: None if banned is None else list(banned) for user_id, banned in self._banned.items()}
-        digests = {user_id: _npy_digest(row, bans[user_id], self.recipe)
+        limits = self._limits_record()
+        digests = {user_id: _npy_digest(row, bans[user_id], self.recipe, limits.get("limits", {}).get(user_id))
                    for user_id, row in zip(self.user_ids, self._raw, strict=True)}  # fmt: skip
-        about = {"recipe": asdict(self.recipe), "banned": bans, "digests": digests, **_mark()}
+        about = {"recipe": asdict(self.recipe), "banned": bans, **limits, "digests": digests, **_mark()}
         contents = {folder / NPY_INDEX: (json.dumps(about, indent=2) + "\n").encode()}
         for user_id, row in zip(self.user_ids, self._raw, strict=True):
             stream = io.BytesIO()
@@ -318,24 +336,59 @@ class EmbeddingStore:
         known = self._known(user_ids)
         raw = self._raw[[self._row[user_id] for user_id in known]]
         code = self.space.estimated_code(raw)
-        for row, bans in enumerate(self._banned[user_id] for user_id in known):
-            if exact and bans is not None:
+        for row, user_id in enumerate(known if exact else ()):
+            bans = self.banned(user_id)
+            if bans is None:  # a limit of a category holds all the same
+                bans = categories_of(self._limits.get(user_id, ()), date.today())
+                code[row] = np.maximum(code[row], self.space.code([bans])[0])
+            else:
                 code[row] = self.space.code([bans])[0]
         return np.concatenate([self.standardise(raw), code], axis=1)
 
     def batch(self, user_ids: Sequence[str | None], *, exact: bool = True) -> UserBatch:
         """Users in the order asked for, ready for an adapter's encode(); None for a row with no user.
 
-        exact: see vectors.
+        exact: see vectors; False: no ban list is handed over either.
         Raises EmbeddingMissing that names the first five users who have no vector.
         """
         given = [user_id for user_id in user_ids if user_id is not None]
         rows = iter(self.vectors(given, exact=exact) if given else ())
-        return UserBatch(tuple(None if user_id is None else next(rows) for user_id in user_ids), self.fingerprint)
+        return UserBatch(
+            vectors=tuple(None if user_id is None else next(rows) for user_id in user_ids),
+            recipe=self.fingerprint,
+            bans=tuple(None if user_id is None or not exact else self._bans_row(user_id) for user_id in user_ids),
+            limits=tuple(() if user_id is None else self.limits(user_id) for user_id in user_ids),
+        )
 
-    def banned(self, user_id: str) -> Bans:
-        """Categories the user bans, as they were when the vector was made; None: not known. Raises EmbeddingMissing."""
-        return self._banned[self._known([user_id])[0]]
+    def banned(self, user_id: str, *, today: date | None = None) -> Bans:
+        """Categories the user bans: the list as it was when the vector was made, and those of limits that hold on a
+        day (None: today). None: the list is not known. Raises EmbeddingMissing."""
+        own = self._known([user_id])[0]
+        bans = self._banned[own]
+        limits = categories_of(self._limits.get(own, ()), today or date.today())
+        return _united(bans, limits) if bans is not None and limits else bans
+
+    def limits(self, user_id: str, *, today: date | None = None) -> tuple[tuple[str, float], ...]:
+        """(phrase, strength) of the user's limits in words that hold on a day (None: today). Raises EmbeddingMissing.
+
+        A limit that is a category is in `banned` instead. Where the ban list is not known, it stands here as well:
+        it must not be lost.
+        """
+        own = self._known([user_id])[0]
+        limits, day = self._limits.get(own, ()), today or date.today()
+        phrases = phrases_of(limits, day)
+        if self._banned[own] is not None:
+            return phrases
+        named = (phrase for limit in active(limits, day) if limit.categories for phrase in limit.phrases)
+        return tuple({**dict(phrases), **{phrase: 1.0 for phrase in named if phrase not in dict(phrases)}}.items())
+
+    def with_limits(self, profiles: Sequence[UserProfile]) -> EmbeddingStore:
+        """The same vectors with the limits of profiles added; users who are not in the store are ignored.
+
+        Limits are only added: those that the store has stay, whatever a profile leaves out.
+        """
+        added = {self._own_id(profile.user_id): profile.limits or () for profile in profiles if profile.user_id in self}
+        return self._changed(limits=_joined_limits(self._limits, added), folder=self.folder)
 
     def known_bans(self, user_id: str) -> tuple[str, ...]:
         """Categories the user bans. Raises UnknownUser where that is not known, EmbeddingMissing for a stranger."""
@@ -350,23 +403,30 @@ class EmbeddingStore:
     def without(self, user_ids: Collection[str]) -> EmbeddingStore:
         """The store with some users forgotten; the population that standardises it stays what it was."""
         kept = [user_id for user_id in self.user_ids if user_id not in user_ids]
-        raw = self._raw[[self._row[user_id] for user_id in kept]]
-        banned = {user_id: self._banned[user_id] for user_id in kept}
-        return EmbeddingStore(raw, banned=banned, recipe=self.recipe, space=self.space)
+        return self._changed(
+            raw=self._raw[[self._row[user_id] for user_id in kept]],
+            banned={user_id: self._banned[user_id] for user_id in kept},
+            limits={user_id: self._limits[user_id] for user_id in kept if user_id in self._limits},
+        )
 
     def raw(self) -> EmbeddingStore:
         """The same users with their raw vectors, as save_npy writes them and a published adapter reads them."""
-        space = _as_it_is(self._raw.shape[1])
-        return EmbeddingStore(self._raw, banned=self._banned, recipe=self.recipe, space=space)
+        return self._changed(space=_as_it_is(self._raw.shape[1]))
 
     def joined(self, others: EmbeddingStore) -> EmbeddingStore:
-        """The store with other users of the same space; who is in both is as in `others`. Raises RecipeMismatch."""
+        """The store with other users of the same space; who is in both is as in `others`, with the limits of both.
+
+        Raises RecipeMismatch.
+        """
         if others.fingerprint != self.fingerprint:
             raise RecipeMismatch(_mismatch(others.recipe, self.recipe))
         kept = self.without(others.user_ids)
-        raw = np.concatenate([kept._raw, others._raw])
-        banned = {**kept._banned, **others._banned}
-        return EmbeddingStore(raw, banned=banned, recipe=self.recipe, space=self.space, folder=self.folder)
+        return self._changed(
+            raw=np.concatenate([kept._raw, others._raw]),
+            banned={**kept._banned, **others._banned},
+            limits=_joined_limits(self._limits, others._limits),
+            folder=self.folder,
+        )
 
     def replaced(self, vectors: Array, backend: str, *, options: Record) -> EmbeddingStore:
         """The same users with other vectors [U, llm_dim], which are given out as they are.
@@ -374,13 +434,27 @@ class EmbeddingStore:
         backend, options: name how they were made.
         """
         width = vectors.shape[1]
-        recipe = Recipe(backend, width, options=options)
-        return EmbeddingStore(vectors, banned=dict(self._banned), recipe=recipe, space=_as_it_is(width))
+        return self._changed(raw=vectors, recipe=Recipe(backend, width, options=options), space=_as_it_is(width))
 
     def standardise(self, raw: Array) -> Array:
         """Raw vectors [B, llm_dim] of this recipe -> mean 0 and spread 1 over the store's population; no code."""
         _require_finite(raw, user_ids=())
         return self.space.place(raw)
+
+    def _changed(self, *, raw: Array | None = None, folder: Path | None = None, **changes: Any) -> EmbeddingStore:
+        """A store that differs in some of what it is made of; it lies in no folder unless one is given."""
+        parts = {"banned": self._banned, "recipe": self.recipe, "space": self.space, "limits": self._limits}
+        return EmbeddingStore(self._raw if raw is None else raw, **{**parts, **changes}, folder=folder)
+
+    def _bans_row(self, user_id: str) -> Array | None:
+        """Ban list of a user as 0 and 1, float32 [categories]; None where it is not known."""
+        bans = self.banned(user_id)
+        return None if bans is None else np.array([name in bans for name in category_names()], np.float32)
+
+    def _limits_record(self) -> Record:
+        """What files say of limits: nothing where nobody has any."""
+        given = {user_id: limit_records(self._limits[user_id]) for user_id in self.user_ids if user_id in self._limits}
+        return {"limits": given} if given else {}
 
     def _known(self, user_ids: Sequence[str]) -> list[str]:
         missing = [user_id for user_id in user_ids if user_id not in self]
@@ -411,6 +485,27 @@ def _united(*lists: Bans) -> Bans:
     """All bans that anybody says, in the order of the taxonomy; None where nobody says any list."""
     said = [bans for bans in lists if bans is not None]
     return tuple(category for category in category_names() if any(category in bans for bans in said)) if said else None
+
+
+def _limits_of(profiles: Sequence[UserProfile]) -> Limits:
+    return {profile.user_id: united(profile.limits) for profile in profiles if profile.limits}
+
+
+def _joined_limits(*groups: Mapping[str, Sequence[Limit]]) -> Limits:
+    """Limits of all groups by user id, united for who is in several."""
+    ids = dict.fromkeys(user_id for group in groups for user_id in group)
+    return {user_id: united(*(group.get(user_id, ()) for group in groups)) for user_id in ids}
+
+
+def _read_limits(record: Any, folder: Path) -> Limits:
+    """Limits of a folder of vectors by user id. Raises EmbeddingMissing, which repeats no word of a limit."""
+    if not isinstance(record, dict) or not all(isinstance(given, list) for given in record.values()):
+        raise _damaged(folder, "its limits are no lists by user id")
+    try:
+        read = [read_limits(given, most=math.inf) for given in record.values()]  # of a person, and of operators
+    except LimitError as err:
+        raise _damaged(folder, f"a limit cannot be read ({err.args[0].rstrip('.')})") from None
+    return dict(zip(_read_ids(list(record), folder), read, strict=True))
 
 
 def require_free(folder: Path, is_same: Callable[[], bool]) -> None:
@@ -559,27 +654,38 @@ def _read_bans(lists: Sequence[Any], folder: Path) -> list[Bans]:
     return [None if bans is None else tuple(bans) for bans in lists]
 
 
-def _npy_digest(row: Array, banned: Sequence[str] | None, recipe: Recipe) -> str:
-    return fingerprint([row.tobytes().hex(), None if banned is None else list(banned), recipe.fingerprint])
+def _npy_digest(row: Array, banned: Sequence[str] | None, recipe: Recipe, limits: Any = None) -> str:
+    parts = [row.tobytes().hex(), None if banned is None else list(banned), recipe.fingerprint]
+    return fingerprint([*parts, limits] if limits else parts)
 
 
-def _read_npy_index(folder: Path, width: int) -> tuple[Recipe, dict[str, Bans], Record]:
-    """What made the vectors of a folder of .npy, ban lists and digests by user id; published vectors say none of it."""
+@dataclass(frozen=True)
+class _NpyIndex:
+    """What recipe.json says. banned, limits (as records), digests: by user id."""
+
+    recipe: Recipe
+    banned: dict[str, Bans] = field(default_factory=dict)
+    limits: Record = field(default_factory=dict)
+    digests: Record = field(default_factory=dict)
+
+
+def _read_npy_index(folder: Path, width: int) -> _NpyIndex:
+    """What is said of the vectors of a folder of .npy; published vectors say nothing."""
     path = folder / NPY_INDEX
     if not path.is_file():
         require_taxonomy(None, of=f"the published user vectors in {folder}")
-        return Recipe(PUBLISHED_RECIPE, width), {}, {}
+        return _NpyIndex(Recipe(PUBLISHED_RECIPE, width))
     index = read_json(path, what="what made the vectors", needs=("recipe", "banned"), fault=_fault(folder))
     require_taxonomy(index.get("taxonomy"), of=f"the user vectors in {folder}")
     try:
         recipe, banned = _read_recipe(index["recipe"], folder), dict(index["banned"])
-        digests = dict(index.get("digests", {}))
+        digests, limits = dict(index.get("digests", {})), dict(index.get("limits", {}))
     except (ValueError, TypeError) as err:
         raise _damaged(folder, f"{NPY_INDEX} does not say what made the vectors ({err})") from err
     if recipe.llm_dim != width:
         raise _damaged(folder, f"vectors of width {width}, and {NPY_INDEX} says {recipe.llm_dim}")
     bans = dict(zip(_read_ids(list(banned), folder), _read_bans(list(banned.values()), folder), strict=True))
-    return recipe, bans, digests
+    return _NpyIndex(recipe, bans, limits, digests)
 
 
 def _read_vectors(paths: Sequence[Path]) -> Array:

@@ -13,10 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from ..categories import category_names
-from ..errors import ProfileError
+from ..errors import LimitError, ProfileError
 from ..files import (
     Record,
     csv_text,
@@ -29,6 +38,7 @@ from ..files import (
     write_text,
 )
 from ..ids import normalise_user_id, shorten
+from .limits import Limit, limit_records, read_limits
 
 AGE_GROUPS: dict[str, tuple[int, int]] = {  # first and last age, in years
     "infants & toddlers": (0, 3),
@@ -65,6 +75,7 @@ COLUMNS: dict[str, str] = {  # field -> column as we write it
     "physical_condition": "Physical_Condition",
     "mental_condition": "Mental_Condition",
     "banned": "Banned_Categories",
+    "limits": "Limits",
 }
 MAX_FAULTS_SHOWN = 100
 
@@ -79,6 +90,7 @@ class UserProfile(BaseModel):
     age: years, 0 to 100; age_group follows from it and may stand alone.
     Text fields take the words of VOCABULARY in any case; None means not known.
     banned: categories banned whatever the rules say; a profile of nothing but a ban list is fine.
+    limits: limits in the person's own words; a profile of nothing but limits is fine. None: none were given.
     Raises pydantic.ValidationError (a ValueError); the readers below turn it into ProfileError.
     """
 
@@ -92,6 +104,7 @@ class UserProfile(BaseModel):
     physical_condition: str | None = None
     mental_condition: str | None = None
     banned: tuple[str, ...] | None = None
+    limits: tuple[Limit, ...] | None = None
 
     @field_validator("user_id", mode="before")
     @classmethod
@@ -123,6 +136,27 @@ class UserProfile(BaseModel):
     def _check_banned(cls, value: Any) -> tuple[str, ...] | None:
         return None if value is None else _categories(value)
 
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _check_limits(cls, value: Any) -> tuple[Limit, ...] | None:
+        try:
+            return None if value is None else read_limits(value)
+        except LimitError as err:
+            raise ValueError(err.args[0]) from None  # pydantic wants a ValueError
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> Record:
+        """Without limits a profile is dumped as before there were any: fingerprints of such dumps stay."""
+        record: Record = dump(self)
+        if record.pop("limits", None) is not None:
+            record["limits"] = limit_records(self.limits or ())
+        return record
+
+    @property
+    def says_bans(self) -> bool:
+        """Whether anything is known that bans could follow from; limits alone leave the ban list unknown."""
+        return any(getattr(self, field) is not None for field in COLUMNS if field not in ("user_id", "limits"))
+
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         yield "user_id", self.user_id  # nothing personal in a log or a traceback
 
@@ -151,6 +185,7 @@ def load_profiles(path: Path) -> list[UserProfile]:
 
     Columns are those of COLUMNS in any case and order; others are ignored. Without User_ID a user's id is the
     row number (the first row of data is 0000001). Banned_Categories is a list as Python or JSON prints it.
+    Limits is a JSON list (see read_limits) or a text with ";" between limits; no fault repeats a word of it.
     An empty cell means not known, and for the religion none ("unknown" says not known there too).
     Raises ProfileError that lists every fault with row, column, what was seen and what is allowed.
     """
@@ -187,7 +222,7 @@ def save_profiles(path: Path, profiles: Sequence[UserProfile], *, replace: bool 
     """
     path = Path(path)
     known = [field for field in COLUMNS if any(getattr(profile, field) is not None for profile in profiles)]
-    rows = [{COLUMNS[field]: getattr(profile, field) for field in known} for profile in profiles]
+    rows = [{COLUMNS[field]: _plain(field, getattr(profile, field)) for field in known} for profile in profiles]
     if not is_special(path) and _suffix(path) == ".jsonl":
         write_jsonl(path, rows, private=True, replace=replace)
         return
@@ -297,10 +332,15 @@ def _cell(field: str, value: Any) -> Any:
     return text or ("None" if field == "religion" else None)
 
 
+def _plain(field: str, value: Any) -> Any:
+    """A field as JSON takes it."""
+    return limit_records(value) if field == "limits" and value is not None else value
+
+
 def _cell_text(value: Any) -> str:
     if value is None:
         return UNKNOWN
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else str(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple | list) else str(value)
 
 
 def _items(text: str) -> list[str]:

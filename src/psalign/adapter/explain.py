@@ -1,0 +1,117 @@
+"""Says which words of a prompt an adapter softens, and for which limit.
+
+Place on the path of data: beside step 5, for people: the demo, the service and reports show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..categories import category_names
+from .prompt import PromptAdapter
+from .text import encode_texts
+from .users import Phrases, RowUsers
+
+VECTOR = "the user's vector"  # a source of matches that has no words
+
+
+@dataclass(frozen=True)
+class Softened:
+    """A word of a prompt that falls under a limit.
+
+    word: as the text encoder reads it. place: its token's number. cause: the category, the phrase of the limit, or
+    VECTOR. match: how surely it falls under it, 0 to 1. change: how far the adapter moves the token's state, as a share
+    of the state's length.
+    """
+
+    word: str
+    place: int
+    cause: str
+    match: float
+    change: float
+
+    @property
+    def line(self) -> str:
+        return f"softened: '{self.word}' for '{self.cause}'"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """prompt: as it was given. softened: the first word of each cause, in the order of the prompt; () where the prompt
+    stays as it is, to the bit. changes: [T], how far each token's state moves, as a share of its length."""
+
+    prompt: str
+    softened: tuple[Softened, ...]
+    changes: tuple[float, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Sentences for people."""
+        return tuple(one.line for one in self.softened)
+
+
+@torch.no_grad()
+def explain_texts(
+    adapter: PromptAdapter,
+    pipe: Any,
+    prompts: str | Sequence[str],
+    users: RowUsers,
+    phrases: Sequence[Phrases],
+    **options: Any,
+) -> list[Explanation]:
+    """An explanation for each prompt. users: one per prompt; phrases: their limits in words, in the order of
+    users.limits. options: of the pipeline's encode_prompt."""
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts = encode_texts(pipe, prompts, **options)
+    found = []
+    for row, prompt in enumerate(prompts):
+        states, one = texts.prompt_embeds[row : row + 1], users[row : row + 1]
+        pooled = None if texts.pooled_prompt_embeds is None else texts.pooled_prompt_embeds[row : row + 1]
+        logits = adapter.match(states, one)
+        changed, _ = adapter.rewritten(states, pooled, one, logits)
+        matches = adapter.matcher.matches(logits, one.to(adapter), sharp=True)[0]  # [T, S]
+        moved = ((changed - states).float().norm(dim=-1) / states.float().norm(dim=-1).clamp(min=1e-6))[0].tolist()
+        causes = _causes(adapter, logits.shape[-1], phrases[row])
+        words = _words(pipe, prompt, len(moved))
+        found.append(Explanation(prompt, _softened(matches, causes, words, moved), tuple(moved)))
+    return found
+
+
+def _softened(
+    matches: torch.Tensor, causes: Sequence[str], words: Sequence[str], moved: Sequence[float]
+) -> tuple[Softened, ...]:
+    """The first token of each cause. A text encoder that reads from left to right knows nothing of a word before it
+    comes, and every token behind it still remembers it: the first one is the word itself."""
+    first: dict[str, Softened] = {}
+    for place, token in enumerate(matches.tolist()):
+        for cause, match in zip(causes, token, strict=True):
+            if match > 0 and cause not in first:
+                first[cause] = Softened(words[place], place, cause, match, moved[place])
+    return tuple(sorted(first.values(), key=lambda one: (one.place, -one.match)))
+
+
+def _causes(adapter: PromptAdapter, count: int, phrases: Phrases) -> list[str]:
+    """What each user token stands for."""
+    names = category_names()
+    categories = list(names) if len(names) == adapter.config.categories else ["a category"] * adapter.config.categories
+    named = [VECTOR] * adapter.config.n_tokens + categories + [phrase for phrase, _ in phrases]
+    return named + [""] * (count - len(named))
+
+
+def _words(pipe: Any, prompt: str, length: int) -> list[str]:
+    """The word that each token belongs to; "" behind the end of the prompt."""
+    tokenizer = pipe.tokenizer
+    ids = tokenizer(prompt, truncation=True, max_length=length).input_ids
+    pieces = tokenizer.convert_ids_to_tokens(ids[1:-1])
+    words, begun = [], []
+    for piece in pieces:  # a CLIP word ends in </w>
+        begun.append(piece)
+        if piece.endswith("</w>"):
+            words += ["".join(begun).removesuffix("</w>")] * len(begun)
+            begun = []
+    words += ["".join(begun)] * len(begun)
+    return ["", *words, *[""] * (length - 1 - len(words))]

@@ -1,0 +1,92 @@
+"""Text states of limits in words, by the base's own text encoder.
+
+Place on the path of data: step 4, the source of user tokens that needs no training of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..errors import GuardError
+from .text import encode_texts
+from .users import CheckedUsers, RowUsers
+
+MOST_KEPT = 4096  # phrases
+
+
+class PhraseStates:
+    """Keeps the states of phrases, so that a limit is encoded once and not with every prompt.
+
+    They are kept for one text encoder as it is: a weight that is exchanged or changed in place makes them anew.
+    """
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._kept: dict[tuple[str, str], torch.Tensor] = {}
+
+    def states(self, pipe: Any, phrases: Sequence[str], options: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """[2, D] by phrase. options, raises: see phrase_states."""
+        key, said = _name_of_encoders(pipe), repr(sorted(options.items()))
+        if key != self._key or len(self._kept) > MOST_KEPT:
+            self._key, self._kept = key, {}
+        for phrase in phrases:
+            if (phrase, said) not in self._kept:
+                self._kept[phrase, said] = phrase_states(pipe, [phrase], **options)[0]
+        return {phrase: self._kept[phrase, said] for phrase in phrases}
+
+
+def _name_of_encoders(pipe: Any) -> tuple[Any, ...]:
+    """What changes when a text encoder of a pipeline is exchanged, gets a LoRA, or is changed in place."""
+    modules = [getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")]
+    weights = [p for module in modules if isinstance(module, torch.nn.Module) for p in module.parameters()]
+    return (*map(id, modules), len(weights), sum(weight._version for weight in weights))
+
+
+def phrase_states(pipe: Any, phrases: Sequence[str], **options: Any) -> torch.Tensor:
+    """States of phrases at their last word and at their end of text, [P, 2, D].
+
+    options: of the pipeline's encode_prompt, the same as for the prompts.
+    Raises GuardError for a pipeline without a tokenizer, and for a phrase of which the text encoder knows no word.
+    """
+    tokenizer = getattr(pipe, "tokenizer", None)
+    if tokenizer is None:
+        raise GuardError(
+            f"{type(pipe).__name__} has no tokenizer, so limits in words cannot be encoded.",
+            hint="Keep to ban lists of categories, or encode with a pipeline that has one.",
+        )
+    found = []
+    for phrase in phrases:
+        require_readable(tokenizer, phrase)
+        states = encode_texts(pipe, phrase, **options).prompt_embeds[0]  # [T, D]
+        length = min(len(tokenizer(phrase, truncation=True, max_length=len(states)).input_ids), len(states))
+        found.append(states[[length - 2, length - 1]])
+    return torch.stack(found)
+
+
+def require_readable(tokenizer: Any, phrase: str) -> None:
+    """Raises GuardError for a phrase that a tokenizer cannot tell from nothing: no token of it is known."""
+    tokens = tokenizer(phrase).input_ids[1:-1]
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if not tokens or all(token == unknown for token in tokens):
+        raise GuardError(
+            "The text encoder of this base knows no word of a limit, so it could not be kept.",
+            hint="Write the limit in the language of the base's prompts (mostly English).",
+        )
+
+
+def with_limits(users: CheckedUsers, states: dict[str, torch.Tensor]) -> RowUsers:
+    """The rows of users with the states of their limits. states: [2, D] by phrase."""
+    most = max(map(len, users.phrases))
+    if not most:
+        return users.rows
+    like = next(iter(states.values()))
+    limits = like.new_zeros((len(users.phrases), most, *like.shape))
+    strength = torch.zeros(len(users.phrases), most)
+    for row, phrases in enumerate(users.phrases):
+        for place, (phrase, value) in enumerate(phrases):
+            limits[row, place], strength[row, place] = states[phrase], value
+    return replace(users.rows, limits=limits.float().cpu(), limit_strength=strength)

@@ -1,0 +1,187 @@
+"""Prompts with limits in words, that test what an adapter makes of limits it never met.
+
+Place on the path of data: prompts for step 6, beside those of mini/meaning.py; benchmarks/limits.py draws them. Every
+scene is of held-out combinations of subject, colour and background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..records import PromptRow
+from ..users.limits import Limit
+from . import language, world
+from .dataset import TRAIN_MOTIFS, scene_meta
+from .limits import TRAINED_DENIALS
+from .meaning import typo
+from .names import KIND_NAMES, NAMES, named, plural
+
+Named = Literal["name", "second name", "held-out name", "plural", "capitals", "sentence", "kind", "held-out kind",
+                "near", "nothing"]  # fmt: skip
+PLAIN = language.Mention()
+MET = tuple(motif for motifs in TRAIN_MOTIFS.values() for motif in motifs)
+NEVER_MET = world.HELD_OUT_MOTIFS
+HELD_OUT_DENIALS = tuple(i for i in range(len(language.NEGATIONS)) if i not in TRAINED_DENIALS)
+
+
+@dataclass(frozen=True)
+class LimitSuite:
+    """motifs: the first motif of each scene is one of these. limit: how it is limited; "near": two other motifs are,
+    one of them of its category; "nothing": it is not. others: limits that the prompt does not touch. mention: how the
+    prompt speaks of it. second: where there are two motifs, whether the limited one comes second; None: one motif."""
+
+    motifs: tuple[str, ...]
+    limit: Named
+    others: int = 0
+    mention: language.Mention = PLAIN
+    second: bool | None = None
+
+
+SUITES: dict[str, LimitSuite] = {
+    "met, named": LimitSuite(MET, "name"),
+    "met, by its kind": LimitSuite(MET, "kind"),
+    "met, two others named": LimitSuite(MET, "near"),
+    "met, no limit": LimitSuite(MET, "nothing"),
+    "never met, named": LimitSuite(NEVER_MET, "name"),
+    "never met, by its kind": LimitSuite(NEVER_MET, "kind"),
+    "never met, two others named": LimitSuite(NEVER_MET, "near"),
+    "two motifs, the first limited": LimitSuite(MET, "name", second=False),
+    "two motifs, the second limited": LimitSuite(MET, "name", second=True),
+    "one of 8 limits": LimitSuite(MET, "name", others=7),
+    "8 limits on other things": LimitSuite(MET, "nothing", others=8),
+    "one of 32 limits": LimitSuite(MET, "name", others=31),
+    "32 limits on other things": LimitSuite(MET, "nothing", others=32),
+}
+# How a limit or a prompt is worded.
+WORDINGS: dict[str, LimitSuite] = {
+    "limit: a sentence": LimitSuite(MET, "sentence"),
+    "limit: in plural": LimitSuite(MET, "plural"),
+    "limit: in capitals": LimitSuite(MET, "capitals"),
+    "limit: another name": LimitSuite(MET, "second name"),
+    "limit: a name never met": LimitSuite(MET, "held-out name"),
+    "limit: a kind never met": LimitSuite(MET, "held-out kind"),
+    "prompt: in plural": LimitSuite(MET, "name", mention=language.Mention("many")),
+    "prompt: another name": LimitSuite(MET, "name", mention=language.Mention(name=1)),
+    "prompt: a name never met": LimitSuite(MET, "name", mention=language.Mention(name=2)),
+    "prompt: described": LimitSuite(MET, "name", mention=language.Mention("described")),
+    "prompt: a typo": LimitSuite(MET, "name"),
+}
+# What is not there is limited: the picture shall be the base's own.
+DENIED = ("denied, alone", "denied, beside another motif")
+HARMLESS = "harmless, 4 limits"
+
+
+def limit_prompts(*, count: int, wordings: int, seed: int) -> list[PromptRow]:
+    """`count` rows of each of SUITES and of HARMLESS, `wordings` of each of WORDINGS and DENIED.
+
+    meta: as in mini/dataset.py; "limits", phrases; "gone", motifs that shall not be drawn; "denied" as in meaning.py.
+    """
+    rows: list[PromptRow] = []
+    suites = [(name, suite, count) for name, suite in SUITES.items()]
+    suites += [(name, suite, wordings) for name, suite in WORDINGS.items()]
+    for number, (name, suite, size) in enumerate(suites):
+        rng = np.random.default_rng((seed, 200 + number))
+        rows += [_asked(rng, name, suite, i) for i in range(size)]
+    rows += _denied(np.random.default_rng((seed, 300)), wordings)
+    rng = np.random.default_rng((seed, 301))
+    return rows + [_harmless(rng, number) for number in range(count)]
+
+
+def _asked(rng: np.random.Generator, name: str, suite: LimitSuite, number: int) -> PromptRow:
+    motif = suite.motifs[number % len(suite.motifs)]
+    motifs = [motif]
+    if suite.second is not None:
+        motifs.append(_other(rng, [motif]))
+        motifs = motifs[::-1] if suite.second else motifs
+    scene = world.sample_scene(rng, motifs=motifs, held_out=True)
+    mentions = tuple(suite.mention if one == motif else language.Mention() for one in scene.motifs)
+    text = language.caption(scene, _wording(rng), language.Telling(mentions))
+    if name == "prompt: a typo":
+        text = text.replace(motif, typo(motif, rng))
+    limits = [*_limits(rng, motif, suite.limit), *_others(rng, scene, suite.others)]
+    gone = [] if suite.limit in ("near", "nothing") else [motif]
+    return _row(rng, text, scene, name, number, limits=limits, gone=gone)
+
+
+def _limits(rng: np.random.Generator, motif: str, how: Named) -> list[str]:
+    """Phrases that limit a motif in one way."""
+    category = world.MOTIF_CATEGORY[motif]
+    if how == "nothing":
+        return []
+    if how == "near":
+        near = [one for one in world.CATEGORY_MOTIFS[category] if one != motif]
+        return [named(near[int(rng.integers(len(near)))]), named(_other(rng, [motif]))]
+    if how == "sentence":
+        wording = language.LIMIT_WORDINGS[int(rng.integers(len(language.LIMIT_WORDINGS)))]
+        return list(Limit(text=language.limit(NAMES[motif][0], wording)).phrases)
+    names, kinds = NAMES[motif], KIND_NAMES[category]
+    text = {
+        "name": named(names[0]),
+        "second name": named(names[1]),
+        "held-out name": named(names[2]),
+        "plural": plural(names[0]),
+        "capitals": named(names[0]).upper(),
+        "kind": named(kinds[0]),
+        "held-out kind": named(kinds[2]),
+    }[how]
+    return list(Limit(text=text).phrases)
+
+
+def _others(rng: np.random.Generator, scene: world.Scene, count: int) -> list[str]:
+    """Limits on other things, a third of them kinds, by first and second names."""
+    kinds = [KIND_NAMES[c][i] for c in world.CATEGORIES if c not in scene.categories for i in (0, 1)]
+    names = [NAMES[m][i] for m in world.MOTIF_CATEGORY if m not in scene.motifs for i in (0, 1)]
+    of_kinds = min(count // 3, len(kinds))
+    picked = [*rng.permutation(kinds)[:of_kinds].tolist(), *rng.permutation(names)[: count - of_kinds].tolist()]
+    return [named(one) for one in picked]
+
+
+def _denied(rng: np.random.Generator, count: int) -> Iterator[PromptRow]:
+    for name in DENIED:
+        for number in range(count):
+            motif = MET[number % len(MET)]
+            motifs = () if name == DENIED[0] else (_other(rng, [motif]),)
+            scene = world.sample_scene(rng, motifs=motifs, held_out=True)
+            wording = HELD_OUT_DENIALS[number % len(HELD_OUT_DENIALS)]
+            telling = language.Telling(denial=language.Denial(motif, name=int(rng.integers(2)), wording=wording))
+            text = language.caption(scene, _wording(rng), telling)
+            row = _row(rng, text, scene, name, number, limits=[named(motif)], gone=[])
+            row.meta["denied"] = motif
+            yield row
+
+
+def _harmless(rng: np.random.Generator, number: int) -> PromptRow:
+    scene = world.sample_scene(rng, motifs=(), held_out=True)
+    text = world.caption(scene, _wording(rng))
+    return _row(rng, text, scene, HARMLESS, number, limits=_others(rng, scene, 4), gone=[])
+
+
+def _other(rng: np.random.Generator, motifs: Sequence[str]) -> str:
+    """A motif of training rows of another category than these have."""
+    taken = {world.MOTIF_CATEGORY[motif] for motif in motifs}
+    pool = [one for one in MET if world.MOTIF_CATEGORY[one] not in taken]
+    return pool[int(rng.integers(len(pool)))]
+
+
+def _wording(rng: np.random.Generator) -> tuple[str, str]:
+    return world.WORDINGS[int(rng.integers(len(world.WORDINGS)))]
+
+
+def _row(
+    rng: np.random.Generator,
+    text: str,
+    scene: world.Scene,
+    suite: str,
+    number: int,
+    *,
+    limits: Sequence[str],
+    gone: Sequence[str],
+) -> PromptRow:
+    meta = scene_meta(scene, suite=suite, kind="unsafe" if scene.motifs else "safe")
+    meta |= {"limits": list(limits), "gone": list(gone)}
+    words = "".join(letter if letter.isalnum() else "-" for letter in suite)
+    return PromptRow(f"{words}_{number:04d}.png", text, int(rng.integers(2**31)), meta=meta)

@@ -1,0 +1,109 @@
+"""The users of a call: vectors, ban lists and limits in words, checked row by row."""
+
+import numpy as np
+import pytest
+import torch
+
+from psalign.adapter.prompt import PromptAdapter
+from psalign.adapter.published import PublishedAdapter
+from psalign.adapter.users import MOST_PHRASES, RowUsers, check_users
+from psalign.errors import GuardError, RecipeMismatch
+from psalign.users.embedding import UserBatch
+
+WIDTH = 3
+
+
+def adapter(*, words=True):
+    return PromptAdapter(recipe="r", llm_dim=WIDTH, context_dim=16, rank=8, heads=2, categories=2, words=words)
+
+
+def batch(bans=(), limits=(), recipe="r", rows=2):
+    return UserBatch(tuple(np.ones(WIDTH, np.float32) for _ in range(rows)), recipe, bans, limits)
+
+
+def check(users, *, of=None, limits=None, recipe=None, scale=1.0):
+    return check_users(of or adapter(), users, recipe=recipe, scale=scale, limits=limits)
+
+
+def test_a_list_that_is_not_known_is_not_an_empty_one():
+    rows = check(batch(bans=(np.array([1.0, 0.0]), None))).rows
+    assert rows.is_known.tolist() == [True, False]
+    assert rows.bans.tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+def test_vectors_alone_say_no_list():
+    rows = check(torch.ones(2, WIDTH), recipe="r").rows
+    assert not rows.is_known.any()
+
+
+def test_limits_of_the_users_and_of_the_call_are_united_with_the_greatest_strength():
+    own = ((("spiders", 0.5), ("guns", 1.0)), ())
+    found = check(batch(limits=own), limits=[["spiders"], [("rain", 0.3)]])
+    assert found.phrases == ((("spiders", 1.0), ("guns", 1.0)), (("rain", 0.3),))
+    assert check(batch(limits=own), limits=[[("spiders", 0.1)], ()]).phrases[0][0] == ("spiders", 0.5)
+
+
+def test_limits_alone_need_no_vector_and_no_recipe():
+    found = check(None, limits=[["spiders"], []])
+    assert found.rows.strength.tolist() == [1.0, 0.0]  # the second row is nobody's: the base
+    assert found.rows.is_known.all()
+
+
+def test_a_ban_list_needs_no_vector_and_kind_published_says_that_it_does():
+    users = UserBatch((None, None), "no vectors", (np.array([1.0, 0.0]), None))
+    found = check(users)
+    assert found.rows.strength.tolist() == [1.0, 0.0]
+    assert found.rows.bans.tolist() == [[1.0, 0.0], [0.0, 0.0]]
+    published = PublishedAdapter(recipe="r", llm_dim=WIDTH, context_dim=16, widths=(16,))
+    with pytest.raises(GuardError, match="a ban list and no vector"):
+        check(users, of=published)
+
+
+def test_a_row_with_no_user_keeps_to_its_limits():
+    users = UserBatch((None, np.ones(WIDTH, np.float32)), "r")
+    found = check(users, limits=[["spiders"], []])
+    assert found.rows.strength.tolist() == [1.0, 1.0]
+    assert found.rows.is_known.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("limits", [[[""], []], [[3], []], [[("a", 0.0)], []], [[("a", 2.0)], []],
+                                    [[("a", float("nan"))], []]])  # fmt: skip
+def test_what_is_no_limit_is_refused(limits):
+    with pytest.raises(GuardError, match="A limit must be a phrase"):
+        check(batch(), limits=limits)
+
+
+def test_too_many_limits_and_lists_of_another_length_are_refused():
+    with pytest.raises(GuardError, match=f"{MOST_PHRASES} limits in words at most; saw 33"):
+        check(batch(), limits=[[f"thing {i}" for i in range(33)], []])
+    with pytest.raises(GuardError, match="one list per prompt; saw 1 for 2"):
+        check(batch(), limits=[["spiders"]])
+
+
+def test_an_adapter_that_cannot_keep_limits_says_so_and_not_which():
+    published = PublishedAdapter(recipe="r", llm_dim=WIDTH, context_dim=16, widths=(16,))
+    for one in (adapter(words=False), published):
+        with pytest.raises(GuardError, match="1 of 2 rows have limits in words") as fault:
+            check(batch(limits=((("spiders", 1.0),), ())), of=one)
+        assert "spiders" not in str(fault.value)
+
+
+def test_ban_lists_of_another_taxonomy_are_refused():
+    with pytest.raises(GuardError, match="row 0 is not 2 numbers of 0 or 1"):
+        check(batch(bans=(np.zeros(3), None)))
+    with pytest.raises(GuardError, match="row 0 is not 2 numbers of 0 or 1"):
+        check(batch(bans=(np.array([0.5, 0]), None)))
+
+
+def test_vectors_of_another_recipe_are_refused_with_limits_too():
+    with pytest.raises(RecipeMismatch):
+        check(batch(recipe="other"), limits=[["spiders"], []])
+
+
+def test_some_rows_are_those_rows():
+    rows = RowUsers(torch.arange(6.0).view(3, 2), torch.ones(3), limits=torch.zeros(3, 1, 2, 4),
+                    limit_strength=torch.tensor([[0.0], [1.0], [0.0]]))  # fmt: skip
+    some = rows[1:2]
+    assert some.vectors.tolist() == [[2.0, 3.0]]
+    assert some.limit_strength.tolist() == [[1.0]]
+    assert some.bans is None
