@@ -130,6 +130,22 @@ def test_profile_columns_never_take_a_ban_away(folder, capsys):
     assert pictures(folder / "loose") == pictures(folder / "stored")
 
 
+def test_a_limit_of_a_category_in_the_columns_changes_the_vector_too(folder, capsys, monkeypatch):
+    """An adapter of kind `published` knows vectors alone: the limit must be in them."""
+    (folder / "limited.csv").write_text(f"prompt,user_id,limits\n{PROMPTS[0]},level_0,no violence\n")
+    drawn = []
+
+    def make(pipeline, rows, out, *, users, **more):
+        drawn.append(users)
+        return []
+
+    monkeypatch.setattr("psalign.diffusion.generate.generate", make)
+    assert run(capsys, "generate", *flags(folder, out="limited", prompts="limited.csv", profiles=True))[0] == 0
+    assert drawn[0].banned("level_0") == ("Violence",)
+    stored = EmbeddingStore.load(folder / "embeddings")
+    assert (drawn[0].vectors(["level_0"]) != stored.vectors(["level_0"])).any()
+
+
 def test_columns_that_are_not_read_are_told(folder, capsys):
     _, _, err = run(capsys, "generate", *flags(folder, out="told"))
     assert "Profile columns are not read" in err

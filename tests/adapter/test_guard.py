@@ -14,8 +14,13 @@ from torch.nn import functional as F
 from helpers import LLM_DIM, RECIPE, for_users, tiny_adapter, tiny_unet, unet_inputs, vectors
 from psalign.adapter.adapter import cross_attentions
 from psalign.adapter.attach import attach
+from psalign.adapter.prompt import PromptAdapter
+from psalign.adapter.text import encode_texts
 from psalign.adapter.users import RowUsers
+from psalign.diffusion.base_models import load_pipeline
 from psalign.errors import CheckpointError, GuardError, RecipeMismatch
+from psalign.users.profile import UserProfile
+from psalign.users.views import batch_of
 
 KINDS = [("prompt", 1), ("prompt", 4), ("published", 1), ("published", 4)]
 
@@ -535,3 +540,16 @@ def test_text_states_that_do_not_belong_together(case):
         with pytest.raises(GuardError, match=message):
             rewrite(psa, vectors(1), **more)
         psa.unload()
+
+
+def test_a_raw_prompt_that_a_users_call_left_unchanged_is_not_known():
+    """Nothing of the prompt falls under what this user limits, so its text is the very one a pipeline makes."""
+    pipe = load_pipeline("mini")
+    pipe.set_progress_bar_config(disable=True)
+    adapter = PromptAdapter(recipe=RECIPE, context_dim=pipe.unet.config.cross_attention_dim)
+    psa = attach(pipe, adapter.eval())
+    made = psa.encode(pipe, "a red cat", batch_of([UserProfile(user_id="1", banned=())]))
+    assert torch.equal(made["prompt_embeds"], encode_texts(pipe, "a red cat").prompt_embeds)
+    with pytest.raises(GuardError, match="called without users"):
+        pipe("a red cat", num_inference_steps=1)
+    pipe(**made, num_inference_steps=1)

@@ -140,3 +140,12 @@ def test_a_row_that_nothing_matches_keeps_its_very_bits():
     users.strength[0] = 0
     changed, _ = adapter.rewritten(x, None, users)
     assert torch.equal(changed[0].view(torch.int32), x[0].view(torch.int32))
+
+
+def test_a_category_that_the_list_allows_never_matches_however_large_its_logit():
+    matcher, users = new_matcher(), new_users(limits=0)
+    with torch.no_grad():
+        matcher.categories.mul_(1e4)
+    logits = matcher(states(), users)[:, :, N:]
+    assert (logits.masked_fill(users.bans[:, None] == 1, NEVER) == NEVER).all()
+    assert (logits[0] > NEVER).any()

@@ -221,7 +221,8 @@ def test_a_digest_is_of_all_bits_and_their_places():
 
 def known(users=2, strength=None, owner=None, **more):
     texts = Texts(random(users, TOKENS, WIDTH), random(users, TOKENS, WIDTH, seed=1), **more)
-    return texts, KnownText(texts, RowUsers(torch.zeros(users, 4), strength or torch.ones(users)), owner=owner)
+    rows = RowUsers(torch.zeros(users, 4), strength or torch.ones(users))
+    return texts, KnownText(texts, rows, owner, changed=[True] * users)
 
 
 def watch(text, states, pooled):
@@ -274,7 +275,8 @@ def test_marks_tell_equal_prompts_of_two_users_apart_in_any_dtype(dtype):
     states = random(1, TOKENS, WIDTH).expand(2, -1, -1).to(dtype)
     texts = Texts(states, states.clone())
     marked, others = with_marks(texts), with_marks(texts)
-    first, other = (KnownText(one, RowUsers(torch.zeros(2, 4), torch.ones(2)), None) for one in (marked, others))
+    rows = RowUsers(torch.zeros(2, 4), torch.ones(2))
+    first, other = (KnownText(one, rows, None, changed=[True] * 2) for one in (marked, others))
     rows = torch.cat([marked.negative_prompt_embeds, marked.prompt_embeds])
     for cast in (dtype, torch.float32, torch.float16, torch.bfloat16):
         assert recognise([first], rows.to(cast), None)[1] == [

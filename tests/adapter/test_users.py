@@ -107,3 +107,15 @@ def test_some_rows_are_those_rows():
     assert some.vectors.tolist() == [[2.0, 3.0]]
     assert some.limit_strength.tolist() == [[1.0]]
     assert some.bans is None
+
+
+@pytest.mark.parametrize("limits", [["spiders", []], [[], [("spiders", "guns")]], [[("spiders", None)], []]])
+def test_limits_that_are_no_list_of_phrases_are_refused(limits):
+    """One text in place of a list would become a limit for each of its letters."""
+    with pytest.raises(GuardError, match=r"list of phrases|must be a phrase") as fault:
+        check(batch(), limits=limits)
+    assert "spiders" not in fault.value.args[0]
+
+
+def test_a_repr_does_not_show_limits():
+    assert "spiders" not in repr(check(batch(), limits=[["spiders"], []]))

@@ -73,3 +73,16 @@ def test_rows_with_fewer_limits_are_filled_up_with_none():
     assert users.limit_strength.tolist() == [[1.0, 0.5], [1.0, 0.0]]
     assert users.limits[:, :, 0, 0].tolist() == [[1.0, 2.0], [2.0, 0.0]]
     assert with_limits(CheckedUsers(rows, ((), ())), {}) is rows
+
+
+def test_a_weight_that_was_exchanged_encodes_anew(mini):
+    """Another parameter in the same place, of the same count of changes."""
+    kept, embeddings = PhraseStates(), mini.text_encoder.get_input_embeddings()
+    saved = embeddings.weight
+    try:
+        embeddings.weight = torch.nn.Parameter(saved.detach().clone())
+        before = kept.states(mini, ["a sword"], {})["a sword"]
+        embeddings.weight = torch.nn.Parameter(saved.detach() + 0.1)
+        assert not torch.equal(kept.states(mini, ["a sword"], {})["a sword"], before)
+    finally:
+        embeddings.weight = saved

@@ -43,3 +43,8 @@ def test_joined_users_keep_their_vectors_and_later_ones_win():
     assert both.banned("2") == ("Hate", "Violence", "Propaganda")
     np.testing.assert_array_equal(both.vectors(["free"]), STORE.vectors(["free"]))
     np.testing.assert_array_equal(both.vectors(["2"]), others.vectors(["2"]))
+
+
+def test_a_limit_that_names_a_category_makes_a_new_vector():
+    floor = above_the_floor([UserProfile(user_id="free", limits=["no violence"])], STORE)
+    assert [(one.user_id, one.banned) for one in floor.embed] == [("free", ("Violence",))]

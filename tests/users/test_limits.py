@@ -372,3 +372,13 @@ def test_no_cell_of_a_users_file_begins_like_a_formula(tmp_path):
 
 def test_phrases_of_a_text_that_says_nothing():
     assert phrases_of_text("no") == phrases_of_text("") == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["non-consensual scenes", "never-ending stairs", "not safe for work", "not suitable for kids", "without clothes",
+     "no clothes", "people without clothes"],
+)  # fmt: skip
+def test_a_negation_that_is_meant_stays(text):
+    """Without it the limit would be the opposite of what was written."""
+    assert Limit(text).phrases == (text,)

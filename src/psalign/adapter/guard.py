@@ -27,7 +27,7 @@ from .adapter import PSAAdapter
 from .explain import Explanation, explain_texts
 from .prompt import PromptAdapter
 from .published import Args, Kwargs, UserTerms
-from .recognition import Found, KnownText, live_texts, recognise
+from .recognition import Found, KnownText, digests_of, live_texts, recognise
 from .text import Texts, accepted_by, encode_texts, rewrite_texts, with_marks, without_marks
 from .users import CheckedUsers, RowUsers, Scale, check_users
 from .words import PhraseStates, with_limits
@@ -109,8 +109,10 @@ class AttachedAdapter:
         checked = check_users(self.adapter, users, recipe=recipe, scale=scale, limits=limits)
         made = self._made(texts, self._with_limits(pipe, checked, options))
         known, passed = made["cross_attention_kwargs"][KEY], accepted_by(pipe, made)
+        is_direct = getattr(denoiser, "_orig_mod", denoiser) is self.unet
         if not is_inside and hasattr(denoiser, "attn_processors"):  # it would warn of unknown arguments at every layer
             passed.pop("cross_attention_kwargs", None)
+        known.is_carried = is_direct and "cross_attention_kwargs" in passed
         if "cross_attention_kwargs" not in passed:
             self._kept.append(known)
         return passed
@@ -181,7 +183,7 @@ class AttachedAdapter:
             made, plain = rewrite_texts(self.adapter, texts, rows), None
         else:
             made, plain = with_marks(texts), texts
-        known = KnownText(made, rows, self, plain=plain)
+        known = KnownText(made, rows, self, changed=_changed_rows(texts, made), plain=plain)
         return {**made.arguments(), "cross_attention_kwargs": {KEY: known}}
 
     # --- the base, and leaving ----------------------------------------------------------------------------------------
@@ -290,7 +292,7 @@ class AttachedAdapter:
     def _recognised(self, unet: nn.Module, text: Any, args: Args, kwargs: Kwargs) -> Found:
         """The text of a call, the places of its rows in it, and the states. Raises GuardError for any other row.
 
-        Where no text travels with the call, one row must be rewritten: any other could be a pipeline's own.
+        Where no text travels with the call, see KnownText.may_come_alone: a row could be a pipeline's own.
         """
         if torch.jit.is_tracing():
             raise GuardError(
@@ -305,7 +307,7 @@ class AttachedAdapter:
         states, pooled = _text_of(kwargs)
         found = recognise(live_texts(self) if text is None else [text], states, pooled)
         is_rewritten = found is not None and found[0].is_rewritten(found[1])
-        if text is None and not is_rewritten:
+        if text is None and not (found is not None and found[0].may_come_alone(found[1])):
             raise _without_users(unet)
         if found is None:
             raise GuardError(
@@ -363,6 +365,12 @@ class BesideGuard:
         if pooled is not None:
             kwargs["added_cond_kwargs"] = {**kwargs["added_cond_kwargs"], "text_embeds": pooled}
         return args, kwargs
+
+
+def _changed_rows(before: Texts, after: Texts) -> list[bool]:
+    """For each prompt, whether it has other bits than before."""
+    digests = [digests_of(texts.prompt_embeds, texts.pooled_prompt_embeds).tolist() for texts in (before, after)]
+    return [one != other for one, other in zip(*digests, strict=True)]
 
 
 def _here() -> tuple[int, Any]:

@@ -66,7 +66,7 @@ class TokenMatcher(nn.Module):
         category = features @ self.categories.T + self.bans_bias[1]  # [B, T, C]
         if users.bans is not None and users.is_known is not None:
             vector = vector.masked_fill(users.is_known[:, None, None], NEVER)
-            category = category + (1.0 - users.bans)[:, None] * 2 * NEVER
+            category = category.masked_fill(users.bans[:, None] == 0, NEVER)
         else:
             category = torch.full_like(category, NEVER)
         parts = [vector, category]

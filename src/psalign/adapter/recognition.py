@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -50,12 +50,16 @@ class Seen(NamedTuple):
 class KnownText:
     """The rows of one call's text, by digests of their content; it travels with the call in cross_attention_kwargs.
 
-    texts: what the pipeline receives. users: one per prompt. owner: the attached adapter that made the text. plain: for
-    kind `published`, the texts without marks.
+    texts: what the pipeline receives. users: one per prompt. owner: the attached adapter that made the text. changed:
+    for each prompt, whether it differs from what a pipeline makes of it. plain: for kind `published`, the texts without
+    marks. is_carried: whether the denoiser of this call receives cross_attention_kwargs, and so this very object.
     """
 
-    def __init__(self, texts: Texts, users: RowUsers, owner: object, *, plain: Texts | None = None) -> None:
+    def __init__(
+        self, texts: Texts, users: RowUsers, owner: object, *, changed: Sequence[bool], plain: Texts | None = None
+    ) -> None:
         self.users, self.owner, self.plain = users, owner, plain
+        self.changed, self.is_carried = changed, False
         self._names: dict[int, int] = {}  # digest of a row in any dtype -> its digest as it was made
         self._prompts = self._learn(texts.prompt_embeds, texts.pooled_prompt_embeds)
         self._negatives = self._learn(texts.negative_prompt_embeds, texts.negative_pooled_prompt_embeds)
@@ -77,8 +81,17 @@ class KnownText:
         return arrange([self._names.get(digest) for digest in digests], self._prompts, self._negatives)
 
     def is_rewritten(self, places: Iterable[Place]) -> bool:
-        """Whether some row is a prompt of a user, which no pipeline makes by itself."""
+        """Whether some row is a prompt of a user."""
         return any(place.is_prompt and bool(self.users.strength[place.row]) for place in places)
+
+    def may_come_alone(self, places: Iterable[Place]) -> bool:
+        """Whether a denoiser may take these rows for this call's without the call's object.
+
+        A prompt that falls under nothing its user limits stays as any pipeline makes it. Without the object such a row
+        says nothing of users, unless the call's denoiser never receives it.
+        """
+        prompts = [place for place in places if self.is_rewritten([place])]
+        return any(not self.is_carried or self.changed[place.row] for place in prompts)
 
     def unconditional(self, places: list[Place], states: torch.Tensor, pooled: torch.Tensor | None) -> list[Any]:
         """Kind `published`: what a ControlNet may read, with the unconditional text in place of users' prompts.

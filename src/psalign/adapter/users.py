@@ -6,7 +6,8 @@ Place on the path of data: what comes from steps 2 and 3 into steps 4 and 5.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -62,10 +63,13 @@ def _some(x: torch.Tensor | None, rows: Any) -> torch.Tensor | None:
 
 @dataclass(frozen=True)
 class CheckedUsers:
-    """Users of a call as they were given, checked: see check_users. phrases: limits in words of each row."""
+    """Users of a call as they were given, checked: see check_users.
+
+    phrases: limits in words of each row. A repr does not show them: they are personal.
+    """
 
     rows: RowUsers
-    phrases: tuple[Phrases, ...]
+    phrases: tuple[Phrases, ...] = field(repr=False)
 
 
 def check_users(
@@ -90,7 +94,7 @@ def check_users(
     if limits is not None and len(limits) != len(rows):
         raise GuardError(f"limits must have one list per prompt; saw {len(limits)} for {len(rows)} users.")
     phrases = tuple(_united(*both) for both in zip(own, limits or [()] * len(rows), strict=True))
-    _require_words(adapter, phrases)
+    require_words(adapter, phrases)
     vectors = torch.stack([_vector(number, row, adapter.llm_dim) for number, row in enumerate(rows)])
     given = zip(rows, bans, phrases, strict=True)
     is_present = torch.tensor([row is not None or code is not None or bool(limit) for row, code, limit in given])
@@ -140,10 +144,16 @@ def _given(
 
 def _united(*groups: Sequence[Any]) -> Phrases:
     """The phrases of several lists, each with its greatest strength, in the order in which they came."""
+    if any(isinstance(group, str) for group in groups):  # its letters would become the limits
+        raise GuardError(
+            "The limits of a prompt must be a list of phrases; saw one text.",
+            hint='Pass a list for each prompt, as limits=[["spiders", "guns"]].',
+        )
     strengths: dict[str, float] = {}
     for one in (one for group in groups for one in group):
         phrase, strength = one if isinstance(one, tuple | list) and len(one) == 2 else (one, 1.0)
-        if not isinstance(phrase, str) or not phrase.strip() or not 0 < strength <= 1:
+        is_phrase = isinstance(phrase, str) and bool(phrase.strip())
+        if not (is_phrase and isinstance(strength, Real) and 0 < strength <= 1):
             raise GuardError(
                 "A limit must be a phrase, or a phrase and its strength, more than 0 and at most 1; saw another thing.",
                 hint="psalign.users.limits reads what people write: Limit(text).phrases.",
@@ -154,7 +164,8 @@ def _united(*groups: Sequence[Any]) -> Phrases:
     return tuple(strengths.items())
 
 
-def _require_words(adapter: PSAAdapter, phrases: Sequence[Phrases]) -> None:
+def require_words(adapter: PSAAdapter, phrases: Sequence[Phrases]) -> None:
+    """Raises GuardError where rows have limits in words and the adapter was not trained to keep them."""
     count = sum(bool(one) for one in phrases)
     if count and not getattr(adapter.config, "words", False):
         raise GuardError(

@@ -43,7 +43,7 @@ def _name_of_encoders(pipe: Any) -> tuple[Any, ...]:
     """What changes when a text encoder of a pipeline is exchanged, gets a LoRA, or is changed in place."""
     modules = [getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")]
     weights = [p for module in modules if isinstance(module, torch.nn.Module) for p in module.parameters()]
-    return (*map(id, modules), len(weights), sum(weight._version for weight in weights))
+    return (*map(id, modules), *((id(weight), weight._version) for weight in weights))
 
 
 def phrase_states(pipe: Any, phrases: Sequence[str], **options: Any) -> torch.Tensor:

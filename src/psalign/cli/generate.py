@@ -125,16 +125,16 @@ def _embed_profiles(
     if store is None:
         embed = partial(PublishedEmbedder, arguments.llm or DEFAULT_MODEL, device=str(shard.device))
         return rows, shard.from_first(lambda: EmbeddingStore.build(list(profiles.values()), embed()))
-    store = store.with_limits(list(profiles.values()))
-    floor = above_the_floor(list(profiles.values()), store)
+    people = list(profiles.values())
+    floor = above_the_floor(people, store)  # before limits are added: a vector that lacks one's category is made anew
     if shard.is_first:
         print(*floor.remarks, sep="\n", end="\n" * bool(floor.remarks), file=sys.stderr)
 
     def build() -> EmbeddingStore:
         if not floor.embed:
-            return store
+            return store.with_limits(people)
         embedder = embedder_for(store.recipe, model=arguments.llm, device=str(shard.device))
-        return store.joined(EmbeddingStore.build(floor.embed, embedder, statistics_of=store))
+        return store.joined(EmbeddingStore.build(floor.embed, embedder, statistics_of=store)).with_limits(people)
 
     return rows, shard.from_first(build)
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ..adapter.guard import AttachedAdapter
 from ..adapter.text import accepted_by, encode_texts
+from ..adapter.users import require_words
 from ..categories import current
 from ..errors import GenerationError, OutputError, RecipeMismatch, UnknownUser, UsageError, reason_of
 from ..files import Record, locked, read_json, write_bytes, write_json, write_jsonl
@@ -136,8 +137,8 @@ def generate(
     pipeline something of each row. Under `accelerate launch` each process draws its share and the first writes the
     manifest.
     Raises, before anything is written, OutputError where `out` holds another run or another process draws into it,
-    EmbeddingMissing for a user without
-    a vector; with an adapter UsageError for rows of no user, RecipeMismatch for vectors it was not trained with.
+    EmbeddingMissing for a user without a vector; with an adapter UsageError for rows of no user, RecipeMismatch for
+    vectors it was not trained with, GuardError for limits in words that it was not trained to keep.
     Raises GenerationError at the end where a picture could not be made; the others are kept.
     """
     check_rows(rows)
@@ -308,7 +309,7 @@ def check_rows(rows: Sequence[PromptRow]) -> None:
 
 
 def check_users(rows: Sequence[PromptRow], users: Users, attached: AttachedAdapter) -> None:
-    """Raises UsageError, RecipeMismatch or EmbeddingMissing for rows that the adapter cannot draw."""
+    """Raises UsageError, RecipeMismatch, EmbeddingMissing or GuardError for rows that the adapter cannot draw."""
     nobody = [row.file_name for row in rows if row.user_id is None]
     if nobody:
         raise UsageError(
@@ -321,7 +322,8 @@ def check_users(rows: Sequence[PromptRow], users: Users, attached: AttachedAdapt
             f"These user vectors were made by recipe {users.fingerprint}; the adapter was trained with {trained}.",
             hint="Run: psalign embed --users users.csv --like <the vectors the adapter was trained with>",
         )
-    users.batch(_user_ids(rows))
+    batch = users.batch(_user_ids(rows))
+    require_words(attached.adapter, getattr(batch, "limits", ()))
 
 
 def open_run(out: Path, run: dict[str, Any]) -> None:

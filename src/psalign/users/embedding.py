@@ -387,8 +387,8 @@ class EmbeddingStore:
 
         Limits are only added: those that the store has stay, whatever a profile leaves out.
         """
-        added = {self._own_id(profile.user_id): profile.limits or () for profile in profiles if profile.user_id in self}
-        return self._changed(limits=_joined_limits(self._limits, added), folder=self.folder)
+        added = [{self._own_id(one.user_id): one.limits or ()} for one in profiles if one.user_id in self]
+        return self._changed(limits=_joined_limits(self._limits, *added), folder=self.folder)
 
     def known_bans(self, user_id: str) -> tuple[str, ...]:
         """Categories the user bans. Raises UnknownUser where that is not known, EmbeddingMissing for a stranger."""

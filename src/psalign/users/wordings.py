@@ -76,10 +76,15 @@ _AWAY = _any(
     f"keep {_TO_SOMEBODY} (?:safe |away )?from", f"(?:spare|save) {_TO_SOMEBODY}(?: from)?",
     f"protect {_TO_SOMEBODY} (?:from|against)", "limit", "restrict",
 )  # fmt: skip
+# Behind these a negation is what is meant: "without clothes" limits bare people, not clothes.
+_NOT_LACKING = (
+    r"(?!(?:no|without)(?: (?:any|a|their|his|her))? (?:clothes|clothing|underwear|pants|trousers|shirts?|consent)\b)"
+    r"(?!not (?:safe|suitable|appropriate|fit|meant|intended|dressed|wearing|covered|consensual|halal|kosher)\b)"
+)
 
 # What stands before what is meant; taken off again and again, as long as something is left.
 _BEFORE = tuple(
-    re.compile(rf"^(?:{pattern})[\s:,-]+(?=\S)")
+    re.compile(rf"^(?:{pattern})(?:[\s:,]|-(?=\s)|(?<=\s)-)+(?=\S)")  # the hyphen of "non-halal" belongs to the word
     for pattern in (
         "please|pls|kindly|hi|hello|hey|thanks|ok|okay|so|also|and|or|nor|but|well|sorry|honestly|personally",
         "(?:can|could|would|will) you(?: please)?|make sure(?: that)?|be sure(?: that| to)?|try(?: to)?",
@@ -91,7 +96,8 @@ _BEFORE = tuple(
         f"(?:do not|don't|dont|do never|never)(?: {_VERY})* {_DRAW}(?: {_TO_SOMEBODY})?(?: {_LIKE})*",
         f"(?:stop|quit|avoid|no|not)(?: {_VERY})* {_DRAWING}(?: {_TO_SOMEBODY})?",
         _AWAY,
-        f"(?:no|not|nothing|none|never|without|zero|minus|except|non)(?: {_OF})?(?: (?:more|such thing as|{_VERY}))?",
+        f"{_NOT_LACKING}(?:no|not|nothing|none|never|without|zero|minus|except|non)(?: {_OF})?"
+        f"(?: (?:more|such thing as|{_VERY}))?",
         "there (?:should|must|may|can|shall|is|are|will) ?(?:not|never|n't)?(?: be)?(?: no| any)?",
         f"(?:it's|it is|it would be)(?: {_VERY})*(?: not)? \\w+ (?:for {_TO_SOMEBODY} )?"
         f"(?:to (?:see|look at|watch)|when {_SOMEBODY} (?:sees?|looks? at|watch(?:es)?))",
