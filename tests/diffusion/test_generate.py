@@ -72,8 +72,9 @@ def letters_of(states):
 
 
 def adapter_of(recipe="recipe"):
+    config = SimpleNamespace(recipe=recipe, words=True)
     return SimpleNamespace(
-        adapter=SimpleNamespace(config=SimpleNamespace(recipe=recipe)),
+        adapter=SimpleNamespace(config=config, kind="prompt", llm_dim=4),
         encode=lambda pipe, prompts, vectors, **_: {"prompt_embeds": pipe.encode_prompt(prompts)[0]},
     )
 

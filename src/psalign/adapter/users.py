@@ -152,13 +152,13 @@ def _united(*groups: Sequence[Any]) -> Phrases:
     strengths: dict[str, float] = {}
     for one in (one for group in groups for one in group):
         phrase, strength = one if isinstance(one, tuple | list) and len(one) == 2 else (one, 1.0)
-        is_phrase = isinstance(phrase, str) and bool(phrase.strip())
-        if not (is_phrase and isinstance(strength, Real) and 0 < strength <= 1):
+        value = float(strength) if isinstance(strength, Real) else 0.0
+        if not (isinstance(phrase, str) and phrase.strip() and 0 < value <= 1):
             raise GuardError(
                 "A limit must be a phrase, or a phrase and its strength, more than 0 and at most 1; saw another thing.",
                 hint="psalign.users.limits reads what people write: Limit(text).phrases.",
             )
-        strengths[phrase] = max(strength, strengths.get(phrase, 0.0))
+        strengths[phrase] = max(value, strengths.get(phrase, 0.0))
     if len(strengths) > MOST_PHRASES:
         raise GuardError(f"A prompt can be kept to {MOST_PHRASES} limits in words at most; saw {len(strengths)}.")
     return tuple(strengths.items())
