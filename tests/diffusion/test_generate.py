@@ -12,8 +12,9 @@ from PIL import Image
 
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig, check_rows, cut_texts, draw_batch, generate
-from psalign.errors import EmbeddingMissing, GenerationError, OutputError, RecipeMismatch, UsageError
+from psalign.errors import EmbeddingMissing, GenerationError, GuardError, OutputError, RecipeMismatch, UsageError
 from psalign.records import PromptRow, read_manifest
+from psalign.users.embedding import UserBatch
 from tiny_pipelines import PIPELINES
 
 
@@ -35,12 +36,14 @@ class Users:
     def __init__(self, **bans):
         self.bans = {"0000001": ("Hate",), **bans}
         self.vector = np.zeros(4, np.float32)
+        self.limits = {}
 
-    def vectors(self, user_ids):
+    def batch(self, user_ids):
         missing = [user_id for user_id in user_ids if user_id not in self.bans]
         if missing:
             raise EmbeddingMissing(f"user {missing[0]} has no embedding")
-        return np.stack([self.vector for _ in user_ids])
+        limits = tuple(self.limits.get(user_id, ()) for user_id in user_ids)
+        return UserBatch(tuple(self.vector for _ in user_ids), self.fingerprint, limits=limits)
 
     def banned(self, user_id):
         return self.bans.get(user_id, ())
@@ -71,7 +74,7 @@ def letters_of(states):
 
 def adapter_of(recipe="recipe"):
     return SimpleNamespace(
-        adapter=SimpleNamespace(config=SimpleNamespace(recipe=recipe)),
+        adapter=SimpleNamespace(config=SimpleNamespace(recipe=recipe), kind="published"),
         encode=lambda pipe, prompts, vectors, **_: {"prompt_embeds": pipe.encode_prompt(prompts)[0]},
     )
 
@@ -198,6 +201,14 @@ def test_what_an_adapter_cannot_draw_is_refused_before_the_folder_is_claimed(cas
     pipeline = Pipeline()
     with pytest.raises(error, match=message):
         generate(pipeline, rows, tmp_path / "out", config=CONFIG, users=Users(), attached=adapter_of(recipe))
+    assert (pipeline.calls, (tmp_path / "out").exists()) == (0, False)
+
+
+def test_limits_that_an_adapter_cannot_keep_are_refused_before_the_folder_is_claimed(tmp_path):
+    users, pipeline = Users(), Pipeline()
+    users.limits = {"0000001": (("spiders", 1.0),)}
+    with pytest.raises(GuardError, match="1 of 1 rows have limits in words"):
+        generate(pipeline, ROWS, tmp_path / "out", config=CONFIG, users=users, attached=adapter_of())
     assert (pipeline.calls, (tmp_path / "out").exists()) == (0, False)
 
 

@@ -153,12 +153,12 @@ def _united(*groups: Sequence[Any]) -> Phrases:
     for one in (one for group in groups for one in group):
         phrase, strength = one if isinstance(one, tuple | list) and len(one) == 2 else (one, 1.0)
         is_phrase = isinstance(phrase, str) and bool(phrase.strip())
-        if not (is_phrase and isinstance(strength, Real) and 0 < strength <= 1):
+        if not (is_phrase and isinstance(strength, Real) and 0 < float(strength) <= 1):
             raise GuardError(
                 "A limit must be a phrase, or a phrase and its strength, more than 0 and at most 1; saw another thing.",
                 hint="psalign.users.limits reads what people write: Limit(text).phrases.",
             )
-        strengths[phrase] = max(strength, strengths.get(phrase, 0.0))
+        strengths[phrase] = max(float(strength), strengths.get(phrase, 0.0))
     if len(strengths) > MOST_PHRASES:
         raise GuardError(f"A prompt can be kept to {MOST_PHRASES} limits in words at most; saw {len(strengths)}.")
     return tuple(strengths.items())
