@@ -112,7 +112,7 @@ def check_users(
             hint="Pass store.batch(user_ids) of an EmbeddingStore.",
         )
     codes = torch.stack([_code(number, code, width) for number, code in enumerate(bans)])
-    # A row without a vector has nothing else to go by: without a list, its limits alone count.
+    # A row without vector and list counts as one with an empty list: then its limits alone count.
     is_known = torch.tensor([code is not None or row is None for code, row in zip(bans, rows, strict=True)])
     return CheckedUsers(RowUsers(vectors, strength * is_present, codes, is_known), phrases)
 

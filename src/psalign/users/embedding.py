@@ -1,6 +1,6 @@
 """User vectors: profile and banned categories -> [B, llm_dim], kept in a folder with their recipe. Step 3 of the path.
 
-Beside the vectors lie ban lists and limits in words; a vector knows bans, and never words.
+Beside the vectors lie ban lists and limits in words. Bans change a vector; limits in words never do.
 
 A recipe says how vectors were made; an adapter trained on one recipe refuses vectors of another.
 """
