@@ -8,7 +8,8 @@ from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
 from psalign.adapter.users import MOST_PHRASES, RowUsers, check_users
 from psalign.errors import GuardError, RecipeMismatch
-from psalign.users.embedding import UserBatch
+from psalign.users.embedding import EmbeddingStore, StructuredEmbedder, UserBatch
+from psalign.users.profile import UserProfile
 
 WIDTH = 3
 
@@ -57,6 +58,19 @@ def test_a_ban_list_needs_no_vector_and_kind_published_says_that_it_does():
     published = PublishedAdapter(recipe="r", llm_dim=WIDTH, context_dim=16, widths=(16,))
     with pytest.raises(GuardError, match="a ban list and no vector"):
         check(users, of=published)
+
+
+def test_kind_published_refuses_vectors_that_lack_a_limit():
+    """A category limit that was added after embedding is in the ban list and not in the vector."""
+    people = [UserProfile(user_id="1", banned=()), UserProfile(user_id="2", banned=("Hate",))]
+    store = EmbeddingStore.build(people, StructuredEmbedder(WIDTH))
+    published = PublishedAdapter(recipe=store.fingerprint, llm_dim=WIDTH, context_dim=16, widths=(16,))
+    assert len(check(store.batch(["1", "2"]), of=published).rows) == 2
+    later = store.with_limits([UserProfile(user_id="1", limits=("no violence",))])
+    with pytest.raises(GuardError, match="1 of 2 users ban categories that their vectors do not hold"):
+        check(later.batch(["1", "2"]), of=published)
+    prompt = PromptAdapter(recipe=store.fingerprint, llm_dim=WIDTH, context_dim=16, rank=8, heads=2)
+    assert check(later.batch(["1"]), of=prompt).rows.bans.sum() == 1
 
 
 def test_a_row_with_no_user_keeps_to_its_limits():

@@ -528,3 +528,34 @@ def test_limits_that_were_changed_are_refused(speakers, tmp_path):
                 EmbeddingStore.load(path.parent)
             assert "secret" not in str(caught.value)
             path.write_text(whole)
+
+
+def test_a_store_knows_which_limits_its_vectors_do_not_hold(tmp_path):
+    """A category limit that was there when the vector was made is in it; one that was added later is not."""
+    people = [
+        UserProfile(user_id="1", banned=()),
+        UserProfile(user_id="2", banned=("Hate",), limits=("no violence",)),
+    ]
+    store = EmbeddingStore.build(people, StructuredEmbedder(8))
+    assert store.batch(["1", "2", None]).unheld == (0, 0, 0)
+    more = [
+        UserProfile(user_id="1", limits=("no violence", "spiders")),
+        UserProfile(user_id="2", limits=("no hate", "no violence", "no propaganda")),
+    ]
+    later = store.with_limits(more)
+    assert [later.unheld(user_id) for user_id in "12"] == [("Violence",), ("Propaganda",)]
+    later.save(tmp_path / "store")
+    later.save_npy(tmp_path / "npy")
+    for folder in ("store", "npy"):
+        again = EmbeddingStore.load(tmp_path / folder)
+        assert [again.unheld(user_id) for user_id in "12"] == [("Violence",), ("Propaganda",)]
+    assert later.raw().unheld("1") == ("Violence",)
+    assert later.without(["2"]).with_limits(more).unheld("1") == ("Violence",)
+    anew = EmbeddingStore.build([UserProfile(user_id="1", banned=("Violence",))], StructuredEmbedder(8),
+                                statistics_of=store)  # fmt: skip
+    assert later.joined(anew).unheld("1") == ()
+    exact = EmbeddingStore.build(people, StructuredEmbedder(8), exact=True).with_limits(more)
+    assert exact.unheld("1") == ()  # the exact code behind the vector holds it
+    ended = store.with_limits([UserProfile(user_id="1", limits=(Limit("no violence", until=date(2020, 1, 1)),))])
+    assert ended.unheld("1") == ()
+    assert ended.unheld("1", today=date(2019, 1, 1)) == ("Violence",)

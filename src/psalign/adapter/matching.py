@@ -15,9 +15,9 @@ from .adapter import UserProjection
 from .users import RowUsers
 
 NEVER = -20.0  # logit of a user token that a row does not have
-LEAST_OF_BANS, LEAST_OF_WORDS = 0.25, 0.5  # matches below are none, once the matcher is sharp
+LEAST_OF_BANS, LEAST_OF_WORDS = 0.25, 0.5  # smaller matches become exactly 0 once the matcher is sharp
 SIMILAR = 12.0  # logits for a cosine from 0 to 1, in the space of features
-WORDS_RANK = 32  # of what is learned about the similarity of words
+WORDS_RANK = 32  # rank of the learned part of the similarity of words
 
 
 class TokenMatcher(nn.Module):
@@ -26,7 +26,7 @@ class TokenMatcher(nn.Module):
     Vector tokens (N) and category tokens (C) are compared with learned features of a prompt token [R]. A limit in words
     (M) is compared in two ways: its states with the prompt's states, by a similarity that begins as their cosine and so
     works for words that training never met; and its features with the prompt's features, which know kinds ("weapon" of
-    a sword), as far as its breadth, a number of its own, lets them.
+    a sword). The second way counts more where the limit's breadth, a number computed from its states, is larger.
 
     context_dim: D. rank: R. llm_dim, n_tokens, proj_rank: see UserProjection. categories: C.
     """
@@ -47,14 +47,14 @@ class TokenMatcher(nn.Module):
         self.words_down = nn.Linear(context_dim, WORDS_RANK, bias=False)
         self.words_up = nn.Linear(WORDS_RANK, context_dim, bias=False)
         nn.init.zeros_(self.words_up.weight)  # the similarity begins as a cosine
-        self.words_scale = nn.Parameter(torch.full((2,), 2.1))  # log; of last words and of ends of text
+        self.words_scale = nn.Parameter(torch.full((2,), 2.1))  # logarithms, for last words and for ends of text
         self.words_bias = nn.Parameter(torch.full((2,), -4.0))
         self.breadth = nn.Sequential(nn.Linear(context_dim, 16), nn.GELU(), nn.Linear(16, 1))
 
     @torch.no_grad()
     def measure(self, states: torch.Tensor) -> None:
         """Take centre and spread of a text state from the states of a sample of captions, [Q, T, D]."""
-        words = states[:, 1:].float().flatten(0, 1)  # the start of text is one and the same, and far out
+        words = states[:, 1:].float().flatten(0, 1)  # without the start of text: always equal, an outlier
         self.centre.copy_(words.mean(0))
         self.spread.copy_(words.std(0).clamp(min=1e-3))
 
@@ -80,8 +80,8 @@ class TokenMatcher(nn.Module):
     def matches(self, logits: torch.Tensor, users: RowUsers, *, sharp: bool) -> torch.Tensor:
         """Logits [B, T, S] -> matches [B, T, S] in [0, 1], a limit's times its strength.
 
-        sharp: matches below their least are exactly 0; their gradient stays. As long as the matcher has learned
-        nothing they must not be.
+        sharp: whether matches below LEAST_OF_BANS and LEAST_OF_WORDS become exactly 0; their gradient stays. Training
+        begins with sharp=False: small matches of an untrained matcher must reach the rewriter.
         """
         matches = logits.sigmoid()
         if sharp:

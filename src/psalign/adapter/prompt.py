@@ -91,10 +91,10 @@ def _added(x: torch.Tensor, change: torch.Tensor, strength: torch.Tensor) -> tor
 class PromptRewriter(nn.Module):
     """Rewrites text states [B, T, D] whose tokens are matched [B, T]; adds exactly nothing until it is trained.
 
-    It never learns why a token is matched, only that it is, so a limit can do nothing but add matches. It works in R
-    dimensions: in each of `depth` blocks every token attends to the prompt and to its matched tokens (what is taken
-    away is also taken away where later tokens had taken it up). A token may be added to, or exchanged for another state
-    (out = state + gate * (other - state)): what is taken away need not be known in detail.
+    It sees which tokens are matched and never why. It works in R dimensions: in each of `depth` blocks every token
+    attends to the prompt and to its matched tokens, since states of later tokens also hold what the matched word says.
+    A token's state is added to, or exchanged for another state (out = state + gate * (other - state)); an exchange
+    needs no knowledge of all that the state held.
     pooled_dim: width of a pooled text state that is rewritten too (SDXL), or 0.
     """
 

@@ -106,13 +106,20 @@ def check_users(
     if not torch.isfinite(strength).all() or (strength < 0).any():
         raise GuardError(f"scale must be finite and at least 0; saw {strength.tolist()}.")
     width = int(getattr(adapter.config, "categories", 0))
+    stale = 0 if width else sum(map(bool, getattr(users, "unheld", ())))
+    if stale:
+        raise GuardError(
+            f"{stale} of {len(rows)} users ban categories that their vectors do not hold: limits were added after they "
+            f"were made, and an adapter of kind '{adapter.kind}' knows vectors alone.",
+            hint="Run: psalign embed --users users.csv --force (or draw with an adapter of kind 'prompt').",
+        )
     if not width and any(row is None and code is not None for row, code in zip(rows, bans, strict=True)):
         raise GuardError(
             f"Some users have a ban list and no vector, and an adapter of kind '{adapter.kind}' knows vectors alone.",
             hint="Pass store.batch(user_ids) of an EmbeddingStore.",
         )
     codes = torch.stack([_code(number, code, width) for number, code in enumerate(bans)])
-    # A row without a vector has nothing else to go by: without a list, its limits alone count.
+    # A row without vector and list counts as one with an empty list: then its limits alone count.
     is_known = torch.tensor([code is not None or row is None for code, row in zip(bans, rows, strict=True)])
     return CheckedUsers(RowUsers(vectors, strength * is_present, codes, is_known), phrases)
 

@@ -21,7 +21,8 @@ MOST_KEPT = 4096  # phrases
 class PhraseStates:
     """Keeps the states of phrases, so that a limit is encoded once and not with every prompt.
 
-    They are kept for one text encoder as it is: a weight that is exchanged or changed in place makes them anew.
+    They belong to one state of the text encoders: after a weight was exchanged or changed in place, phrases are encoded
+    again. torch does not count changes through `tensor.data`; such changes are not seen.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class PhraseStates:
 
 
 def _name_of_encoders(pipe: Any) -> tuple[Any, ...]:
-    """What changes when a text encoder of a pipeline is exchanged, gets a LoRA, or is changed in place."""
+    """A value that differs after a text encoder was exchanged, was given a LoRA, or was changed in place."""
     modules = [getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2")]
     weights = [p for module in modules if isinstance(module, torch.nn.Module) for p in module.parameters()]
     return (*map(id, modules), *((id(weight), weight._version) for weight in weights))

@@ -1,6 +1,6 @@
 """User vectors: profile and banned categories -> [B, llm_dim], kept in a folder with their recipe. Step 3 of the path.
 
-Beside the vectors lie ban lists and limits in words; a vector knows bans, and never words.
+Beside the vectors lie ban lists and limits in words. Bans change a vector; limits in words never do.
 
 A recipe says how vectors were made; an adapter trained on one recipe refuses vectors of another.
 """
@@ -128,6 +128,7 @@ class UserBatch:
     vectors: as an adapter reads them, [width] each. recipe: fingerprint of how they were made.
     bans: 1 for a banned and 0 for an allowed category, [categories] each; None where the list is not known.
     limits: (phrase, strength) of each row's limits in words that hold today.
+    unheld: how many banned categories of each row its vector does not hold: limits that were added after it was made.
     Knows nothing else of a person. A repr does not show limits: they are personal.
     """
 
@@ -135,6 +136,7 @@ class UserBatch:
     recipe: str
     bans: tuple[Array | None, ...] = ()
     limits: tuple[tuple[tuple[str, float], ...], ...] = field(default=(), repr=False)
+    unheld: tuple[int, ...] = ()
 
 
 class EmbeddingStore:
@@ -155,14 +157,17 @@ class EmbeddingStore:
         recipe: Recipe,
         space: Space,
         limits: Mapping[str, Sequence[Limit]] | None = None,
+        unheld: Mapping[str, Sequence[str]] | None = None,
         folder: Path | None = None,
     ) -> None:
+        """unheld: categories by user id that limits ban and that the vector was made without."""
         self.recipe = recipe
         self.folder = folder
         self.space = space
         self._raw = raw
         self._banned = dict(banned)
         self._limits: Limits = {who: tuple(given) for who, given in (limits or {}).items() if given and who in banned}
+        self._unheld = {who: tuple(given) for who, given in (unheld or {}).items() if given and who in banned}
         self._row = {user_id: row for row, user_id in enumerate(banned)}
         self._alias = _published_levels(self._row) if recipe.backend == PUBLISHED_RECIPE else {}
         _require_finite(raw, *space.tensors.values(), user_ids=self.user_ids)
@@ -223,7 +228,8 @@ class EmbeddingStore:
         if raw.shape != (len(banned), recipe.llm_dim) or not space.fits(recipe.llm_dim):
             raise _damaged(folder, f"vectors {raw.shape} for {len(banned)} users of width {recipe.llm_dim}")
         limits = _read_limits(index.get("limits", {}), folder)
-        store = cls(raw, banned=banned, recipe=recipe, space=space, limits=limits, folder=folder)
+        unheld = _read_unheld(index.get("unheld", {}), folder)
+        store = cls(raw, banned=banned, recipe=recipe, space=space, limits=limits, unheld=unheld, folder=folder)
         if index["fingerprint"] != store.fingerprint:
             raise RecipeMismatch(
                 f"{folder}: {VECTORS} has fingerprint {store.fingerprint}, {INDEX} expects {index['fingerprint']}.",
@@ -240,15 +246,16 @@ class EmbeddingStore:
         about = _read_npy_index(folder, raw.shape[1])
         recipe, kept = about.recipe, about.banned
         for user_id, row in zip(ids, raw, strict=True):
-            digest = _npy_digest(row, kept.get(user_id), recipe, about.limits.get(user_id))
+            digest = _npy_digest(row, kept.get(user_id), recipe, about.limits.get(user_id), about.unheld.get(user_id))
             if user_id in about.digests and about.digests[user_id] != digest:
                 return None
         said = {profile.user_id: standing_bans(profile) for profile in profiles if profile.says_bans}
         levels = {level_id(level): bans for level, bans in enumerate(level_bans())}
         known = {**levels, **PUBLISHED_USERS} if recipe.backend == PUBLISHED_RECIPE else levels
         banned = {user_id: _united(known.get(user_id), kept.get(user_id), said.get(user_id)) for user_id in ids}
-        limits = _read_limits(about.limits, folder)
-        return cls(raw, banned=banned, recipe=recipe, space=_as_it_is(raw.shape[1]), limits=limits, folder=folder)
+        limits, unheld = _read_limits(about.limits, folder), _read_unheld(about.unheld, folder)
+        space = _as_it_is(raw.shape[1])
+        return cls(raw, banned=banned, recipe=recipe, space=space, limits=limits, unheld=unheld, folder=folder)
 
     def save(self, folder: Path, *, replace: bool = True) -> None:
         """Write vectors.safetensors and index.json, whole or not at all, readable by their owner only.
@@ -284,7 +291,8 @@ class EmbeddingStore:
         folder = Path(folder)
         bans = {user_id: None if banned is None else list(banned) for user_id, banned in self._banned.items()}
         limits = self._limits_record()
-        digests = {user_id: _npy_digest(row, bans[user_id], self.recipe, limits.get("limits", {}).get(user_id))
+        parts = [limits.get(name, {}) for name in ("limits", "unheld")]
+        digests = {user_id: _npy_digest(row, bans[user_id], self.recipe, *(part.get(user_id) for part in parts))
                    for user_id, row in zip(self.user_ids, self._raw, strict=True)}  # fmt: skip
         about = {"recipe": asdict(self.recipe), "banned": bans, **limits, "digests": digests, **_mark()}
         contents = {folder / NPY_INDEX: (json.dumps(about, indent=2) + "\n").encode()}
@@ -358,6 +366,7 @@ class EmbeddingStore:
             recipe=self.fingerprint,
             bans=tuple(None if user_id is None or not exact else self._bans_row(user_id) for user_id in user_ids),
             limits=tuple(() if user_id is None else self.limits(user_id) for user_id in user_ids),
+            unheld=tuple(0 if user_id is None else len(self.unheld(user_id)) for user_id in user_ids),
         )
 
     def banned(self, user_id: str, *, today: date | None = None) -> Bans:
@@ -382,13 +391,26 @@ class EmbeddingStore:
         named = (phrase for limit in active(limits, day) if limit.categories for phrase in limit.phrases)
         return tuple({**dict(phrases), **{phrase: 1.0 for phrase in named if phrase not in dict(phrases)}}.items())
 
+    def unheld(self, user_id: str, *, today: date | None = None) -> tuple[str, ...]:
+        """Categories that the user bans on a day (None: today) and that the vector given out does not hold: those of
+        limits that were added after it was made. An exact ban code behind the vector holds them all.
+
+        Raises EmbeddingMissing.
+        """
+        own = self._known([user_id])[0]
+        if self.code_width or self._banned[own] is None:  # not known: limits of categories are handed over as phrases
+            return ()
+        active_ones = categories_of(self._limits.get(own, ()), today or date.today())
+        return tuple(category for category in active_ones if category in self._unheld.get(own, ()))
+
     def with_limits(self, profiles: Sequence[UserProfile]) -> EmbeddingStore:
         """The same vectors with the limits of profiles added; users who are not in the store are ignored.
 
         Limits are only added: those that the store has stay, whatever a profile leaves out.
         """
         added = [{self._own_id(one.user_id): one.limits or ()} for one in profiles if one.user_id in self]
-        return self._changed(limits=_joined_limits(self._limits, *added), folder=self.folder)
+        limits = _joined_limits(self._limits, *added)
+        return self._changed(limits=limits, unheld=self._unheld_with(limits), folder=self.folder)
 
     def known_bans(self, user_id: str) -> tuple[str, ...]:
         """Categories the user bans. Raises UnknownUser where that is not known, EmbeddingMissing for a stranger."""
@@ -407,6 +429,7 @@ class EmbeddingStore:
             raw=self._raw[[self._row[user_id] for user_id in kept]],
             banned={user_id: self._banned[user_id] for user_id in kept},
             limits={user_id: self._limits[user_id] for user_id in kept if user_id in self._limits},
+            unheld={user_id: self._unheld[user_id] for user_id in kept if user_id in self._unheld},
         )
 
     def raw(self) -> EmbeddingStore:
@@ -421,10 +444,12 @@ class EmbeddingStore:
         if others.fingerprint != self.fingerprint:
             raise RecipeMismatch(_mismatch(others.recipe, self.recipe))
         kept = self.without(others.user_ids)
+        limits = _joined_limits(self._limits, others._limits)
         return self._changed(
             raw=np.concatenate([kept._raw, others._raw]),
             banned={**kept._banned, **others._banned},
-            limits=_joined_limits(self._limits, others._limits),
+            limits=limits,
+            unheld={**kept._unheld, **others._unheld_with(limits)},
             folder=self.folder,
         )
 
@@ -443,7 +468,8 @@ class EmbeddingStore:
 
     def _changed(self, *, raw: Array | None = None, folder: Path | None = None, **changes: Any) -> EmbeddingStore:
         """A store that differs in some of what it is made of; it lies in no folder unless one is given."""
-        parts = {"banned": self._banned, "recipe": self.recipe, "space": self.space, "limits": self._limits}
+        parts = {"banned": self._banned, "recipe": self.recipe, "space": self.space, "limits": self._limits,
+                 "unheld": self._unheld}  # fmt: skip
         return EmbeddingStore(self._raw if raw is None else raw, **{**parts, **changes}, folder=folder)
 
     def _bans_row(self, user_id: str) -> Array | None:
@@ -451,10 +477,20 @@ class EmbeddingStore:
         bans = self.banned(user_id)
         return None if bans is None else np.array([name in bans for name in category_names()], np.float32)
 
+    def _unheld_with(self, limits: Mapping[str, Sequence[Limit]]) -> dict[str, tuple[str, ...]]:
+        """What the vectors of this store's users do not hold of these limits, by user id."""
+        found = {}
+        for user_id in self.user_ids:
+            asked, own = _categories_named(limits.get(user_id, ())), _categories_named(self._limits.get(user_id, ()))
+            held = (own | set(self._banned[user_id] or ())) - set(self._unheld.get(user_id, ()))
+            found[user_id] = tuple(category for category in category_names() if category in asked - held)
+        return {user_id: lacking for user_id, lacking in found.items() if lacking}
+
     def _limits_record(self) -> Record:
         """What files say of limits: nothing where nobody has any."""
         given = {user_id: limit_records(self._limits[user_id]) for user_id in self.user_ids if user_id in self._limits}
-        return {"limits": given} if given else {}
+        unheld = {user_id: list(categories) for user_id, categories in self._unheld.items()}
+        return {name: record for name, record in (("limits", given), ("unheld", unheld)) if record}
 
     def _known(self, user_ids: Sequence[str]) -> list[str]:
         missing = [user_id for user_id in user_ids if user_id not in self]
@@ -495,6 +531,18 @@ def _joined_limits(*groups: Mapping[str, Sequence[Limit]]) -> Limits:
     """Limits of all groups by user id, united for who is in several."""
     ids = dict.fromkeys(user_id for group in groups for user_id in group)
     return {user_id: united(*(group.get(user_id, ()) for group in groups)) for user_id in ids}
+
+
+def _categories_named(limits: Sequence[Limit]) -> set[str]:
+    return {category for limit in limits for category in limit.categories}
+
+
+def _read_unheld(record: Any, folder: Path) -> dict[str, tuple[str, ...]]:
+    """Categories that vectors do not hold, by user id. Raises EmbeddingMissing."""
+    if not isinstance(record, dict):
+        raise _damaged(folder, "what its vectors do not hold is no list by user id")
+    lists = [bans or () for bans in _read_bans(list(record.values()), folder)]
+    return dict(zip(_read_ids(list(record), folder), lists, strict=True))
 
 
 def _read_limits(record: Any, folder: Path) -> Limits:
@@ -654,18 +702,21 @@ def _read_bans(lists: Sequence[Any], folder: Path) -> list[Bans]:
     return [None if bans is None else tuple(bans) for bans in lists]
 
 
-def _npy_digest(row: Array, banned: Sequence[str] | None, recipe: Recipe, limits: Any = None) -> str:
+def _npy_digest(
+    row: Array, banned: Sequence[str] | None, recipe: Recipe, limits: Any = None, unheld: Any = None
+) -> str:
     parts = [row.tobytes().hex(), None if banned is None else list(banned), recipe.fingerprint]
-    return fingerprint([*parts, limits] if limits else parts)
+    return fingerprint([*parts, *[limits] * bool(limits), *[unheld] * bool(unheld)])
 
 
 @dataclass(frozen=True)
 class _NpyIndex:
-    """What recipe.json says. banned, limits (as records), digests: by user id."""
+    """What recipe.json says. banned, limits (as records), unheld, digests: by user id."""
 
     recipe: Recipe
     banned: dict[str, Bans] = field(default_factory=dict)
     limits: Record = field(default_factory=dict)
+    unheld: Record = field(default_factory=dict)
     digests: Record = field(default_factory=dict)
 
 
@@ -679,13 +730,13 @@ def _read_npy_index(folder: Path, width: int) -> _NpyIndex:
     require_taxonomy(index.get("taxonomy"), of=f"the user vectors in {folder}")
     try:
         recipe, banned = _read_recipe(index["recipe"], folder), dict(index["banned"])
-        digests, limits = dict(index.get("digests", {})), dict(index.get("limits", {}))
+        digests, limits, unheld = (dict(index.get(name, {})) for name in ("digests", "limits", "unheld"))
     except (ValueError, TypeError) as err:
         raise _damaged(folder, f"{NPY_INDEX} does not say what made the vectors ({err})") from err
     if recipe.llm_dim != width:
         raise _damaged(folder, f"vectors of width {width}, and {NPY_INDEX} says {recipe.llm_dim}")
     bans = dict(zip(_read_ids(list(banned), folder), _read_bans(list(banned.values()), folder), strict=True))
-    return _NpyIndex(recipe, bans, limits, digests)
+    return _NpyIndex(recipe, bans, limits, unheld, digests)
 
 
 def _read_vectors(paths: Sequence[Path]) -> Array:

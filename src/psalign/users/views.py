@@ -34,7 +34,7 @@ def batch_of(profiles: Sequence[UserProfile | None]) -> UserBatch:
 
 
 class VectorsAlone:
-    """Users of a store whose ban lists are hidden from the adapter: their vectors must do."""
+    """Users of a store whose ban lists are hidden from the adapter, which goes by their vectors."""
 
     def __init__(self, store: EmbeddingStore) -> None:
         self.store, self.fingerprint = store, store.fingerprint
@@ -49,7 +49,7 @@ class VectorsAlone:
 
 
 class WordsAlone:
-    """Users of whom an adapter learns nothing but limits in words.
+    """Users of whom an adapter learns nothing but limits in words. A user without any is drawn as the base.
 
     fingerprint: of the vectors that the adapter was trained with, none of which are used. phrases: limits by user id.
     bans: what each user bans, for those who measure.
