@@ -97,6 +97,20 @@ def main() -> None:
         quality(arguments, load_preset(arguments.preset, changes=[*sizes, *arguments.set]))
 
 
+def open_dataset(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Record, dataset.DatasetConfig]:
+    """Arguments of a benchmark with the options --seeds, --preset, --set and --out; its preset; its dataset, built."""
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--preset", default="mini-quickstart")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
+    parser.add_argument("--out", type=Path, default=Path("outputs/captions"))
+    arguments = parser.parse_args()
+    sizes = [f"dataset.{name}={count}" for name, count in SIZES.items()]
+    preset = load_preset(arguments.preset, changes=[*sizes, *arguments.set])
+    config = settings(dataset.DatasetConfig, preset["dataset"], section="dataset")
+    dataset.build(arguments.out / "data", config, captions_only=True)
+    return arguments, preset, config
+
+
 # --- quality --------------------------------------------------------------------------------------------------------
 
 
@@ -259,10 +273,10 @@ def caption_step(base: str, preset: Record, pairs: int) -> tuple[Any, float]:
     states = torch.randn((pairs, TOKENS, row.context_dim))
     pooled = torch.randn((pairs, row.pooled_dim)) if row.pooled_dim else None
     batch = CaptionBatch(
-        states=states, told=states.flip(0), other=None, rewritten=torch.ones(pairs, dtype=torch.bool),
+        states=states, chosen=states.flip(0), other=None, rewritten=torch.ones(pairs, dtype=torch.bool),
         vectors=torch.randn((pairs, LLM_DIM)), bans=torch.zeros(pairs, len(category_names())),
         is_known=torch.zeros(pairs, dtype=torch.bool), cells=torch.full((pairs,), -1), reading=0, pooled=pooled,
-        told_pooled=pooled, limits=torch.randn((pairs, LIMITS, 2, row.context_dim)),
+        chosen_pooled=pooled, limits=torch.randn((pairs, LIMITS, 2, row.context_dim)),
         limit_strength=torch.ones(pairs, LIMITS),
     )  # fmt: skip
 

@@ -5,11 +5,13 @@
 Trains what benchmarks/captions.py has not trained in the same folder (structured vectors), and draws the prompts of
 psalign.mini.limit_prompts with their limits and no user: once with the base and once with each adapter. Then the
 prompts of the dataset, with each user's banned categories as limits in words and nothing else ("categories in words").
-    gone: pictures of rows with a limited motif where it is not there,
-    kept: of the other motifs that the base draws with the same seed, those that are there,
-    identical: of rows whose limits touch nothing, text states that are the base's to the bit,
-    named first: of rows where the limited motif went, those whose first softened word is the motif's (or its kind's),
-    moved: mean absolute difference to the base's picture of rows whose limits touch nothing (0 to 255).
+    gone: the share of pictures without the limited motif. Only rows with a limited motif count.
+    kept: the share of other motifs that are in the picture. Only motifs that the base draws from the same seed count.
+    identical: the share of prompts whose text states stay equal to the base's, bit for bit. Only rows count whose
+        limits do not apply to the prompt.
+    named first: the share of rows whose first softened word is a name of the motif or of its kind. Only rows whose
+        limited motif is gone count.
+    moved: the mean absolute difference to the base's picture, 0 to 255. Only rows count whose limits do not apply.
 Writes limits.json.
 """
 
@@ -18,23 +20,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from captions import SIZES, embedder, prompts, train
+from captions import embedder, open_dataset, prompts, train
 from seeds import cell, over_seeds
 
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter
 from psalign.adapter.text import encode_texts
-from psalign.config import load_preset, settings
+from psalign.config import settings
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig
 from psalign.evaluation.statistics import wilson
 from psalign.files import Record, write_json
-from psalign.mini import dataset, world
+from psalign.mini import world
 from psalign.mini.detector import load_detector
 from psalign.mini.limit_prompts import limit_prompts
 from psalign.mini.names import KIND_NAMES, NAMES, named, plural
@@ -59,17 +60,10 @@ class Drawn:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--count", type=int, default=210, help="rows of a suite")
     parser.add_argument("--wordings", type=int, default=70, help="rows of a wording")
-    parser.add_argument("--preset", default="mini-quickstart")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
-    parser.add_argument("--out", type=Path, default=Path("outputs/captions"))
-    arguments = parser.parse_args()
-    sizes = [f"dataset.{name}={count}" for name, count in SIZES.items()]
-    out, preset = arguments.out, load_preset(arguments.preset, changes=[*sizes, *arguments.set])
-    config = settings(dataset.DatasetConfig, preset["dataset"], section="dataset")
-    dataset.build(out / "data", config, captions_only=True)
+    arguments, preset, config = open_dataset(parser)
+    out = arguments.out
     users = embed_users(out / "data", out / "embeddings_structured", lambda: embedder("structured"))
     rows = limit_prompts(count=arguments.count, wordings=arguments.wordings, seed=config.seed)
     rows += in_words(prompts(out / "data", "by list", every=2), users)

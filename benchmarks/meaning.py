@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from captions import SIZES, embedder, train
+from captions import embedder, open_dataset, train
 from PIL import Image, ImageDraw
 from seeds import cell, over_seeds
 
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter
 from psalign.adapter.text import encode_texts
-from psalign.config import load_preset, settings
+from psalign.config import settings
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig
 from psalign.evaluation.statistics import wilson
@@ -58,17 +58,10 @@ class Drawn:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--count", type=int, default=35, help="rows of a suite and side; a multiple of 7")
     parser.add_argument("--stores", nargs="+", choices=tuple(METHODS), default=list(METHODS), metavar="STORE")
-    parser.add_argument("--preset", default="mini-quickstart")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE")
-    parser.add_argument("--out", type=Path, default=Path("outputs/captions"))
-    arguments = parser.parse_args()
-    sizes = [f"dataset.{name}={count}" for name, count in SIZES.items()]
-    out, preset = arguments.out, load_preset(arguments.preset, changes=[*sizes, *arguments.set])
-    config = settings(dataset.DatasetConfig, preset["dataset"], section="dataset")
-    dataset.build(out / "data", config, captions_only=True)
+    arguments, preset, config = open_dataset(parser)
+    out = arguments.out
     rows = meaning_prompts(dataset.split_users(config)["test_unseen"], count=arguments.count, seed=config.seed)
     pen = Pen(load_pipeline("mini"), settings(GenerationConfig, preset["generation"], section="generation"))
     base = list(pen.draw(rows))

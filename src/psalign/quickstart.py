@@ -96,8 +96,8 @@ class Run:
 def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force: bool = False) -> Record:
     """Run every stage into `out` and return the metrics that stand in out/metrics.json.
 
-    device: of the base model. A run that did not finish goes on, with other settings too, from what
-    they do not decide; so does a finished one with force.
+    device: the device of the base model. A run that did not finish continues from disk. Where settings changed, the
+    parts that depend on them are made again; for a finished run this needs `force`.
     Raises OutputError, with what differs, where a finished run is there and force is not given.
     """
     require_default("The quickstart, of the mini world,")

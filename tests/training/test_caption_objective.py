@@ -59,7 +59,7 @@ def test_the_loss_by_hand(tmp_path):
         changed = batch.states[row] + matches.amax() * adapter.rewriter(batch.states[row], matches)[1]
         label = batch.rewritten[row].float()
         expected = expected + 0.5 * binary_cross_entropy_with_logits(logits.max()[None], label) / 6
-        error = objective.reader.error(changed, batch.told[row], objective._draw(batch.reading))
+        error = objective.reader.error(changed, batch.chosen[row], objective._draw(batch.reading))
         expected = expected + error.sum() * (1.0 if batch.rewritten[i] else 3.0) / 6
     torch.testing.assert_close(outcome.loss, expected, rtol=1e-5, atol=1e-7)
 

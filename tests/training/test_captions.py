@@ -40,7 +40,7 @@ def test_parts_of_a_step_are_the_step():
         assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(plan, name))
     assert {part.reading for part in parts} == {plan.reading}
     whole, halves = captions.batch(plan), [captions.batch(part) for part in parts]
-    for name in ("states", "told", "vectors", "bans", "is_known", "limits", "limit_strength", "rewritten"):
+    for name in ("states", "chosen", "vectors", "bans", "is_known", "limits", "limit_strength", "rewritten"):
         assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(whole, name))
 
 
@@ -97,7 +97,7 @@ def test_a_dropped_caption_is_empty_on_both_sides():
     batch = captions.batch(plan)
     empty = captions.texts.rows.read("states", [captions.texts.empty])[0].float()
     assert torch.equal(batch.states[0], empty)
-    assert torch.equal(batch.told[0], empty)
+    assert torch.equal(batch.chosen[0], empty)
     assert not batch.rewritten[0]
 
 

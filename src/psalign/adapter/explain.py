@@ -23,9 +23,9 @@ VECTOR = "the user's vector"  # a source of matches that has no words
 class Softened:
     """A word of a prompt that falls under a limit.
 
-    word: as the text encoder reads it. place: its token's number. cause: the category, the phrase of the limit, or
-    VECTOR. match: how surely it falls under it, 0 to 1. change: how far the adapter moves the token's state, as a share
-    of the state's length.
+    word: the word as the text encoder reads it. place: the number of its token. cause: the category, the phrase of the
+    limit, or VECTOR. match: how surely the word falls under the cause, 0 to 1. change: the distance by which the
+    adapter moves the token's state, as a share of the length of that state.
     """
 
     word: str
@@ -41,8 +41,11 @@ class Softened:
 
 @dataclass(frozen=True)
 class Explanation:
-    """prompt: as it was given. softened: the first word of each cause, in the order of the prompt; () where the prompt
-    stays as it is, to the bit. changes: [T], how far each token's state moves, as a share of its length."""
+    """What an adapter does to one prompt.
+
+    prompt: the prompt that was given. softened: the first word of each cause, in the order of the prompt; empty where
+    no text state changes. changes: [T], the distance by which each token's state moves, as a share of its length.
+    """
 
     prompt: str
     softened: tuple[Softened, ...]
@@ -64,7 +67,7 @@ def explain_texts(
     **options: Any,
 ) -> list[Explanation]:
     """An explanation for each prompt. users: one per prompt; phrases: their limits in words, in the order of
-    users.limits. options: of the pipeline's encode_prompt."""
+    users.limits. options: more parameters of the pipeline's encode_prompt."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     texts = encode_texts(pipe, prompts, **options)
     found = []

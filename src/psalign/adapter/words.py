@@ -50,7 +50,7 @@ def _name_of_encoders(pipe: Any) -> tuple[Any, ...]:
 def phrase_states(pipe: Any, phrases: Sequence[str], **options: Any) -> torch.Tensor:
     """States of phrases at their last word and at their end of text, [P, 2, D].
 
-    options: of the pipeline's encode_prompt, the same as for the prompts.
+    options: parameters of the pipeline's encode_prompt; use the same as for the prompts.
     Raises GuardError for a pipeline without a tokenizer, and for a phrase of which the text encoder knows no word.
     """
     tokenizer = getattr(pipe, "tokenizer", None)

@@ -85,8 +85,8 @@ def _user(profile: UserProfile) -> Any:
     from ..users.policy import banned_categories
     from ..users.profile import COLUMNS
 
-    told = {COLUMNS[field]: getattr(profile, field) for field in COLUMNS if field not in ("banned", "limits")}
-    return BuildUser(profile.user_id, banned_categories(profile), told)
+    shown = {COLUMNS[field]: getattr(profile, field) for field in COLUMNS if field not in ("banned", "limits")}
+    return BuildUser(profile.user_id, banned_categories(profile), shown)
 
 
 def _writer(arguments: argparse.Namespace, concepts: Any, shard: Shard) -> PromptWriter:

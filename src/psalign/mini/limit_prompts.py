@@ -30,9 +30,13 @@ HELD_OUT_DENIALS = tuple(i for i in range(len(language.NEGATIONS)) if i not in T
 
 @dataclass(frozen=True)
 class LimitSuite:
-    """motifs: the first motif of each scene is one of these. limit: how it is limited; "near": two other motifs are,
-    one of them of its category; "nothing": it is not. others: limits that the prompt does not touch. mention: how the
-    prompt speaks of it. second: where there are two motifs, whether the limited one comes second; None: one motif."""
+    """One way to ask for a motif and to limit it.
+
+    motifs: the tested motif of each scene is one of these. limit: how the limit names it; "near": two other motifs are
+    limited, one of them of its category; "nothing": there is no limit. others: the number of limits on other things.
+    mention: how the prompt names the motif. second: whether a second motif comes before the tested one (True) or after
+    it (False); None: the scene has one motif.
+    """
 
     motifs: tuple[str, ...]
     limit: Named
@@ -78,7 +82,8 @@ HARMLESS = "harmless, 4 limits"
 def limit_prompts(*, count: int, wordings: int, seed: int) -> list[PromptRow]:
     """`count` rows of each of SUITES and of HARMLESS, `wordings` of each of WORDINGS and DENIED.
 
-    meta: as in mini/dataset.py; "limits", phrases; "gone", motifs that shall not be drawn; "denied" as in meaning.py.
+    meta has the keys of mini/dataset.py, and three more: "limits" lists the phrases, "gone" lists the motifs that must
+    not be drawn, and "denied" is the motif that the prompt denies.
     """
     rows: list[PromptRow] = []
     suites = [(name, suite, count) for name, suite in SUITES.items()]

@@ -27,8 +27,11 @@ TRAINED_DENIALS = (0, 2, 4, 5)  # of language.NEGATIONS; the others are for test
 
 @dataclass(frozen=True)
 class LimitSource:
-    """motifs: that captions and limits speak of. names: of each motif and kind, the first so many are used.
-    plural_share: of motifs in plural."""
+    """What captions and limits are drawn from.
+
+    motifs: the motifs that may be named. names: the number of names of each motif and kind that are used, from the
+    first. plural_share: the share of motifs that captions name in plural.
+    """
 
     motifs: tuple[str, ...]
     names: int

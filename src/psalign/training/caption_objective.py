@@ -38,8 +38,8 @@ class CaptionTotals:
 
     @classmethod
     def of(cls, plan: CaptionPlan, captions: Captions) -> CaptionTotals:
-        told = captions.table[plan.rows]
-        rewritten = int(((told[:, 0] != told[:, 1]) & plan.captioned).sum())
+        rows = captions.table[plan.rows]
+        rewritten = int(((rows[:, 0] != rows[:, 1]) & plan.captioned).sum())
         return cls(len(plan), rewritten, len(plan) - rewritten)
 
 
@@ -91,10 +91,10 @@ class CaptionObjective:
         draw, users = self._draw(batch.reading), batch.users
         logits = self.adapter.match(batch.states, users)
         changed, pooled = self.adapter.rewritten(batch.states, batch.pooled, users, logits)
-        errors = self.reader.error(changed, batch.told, draw)
+        errors = self.reader.error(changed, batch.chosen, draw)
         pooled_errors = torch.zeros_like(errors)
-        if pooled is not None and batch.told_pooled is not None:
-            pooled_errors = self.reader.pooled_error(pooled, batch.told_pooled, self._sizes(len(batch)))
+        if pooled is not None and batch.chosen_pooled is not None:
+            pooled_errors = self.reader.pooled_error(pooled, batch.chosen_pooled, self._sizes(len(batch)))
         total = errors + pooled_errors
         weights = torch.where(batch.rewritten, 1.0, self.config.untouched_weight)
         match = match_loss(

@@ -52,17 +52,18 @@ class CaptionPlan:
 
 @dataclass(frozen=True)
 class CaptionBatch:
-    """B rows.
+    """B rows of a step.
 
-    states: of the caption, [B, T, D]; told: of the caption that tells the chosen picture; other: of the one that tells
-    the rejected picture (the caption itself where there is none). pooled, told_pooled, other_pooled: [B, P], of SDXL
-    alone. rewritten: [B], True where told is another caption. vectors, bans, is_known, limits, limit_strength: of the
-    users, see RowUsers. cells: [B], side and category by number, -1 for rows that are neither banned nor allowed.
-    reading: seed of the step's queries and layers.
+    states: text states of the caption, [B, T, D]. chosen: text states of the caption of the chosen picture. other: text
+    states of the caption of the rejected picture; where there is no such caption, those of the row's own caption.
+    rewritten: [B], True where the chosen picture has another caption than the row. pooled, chosen_pooled, other_pooled:
+    pooled text states, [B, P], on SDXL alone. vectors, bans, is_known, limits, limit_strength: see RowUsers. cells:
+    [B], the number of side and category, or -1 for a row that is neither banned nor allowed. reading: the seed from
+    which the queries and layers of the step are drawn.
     """
 
     states: torch.Tensor
-    told: torch.Tensor
+    chosen: torch.Tensor
     other: torch.Tensor | None
     rewritten: torch.Tensor
     vectors: torch.Tensor
@@ -73,7 +74,7 @@ class CaptionBatch:
     limits: torch.Tensor | None = None
     limit_strength: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
-    told_pooled: torch.Tensor | None = None
+    chosen_pooled: torch.Tensor | None = None
     other_pooled: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -147,19 +148,19 @@ class Captions:
 
     def batch(self, plan: CaptionPlan, *, seed: int = 0) -> CaptionBatch:
         """The tensors of planned rows."""
-        caption, told, other, user, category, side = self.table[plan.rows].T
+        caption, chosen, other, user, category, side = self.table[plan.rows].T
         other = np.where(other == NONE, caption, other)
-        caption, told, other = (np.where(plan.captioned, n, self.texts.empty) for n in (caption, told, other))
+        caption, chosen, other = (np.where(plan.captioned, n, self.texts.empty) for n in (caption, chosen, other))
         has_cell = (side < 2) & (category != NONE)
         return CaptionBatch(
             states=self._text("states", caption),
-            told=self._text("states", told),
+            chosen=self._text("states", chosen),
             other=self._text("states", other) if self.compare else None,
-            rewritten=torch.from_numpy(caption != told),
+            rewritten=torch.from_numpy(caption != chosen),
             **self._users(plan, user),
             cells=torch.from_numpy(np.where(has_cell, side * len(category_names()) + category, NONE)),
             reading=plan.reading,
-            **self._of_sdxl(caption, told, other),
+            **self._of_sdxl(caption, chosen, other),
         )
 
     def told(self, plan: CaptionPlan, limit: int = 8) -> str:
@@ -223,11 +224,11 @@ class Captions:
             return self.states[captions].float()
         return self.texts.rows.read(name, captions).float()
 
-    def _of_sdxl(self, caption: np.ndarray, told: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    def _of_sdxl(self, caption: np.ndarray, chosen: np.ndarray, other: np.ndarray) -> dict[str, Any]:
         if "pooled" not in self.texts.rows.names():
             return {}
         more = {"other_pooled": self._text("pooled", other)} if self.compare else {}
-        return {"pooled": self._text("pooled", caption), "told_pooled": self._text("pooled", told), **more}
+        return {"pooled": self._text("pooled", caption), "chosen_pooled": self._text("pooled", chosen), **more}
 
 
 def _limit_table(rows: Sequence[CaptionRow], states: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, np.ndarray]:

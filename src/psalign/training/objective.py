@@ -59,15 +59,15 @@ class Totals:
     @classmethod
     def of(cls, plan: Plan, pairs: Pairs, *, null_user: bool) -> Totals:
         """null_user: rows without a user are trained too."""
-        told = pairs.table[plan.rows]
-        safe = told[:, 6] == SIDES.index("safe")
+        rows = pairs.table[plan.rows]
+        safe = rows[:, 6] == SIDES.index("safe")
         return cls(
             pairs=len(plan),
             compared=int((plan.with_user & ~plan.visual).sum()),
             visual=int((plan.with_user & plan.visual).sum()),
             anchored=len(plan) if null_user else int(plan.with_user.sum()),
             safe=int((plan.with_user & safe).sum()),
-            rewritten=int((plan.with_user & plan.captioned & (told[:, 2] != told[:, 3])).sum()),
+            rewritten=int((plan.with_user & plan.captioned & (rows[:, 2] != rows[:, 3])).sum()),
         )
 
 
