@@ -1,6 +1,6 @@
 """Says which words of a prompt an adapter softens, and for which limit.
 
-Place on the path of data: beside step 5, for people: the demo, the service and reports show it.
+Place on the path of data: beside step 5, for people who want to know what an adapter did to a prompt.
 """
 
 from __future__ import annotations
