@@ -24,7 +24,7 @@ from psalign.config import load_preset, settings
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig, generate
 from psalign.diffusion.prompts import load_prompts
-from psalign.evaluation.benchmark import evaluate_methods
+from psalign.evaluation.metrics.benchmark import evaluate_methods
 from psalign.files import Record, write_json
 from psalign.mini import dataset
 from psalign.mini.detector import load_detector

@@ -45,7 +45,7 @@ from psalign.diffusion.generate import GenerationConfig, Nobody, Users, generate
 from psalign.diffusion.prompts import load_prompts
 from psalign.diffusion.reader import Reader, random_pools
 from psalign.diffusion.text_side import READ, CrossAttentions
-from psalign.evaluation.benchmark import evaluate_methods
+from psalign.evaluation.metrics.benchmark import evaluate_methods
 from psalign.evaluation.pictures import read_picture
 from psalign.files import Record, write_json
 from psalign.mini import dataset

@@ -27,10 +27,10 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from psalign.evaluation.clip_model import ClipModel
-from psalign.evaluation.clip_score import clip_scores
-from psalign.evaluation.picture_cache import Pictures, open_pictures
-from psalign.evaluation.q16 import Q16, q16_scores
+from psalign.evaluation.metrics.cache import Pictures, open_pictures
+from psalign.evaluation.metrics.clip_model import ClipModel
+from psalign.evaluation.metrics.clip_score import clip_scores
+from psalign.evaluation.metrics.q16 import Q16, q16_scores
 from psalign.files import write_json, write_jsonl
 from psalign.mini import world
 from psalign.mini.clip import clip_folder, load_clip, tell

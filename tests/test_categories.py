@@ -20,10 +20,10 @@ from psalign.categories import (
 )
 from psalign.cli import main
 from psalign.errors import DatasetError, ProfileError, RecipeMismatch, TaxonomyMismatch, UsageError
-from psalign.evaluation.judge_canary import canary_question
-from psalign.evaluation.judge_question import Judge, Template
-from psalign.evaluation.judge_reply import EvaluateReply, parse_reply, reply_schema
-from psalign.evaluation.judge_rows import asked_categories
+from psalign.evaluation.judge.canary import canary_question
+from psalign.evaluation.judge.cases import asked_categories
+from psalign.evaluation.judge.question import Judge, Template
+from psalign.evaluation.judge.reply import EvaluateReply, parse_reply, reply_schema
 from psalign.files import write_jsonl
 from psalign.records import ManifestRow, read_manifest
 from psalign.sage.caption_rows import ban_list_id, read_caption_rows

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from picture_folders import make_clip
+from prompt_set_files import write_set
 from psalign.adapter.checkpoint import save_adapter
 from psalign.cli import eval_run
 from psalign.evaluation.cells import Cell
@@ -17,7 +18,6 @@ from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.records import read_manifest
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
 from test_cli import run
-from test_prompt_sets import write_set
 from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
 
 ROOT = Path(__file__).parents[1]
@@ -149,10 +149,10 @@ def test_a_cell_that_is_drawn_in_part_is_told_and_not_measured(mini, tmp_path, c
 
 def test_another_detector_or_nudenet_measures_again(monkeypatch, tmp_path):
     """What is known hangs on the weights that come with us or with a library, though no flag names them."""
-    from psalign import tools
-    from psalign.evaluation import nudity
+    from psalign.benchmark import models
+    from psalign.evaluation.metrics import nudity
 
-    config = tools.ToolsConfig(cache=tmp_path)
+    config = models.ToolsConfig(cache=tmp_path)
 
     def names():
         eval_run._tools.cache_clear()
@@ -168,7 +168,7 @@ def test_another_detector_or_nudenet_measures_again(monkeypatch, tmp_path):
     assert {key for key in before if before[key] != after[key]} == {
         (base, metric) for base in ("mini", "sd15") for metric in ("inpro", "inpro_strict")
     }
-    monkeypatch.setattr(tools, "_detector_name", lambda: "another")
+    monkeypatch.setattr(models, "_detector_name", lambda: "another")
     assert {key for key in after if after[key] != names()[key]} == {("mini", m) for m in ("fid", "kid", *DETECTED)}
 
 

@@ -18,8 +18,8 @@ from psalign.cli import main
 from psalign.diffusion.generate import open_run
 from psalign.errors import PSAlignError
 from psalign.evaluation.cells import Cell
-from psalign.evaluation.findings import _marks, _read_run
-from psalign.evaluation.judgements import read_judgements
+from psalign.evaluation.report.findings import _marks, _read_run
+from psalign.evaluation.report.judgements import read_judgements
 from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.mini.dataset import claim_build
 from psalign.quickstart import _open
@@ -99,8 +99,8 @@ def drawing(folder):
 
 
 def marks(path):
-    from psalign.evaluation.contenders import Contender
-    from psalign.evaluation.findings import Arena, Drawn
+    from psalign.evaluation.report.contenders import Contender
+    from psalign.evaluation.report.findings import Arena, Drawn
 
     who = Contender("base")
     arena = Arena("debug", "sd15")

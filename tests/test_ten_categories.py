@@ -15,26 +15,26 @@ from psalign.adapter.checkpoint import load_adapter, save_adapter
 from psalign.adapter.convert import write_published
 from psalign.adapter.published import PublishedAdapter
 from psalign.baselines.negative_prompt import with_negative_prompts
+from psalign.benchmark.models import tools_for
 from psalign.categories import default_taxonomy, use_taxonomy
 from psalign.cli import main
 from psalign.diffusion.generate import GenerationConfig, generate
 from psalign.errors import TaxonomyMismatch, UsageError
-from psalign.evaluation.benchmark_report import write_benchmark_report
 from psalign.evaluation.cells import Cell
-from psalign.evaluation.figures import _heat, write_figures
-from psalign.evaluation.findings import load_findings
-from psalign.evaluation.judge import Answers, Sheet, make_trials
-from psalign.evaluation.judge_question import Judge, Template
-from psalign.evaluation.judge_reply import Answer
-from psalign.evaluation.judge_rows import load_cases
-from psalign.evaluation.judge_summary import results
-from psalign.evaluation.judgements import read_judgements
-from psalign.evaluation.metrics import measure, metrics_for
+from psalign.evaluation.judge.ask import Answers, Sheet, make_trials
+from psalign.evaluation.judge.cases import load_cases
+from psalign.evaluation.judge.question import Judge, Template
+from psalign.evaluation.judge.reply import Answer
+from psalign.evaluation.judge.summary import results
+from psalign.evaluation.metrics.registry import measure, metrics_for
+from psalign.evaluation.report.benchmark_report import write_benchmark_report
+from psalign.evaluation.report.figures import _heat, write_figures
+from psalign.evaluation.report.findings import load_findings
+from psalign.evaluation.report.judgements import read_judgements
 from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.files import write_json, write_jsonl
 from psalign.mini.detector import load_detector
 from psalign.records import ManifestRow, PromptRow, read_manifest
-from psalign.tools import tools_for
 from psalign.training.config import TrainingConfig
 from psalign.training.objective import figure_cells
 from psalign.training.validation import cell_columns

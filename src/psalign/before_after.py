@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from .benchmark.methods import Means, draw_by
 from .categories import category_names
 from .diffusion.base_models import Loading, count_weights, load_pipeline
 from .diffusion.generate import GenerationConfig, Nobody
 from .diffusion.prompts import derive_seed
 from .diffusion.shards import Shard
 from .evaluation.pictures import read_picture
-from .evaluation.sheet import Sheet, SheetRow, write_sheet_png
-from .methods import Means, draw_by
+from .evaluation.report.contact_sheet import Sheet, SheetRow, write_sheet_png
 from .records import PromptRow
 from .sage.rows import load_split
 from .users.embedding import EmbeddingStore

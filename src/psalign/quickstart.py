@@ -19,16 +19,16 @@ import numpy as np
 import torch
 
 from .before_after import limits_told, pick_users, read_pictures
+from .benchmark.methods import Means, draw_by
 from .categories import require_default
 from .config import settings, told_changes
 from .diffusion.base_models import find_base, load_pipeline
 from .diffusion.generate import GenerationConfig, Users
 from .diffusion.prompts import load_prompts
 from .errors import OutputError, UsageError
-from .evaluation.benchmark import evaluate_methods
-from .evaluation.report import Sheet, SheetRow, write_report, write_sheet_png
+from .evaluation.metrics.benchmark import evaluate_methods
+from .evaluation.report.quickstart_report import Sheet, SheetRow, write_report, write_sheet_png
 from .files import Record, read_json, write_json
-from .methods import Means, draw_by
 from .mini import dataset, world
 from .mini.detector import load_detector
 from .mini.names import KIND_NAMES, NAMES, named, plural

@@ -4,7 +4,7 @@ import pytest
 
 from psalign.errors import EvaluationError, UsageError
 from psalign.evaluation.cells import BASES, DATASETS, METHODS, Cell, find_cells, find_strays, find_unfinished
-from psalign.evaluation.metrics import METRICS
+from psalign.evaluation.metrics.registry import METRICS
 
 
 def test_folders_and_levels(tmp_path):

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, CLIPModel
 from psalign.cli import main
 from psalign.diffusion.base_models import mini_folder
 from psalign.errors import CheckpointError
-from psalign.evaluation.clip_model import ClipModel
+from psalign.evaluation.metrics.clip_model import ClipModel
 from psalign.mini import world
 from psalign.mini.clip import ClipConfig, clip_folder, load_clip, one_wrong, train_clip
 

@@ -12,7 +12,8 @@ from .tables import summary
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    from ..evaluation.benchmark import evaluate_methods
+    from psalign.evaluation.metrics.benchmark import evaluate_methods
+
     from ..files import require_ours, write_json
     from ..mini.detector import load_detector
 
@@ -23,7 +24,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def adopt(arguments: argparse.Namespace) -> None:
-    from ..adopt import adopt as write
+    from psalign.benchmark.adopt import adopt as write
 
     for cell, count in write(arguments.images, prompts=arguments.prompts, users=arguments.users).items():
         print(f"{cell}: {count} pictures")

@@ -18,8 +18,9 @@ FOREIGN = ("safetydpo", "esdu", "uce")
 
 
 def generate(arguments: argparse.Namespace) -> int:
+    from psalign.benchmark.grid import GridConfig, describe, draw_grid, plan_cells
+
     from ..diffusion.shards import Shard
-    from ..grid import GridConfig, describe, draw_grid, plan_cells
 
     levels = [None if level == "user" else int(level) for level in arguments.levels]
     if arguments.home is not None:

@@ -17,10 +17,10 @@ from ..files import Record
 from .options import a_path, at_least, command
 
 if TYPE_CHECKING:
-    from ..evaluation.judge import Answers, Sheet
-    from ..evaluation.judge_client import JudgeClient
-    from ..evaluation.judge_cost import Estimate
-    from ..evaluation.judge_question import Judge, Question
+    from psalign.evaluation.judge.ask import Answers, Sheet
+    from psalign.evaluation.judge.client import JudgeClient
+    from psalign.evaluation.judge.cost import Estimate
+    from psalign.evaluation.judge.question import Judge, Question
 
 RATES = ("pass", "banned_respected", "allowed_kept", "clean", "self_agreement")
 ALL, USER_DATASETS = "all", ("sage_seen", "sage_unseen")  # as the published judge takes "all"
@@ -28,10 +28,10 @@ PAIR_RATES = ("a_wins", "b_wins", "ties", "position_bias", "self_agreement")
 
 
 def judge(arguments: argparse.Namespace) -> int:
-    from ..evaluation.judge import ask_all, unasked
-    from ..evaluation.judge_cache import JudgeCache
-    from ..evaluation.judge_canary import canary_question
-    from ..evaluation.judge_client import Budget, Endpoint, JudgeClient
+    from psalign.evaluation.judge.ask import ask_all, unasked
+    from psalign.evaluation.judge.cache import JudgeCache
+    from psalign.evaluation.judge.canary import canary_question
+    from psalign.evaluation.judge.client import Budget, Endpoint, JudgeClient
 
     _check(arguments)
     endpoint = Endpoint(
@@ -73,8 +73,9 @@ def _check(arguments: argparse.Namespace) -> None:
 def _sheets(arguments: argparse.Namespace, judge: Judge) -> list[Sheet]:
     """The sheets of every dataset and base that is asked for. One that is named must be there; of `all` and of bases
     that are not named, those that are drawn."""
-    from ..evaluation.judge_question import Template
-    from ..evaluation.judge_sheets import Setting, compare_sheet, evaluate_sheets
+    from psalign.evaluation.judge.question import Template
+    from psalign.evaluation.judge.tasks import Setting, compare_sheet, evaluate_sheets
+
     from ..users.profile import load_profiles
 
     profiles = load_profiles(arguments.users) if arguments.users else None
@@ -102,7 +103,7 @@ def _places(arguments: argparse.Namespace) -> list[tuple[str, str, list[str]]]:
 
     Raises UsageError where nothing is drawn. A dataset that is named must have every model that is asked for.
     """
-    from ..evaluation.judge_sheets import drawn_bases, is_drawn
+    from psalign.evaluation.judge.tasks import drawn_bases, is_drawn
 
     compared, images = arguments.mode == "compare", arguments.images
     models = [arguments.model_a, arguments.model_b] if compared else arguments.models
@@ -128,7 +129,7 @@ def _places(arguments: argparse.Namespace) -> list[tuple[str, str, list[str]]]:
 
 def _ask_to_send(todo: Sequence[Question], client: JudgeClient, arguments: argparse.Namespace) -> None:
     """Show what would leave this machine and about what it costs, and go on only where that is agreed to."""
-    from ..evaluation.judge_cost import estimate
+    from psalign.evaluation.judge.cost import estimate
 
     cost = estimate(todo, prices=arguments.rate_price)
     limit = "" if arguments.max_requests is None else f" (--max-requests {arguments.max_requests:,})"
@@ -153,7 +154,7 @@ def _warning(client: JudgeClient) -> str:
 
 
 def _what(todo: Sequence[Question], arguments: argparse.Namespace) -> str:
-    from ..evaluation.judge_rows import TOLD
+    from psalign.evaluation.judge.cases import TOLD
 
     named = "" if arguments.template == "blind" else ", THE METHODS' NAMES"
     what = f"prompt, the categories that its user bans and allows{named}, picture"
@@ -172,9 +173,10 @@ def _price(cost: Estimate) -> str:
 
 def _report(sheets: Sequence[Sheet], answers: Answers, canary: Question, judge: Judge, *, out: Path, send: str) -> int:
     """Write and print what was found. Returns the exit status: 1 where rows were not judged, or none could be."""
-    from ..evaluation.judge_canary import OBEYED, canary_outcome
-    from ..evaluation.judge_sheets import results_path
-    from ..evaluation.judge_summary import results
+    from psalign.evaluation.judge.canary import OBEYED, canary_outcome
+    from psalign.evaluation.judge.summary import results
+    from psalign.evaluation.judge.tasks import results_path
+
     from ..files import write_json
 
     left_out = sorted({name for answer in answers.by_key.values() for name in answer.left_out})

@@ -13,9 +13,10 @@ from .options import a_path, add_out, command
 
 
 def report(arguments: argparse.Namespace) -> int:
-    from ..evaluation.benchmark_report import write_benchmark_report
+    from psalign.evaluation.report.benchmark_report import write_benchmark_report
+    from psalign.evaluation.report.findings import load_findings
+
     from ..evaluation.cells import find_strays
-    from ..evaluation.findings import load_findings
     from ..files import require_ours
     from ..mini.detector import load_detector
     from ..records import versions
@@ -31,7 +32,7 @@ def report(arguments: argparse.Namespace) -> int:
     write_benchmark_report(page, arenas, about=about)
     print(page)
     if arguments.figures:
-        from ..evaluation.figures import write_figures
+        from psalign.evaluation.report.figures import write_figures
 
         for path in write_figures(arguments.out / "figures", arenas):
             print(path)

@@ -17,12 +17,13 @@ from ..errors import UsageError, one_line
 from .options import a_number, a_path, at_least, command, given
 
 if TYPE_CHECKING:
+    from psalign.benchmark.models import ToolsConfig
+    from psalign.evaluation.metrics.registry import Tools
+
     from ..evaluation.cells import Cell
-    from ..evaluation.metrics import Tools
     from ..evaluation.results import ResultRow
     from ..evaluation.runner import Job
     from ..evaluation.score import Score
-    from ..tools import ToolsConfig
 
 UNFINISHED = "drawn in part: the same psalign eval generate again draws the rest"
 # Fields of ToolsConfig that each metric's number depends on.
@@ -36,9 +37,10 @@ DEPENDS_ON = {
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from psalign.benchmark.models import ToolsConfig
+
     from ..evaluation.cells import find_cells, find_strays, find_unfinished
     from ..evaluation.runner import run_jobs
-    from ..tools import ToolsConfig
 
     gpus = _gpus_there(arguments.gpus)
     config = ToolsConfig(
@@ -80,8 +82,9 @@ def plan(cells: Sequence[Cell], images: Path, results: Path, metrics: Sequence[s
 
     Raises UsageError for a metric that is none, or that says nothing of any of the cells.
     """
+    from psalign.evaluation.metrics.registry import METRICS
+
     from ..evaluation.cells import DATASETS
-    from ..evaluation.metrics import METRICS
     from ..evaluation.runner import Job, known_fingerprints
 
     unknown = [metric for metric in metrics if metric not in METRICS]
@@ -104,7 +107,7 @@ def plan(cells: Sequence[Cell], images: Path, results: Path, metrics: Sequence[s
 
 
 def measure_cell(config: ToolsConfig, metric: str, cell: Cell, folder: Path) -> list[Score]:
-    from ..evaluation.metrics import measure
+    from psalign.evaluation.metrics.registry import measure
 
     return measure(metric, folder, _tools(cell.base, config))
 
@@ -112,13 +115,13 @@ def measure_cell(config: ToolsConfig, metric: str, cell: Cell, folder: Path) -> 
 @lru_cache(maxsize=8)
 def _tools(base: str, config: ToolsConfig) -> Tools:
     """Once per process, as they keep the models they have loaded."""
-    from ..tools import tools_for
+    from psalign.benchmark.models import tools_for
 
     return tools_for(base, config)
 
 
 def _with_tools(base: str, config: ToolsConfig) -> list[str]:
-    from ..evaluation.metrics import metrics_for
+    from psalign.evaluation.metrics.registry import metrics_for
 
     return metrics_for(_tools(base, config))
 
@@ -142,8 +145,9 @@ def _made_with(metric: str, base: str, config: ToolsConfig) -> str:
 
 def _brought_weights(metric: str, base: str, config: ToolsConfig) -> list[str]:
     """Names of the weights of a metric that no flag gives: NudeNet's, and the shipped ones of mini."""
+    from psalign.evaluation.metrics.registry import METRICS
+
     from ..errors import ExtraMissing
-    from ..evaluation.metrics import METRICS
 
     tools, needs = _tools(base, config), METRICS[metric].needs
     names = []
