@@ -12,7 +12,7 @@ from psalign.evaluation.report.contenders import Contender
 from psalign.evaluation.report.judgements import read_judgements, read_summaries
 from psalign.evaluation.report.published import add_figures, read_published
 
-TEXT = (resources.files("psalign.evaluation") / "published.csv").read_text(encoding="utf-8")
+TEXT = (resources.files("psalign.evaluation.report") / "published.csv").read_text(encoding="utf-8")
 ROWS = list(csv.DictReader(line for line in TEXT.splitlines() if not line.startswith("#")))
 
 
