@@ -1,4 +1,4 @@
-"""README.md: every command and every block of code runs, and the layout is the tree's."""
+"""README.md: every command and every block of code runs."""
 
 import re
 import shlex
@@ -100,19 +100,3 @@ def test_commands_named_in_the_text_parse(folder, monkeypatch, capsys):
     assert len(named) >= 2
     for command in named:
         assert main(shlex.split(command)[1:]) == 0
-
-
-def test_layout_is_the_tree():
-    block = re.search(r"## Layout\n\n```\n(.*?)```", README, re.S)[1]
-    named = set(re.findall(r"[\w.]+/?[\w]*", block))
-    package = {
-        f"{path.name}/" if path.is_dir() else path.name
-        for path in (ROOT / "src/psalign").iterdir()
-        if not path.name.startswith(("_", ".", "py.typed"))
-    }
-    assert package <= named | {"src/psalign/"}, package - named
-
-
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
