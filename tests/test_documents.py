@@ -105,3 +105,17 @@ def test_every_room_of_the_package_is_in_the_architecture():
     page = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
     rooms = [path.stem for path in (ROOT / "src/psalign").iterdir() if not path.name.startswith(("_", ".", "py."))]
     assert [room for room in sorted(rooms) if f"`{room}`" not in page] == []
+
+
+def test_files_that_the_architecture_names_exist():
+    page = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+/[\w/]+\.py)`", page)
+    assert [name for name in named if not any((ROOT / top / name).is_file() for top in ("src/psalign", "."))] == []
+
+
+def test_a_walk_has_at_most_eight_stops():
+    page = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
+    walk = page.split("\n## A walk for the reader\n")[1].split("\n## ")[0]
+    ways = re.split(r"^\*\*", walk, flags=re.M)[1:]
+    assert [way.split("'s way**")[0] for way in ways] == ["A prompt", "A user", "A pair", "A judgement"]
+    assert all(1 <= len(re.findall(r"^\d\. `", way, re.M)) <= 8 for way in ways)
