@@ -1,3 +1,5 @@
 #!/usr/bin/env bash
-# [META_FILE=prompts.csv] [PSA_PATH=trained_models/psa-sd15] [LLM=Qwen/Qwen2.5-7B-Instruct] [SD_MODEL=...] [OUT=...] launchers/infer_sd15_psa_llm.sh
+# Generates pictures with SD1.5 and an adapter, for users whose profiles are columns of META_FILE.
+# Optional environment variables (docs/GENERATE.md): META_FILE, PSA_PATH, EMBEDS, SD_MODEL, OUT,
+# LLM=Qwen/Qwen2.5-7B-Instruct, ...
 exec "$(dirname "${BASH_SOURCE[0]}")/infer.sh" sd15 psa_llm "$@"

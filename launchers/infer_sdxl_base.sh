@@ -1,3 +1,4 @@
 #!/usr/bin/env bash
-# [META_FILE=prompts.csv] [SD_MODEL=...] [OUT=...] launchers/infer_sdxl_base.sh
+# Generates pictures with SDXL, without an adapter.
+# Optional environment variables (docs/GENERATE.md): META_FILE, SD_MODEL, OUT, ...
 exec "$(dirname "${BASH_SOURCE[0]}")/infer.sh" sdxl base "$@"

@@ -1,3 +1,4 @@
 #!/usr/bin/env bash
-# [META_FILE=prompts.csv] [PSA_PATH=trained_models/psa-sdxl] [EMBEDS=...] [LEVEL=3] [SD_MODEL=...] [OUT=...] launchers/infer_sdxl_psa.sh
+# Generates pictures with SDXL and an adapter, for users with stored vectors or for one LEVEL.
+# Optional environment variables (docs/GENERATE.md): META_FILE, PSA_PATH, EMBEDS, LEVEL=3, SD_MODEL, OUT, ...
 exec "$(dirname "${BASH_SOURCE[0]}")/infer.sh" sdxl psa "$@"

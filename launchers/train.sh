@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What the two train_psa_*.sh share: train.sh BASE [more arguments of `psalign train`].
+# The common part of the two train_psa_*.sh: train.sh BASE [more arguments of `psalign train`].
 #   BASE  sd15 or sdxl
-# Bare, where there is no data/sage, it fetches the published captions and the base, and says so first (docs/TRAINING.md).
-# From the environment: DATA, EMBEDS, OUT, SD_MODEL, BATCH_SIZE, MAX_STEPS, LR, NUM_PROCESSES, ACCELERATE_CONFIG, PYTHON.
+# Without DATA and without data/sage it lists and fetches the published captions and the base (docs/TRAINING.md).
+# Optional environment variables: DATA, EMBEDS, OUT, SD_MODEL, BATCH_SIZE, MAX_STEPS, LR, NUM_PROCESSES, ACCELERATE_CONFIG, PYTHON.
 set -euo pipefail
 
 base=$1
@@ -18,11 +18,11 @@ python=${PYTHON:-$here/.venv/bin/python}
 if [ -z "${PYTHON:-}" ] && [ ! -x "$python" ]; then python=python3; fi
 command -v "$python" > /dev/null || stop "there is no $python; set PYTHON (an interpreter that has psalign)."
 
-if [ -z "${DATA:-}" ]; then # a dataset of SAGE, or where none is what psalign train fetches
+if [ -z "${DATA:-}" ]; then # SAGE, or else the captions that psalign train fetches
     DATA=data/sage
     if [ ! -e "$DATA" ] || [ -e "$DATA/published.json" ]; then DATA=published; fi
 fi
-if [ -z "${EMBEDS:-}" ] && [ "$DATA" != published ]; then # of SAGE, or what is there without a folder of its own
+if [ -z "${EMBEDS:-}" ] && [ "$DATA" != published ]; then # SAGE's vectors, or data/embeddings itself
     EMBEDS=data/embeddings/sage
     if [ ! -e "$EMBEDS" ] && [ -e data/embeddings ]; then EMBEDS=data/embeddings; fi
 fi
@@ -31,9 +31,9 @@ export EMBEDS=${EMBEDS:-} DATA OUT=${OUT:-trained_models/psa-$base}
 [ "$DATA" = published ] || [ -d "$EMBEDS" ] || stop "there is no $EMBEDS. Make it: psalign embed --users <the dataset's users> --out $EMBEDS (or set EMBEDS)."
 
 run=("$python")
-if [ -n "${ACCELERATE_CONFIG:-}" ]; then # launchers/accelerate/*.yaml, or one of your own
+if [ -n "${ACCELERATE_CONFIG:-}" ]; then # launchers/accelerate/*.yaml, or your own
     run+=(-m accelerate.commands.launch --config_file "$ACCELERATE_CONFIG")
-elif [ "${NUM_PROCESSES:-1}" != 1 ]; then # --multi_gpu: so many processes; without GPUs they share the CPU
+elif [ "${NUM_PROCESSES:-1}" != 1 ]; then # --multi_gpu starts NUM_PROCESSES processes; without GPUs they share the CPU
     run+=(-m accelerate.commands.launch --multi_gpu --num_processes "$NUM_PROCESSES" --num_machines 1)
     run+=(--mixed_precision no --dynamo_backend no --main_process_port 0)
 fi
