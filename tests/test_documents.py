@@ -107,10 +107,10 @@ def test_every_room_of_the_package_is_in_the_architecture():
     assert [room for room in sorted(rooms) if f"`{room}`" not in page] == []
 
 
-def test_files_that_the_architecture_names_exist():
-    page = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(\w+/[\w/]+\.py)`", page)
-    assert [name for name in named if not any((ROOT / top / name).is_file() for top in ("src/psalign", "."))] == []
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_source_files_that_a_page_names_exist(page):
+    named = re.findall(r"`(?:python )?(\w+/[\w/]+\.py)\b", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not any((ROOT / top / name).is_file() for top in (".", "src/psalign"))] == []
 
 
 def test_a_walk_has_at_most_eight_stops():
