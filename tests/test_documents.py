@@ -8,6 +8,7 @@ import pytest
 
 from psalign import cli
 from psalign.cli.completion import table
+from test_architecture import GROUND, MAY_IMPORT
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(path for name in ("docs", "data", "trained_models", "benchmarks")
@@ -111,6 +112,16 @@ def test_every_room_of_the_package_is_in_the_architecture():
 def test_source_files_that_a_page_names_exist(page):
     named = re.findall(r"`(?:python )?(\w+/[\w/]+\.py)\b", page.read_text(encoding="utf-8"))
     assert [name for name in named if not any((ROOT / top / name).is_file() for top in (".", "src/psalign"))] == []
+
+
+def test_the_table_of_rooms_is_the_one_that_is_enforced():
+    page = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
+    before, rows = page.split("\n## Rooms and their imports\n")[1].split("\n| room | holds | may import |\n")
+    assert set(re.findall(r"`(\w+)`", before)) >= GROUND
+    found = dict(re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", rows, re.M))
+    named = {room: set(re.findall(r"`([\w.]+)`", cell)) for room, cell in found.items()}
+    for room in found.keys() - {"quickstart", "cli"}:  # these import everything
+        assert named[room] == MAY_IMPORT[room], room
 
 
 def test_a_walk_has_at_most_eight_stops():
