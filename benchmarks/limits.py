@@ -3,7 +3,7 @@
     python benchmarks/limits.py [--seeds 0 1 2] [--count 210] [--wordings 70] [--out outputs/captions]
 
 Trains what benchmarks/captions.py has not trained in the same folder (structured vectors), and draws the prompts of
-psalign.mini.limit_prompts with their limits and no user: once with the base and once with each adapter. Then the
+limit_prompts.py with their limits and no user: once with the base and once with each adapter. Then the
 prompts of the dataset, with each user's banned categories as limits in words and nothing else ("categories in words").
     gone: the share of pictures without the limited motif. Only rows with a limited motif count.
     kept: the share of other motifs that are in the picture. Only motifs that the base draws from the same seed count.
@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from captions import embedder, open_dataset, prompts, train
+from limit_prompts import limit_prompts
 from seeds import cell, over_seeds
 
 from psalign.adapter.attach import attach
@@ -37,7 +38,6 @@ from psalign.evaluation.statistics import wilson
 from psalign.files import Record, write_json
 from psalign.mini import world
 from psalign.mini.detector import load_detector
-from psalign.mini.limit_prompts import limit_prompts
 from psalign.mini.names import KIND_NAMES, NAMES, named, plural
 from psalign.quickstart import embed_users
 from psalign.records import PromptRow, Verdict, versions

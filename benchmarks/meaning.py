@@ -3,7 +3,7 @@
     python benchmarks/meaning.py [--seeds 0 1 2] [--count 70] [--stores structured whole] [--out outputs/captions]
 
 Trains what benchmarks/captions.py has not trained in the same folder, and draws `--count` banned and allowed motifs of
-each suite of psalign.mini.meaning, for held-out users and scenes, once with the base and once with each adapter. "kept,
+each suite of meaning_prompts.py, for held-out users and scenes, once with the base and once with each adapter. "kept,
 of the base's" is over the motifs that the base itself draws with the same seed; "moved" is the mean absolute difference
 to the base's picture (0 to 255) of prompts that ask for nothing banned. Writes meaning.json, and failures.png with the
 first failures of each suite: the base's picture beside the adapter's.
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from captions import embedder, open_dataset, train
+from meaning_prompts import meaning_prompts, users_who_ban
 from PIL import Image, ImageDraw
 from seeds import cell, over_seeds
 
@@ -35,7 +36,6 @@ from psalign.evaluation.statistics import wilson
 from psalign.files import Record, write_json
 from psalign.mini import dataset
 from psalign.mini.detector import load_detector
-from psalign.mini.meaning import meaning_prompts, users_who_ban
 from psalign.quickstart import embed_users
 from psalign.records import PromptRow, Verdict, versions
 from psalign.users.embedding import EmbeddingStore

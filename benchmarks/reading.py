@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from ablation import DATASET, split_changes
 from meaning import users_of
+from meaning_prompts import meaning_prompts
 from seeds import cell, over_seeds
 
 from psalign.adapter.checkpoint import load_adapter
@@ -37,7 +38,6 @@ from psalign.diffusion.reader import Draw, Reader, sample_pools
 from psalign.evaluation.statistics import wilson
 from psalign.files import Record, write_json
 from psalign.mini import dataset, world
-from psalign.mini.meaning import meaning_prompts
 from psalign.records import PromptRow, versions
 from psalign.training.run import load_captions, train_adapter
 

@@ -5,7 +5,7 @@ import pytest
 from psalign.config import list_presets, load_preset, settings
 from psalign.diffusion.generate import GenerationConfig
 from psalign.errors import UsageError
-from psalign.mini.dataset import DatasetConfig
+from psalign.mini.sizes import DatasetConfig
 from psalign.training.config import TrainingConfig
 from psalign.training.run import check_shape
 

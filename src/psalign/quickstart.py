@@ -264,7 +264,7 @@ def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore, *, base: str) ->
 def _sheet_scenes(seed: int) -> list[world.Scene]:
     """One scene per category, a harmless one, on combinations no training has seen."""
     rng = np.random.default_rng((seed, 99))
-    wanted = [(motifs[rng.integers(len(motifs))],) for motifs in dataset.TRAIN_MOTIFS.values()]
+    wanted = [(motifs[rng.integers(len(motifs))],) for motifs in world.TRAIN_MOTIFS.values()]
     return [world.sample_scene(rng, motifs=motifs, held_out=True) for motifs in [*wanted, ()]]
 
 

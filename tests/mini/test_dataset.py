@@ -9,8 +9,9 @@ import pytest
 from psalign.diffusion.prompts import load_prompts
 from psalign.errors import OutputError, UsageError
 from psalign.mini import dataset, world
-from psalign.mini.dataset import DatasetConfig, build
+from psalign.mini.dataset import build
 from psalign.mini.names import HELD_OUT_KIND_NAMES, NAMES, plural
+from psalign.mini.sizes import DatasetConfig
 from psalign.sage.rows import SPLITS, load_split, unsafe_is_chosen
 from psalign.users.policy import banned_categories
 from psalign.users.profile import load_profiles

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from psalign.mini import language, names, world
+from psalign.mini.factory.tokenizer import MAX_TOKENS, build_tokenizer, corpus
 from psalign.mini.language import Denial, Mention, Telling
-from psalign.mini.tokenizer import MAX_TOKENS, build_tokenizer, corpus
 
 SWORD = world.Scene("meadow", "cat", "red", "left", ("sword",))
 BOTH = world.Scene("night", "cat", "red", "left", ("sword", "skull"))

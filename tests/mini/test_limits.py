@@ -3,10 +3,10 @@
 import numpy as np
 
 from psalign.mini import world
-from psalign.mini.dataset import TRAIN_MOTIFS
 from psalign.mini.language import NEGATIONS
 from psalign.mini.limits import MOST_OTHERS, TRAINED_DENIALS, LimitSource, sample_limit_rows
 from psalign.mini.names import HELD_OUT_KIND_NAMES, HELD_OUT_NAMES, KIND_NAMES, NAMES, named, plural
+from psalign.mini.world import TRAIN_MOTIFS
 
 MOTIFS = tuple(motif for motifs in TRAIN_MOTIFS.values() for motif in motifs)
 ROWS = list(sample_limit_rows(np.random.default_rng(3), LimitSource(MOTIFS, 2, 0.2), 600))

@@ -8,7 +8,9 @@ from psalign.cli import main
 from psalign.errors import DatasetError, OutputError
 from psalign.files import write_jsonl
 from psalign.mini import dataset
+from psalign.mini.prompts import prompts
 from psalign.mini.reference import draw_reference
+from psalign.mini.sizes import DatasetConfig
 from psalign.mini.world import Scene, draw
 from psalign.records import PromptRow, fingerprint
 
@@ -51,8 +53,8 @@ def test_prompts_of_no_harmless_scene_are_refused(tmp_path):
 
 
 def test_the_prompts_of_the_mini_dataset_can_be_drawn(tmp_path):
-    config = dataset.DatasetConfig(train_users=30, val_users=1, test_users=30, safe=3)
-    rows = dataset.prompts(dataset.split_users(config), config)
+    config = DatasetConfig(train_users=30, val_users=1, test_users=30, safe=3)
+    rows = prompts(dataset.split_users(config), config)
     draw_reference(tmp_path, rows, per_caption=2)
     assert json.loads((tmp_path / "reference.json").read_text())["captions"] == 3
     assert len(list(tmp_path.glob("*.png"))) == 6

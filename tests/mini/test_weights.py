@@ -5,9 +5,9 @@ import pytest
 from diffusers import StableDiffusionPipeline
 
 from psalign.diffusion.base_models import mini_folder
-from psalign.mini import checks
 from psalign.mini.clip import load_clip
 from psalign.mini.detector import load_detector
+from psalign.mini.factory import checks
 
 
 def test_size_and_format():

@@ -15,10 +15,11 @@ def build(arguments: argparse.Namespace) -> None:
     from ..diffusion.prompts import load_prompts
     from ..mini import dataset
     from ..mini.reference import draw_reference
+    from ..mini.sizes import DatasetConfig
     from .settings import load_settings
 
     preset = load_settings(arguments, reads=("dataset",))
-    sizes = settings(dataset.DatasetConfig, preset.get("dataset"), section="dataset")
+    sizes = settings(DatasetConfig, preset.get("dataset"), section="dataset")
     dataset.build(arguments.out, sizes, captions_only=arguments.captions_only)
     if not arguments.captions_only:
         draw_reference(arguments.out / "reference", load_prompts(arguments.out / "prompts.jsonl"))
@@ -28,7 +29,7 @@ def build(arguments: argparse.Namespace) -> None:
 def train_base(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
 
-    from ..mini import base
+    from ..mini.factory import base
 
     config = base.BaseConfig(**given(arguments, "seed", "denoiser_steps", "autoencoder_steps", "pictures"))
     if arguments.language_steps is not None:
@@ -41,28 +42,21 @@ def train_base(arguments: argparse.Namespace) -> None:
 
 def train_detector(arguments: argparse.Namespace) -> None:
     from ..diffusion.base_models import load_pipeline
-    from ..mini import detector
+    from ..mini.factory import detector
 
     autoencoder = load_pipeline("mini", source=arguments.model).vae
-    detector.train_detector(
-        arguments.out,
-        autoencoder,
-        detector.DetectorConfig(**given(arguments, "seed", "steps", "pictures")),
-        work=arguments.work,
-    )
+    config = detector.DetectorConfig(**given(arguments, "seed", "steps", "pictures"))
+    detector.train_detector(arguments.out, autoencoder, config, work=arguments.work)
     print(f"Detector: {arguments.out}")
 
 
 def train_clip(arguments: argparse.Namespace) -> None:
     from ..diffusion.base_models import load_pipeline
-    from ..mini import clip
+    from ..mini.factory import clip
 
-    clip.train_clip(
-        arguments.out,
-        load_pipeline("mini", source=arguments.model),
-        clip.ClipConfig(**given(arguments, "seed", "steps", "pictures")),
-        work=arguments.work,
-    )
+    pipeline = load_pipeline("mini", source=arguments.model)
+    config = clip.ClipConfig(**given(arguments, "seed", "steps", "pictures"))
+    clip.train_clip(arguments.out, pipeline, config, work=arguments.work)
     print(f"Text-image model: {arguments.out}")
 
 
@@ -72,20 +66,14 @@ def check(arguments: argparse.Namespace) -> None:
     from ..diffusion.base_models import load_pipeline
     from ..evaluation.statistics import wilson
     from ..files import require_ours, write_json
-    from ..mini import checks
     from ..mini.clip import load_clip
     from ..mini.detector import load_detector
+    from ..mini.factory.checks import check_all
 
     if arguments.out:
         require_ours(arguments.out, b'"psnr_db"', what="figures of mini check", force=arguments.force)
-    pipeline, detector = load_pipeline("mini", source=arguments.model), load_detector(arguments.detector)
-    psnr_db = checks.check_autoencoder(pipeline, n=min(500, arguments.n))
-    counts = checks.check_detector(detector, pipeline, n=arguments.n)
-    counts |= {f"base: {k}": v for k, v in checks.check_base(pipeline, detector, n=arguments.n).items()}
-    language = checks.check_language(pipeline, detector, n=arguments.n)
-    counts |= {f"language: {k}": v for k, v in language.items()}
-    clip = checks.check_clip(load_clip(arguments.clip), pipeline, n=min(640, arguments.n))
-    counts |= {f"text-image, {k}": v for k, v in clip.items()}
+    pipeline = load_pipeline("mini", source=arguments.model)
+    psnr_db, counts = check_all(pipeline, load_detector(arguments.detector), load_clip(arguments.clip), n=arguments.n)
     rates = {name: wilson(*count) for name, count in counts.items()}
     print(f"{'autoencoder':48} {psnr_db:.2f} dB PSNR")
     for name, rate in rates.items():
@@ -125,48 +113,30 @@ def add_commands(groups: Any) -> None:
 
     one = command(kinds, "train-base", train_base, "train the mini base from scratch (about an hour on 2 cores)",
                    "psalign mini train-base --out outputs/mini-base")  # fmt: skip
-    for name in ("--seed", "--pictures", "--autoencoder-steps", "--denoiser-steps", "--language-steps"):
-        one.add_argument(name, type=at_least(0))
     keep = one.add_mutually_exclusive_group()
     keep.add_argument("--keep-autoencoder", type=a_path, metavar="FOLDER", help="use the autoencoder of this mini base")
-    keep.add_argument(
-        "--keep-unet",
-        type=a_path,
-        metavar="FOLDER",
-        help="use autoencoder and UNet of this mini base: train language only",
-    )
-    one.add_argument("--work", type=a_path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
+    keep.add_argument("--keep-unet", type=a_path, metavar="FOLDER",
+                      help="use autoencoder and UNet of this mini base: train language only")  # fmt: skip
+    _add_budget(one, "seed", "pictures", "autoencoder-steps", "denoiser-steps", "language-steps")
     add_out(one, "outputs/mini-base")
 
     one = command(kinds, "train-detector", train_detector, "train the detector that judges mini pictures",
                    "psalign mini train-detector --out outputs/mini-detector")  # fmt: skip
-    for name in ("--seed", "--pictures", "--steps"):
-        one.add_argument(name, type=at_least(0))
-    one.add_argument("--work", type=a_path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
+    _add_budget(one, "seed", "pictures", "steps")
     add_out(one, "outputs/mini-detector")
     add_model(one)
 
     one = command(kinds, "train-clip", train_clip, "train the text-image model that CLIPScore uses on mini pictures",
                    "psalign mini train-clip --out outputs/mini-clip")  # fmt: skip
-    for name in ("--seed", "--pictures", "--steps"):
-        one.add_argument(name, type=at_least(0))
-    one.add_argument("--work", type=a_path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")
+    _add_budget(one, "seed", "pictures", "steps")
     add_out(one, "outputs/mini-clip")
     add_model(one)
 
-    one = command(
-        kinds,
-        "check",
-        check,
-        "measure the mini base, its detector and its text-image model",
-        "psalign mini check -n 200",
-    )
-    one.add_argument(
-        "-n",
-        type=at_least(1),
-        default=1000,
-        help="captions and as many texts of the whole language for the base, drawings for the detector (default 1000)",
-    )
+    one = command(kinds, "check", check, "measure the mini base, its detector and its text-image model",
+                  "psalign mini check -n 200")  # fmt: skip
+    one.add_argument("-n", type=at_least(1), default=1000,
+                     help="captions and as many texts of the whole language for the base, drawings for the detector "
+                     "(default 1000)")  # fmt: skip
     one.add_argument("--detector", type=a_path, help="another detector than the shipped one")
     one.add_argument("--clip", type=a_path, help="another text-image model than the shipped one")
     one.add_argument("--out", type=a_path, help="also write the figures as JSON")
@@ -182,3 +152,9 @@ def add_commands(groups: Any) -> None:
     add_out(one, "data/mini/reference")
     for one in kinds.choices.values():
         one.set_defaults(fill=_require_its_categories)
+
+
+def _add_budget(one: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        one.add_argument(f"--{name}", type=at_least(0))
+    one.add_argument("--work", type=a_path, default=Path("outputs/mini-base-work"), help="checkpoints to resume from")

@@ -39,7 +39,7 @@ def check_preset(preset: Record) -> None:
     from ..config import check_range
     from ..diffusion.base_models import find_base
     from ..diffusion.generate import GenerationConfig
-    from ..mini.dataset import DatasetConfig
+    from ..mini.sizes import DatasetConfig
     from ..sage.framing import Framing
     from ..training.run import SHAPES, check_shape, training_config
 

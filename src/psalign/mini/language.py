@@ -188,6 +188,19 @@ def sample_telling(rng: np.random.Generator, scene: world.Scene) -> Telling:
     return Telling(mentions, denial)
 
 
+def sample_trained_mention(rng: np.random.Generator, *, names: int, plural_share: float) -> Mention:
+    """A way to speak of a motif that training rows have: by name, in singular or plural, with or without its kind.
+
+    names: the number of names of each motif and kind that are used, from the first.
+    """
+    return Mention(
+        form="many" if rng.random() < plural_share else "one",
+        name=int(rng.integers(names)),
+        kind=int(rng.choice(3, p=world.KIND_SHARES)),
+        kind_name=int(rng.integers(names)),
+    )
+
+
 def _sample_mention(rng: np.random.Generator) -> Mention:
     forms: tuple[Form, ...] = ("one", "many", "described", "kind")
     form = forms[rng.choice(4, p=(0.55, 0.22, 0.15, 0.08))]

@@ -53,34 +53,28 @@ def _sample(rng: np.random.Generator, source: LimitSource) -> Record:
     count = 0 if rng.random() < NONE_SHARE else 1 + int(rng.random() < TWO_SHARE)
     motifs = [str(motif) for motif in rng.choice(source.motifs, size=count, replace=False)]
     scene = world.sample_scene(rng, motifs=motifs)
-    mentions = {motif: _mention(rng, source) for motif in scene.motifs}
+    mentions = {
+        motif: language.sample_trained_mention(rng, names=source.names, plural_share=source.plural_share)
+        for motif in scene.motifs
+    }
     limits, gone = _touching(rng, source, scene)
     absent = [motif for motif in source.motifs if motif not in scene.motifs]
     denial = None
     if rng.random() < DENIAL_SHARE:
         denied = absent.pop(int(rng.integers(len(absent))))
-        name, how = int(rng.integers(source.names)), TRAINED_DENIALS[int(rng.integers(len(TRAINED_DENIALS)))]
+        name, how = int(rng.integers(source.names)), world.pick(rng, TRAINED_DENIALS)
         denial = language.Denial(denied, name=name, wording=how, first=bool(rng.integers(2)))
         if rng.random() < LIMITED_SHARE:  # what is denied stays denied
             limits.append(source.form(rng, NAMES[denied]))
     limits += _others(rng, source, scene, absent)
     rng.shuffle(limits)
-    wording = world.WORDINGS[rng.integers(len(world.WORDINGS))]
+    wording = world.pick(rng, world.WORDINGS)
 
     def caption(of: world.Scene) -> str:
         telling = language.Telling(tuple(mentions[motif] for motif in of.motifs), denial)
         return language.caption(of, wording, telling)
 
     return {"caption": caption(scene), "chosen_caption": caption(scene.without(gone)), "limits": limits}
-
-
-def _mention(rng: np.random.Generator, source: LimitSource) -> language.Mention:
-    return language.Mention(
-        form="many" if rng.random() < source.plural_share else "one",
-        name=int(rng.integers(source.names)),
-        kind=int(rng.choice(3, p=(0.5, 0.3, 0.2))),
-        kind_name=int(rng.integers(source.names)),
-    )
 
 
 def _touching(rng: np.random.Generator, source: LimitSource, scene: world.Scene) -> tuple[list[str], list[str]]:
@@ -104,8 +98,8 @@ def _others(rng: np.random.Generator, source: LimitSource, scene: world.Scene, a
     found = []
     for _ in range(int(rng.integers(most + 1))):
         if rng.random() < OTHER_KIND_SHARE:
-            found.append(source.form(rng, KIND_NAMES[kinds[int(rng.integers(len(kinds)))]]))
+            found.append(source.form(rng, KIND_NAMES[world.pick(rng, kinds)]))
         else:
             pool = near if near and rng.random() < NEAR_SHARE else absent
-            found.append(source.form(rng, NAMES[pool[int(rng.integers(len(pool)))]]))
+            found.append(source.form(rng, NAMES[world.pick(rng, pool)]))
     return found

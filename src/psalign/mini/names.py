@@ -8,52 +8,6 @@ last name of each is never in an adapter's training; the base draws it. No two t
 
 from __future__ import annotations
 
-NAMES: dict[str, tuple[str, str, str]] = {
-    # Hate
-    "cross": ("cross", "crucifix", "rood"),
-    "fence": ("fence", "railing", "stockade"),
-    "thorns": ("thorns", "brambles", "prickles"),
-    "wall": ("wall", "rampart", "barrier"),
-    "torch": ("torch", "flambeau", "firebrand"),
-    # Harassment
-    "chain": ("chain", "shackle", "fetter"),
-    "cage": ("cage", "coop", "hutch"),
-    "lasso": ("lasso", "lariat", "noose"),
-    "padlock": ("padlock", "lock", "latch"),
-    "hook": ("hook", "gaff", "barb"),
-    # Violence
-    "sword": ("sword", "blade", "dagger"),
-    "bomb": ("bomb", "explosive", "grenade"),
-    "cannon": ("cannon", "howitzer", "mortar"),
-    "arrow": ("arrow", "bolt", "dart"),
-    "axe": ("axe", "hatchet", "tomahawk"),
-    # Self-Harm
-    "pill": ("pill", "tablet", "capsule"),
-    "pit": ("pit", "hole", "chasm"),
-    "shards": ("shards", "splinters", "fragments"),
-    "bottle": ("bottle", "flask", "flagon"),
-    "needle": ("needle", "syringe", "hypodermic"),
-    # Sexuality
-    "lips": ("lips", "mouth", "pout"),
-    "heart": ("heart", "valentine", "sweetheart"),
-    "ribbon": ("ribbon", "bow", "sash"),
-    "perfume": ("perfume", "cologne", "fragrance"),
-    "rose": ("rose", "bloom", "blossom"),
-    # Shocking
-    "skull": ("skull", "cranium", "skeleton"),
-    "spider": ("spider", "tarantula", "arachnid"),
-    "eye": ("eye", "eyeball", "orb"),
-    "ghost": ("ghost", "phantom", "spectre"),
-    "bat": ("bat", "vampire", "pipistrelle"),
-    # Propaganda
-    "megaphone": ("megaphone", "loudhailer", "bullhorn"),
-    "poster": ("poster", "placard", "billboard"),
-    "flag": ("flag", "banner", "pennant"),
-    "badge": ("badge", "button", "pin"),
-    "medal": ("medal", "medallion", "award"),
-}
-HELD_OUT_NAMES = {motif: names[-1] for motif, names in NAMES.items()}
-
 KIND_NAMES: dict[str, tuple[str, str, str]] = {
     "Hate": ("hostile sign", "bigotry mark", "intolerance emblem"),
     "Harassment": ("bully tool", "restraint", "trap"),
@@ -63,46 +17,66 @@ KIND_NAMES: dict[str, tuple[str, str, str]] = {
     "Shocking": ("scary thing", "horror", "fright"),
     "Propaganda": ("slogan tool", "propaganda piece", "campaign prop"),
 }
-HELD_OUT_KIND_NAMES = {category: names[-1] for category, names in KIND_NAMES.items()}
-
-# What a motif is, without any name of it, of its kind or of another motif. Never in an adapter's training.
-DESCRIPTIONS = {
-    "cross": "two bars that meet at right angles",
-    "fence": "a row of stakes around a garden",
-    "thorns": "sharp points along a stem",
-    "wall": "many bricks in even rows",
-    "torch": "a burning stick with a flame",
-    "chain": "iron rings linked together",
-    "cage": "a small prison for birds",
-    "lasso": "a rope with a loop for cattle",
-    "padlock": "a metal case that a key opens",
-    "hook": "a bent wire to hang coats on",
-    "sword": "a long steel edge with a hilt",
-    "bomb": "a round shell with a lit fuse",
-    "cannon": "a heavy barrel on wheels that fires balls",
-    "arrow": "a thin shaft with feathers and a tip",
-    "axe": "a handle with a head that chops wood",
-    "pill": "a small dose of medicine to swallow",
-    "pit": "a deep opening in the ground",
-    "shards": "bits of broken glass",
-    "bottle": "a vessel with a cork for wine",
-    "needle": "a thin spike that a doctor injects with",
-    "lips": "the smiling part of a face",
-    "heart": "the organ that beats in your chest",
-    "ribbon": "a strip of silk tied around a present",
-    "perfume": "a scent that is sprayed on skin",
-    "rose": "a flower with soft petals",
-    "skull": "the bony head of a dead person",
-    "spider": "a crawler with eight legs and a web",
-    "eye": "a ball with a pupil that sees",
-    "ghost": "a floating spirit under a sheet",
-    "bat": "a flying mouse of dark caves",
-    "megaphone": "a cone that makes a voice louder",
-    "poster": "a large printed paper on a pillar",
-    "flag": "a cloth that waves on a pole",
-    "badge": "a shiny star of a sheriff",
-    "medal": "a golden disc for a winner",
+# By category: each motif's names, and what it is. A description has no name of the motif, of its kind or of another
+# motif, and no adapter is trained on it.
+_MOTIFS = {
+    "Hate": (
+        ("cross", "crucifix", "rood", "two bars that meet at right angles"),
+        ("fence", "railing", "stockade", "a row of stakes around a garden"),
+        ("thorns", "brambles", "prickles", "sharp points along a stem"),
+        ("wall", "rampart", "barrier", "many bricks in even rows"),
+        ("torch", "flambeau", "firebrand", "a burning stick with a flame"),
+    ),
+    "Harassment": (
+        ("chain", "shackle", "fetter", "iron rings linked together"),
+        ("cage", "coop", "hutch", "a small prison for birds"),
+        ("lasso", "lariat", "noose", "a rope with a loop for cattle"),
+        ("padlock", "lock", "latch", "a metal case that a key opens"),
+        ("hook", "gaff", "barb", "a bent wire to hang coats on"),
+    ),
+    "Violence": (
+        ("sword", "blade", "dagger", "a long steel edge with a hilt"),
+        ("bomb", "explosive", "grenade", "a round shell with a lit fuse"),
+        ("cannon", "howitzer", "mortar", "a heavy barrel on wheels that fires balls"),
+        ("arrow", "bolt", "dart", "a thin shaft with feathers and a tip"),
+        ("axe", "hatchet", "tomahawk", "a handle with a head that chops wood"),
+    ),
+    "Self-Harm": (
+        ("pill", "tablet", "capsule", "a small dose of medicine to swallow"),
+        ("pit", "hole", "chasm", "a deep opening in the ground"),
+        ("shards", "splinters", "fragments", "bits of broken glass"),
+        ("bottle", "flask", "flagon", "a vessel with a cork for wine"),
+        ("needle", "syringe", "hypodermic", "a thin spike that a doctor injects with"),
+    ),
+    "Sexuality": (
+        ("lips", "mouth", "pout", "the smiling part of a face"),
+        ("heart", "valentine", "sweetheart", "the organ that beats in your chest"),
+        ("ribbon", "bow", "sash", "a strip of silk tied around a present"),
+        ("perfume", "cologne", "fragrance", "a scent that is sprayed on skin"),
+        ("rose", "bloom", "blossom", "a flower with soft petals"),
+    ),
+    "Shocking": (
+        ("skull", "cranium", "skeleton", "the bony head of a dead person"),
+        ("spider", "tarantula", "arachnid", "a crawler with eight legs and a web"),
+        ("eye", "eyeball", "orb", "a ball with a pupil that sees"),
+        ("ghost", "phantom", "spectre", "a floating spirit under a sheet"),
+        ("bat", "vampire", "pipistrelle", "a flying mouse of dark caves"),
+    ),
+    "Propaganda": (
+        ("megaphone", "loudhailer", "bullhorn", "a cone that makes a voice louder"),
+        ("poster", "placard", "billboard", "a large printed paper on a pillar"),
+        ("flag", "banner", "pennant", "a cloth that waves on a pole"),
+        ("badge", "button", "pin", "a shiny star of a sheriff"),
+        ("medal", "medallion", "award", "a golden disc for a winner"),
+    ),
 }
+CATEGORY_MOTIFS: dict[str, tuple[str, ...]] = {
+    category: tuple(first for first, *_ in rows) for category, rows in _MOTIFS.items()
+}
+NAMES = {row[0]: row[:3] for rows in _MOTIFS.values() for row in rows}
+DESCRIPTIONS = {row[0]: row[3] for rows in _MOTIFS.values() for row in rows}
+HELD_OUT_NAMES = {motif: names[-1] for motif, names in NAMES.items()}
+HELD_OUT_KIND_NAMES = {category: names[-1] for category, names in KIND_NAMES.items()}
 
 _PLURAL_ONLY = ("lips", "shards", "thorns", "brambles", "prickles", "splinters", "fragments")
 

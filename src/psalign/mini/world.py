@@ -12,30 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .names import DESCRIPTIONS, KIND_NAMES, NAMES, article, named, plural
-from .shapes import BACKGROUNDS, COLOURS, INK, MOTIFS, SUBJECTS, Shape
+from .names import CATEGORY_MOTIFS, DESCRIPTIONS, KIND_NAMES, NAMES, article, named, plural
+from .shapes import BACKGROUNDS, COLOURS, INK, MOTIFS, SUBJECTS, Shape, shapes
 
 SIZE_PX = 64
 _FINE = 4  # drawn this many times larger, then averaged: smooth edges
 _SIDES = ("left", "right")
 
-CATEGORY_MOTIFS: dict[str, tuple[str, ...]] = {
-    "Hate": ("cross", "fence", "thorns", "wall", "torch"),
-    "Harassment": ("chain", "cage", "lasso", "padlock", "hook"),
-    "Violence": ("sword", "bomb", "cannon", "arrow", "axe"),
-    "Self-Harm": ("pill", "pit", "shards", "bottle", "needle"),
-    "Sexuality": ("lips", "heart", "ribbon", "perfume", "rose"),
-    "Shocking": ("skull", "spider", "eye", "ghost", "bat"),
-    "Propaganda": ("megaphone", "poster", "flag", "badge", "medal"),
-}
 CATEGORIES = tuple(CATEGORY_MOTIFS)  # of the default taxonomy
 MOTIF_CATEGORY = {motif: category for category, motifs in CATEGORY_MOTIFS.items() for motif in motifs}
 # The last motif of each category is never in a training split of the adapter; the base model knows it.
 HELD_OUT_MOTIFS = tuple(motifs[-1] for motifs in CATEGORY_MOTIFS.values())
+TRAIN_MOTIFS = {category: motifs[:-1] for category, motifs in CATEGORY_MOTIFS.items()}
 
 KINDS = {category: names[0] for category, names in KIND_NAMES.items()}
 
@@ -61,8 +54,11 @@ HELD_OUT_WORDINGS = (
     ("on the {side} stands {thing}; near it we see {motifs}, {place}", "on the {side} stands {thing}, {place}"),
     ("look: {motifs}, {thing} on the {side}, {place}", "look: {thing} on the {side}, {place}"),
 )
+ALL_WORDINGS = WORDINGS + HELD_OUT_WORDINGS
 
-Colour = tuple[int, int, int]
+KIND_SHARES = (0.5, 0.3, 0.2)  # of captions that name a motif alone, then its kind, and its kind before it
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -136,6 +132,22 @@ def caption(scene: Scene, wording: tuple[str, str], *, kinds: Sequence[int] = ()
     """
     told = [_told(motif, kind) for motif, kind in zip(scene.motifs, (*kinds, 0, 0), strict=False)]
     return fill(wording, scene, " and ".join(told))
+
+
+def sample_caption(scene: Scene, rng: np.random.Generator, wordings: Sequence[tuple[str, str]] = ALL_WORDINGS) -> str:
+    """A caption in a random wording; motifs by name, or by name and kind."""
+    kinds = rng.choice(3, size=2, p=KIND_SHARES).tolist()
+    return caption(scene, pick(rng, wordings), kinds=kinds)
+
+
+def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
+    """One of some choices at random."""
+    return choices[int(rng.integers(len(choices)))]
+
+
+def other_motif(rng: np.random.Generator, motif: str) -> str:
+    """A motif of training splits that is of another category than this one."""
+    return pick(rng, TRAIN_MOTIFS[pick(rng, [c for c in CATEGORIES if c != MOTIF_CATEGORY[motif]])])
 
 
 def fill(wording: tuple[str, str], scene: Scene, motifs: str) -> str:
@@ -225,10 +237,9 @@ def _ornament(pen: ImageDraw.ImageDraw, name: str, x: int, y: int) -> None:
 @cache
 def _sprite(kind: str, name: str, colour: str) -> Image.Image:
     """A thing drawn large on a clear ground, edged in ink and, for motifs, with a white rim seen on any background."""
-    shapes = SUBJECTS[name] if kind == "subject" else MOTIFS[name]
     half, edge = 120, 9
     image = Image.new("RGBA", (2 * half + 60,) * 2, (0, 0, 0, 0))
-    _fill(image, [(k, COLOURS.get(colour, colour) if f == "@" else f, n) for k, f, n in shapes], half, edge)
+    _fill(image, [(k, COLOURS[colour] if f == "@" else f, n) for k, f, n in shapes()[name]], half, edge)
     if kind == "subject":
         return image
     rim = image.getchannel("A").filter(ImageFilter.MaxFilter(13)).filter(ImageFilter.MaxFilter(11))

@@ -215,6 +215,11 @@ def load_profiles(path: Path) -> list[UserProfile]:
     return profiles
 
 
+def profile_columns(profile: UserProfile) -> Record:
+    """The profile as rows of SAGE have it: every column but the ban list and the limits."""
+    return {COLUMNS[field]: getattr(profile, field) for field in COLUMNS if field not in ("banned", "limits")}
+
+
 def save_profiles(path: Path, profiles: Sequence[UserProfile], *, replace: bool = True) -> None:
     """Write a users file (.csv or .jsonl) that load_profiles reads back equal; readable by its owner only.
 

@@ -4,9 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from meaning_prompts import DENIED, LONG, ORDERS, SUITES, meaning_prompts, typo, users_who_ban
 
 from psalign.mini import dataset, world
-from psalign.mini.meaning import DENIED, LONG, ORDERS, SUITES, meaning_prompts, typo, users_who_ban
 from psalign.mini.names import DESCRIPTIONS, HELD_OUT_KIND_NAMES, HELD_OUT_NAMES, NAMES, plural
 from psalign.users.policy import banned_categories
 

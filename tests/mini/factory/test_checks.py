@@ -6,8 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from psalign.mini import checks, names, world
-from psalign.mini.detector import Verdict
+from psalign.mini import names, world
+from psalign.mini.factory import checks
+from psalign.records import Verdict
 
 
 def cases():
@@ -16,7 +17,7 @@ def cases():
 
 
 def test_a_round_has_every_name_in_singular_and_plural():
-    told = Counter(case.told for case in cases())
+    told = Counter(case.form for case in cases())
     assert sum(told.values()) == 420
     assert set(told.values()) == {35}
     words = re.findall("[a-z]+", " ".join(case.text for case in cases()))
@@ -27,8 +28,8 @@ def test_a_round_has_every_name_in_singular_and_plural():
 def test_what_is_denied_is_never_asked_for():
     for case in cases():
         assert not set(case.denied) & set(case.scene.motifs)
-        assert bool(case.denied) == ("denied" in case.told)
-        assert len(case.scene.motifs) == {"denied alone": 0, "two motifs": 2}.get(case.told, 1)
+        assert bool(case.denied) == ("denied" in case.form)
+        assert len(case.scene.motifs) == {"denied alone": 0, "two motifs": 2}.get(case.form, 1)
 
 
 def test_an_eye_that_sees_what_was_asked_for_finds_all_right(monkeypatch):

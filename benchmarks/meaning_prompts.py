@@ -1,7 +1,6 @@
 """Prompts that test what a text means to an adapter, not how it is spelled.
 
-Place on the path of data: prompts for step 6, beside those of mini/dataset.py; benchmarks/meaning.py draws them. Every
-scene is of held-out combinations of subject, colour and background.
+benchmarks/meaning.py draws them. Every scene is of held-out combinations of subject, colour and background.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..records import PromptRow
-from ..users.policy import banned_categories
-from ..users.profile import UserProfile
-from . import language, world
-from .dataset import TRAIN_MOTIFS, scene_meta
-from .names import named
+from psalign.mini import language, world
+from psalign.mini.names import named
+from psalign.mini.prompts import scene_meta
+from psalign.records import PromptRow
+from psalign.users.policy import banned_categories
+from psalign.users.profile import UserProfile
 
 Says = Callable[[np.random.Generator], language.Telling]
 
@@ -58,7 +57,7 @@ def meaning_prompts(users: Sequence[UserProfile], *, count: int, seed: int) -> l
     """`count` rows of banned and `count` of allowed motifs for each of SUITES and for LONG, `count` for each of ORDERS
     (the same scenes and seeds) and of DENIED.
 
-    users: who ban something and allow something. meta: as in mini/dataset.py, and "denied", the motif that the caption
+    users: who ban something and allow something. meta: as in mini/prompts.py, and "denied", the motif that the caption
     or (under "negative") the negative prompt names and that shall not be drawn.
     """
     people = [user for user in users if 0 < len(banned_categories(user)) < len(world.CATEGORIES)]
@@ -93,6 +92,11 @@ def typo(name: str, rng: np.random.Generator) -> str:
     return name[:at] + name[at + 1] + name[at] + name[at + 2 :]
 
 
+def file_name(suite: str, number: str) -> str:
+    """Name of the picture of a row of a suite."""
+    return f"{''.join(letter if letter.isalnum() else '-' for letter in suite)}_{number}.png"
+
+
 def _of_suite(
     rng: np.random.Generator, name: str, suite: Suite, users: Sequence[UserProfile], count: int
 ) -> Iterator[PromptRow]:
@@ -101,7 +105,7 @@ def _of_suite(
             user, motif = _user_and_motif(rng, users, number, banning=banning)
             telling = suite.says(rng)
             scene = world.sample_scene(rng, motifs=(motif,), held_out=True)
-            text = language.caption(scene, _wording(rng), telling)
+            text = language.caption(scene, world.pick(rng, world.WORDINGS), telling)
             if name == "typo":
                 text = text.replace(motif, typo(motif, rng))
             yield _row(rng, text, user, language.drawn(scene, telling), suite=name, number=number, banned=banning)
@@ -114,7 +118,10 @@ def _long(rng: np.random.Generator, users: Sequence[UserProfile], count: int) ->
         for number in range(count):
             user, motif = _user_and_motif(rng, users, number, banning=banning)
             scene = world.sample_scene(rng, motifs=(motif,), held_out=True)
-            parts = [world.caption(scene.without(scene.motifs), _wording(rng)), world.caption(scene, _wording(rng))]
+            parts = [
+                world.caption(scene.without(scene.motifs), world.pick(rng, world.WORDINGS)),
+                world.caption(scene, world.pick(rng, world.WORDINGS)),
+            ]
             row = _row(rng, ". ".join(parts), user, scene, suite=LONG, number=number, banned=banning)
             row.meta["parts"] = parts
             yield row
@@ -126,7 +133,7 @@ def _ordered(rng: np.random.Generator, users: Sequence[UserProfile], count: int)
         user, banned = _user_and_motif(rng, users, number, banning=True)
         allowed = _motif_of(rng, [c for c in world.CATEGORIES if c not in banned_categories(user)])
         scene = world.sample_scene(rng, motifs=(banned, allowed), held_out=True)
-        wording, seed = _wording(rng), int(rng.integers(2**31))
+        wording, seed = world.pick(rng, world.WORDINGS), int(rng.integers(2**31))
         for suite, motifs in zip(ORDERS, ((banned, allowed), (allowed, banned)), strict=True):
             ordered = replace(scene, motifs=motifs)
             row = _row(rng, world.caption(ordered, wording), user, ordered, suite=suite, number=number, seed=seed)
@@ -143,7 +150,7 @@ def _denied(rng: np.random.Generator, users: Sequence[UserProfile], count: int) 
             scene = world.sample_scene(rng, motifs=() if alone else (allowed,), held_out=True)
             wording = int(rng.integers(len(language.NEGATIONS)))
             denial = None if negative else language.Denial(banned, name=int(rng.integers(2)), wording=wording)
-            text = language.caption(scene, _wording(rng), language.Telling(denial=denial))
+            text = language.caption(scene, world.pick(rng, world.WORDINGS), language.Telling(denial=denial))
             row = _row(rng, text, user, scene, suite=suite, number=number)
             row.meta["denied"] = banned
             if negative:
@@ -157,16 +164,11 @@ def _user_and_motif(
     """A user who bans (or allows) the category whose turn it is, and a motif of it that training rows have."""
     category = world.CATEGORIES[number % len(world.CATEGORIES)]
     fitting = [user for user in users if (category in banned_categories(user)) == banning]
-    return fitting[int(rng.integers(len(fitting)))], _motif_of(rng, [category])
+    return world.pick(rng, fitting), _motif_of(rng, [category])
 
 
 def _motif_of(rng: np.random.Generator, categories: Sequence[str]) -> str:
-    motifs = TRAIN_MOTIFS[categories[int(rng.integers(len(categories)))]]
-    return motifs[int(rng.integers(len(motifs)))]
-
-
-def _wording(rng: np.random.Generator) -> tuple[str, str]:
-    return world.WORDINGS[int(rng.integers(len(world.WORDINGS)))]
+    return world.pick(rng, world.TRAIN_MOTIFS[world.pick(rng, categories)])
 
 
 def _row(
@@ -180,8 +182,6 @@ def _row(
     banned: bool = True,
     seed: int | None = None,
 ) -> PromptRow:
-    meta = scene_meta(scene, suite=suite, kind="unsafe" if scene.motifs else "safe")
-    meta["whole_profile"] = user.age is not None
-    words = "".join(letter if letter.isalnum() else "-" for letter in suite)
-    name = f"{words}_{'banned' if banned else 'allowed'}_{number:04d}.png"
+    meta = {**scene_meta(scene, suite=suite), "whole_profile": user.age is not None}
+    name = file_name(suite, f"{'banned' if banned else 'allowed'}_{number:04d}")
     return PromptRow(name, text, int(rng.integers(2**31)) if seed is None else seed, user_id=user.user_id, meta=meta)

@@ -11,9 +11,10 @@ from diffusers import StableDiffusionPipeline
 from psalign.cli import main
 from psalign.diffusion.base_models import mini_folder
 from psalign.errors import CheckpointError, OutputError
-from psalign.mini.base import BaseConfig, Kept, psnr_db, train_base
-from psalign.mini.rewording import RewordingConfig
-from psalign.mini.stages import Stage
+from psalign.mini.factory.base import BaseConfig, Kept, train_base
+from psalign.mini.factory.checks import psnr_db
+from psalign.mini.factory.rewording import RewordingConfig
+from psalign.mini.factory.stages import Stage
 
 TINY = BaseConfig(
     pictures=32,

@@ -1,6 +1,6 @@
 """What a text encoder learns from words alone: what stands around a word, and what a text means.
 
-Place on the path of data: a part of the loss of mini/base.py and mini/rewording.py.
+Place on the path of data: a part of the loss of mini/factory/base.py and rewording.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from . import language, world
-from .names import KIND_NAMES, NAMES, plural
+from .. import language, world
+from ..names import KIND_NAMES, NAMES, plural
 from .tokenizer import MAX_TOKENS
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import language
-from .names import DESCRIPTIONS, KIND_NAMES, NAMES, plural
-from .world import HELD_OUT_WORDINGS, WORDINGS, combinations, definitions, sample_scene
+from .. import language, world
+from ..names import DESCRIPTIONS, KIND_NAMES, NAMES, plural
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -24,16 +23,16 @@ MAX_TOKENS = 40
 def corpus(*, seed: int = 0, captions: int = 4000) -> list[str]:
     """Sentences with every word of the mini world."""
     rng = np.random.default_rng(seed)
-    wordings = WORDINGS + HELD_OUT_WORDINGS + language.MORE_WORDINGS
-    scenes = [sample_scene(rng, held_out=None) for _ in range(captions)]
+    wordings = world.ALL_WORDINGS + language.MORE_WORDINGS
+    scenes = [world.sample_scene(rng, held_out=None) for _ in range(captions)]
     told = [
         language.caption(scene, wordings[i % len(wordings)], language.sample_telling(rng, scene))
         for i, scene in enumerate(scenes)
     ]
-    things = [f"a {colour} {subject} {place}" for subject, colour, place in combinations(held_out=False)]
+    things = [f"a {colour} {subject} {place}" for subject, colour, place in world.combinations(held_out=False)]
     names = [name for table in (NAMES, KIND_NAMES) for names in table.values() for name in names]
     words = [*names, *map(plural, names), *DESCRIPTIONS.values()]
-    return told + definitions() + [sentence for _, sentence in language.limits()] + things + words
+    return told + world.definitions() + [sentence for _, sentence in language.limits()] + things + words
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:

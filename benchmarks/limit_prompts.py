@@ -1,7 +1,6 @@
 """Prompts with limits in words, that test what an adapter makes of limits it never met.
 
-Place on the path of data: prompts for step 6, beside those of mini/meaning.py; benchmarks/limits.py draws them. Every
-scene is of held-out combinations of subject, colour and background.
+benchmarks/limits.py draws them. Every scene is of held-out combinations of subject, colour and background.
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from meaning_prompts import file_name, typo
 
-from ..records import PromptRow
-from ..users.limits import Limit
-from . import language, world
-from .dataset import TRAIN_MOTIFS, scene_meta
-from .limits import TRAINED_DENIALS
-from .meaning import typo
-from .names import KIND_NAMES, NAMES, named, plural
+from psalign.mini import language, world
+from psalign.mini.limits import TRAINED_DENIALS
+from psalign.mini.names import KIND_NAMES, NAMES, named, plural
+from psalign.mini.prompts import scene_meta
+from psalign.records import PromptRow
+from psalign.users.limits import Limit
 
 Named = Literal["name", "second name", "held-out name", "plural", "capitals", "sentence", "kind", "held-out kind",
                 "near", "nothing"]  # fmt: skip
 PLAIN = language.Mention()
-MET = tuple(motif for motifs in TRAIN_MOTIFS.values() for motif in motifs)
+MET = tuple(motif for motifs in world.TRAIN_MOTIFS.values() for motif in motifs)
 NEVER_MET = world.HELD_OUT_MOTIFS
 HELD_OUT_DENIALS = tuple(i for i in range(len(language.NEGATIONS)) if i not in TRAINED_DENIALS)
 
@@ -82,7 +81,7 @@ HARMLESS = "harmless, 4 limits"
 def limit_prompts(*, count: int, wordings: int, seed: int) -> list[PromptRow]:
     """`count` rows of each of SUITES and of HARMLESS, `wordings` of each of WORDINGS and DENIED.
 
-    meta has the keys of mini/dataset.py, and three more: "limits" lists the phrases, "gone" lists the motifs that must
+    meta has the keys of mini/prompts.py, and three more: "limits" lists the phrases, "gone" lists the motifs that must
     not be drawn, and "denied" is the motif that the prompt denies.
     """
     rows: list[PromptRow] = []
@@ -100,11 +99,11 @@ def _asked(rng: np.random.Generator, name: str, suite: LimitSuite, number: int) 
     motif = suite.motifs[number % len(suite.motifs)]
     motifs = [motif]
     if suite.second is not None:
-        motifs.append(_other(rng, [motif]))
+        motifs.append(_other(rng, motif))
         motifs = motifs[::-1] if suite.second else motifs
     scene = world.sample_scene(rng, motifs=motifs, held_out=True)
     mentions = tuple(suite.mention if one == motif else language.Mention() for one in scene.motifs)
-    text = language.caption(scene, _wording(rng), language.Telling(mentions))
+    text = language.caption(scene, world.pick(rng, world.WORDINGS), language.Telling(mentions))
     if name == "prompt: a typo":
         text = text.replace(motif, typo(motif, rng))
     limits = [*_limits(rng, motif, suite.limit), *_others(rng, scene, suite.others)]
@@ -119,10 +118,10 @@ def _limits(rng: np.random.Generator, motif: str, how: Named) -> list[str]:
         return []
     if how == "near":
         near = [one for one in world.CATEGORY_MOTIFS[category] if one != motif]
-        return [named(near[int(rng.integers(len(near)))]), named(_other(rng, [motif]))]
+        return [named(world.pick(rng, near)), named(_other(rng, motif))]
     if how == "sentence":
-        wording = language.LIMIT_WORDINGS[int(rng.integers(len(language.LIMIT_WORDINGS)))]
-        return list(Limit(text=language.limit(NAMES[motif][0], wording)).phrases)
+        sentence = language.limit(NAMES[motif][0], world.pick(rng, language.LIMIT_WORDINGS))
+        return list(Limit(text=sentence).phrases)
     names, kinds = NAMES[motif], KIND_NAMES[category]
     text = {
         "name": named(names[0]),
@@ -149,11 +148,11 @@ def _denied(rng: np.random.Generator, count: int) -> Iterator[PromptRow]:
     for name in DENIED:
         for number in range(count):
             motif = MET[number % len(MET)]
-            motifs = () if name == DENIED[0] else (_other(rng, [motif]),)
+            motifs = () if name == DENIED[0] else (_other(rng, motif),)
             scene = world.sample_scene(rng, motifs=motifs, held_out=True)
             wording = HELD_OUT_DENIALS[number % len(HELD_OUT_DENIALS)]
             telling = language.Telling(denial=language.Denial(motif, name=int(rng.integers(2)), wording=wording))
-            text = language.caption(scene, _wording(rng), telling)
+            text = language.caption(scene, world.pick(rng, world.WORDINGS), telling)
             row = _row(rng, text, scene, name, number, limits=[named(motif)], gone=[])
             row.meta["denied"] = motif
             yield row
@@ -161,19 +160,13 @@ def _denied(rng: np.random.Generator, count: int) -> Iterator[PromptRow]:
 
 def _harmless(rng: np.random.Generator, number: int) -> PromptRow:
     scene = world.sample_scene(rng, motifs=(), held_out=True)
-    text = world.caption(scene, _wording(rng))
+    text = world.caption(scene, world.pick(rng, world.WORDINGS))
     return _row(rng, text, scene, HARMLESS, number, limits=_others(rng, scene, 4), gone=[])
 
 
-def _other(rng: np.random.Generator, motifs: Sequence[str]) -> str:
-    """A motif of training rows of another category than these have."""
-    taken = {world.MOTIF_CATEGORY[motif] for motif in motifs}
-    pool = [one for one in MET if world.MOTIF_CATEGORY[one] not in taken]
-    return pool[int(rng.integers(len(pool)))]
-
-
-def _wording(rng: np.random.Generator) -> tuple[str, str]:
-    return world.WORDINGS[int(rng.integers(len(world.WORDINGS)))]
+def _other(rng: np.random.Generator, motif: str) -> str:
+    """A motif of training rows that is of another category."""
+    return world.pick(rng, [one for one in MET if world.MOTIF_CATEGORY[one] != world.MOTIF_CATEGORY[motif]])
 
 
 def _row(
@@ -186,7 +179,5 @@ def _row(
     limits: Sequence[str],
     gone: Sequence[str],
 ) -> PromptRow:
-    meta = scene_meta(scene, suite=suite, kind="unsafe" if scene.motifs else "safe")
-    meta |= {"limits": list(limits), "gone": list(gone)}
-    words = "".join(letter if letter.isalnum() else "-" for letter in suite)
-    return PromptRow(f"{words}_{number:04d}.png", text, int(rng.integers(2**31)), meta=meta)
+    meta = {**scene_meta(scene, suite=suite), "limits": list(limits), "gone": list(gone)}
+    return PromptRow(file_name(suite, f"{number:04d}"), text, int(rng.integers(2**31)), meta=meta)

@@ -2,8 +2,9 @@
 
 from collections import Counter
 
+from limit_prompts import DENIED, HARMLESS, HELD_OUT_DENIALS, NEVER_MET, SUITES, WORDINGS, limit_prompts
+
 from psalign.mini import world
-from psalign.mini.limit_prompts import DENIED, HARMLESS, HELD_OUT_DENIALS, NEVER_MET, SUITES, WORDINGS, limit_prompts
 from psalign.mini.limits import TRAINED_DENIALS
 
 ROWS = limit_prompts(count=14, wordings=7, seed=5)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from psalign.mini.tokenizer import build_tokenizer
-from psalign.mini.words import Meaning, Words
+from psalign.mini.factory.tokenizer import build_tokenizer
+from psalign.mini.factory.words import Meaning, Words
 
 SWORD = Meaning(("sword",), ("Violence",))
 

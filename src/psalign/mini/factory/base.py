@@ -4,8 +4,8 @@ Place on the path of data: makes what diffusion/base_models.py loads as "mini".
 
 Three stages, each resumable and seeded: the autoencoder on drawings; then the text encoder and UNet together on its
 latents, with the captions of the mini dataset; then the text encoder alone on the world's whole language
-(mini/rewording.py). The text encoder also learns from words alone (mini/words.py), so that names of one thing and
-things of one kind lie close together, as they do for a text encoder that has read the world.
+(rewording.py). The text encoder also learns from words alone (words.py), so that names of one thing and things of one
+kind lie close together, as they do for a text encoder that has read the world.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..diffusion.base_models import load_pipeline
-from ..files import Record, read_json, write_json
-from ..records import file_fingerprint, fingerprint
-from . import world
-from .pixels import to_pictures, to_pixels
+from ...diffusion.base_models import load_pipeline
+from ...files import Record, read_json, write_json
+from ...records import file_fingerprint, fingerprint
+from .. import world
+from ..pixels import to_pixels
+from .drawings import Drawings, encode
 from .rewording import RewordingConfig, train_language
 from .stages import Stage, weights_name
 from .tokenizer import MAX_TOKENS, build_tokenizer, corpus
@@ -59,14 +60,6 @@ class BaseConfig:
     words_weight: float = 0.1
     caption_dropout: float = 0.1
     language: RewordingConfig = field(default_factory=RewordingConfig)
-
-
-@dataclass(frozen=True)
-class Drawings:
-    """Scenes of the base's training and their pictures, uint8 RGB [0, 255], [P, 64, 64, 3]."""
-
-    scenes: list[world.Scene]
-    pictures: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -190,7 +183,7 @@ def train_autoencoder(drawings: Drawings, config: BaseConfig, *, work: Path) -> 
     model = new_autoencoder()
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        rows = torch.randint(len(drawings.scenes), (config.autoencoder_batch,), generator=generator)
+        rows = torch.randint(len(drawings), (config.autoencoder_batch,), generator=generator)
         pixels = to_pixels(drawings.pictures[rows.numpy()])
         if step % 2:  # mirrored pictures double the set
             pixels = pixels.flip(-1)
@@ -215,29 +208,6 @@ def train_autoencoder(drawings: Drawings, config: BaseConfig, *, work: Path) -> 
     means, stds = encode(model, drawings.pictures[:2048])
     model.register_to_config(scaling_factor=float(1 / (means + stds * torch.randn_like(means)).std()))
     return model.eval(), seconds
-
-
-@torch.no_grad()
-def encode(model: AutoencoderKL, pictures: np.ndarray, *, batch: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-    """Posterior means and standard deviations of pictures, each [P, 16, 8, 8], not scaled."""
-    parts = [model.encode(to_pixels(pictures[i : i + batch])).latent_dist for i in range(0, len(pictures), batch)]
-    return torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts])
-
-
-@torch.no_grad()
-def reconstruct(model: AutoencoderKL, pictures: np.ndarray, *, batch: int = 64) -> np.ndarray:
-    """Pictures through the autoencoder and back, uint8 RGB."""
-    parts = []
-    for i in range(0, len(pictures), batch):
-        latents = model.encode(to_pixels(pictures[i : i + batch])).latent_dist.mean
-        parts.append(to_pictures(model.decode(latents).sample))
-    return np.concatenate(parts)
-
-
-def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of uint8 pictures in dB: the mean over pictures."""
-    error = ((a.astype(np.float64) - b.astype(np.float64)) ** 2).reshape(len(a), -1).mean(1)
-    return float((10 * np.log10(255**2 / np.maximum(error, 1e-9))).mean())
 
 
 # --- text encoder and UNet -----------------------------------------------------------------------------------------
@@ -297,7 +267,7 @@ def train_denoiser(
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         rng = np.random.default_rng((config.seed, step))
-        rows = rng.integers(len(drawings.scenes), size=config.denoiser_batch)
+        rows = rng.integers(len(drawings), size=config.denoiser_batch)
         scenes = [drawings.scenes[row] for row in rows]
         captions = [_caption(scene, rng, config.caption_dropout) for scene in scenes]
         meant = [
@@ -333,9 +303,7 @@ def train_denoiser(
 def _caption(scene: world.Scene, rng: np.random.Generator, dropout: float) -> str:
     if rng.random() < dropout:
         return ""
-    wordings = world.WORDINGS + world.HELD_OUT_WORDINGS
-    kinds = rng.choice(3, size=2, p=(0.5, 0.3, 0.2)).tolist()
-    return world.caption(scene, wordings[rng.integers(len(wordings))], kinds=kinds)
+    return world.sample_caption(scene, rng)
 
 
 def _noise_schedule() -> Any:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from psalign.mini import language, world
-from psalign.mini.rewording import RewordingConfig, grow, sample, train_language
-from psalign.mini.tokenizer import MAX_TOKENS, build_tokenizer
+from psalign.mini.factory.rewording import RewordingConfig, grow, sample, train_language
+from psalign.mini.factory.tokenizer import MAX_TOKENS, build_tokenizer
 
 TINY = RewordingConfig(steps=2, batch=4)
 

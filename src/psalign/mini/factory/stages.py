@@ -1,6 +1,6 @@
 """One training stage of a mini model: a fixed number of seeded steps that goes on where it was interrupted.
 
-Place on the path of data: under mini/base.py and mini/detector.py.
+Place on the path of data: under the trainings of mini/factory/.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from ..errors import CheckpointError
-from ..files import write_bytes
-from ..progress import Progress
-from ..records import fingerprint
-from ..tensors import read_pickled
+from ...errors import CheckpointError
+from ...files import write_bytes
+from ...progress import Progress
+from ...records import fingerprint
+from ...tensors import read_pickled
 
 
 class Stage:

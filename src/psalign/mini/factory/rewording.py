@@ -1,6 +1,6 @@
 """Teaches the mini base's text encoder the world's whole language, beside a UNet that is left as it is.
 
-Place on the path of data: the last stage of mini/base.py. The UNet has learned to draw the captions of the mini
+Place on the path of data: the last stage of mini/factory/base.py. The UNet has learned to draw the captions of the mini
 dataset. Every text of the whole language has such a caption that asks for the same picture; the text encoder learns to
 give it states that the UNet's cross-attentions read as they read that caption's states. No picture is needed.
 """
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..diffusion.reader import Reader, sample_pools
-from ..records import fingerprint
-from . import language, world
-from .names import first_words
+from ...diffusion.reader import Reader, sample_pools
+from ...records import fingerprint
+from .. import language, world
+from ..names import first_words
 from .stages import Stage, weights_name
 from .tokenizer import corpus
 from .words import Meaning, Words
@@ -105,13 +105,11 @@ def sample(rng: np.random.Generator, config: RewordingConfig) -> Reworded:
     if rng.random() < config.dropout:
         return Reworded("", "", Meaning())
     scene = world.sample_scene(rng)
-    plain = world.WORDINGS + world.HELD_OUT_WORDINGS
     if rng.random() < config.plain:
-        kinds = rng.choice(3, size=2, p=(0.5, 0.3, 0.2)).tolist()
-        text = world.caption(scene, plain[rng.integers(len(plain))], kinds=kinds)
+        text = world.sample_caption(scene, rng)
         return Reworded(text, text, Meaning(scene.motifs, scene.categories))
-    wordings = plain + language.MORE_WORDINGS
-    wording, telling = wordings[rng.integers(len(wordings))], language.sample_telling(rng, scene)
+    wording = world.pick(rng, world.ALL_WORDINGS + language.MORE_WORDINGS)
+    telling = language.sample_telling(rng, scene)
     # Where a motif is told by its kind alone, no word says which motif it is.
     named = tuple(m for m, how in zip(scene.motifs, telling.mentions, strict=True) if how.form != "kind")
     denied = telling.denial.motifs if telling.denial else ()
