@@ -24,13 +24,13 @@ from psalign.config import load_preset, settings
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig, generate
 from psalign.diffusion.prompts import load_prompts
+from psalign.embed import embed_users
 from psalign.evaluation.metrics.benchmark import evaluate_methods
 from psalign.files import Record, write_json
 from psalign.mini import dataset
 from psalign.mini.detector import load_detector
-from psalign.quickstart import embed_users
 from psalign.training.run import load_rows, train_adapter, training_config
-from psalign.users.embedding import StructuredEmbedder
+from psalign.users.vectors import StructuredEmbedder
 
 # Another dataset than the presets': what is chosen here must not have seen the prompts of docs/RESULTS.md.
 SIZES = {"scenes": 140, "seen": 7, "wordings": 14, "two_motifs": 42, "motifs": 70, "safe": 60, "levels": 7}

@@ -45,19 +45,20 @@ from psalign.diffusion.generate import GenerationConfig, Nobody, Users, generate
 from psalign.diffusion.prompts import load_prompts
 from psalign.diffusion.reader import Reader, random_pools
 from psalign.diffusion.text_side import READ, CrossAttentions
+from psalign.embed import embed_users
 from psalign.evaluation.metrics.benchmark import evaluate_methods
 from psalign.evaluation.pictures import read_picture
 from psalign.files import Record, write_json
 from psalign.mini import dataset
 from psalign.mini.detector import load_detector
-from psalign.quickstart import embed_users
 from psalign.records import PromptRow, versions
 from psalign.training.caption_objective import CaptionObjective, CaptionTotals
 from psalign.training.captions import CaptionBatch
 from psalign.training.run import load_captions, train_adapter, training_config
-from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.language_model import MINILM, TransformersEmbedder
 from psalign.users.profile import UserProfile, load_profiles
+from psalign.users.store import EmbeddingStore
+from psalign.users.vectors import StructuredEmbedder
 from psalign.users.views import VectorsAlone
 
 # More prompts of each suite than the quickstart draws.

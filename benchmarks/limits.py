@@ -34,12 +34,12 @@ from psalign.adapter.text import encode_texts
 from psalign.config import settings
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig
+from psalign.embed import embed_users
 from psalign.evaluation.statistics import wilson
 from psalign.files import Record, write_json
 from psalign.mini import world
 from psalign.mini.detector import load_detector
 from psalign.mini.names import KIND_NAMES, NAMES, named, plural
-from psalign.quickstart import embed_users
 from psalign.records import PromptRow, Verdict, versions
 
 COLUMNS = ("gone", "kept", "identical", "named first", "moved")

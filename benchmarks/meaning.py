@@ -32,13 +32,13 @@ from psalign.adapter.text import encode_texts
 from psalign.config import settings
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig
+from psalign.embed import embed_users
 from psalign.evaluation.statistics import wilson
 from psalign.files import Record, write_json
 from psalign.mini import dataset
 from psalign.mini.detector import load_detector
-from psalign.quickstart import embed_users
 from psalign.records import PromptRow, Verdict, versions
-from psalign.users.embedding import EmbeddingStore
+from psalign.users.store import EmbeddingStore
 
 METHODS = {"structured": "structured vectors", "whole": "MiniLM and exact code"}
 COLUMNS = ("suppressed", "kept", "kept, of the base's", "subject kept", "moved")

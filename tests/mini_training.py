@@ -20,7 +20,7 @@ def train(data, embeddings, out, *, steps, batch_size, **changes):
     from psalign.config import load_preset
     from psalign.diffusion.base_models import load_pipeline
     from psalign.training.run import load_rows, train_adapter
-    from psalign.users.embedding import EmbeddingStore
+    from psalign.users.store import EmbeddingStore
 
     preset = load_preset("mini-quickstart")
     preset["prompt"]["training"] = {**SETTINGS, "steps": steps, "batch_size": batch_size, **changes}

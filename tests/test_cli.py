@@ -11,9 +11,10 @@ import pytest
 from conftest import SMALL
 from psalign.cli import main
 from psalign.sage.rows import picture_name, write_split
-from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.population import sample_profiles
 from psalign.users.profile import save_profiles
+from psalign.users.store import EmbeddingStore
+from psalign.users.vectors import StructuredEmbedder
 from sage_rows import make_row
 
 

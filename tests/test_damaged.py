@@ -228,7 +228,7 @@ def changed_at(value, path, other=GONE):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_refused_by_name_or_read_as_it_stands(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("psalign.users.embedding.LOAD_PAUSE_S", 0)
+    monkeypatch.setattr("psalign.users.store_reader.LOAD_PAUSE_S", 0)
     make, read = FILES[name]
     (tmp_path / "a").mkdir()
     path = make(tmp_path / "a")

@@ -22,8 +22,8 @@ from psalign.records import read_manifest
 from psalign.sage.rows import load_split
 from psalign.users import EmbeddingStore, StructuredEmbedder, UserProfile, load_profiles, read_profile
 from psalign.users.bans import load_bans
-from psalign.users.embedding import _digest
 from psalign.users.forget import forget_user
+from psalign.users.store_files import digest_of
 from sage_spellings import annotation, preference
 
 NUMBER = 33
@@ -121,7 +121,7 @@ def manifest(folder, value):
 def store_index(folder, value):
     EmbeddingStore.build([UserProfile(user_id="u", banned=())], StructuredEmbedder(4)).save(folder / "store")
     index = {**json.loads((folder / "store/index.json").read_text()), "user_ids": [value]}
-    digest = _digest(index, load_file(folder / "store/vectors.safetensors"))  # as a program of one's own writes it
+    digest = digest_of(index, load_file(folder / "store/vectors.safetensors"))  # as a program of one's own writes it
     (folder / "store/index.json").write_text(json.dumps({**index, "digest": digest}))
     return EmbeddingStore.load(folder / "store").user_ids[0]
 

@@ -12,8 +12,9 @@ from psalign.diffusion.generate import GenerationConfig
 from psalign.errors import EmbeddingMissing, OutputError, RecipeMismatch
 from psalign.quickstart import _open, run
 from psalign.records import read_manifest
-from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.profile import load_profiles
+from psalign.users.store import EmbeddingStore
+from psalign.users.vectors import StructuredEmbedder
 
 METHODS = ("base", "negative_prompt", "published", "prompt", "prompt_vector", "prompt_words")
 RATES = {"suppressed", "kept", "pass", "subject_kept", "harmless_subject"}

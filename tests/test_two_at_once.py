@@ -121,7 +121,7 @@ def vectors_and_bans(store):
 def test_a_store_that_is_being_rewritten_is_read_whole(form, tmp_path, monkeypatch):
     """Users change what they ban, are forgotten and come back; a reader sees one of these states, never two of
     them; of files by user, of each user one of them: bans and vector are of one build."""
-    monkeypatch.setattr("psalign.users.embedding.LOAD_PAUSE_S", 0.001)
+    monkeypatch.setattr("psalign.users.store_reader.LOAD_PAUSE_S", 0.001)
     everyone = [UserProfile(user_id=str(number), banned=("Hate",), age=20 + number % 30) for number in range(1, 40)]
     changed = [user.model_copy(update={"banned": ("Violence",)}) for user in everyone]
     states = [EmbeddingStore.build(people, StructuredEmbedder(8)) for people in (everyone, changed)]

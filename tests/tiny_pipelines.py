@@ -22,7 +22,7 @@ from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
 from psalign.categories import category_names
 from psalign.diffusion.base_models import mini_folder
-from psalign.users.embedding import UserBatch
+from psalign.users.vectors import UserBatch
 
 LLM_DIM = 12
 RECIPE = "tests"

@@ -22,7 +22,7 @@ from .evaluation.pictures import read_picture
 from .evaluation.report.contact_sheet import Sheet, SheetRow, write_sheet_png
 from .records import PromptRow
 from .sage.rows import load_split
-from .users.embedding import EmbeddingStore
+from .users.store import EmbeddingStore
 
 SHOWN_USERS = 3
 MOST_STEPS, SCHEDULER = 25, "dpm"  # of a picture: as good as 50 of the base's own sampler, in half the time

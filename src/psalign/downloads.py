@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+OFFENSIVE = "Some of the captions are offensive to read. No picture is fetched."  # of the published captions
+
 
 @dataclass(frozen=True)
 class Download:
-    """what: a few words and the name it has there. host: of the address. size: bytes; None: not known. licence: its
-    name. to: folder that it goes to."""
+    """what: a few words and the name it has there. host: where it comes from. size: bytes; None: not known.
+    licence: its name. to: folder that it goes to."""
 
     what: str
     host: str
@@ -33,8 +35,7 @@ def tell(downloads: Sequence[Download], *, notes: Sequence[str] = ()) -> None:
              for row in rows]  # fmt: skip
     known = [one.size for one in downloads if one.size is not None]
     total = f"Total: {'at least ' * (len(known) < len(rows))}{_size(sum(known))}."
-    told = ["To be fetched:", *(f"  {line}" for line in lines), total, *notes]
-    print("\n".join(told), file=sys.stderr, flush=True)
+    print("\n".join(["To be fetched:", *(f"  {line}" for line in lines), total, *notes]), file=sys.stderr, flush=True)
 
 
 def _size(size: int | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,7 @@ from .config import settings, told_changes
 from .diffusion.base_models import find_base, load_pipeline
 from .diffusion.generate import GenerationConfig, Users
 from .diffusion.prompts import load_prompts
+from .embed import embed_users
 from .errors import OutputError, UsageError
 from .evaluation.metrics.benchmark import evaluate_methods
 from .evaluation.report.quickstart_report import Sheet, SheetRow, write_report, write_sheet_png
@@ -34,16 +35,14 @@ from .mini.detector import load_detector
 from .mini.names import KIND_NAMES, NAMES, named, plural
 from .records import PromptRow, fingerprint, versions
 from .sage.framing import Framing
-from .sage.rows import load_split
 from .training.config import TrainingConfig
 from .training.log import read_log
 from .training.run import load_rows, train_adapter, training_config
-from .users.embedding import INDEX, Embedder, EmbeddingStore, StructuredEmbedder
 from .users.language_model import MINILM, TransformersEmbedder, has_minilm
 from .users.levels import level_profiles
 from .users.limits import Limit
-from .users.profile import load_profiles
-from .users.space import WHITENED
+from .users.store import EmbeddingStore
+from .users.vectors import StructuredEmbedder
 from .users.views import VectorsAlone, WordsAlone
 
 ADAPTERS = ("published", "prompt")  # by kind
@@ -120,23 +119,6 @@ def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force:
     with this.part("sheet"):
         sheet = draw_sheet(this, pipeline, stores["prompt"], base=base)
     return _finish(this, metrics, sheet)
-
-
-def embed_users(data: Path, folder: Path, make: Callable[[], Embedder], *, exact: bool = False) -> EmbeddingStore:
-    """Vectors of all users and the six levels, standardised over the training users alone; made once.
-
-    make: gives the embedder. exact: whiten the vectors, and follow them by the exact ban code.
-    """
-    if (folder / INDEX).is_file():
-        return EmbeddingStore.load(folder)
-    embedder = make()
-    everyone = [*load_profiles(data / "users.csv"), *level_profiles()]
-    trained = {row.user_id for row in load_split(data, "train", check_pictures=False)}
-    population, others = ([user for user in everyone if (user.user_id in trained) == is_in] for is_in in (True, False))
-    store = EmbeddingStore.build(population, embedder, whitened=WHITENED if exact else 0, exact=exact)
-    store = store.joined(EmbeddingStore.build(others, embedder, statistics_of=store))
-    store.save(folder)
-    return store
 
 
 def _stores(this: Run) -> dict[str, EmbeddingStore]:

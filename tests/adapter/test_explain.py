@@ -10,7 +10,7 @@ from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.text import encode_texts
 from psalign.errors import GuardError
 from psalign.mini import world
-from psalign.users.embedding import UserBatch
+from psalign.users.vectors import UserBatch
 from tiny_pipelines import PIPELINES, random_adapter
 
 PROMPT = "a sword and a red cat on the left, in a meadow"  # its beginning has the very states of the limit

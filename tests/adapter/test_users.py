@@ -8,8 +8,9 @@ from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
 from psalign.adapter.users import MOST_PHRASES, RowUsers, check_users
 from psalign.errors import GuardError, RecipeMismatch
-from psalign.users.embedding import EmbeddingStore, StructuredEmbedder, UserBatch
 from psalign.users.profile import UserProfile
+from psalign.users.store import EmbeddingStore
+from psalign.users.vectors import StructuredEmbedder, UserBatch
 
 WIDTH = 3
 

@@ -14,7 +14,7 @@ from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig, check_rows, cut_texts, draw_batch, generate
 from psalign.errors import EmbeddingMissing, GenerationError, OutputError, RecipeMismatch, UsageError
 from psalign.records import PromptRow, read_manifest
-from psalign.users.embedding import UserBatch
+from psalign.users.vectors import UserBatch
 from tiny_pipelines import PIPELINES
 
 

@@ -14,8 +14,9 @@ from psalign.sage.rows import find_splits, load_split, picture_folder, picture_n
 from psalign.sage.validate import validate
 from psalign.training.pairs import SIDES
 from psalign.training.run import has_split, load_pairs
-from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.profile import read_profile
+from psalign.users.store import EmbeddingStore
+from psalign.users.vectors import StructuredEmbedder
 from sage_rows import make_row
 from test_cli import run
 

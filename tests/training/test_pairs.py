@@ -11,8 +11,9 @@ from psalign.sage.cache import Cache
 from psalign.sage.shelf import Rows
 from psalign.training.config import TrainingConfig
 from psalign.training.pairs import Pairs
-from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.profile import UserProfile
+from psalign.users.store import EmbeddingStore
+from psalign.users.vectors import StructuredEmbedder
 from sage_rows import make_row
 
 CALM = TrainingConfig(caption_dropout=0.0, user_dropout=0.0, seed=1)

@@ -11,7 +11,7 @@ from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.text_side import load_text_side
 from psalign.errors import CheckpointError, UsageError
 from psalign.training.run import check_shape, load_captions, load_pairs, train_adapter
-from psalign.users.embedding import EmbeddingStore
+from psalign.users.store import EmbeddingStore
 
 
 def test_shapes_that_make_sense():

@@ -19,7 +19,7 @@ from psalign.training.objective import Objective
 from psalign.training.run import load_pairs, new_adapter
 from psalign.training.trainer import Trainer
 from psalign.training.validation import CELL_PX, GAP_PX, LABEL_PX, MARGIN_PX, Validation, sheet
-from psalign.users.embedding import EmbeddingStore
+from psalign.users.store import EmbeddingStore
 from sage_rows import make_row
 from training_pairs import randomise
 

@@ -6,10 +6,11 @@ from PIL import Image
 
 from psalign.errors import ExtraMissing, UsageError
 from psalign.users.clusters import cluster_table, cluster_users, draw_clusters, draw_levels
-from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.levels import level_bans
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
+from psalign.users.store import EmbeddingStore
+from psalign.users.vectors import StructuredEmbedder
 from taxonomies import CATEGORIES
 
 GROUPS = [("Hate",), ("Violence", "Shocking"), CATEGORIES]

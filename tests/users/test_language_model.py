@@ -6,7 +6,6 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from psalign.errors import CheckpointError, ExtraMissing
-from psalign.users.embedding import EmbeddingStore, Recipe, StructuredEmbedder
 from psalign.users.language_model import (
     PublishedEmbedder,
     ResumableEmbedder,
@@ -17,6 +16,8 @@ from psalign.users.language_model import (
 )
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
+from psalign.users.store import EmbeddingStore
+from psalign.users.vectors import Recipe, StructuredEmbedder
 from taxonomies import CATEGORIES
 from tiny_language_model import save_language_model
 

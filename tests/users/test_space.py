@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from psalign.errors import RecipeMismatch
-from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.levels import level_profiles
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
 from psalign.users.space import CODE_WEIGHT, LONGEST, Space
+from psalign.users.store import EmbeddingStore
+from psalign.users.vectors import StructuredEmbedder
 from taxonomies import CATEGORIES
 
 PEOPLE = sample_profiles(80, seed=5)

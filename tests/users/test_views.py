@@ -3,8 +3,9 @@
 import numpy as np
 
 from psalign.categories import category_names
-from psalign.users.embedding import EmbeddingStore, StructuredEmbedder
 from psalign.users.profile import UserProfile
+from psalign.users.store import EmbeddingStore
+from psalign.users.vectors import StructuredEmbedder
 from psalign.users.views import VectorsAlone, WordsAlone, batch_of
 
 PEOPLE = [UserProfile(user_id=str(i), banned=("Hate",) if i % 2 else ()) for i in range(4)]

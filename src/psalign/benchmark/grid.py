@@ -32,10 +32,10 @@ from psalign.files import Record
 from psalign.ids import level_id, level_of
 from psalign.mini.dataset import WORDS_TO_AVOID
 from psalign.records import PromptRow, read_manifest
-from psalign.users.embedding import EmbeddingStore
 from psalign.users.levels import PUBLISHED_LEVELS
 from psalign.users.policy import banned_categories
 from psalign.users.profile import load_profiles
+from psalign.users.store import EmbeddingStore
 
 from .methods import NEEDS_WEIGHTS, Means, draw_by
 from .prompt_sets import SEED, load_prompt_set

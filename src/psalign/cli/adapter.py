@@ -71,8 +71,8 @@ def _fold_standardisation(adapter: Any, arguments: argparse.Namespace) -> None:
     from ..adapter.convert import fold_standardisation, require_published_form
     from ..errors import RecipeMismatch
     from ..records import PUBLISHED_RECIPE
-    from ..users.embedding import EmbeddingStore
     from ..users.space import STD_FLOOR
+    from ..users.store import EmbeddingStore
 
     require_published_form(adapter)
     recipe = adapter.config.recipe
@@ -109,7 +109,7 @@ def fold(arguments: argparse.Namespace) -> None:
     from ..adapter.checkpoint import adapter_fingerprint, load_adapter, require_replaceable, save_adapter
     from ..adapter.compress import fold as make
     from ..errors import RecipeMismatch
-    from ..users.embedding import EmbeddingStore
+    from ..users.store import EmbeddingStore
 
     adapter, users = load_adapter(arguments.adapter), EmbeddingStore.load(arguments.embeddings)
     if users.fingerprint != adapter.config.recipe:
@@ -134,7 +134,7 @@ def compress(arguments: argparse.Namespace) -> None:
 
     from ..adapter.checkpoint import load_adapter, require_replaceable, save_adapter
     from ..adapter.compress import compress as make
-    from ..users.embedding import EmbeddingStore
+    from ..users.store import EmbeddingStore
 
     adapter, users = load_adapter(arguments.adapter), EmbeddingStore.load(arguments.embeddings)
     require_replaceable(arguments.out)
@@ -160,7 +160,7 @@ def export_ip_adapter(arguments: argparse.Namespace) -> None:
 
 def _require_folded(folder: Path) -> None:
     """Raises OutputError where other vectors than folded ones would be replaced."""
-    from ..users.embedding import EmbeddingStore
+    from ..users.store import EmbeddingStore
 
     if folder.exists() and EmbeddingStore.load(folder).recipe.backend != "folded":
         raise OutputError(

@@ -7,22 +7,32 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnknownUser, UsageError
+from ..errors import UsageError
 from .options import a_path, add_force, at_least, command
 
 if TYPE_CHECKING:
-    from ..users.embedding import EmbeddingStore
-    from ..users.profile import UserProfile
+    from ..embed import Standard
+    from ..users.vectors import Embedder
 
 
 def embed(arguments: argparse.Namespace) -> None:
-    from ..users.embedding import UNFINISHED
+    from ..embed import embed_people
+    from ..sage.rows import dataset_root, require_taxonomy_of
+    from ..users.bans import add_bans
+    from ..users.levels import level_profiles
+    from ..users.profile import load_profiles
+    from ..users.store import EmbeddingStore
+    from ..users.store_files import UNFINISHED, require_free
 
-    if arguments.like and arguments.data:
-        raise UsageError("--like and --data both say what to standardise by; give one of them.")
-    if arguments.like and (arguments.whitened is not None or arguments.exact is not None):
-        raise UsageError("--like says all of how vectors are standardised; leave --whitened and --exact out.")
-    store = _embed(arguments)
+    if arguments.data:  # before its users, whose ban lists have the same categories
+        require_taxonomy_of(dataset_root(arguments.data))
+    profiles = load_profiles(arguments.users)
+    if arguments.bans:
+        profiles = add_bans(profiles, arguments.bans)
+    if not arguments.force:  # before a language model is loaded; vectors of the same users may be the same
+        ids = [user.user_id for user in (*profiles, *level_profiles())]
+        require_free(arguments.out, lambda: list(EmbeddingStore.load(arguments.out).user_ids) == ids)
+    store = embed_people(profiles, _embedder(arguments), _standard(arguments))
     store.save(arguments.out, replace=arguments.force)
     if arguments.npy:
         store.save_npy(arguments.npy, replace=arguments.force)
@@ -30,63 +40,40 @@ def embed(arguments: argparse.Namespace) -> None:
     print(f"{len(store)} vectors of width {store.width}, recipe {store.fingerprint}: {arguments.out}")
 
 
-def _fill_out(arguments: argparse.Namespace) -> None:
-    """Each dataset has a default of its own, so that the vectors of one do not take the place of another's."""
+def _embedder(arguments: argparse.Namespace) -> Embedder:
+    from ..users.language_model import PublishedEmbedder, ResumableEmbedder, TransformersEmbedder
+    from ..users.store_files import UNFINISHED
+    from ..users.vectors import StructuredEmbedder
+
+    if arguments.backend == "structured":
+        return StructuredEmbedder(arguments.llm_dim)
+    kind = PublishedEmbedder if arguments.backend == "published" else TransformersEmbedder
+    model = kind(arguments.model, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size)
+    return ResumableEmbedder(model, arguments.out / UNFINISHED)
+
+
+def _standard(arguments: argparse.Namespace) -> Standard:
+    from ..embed import Standard
+    from ..users.space import WHITENED
+
+    by_model = arguments.backend == "transformers"
+    whitened = (WHITENED if by_model else 0) if arguments.whitened is None else arguments.whitened
+    exact = by_model if arguments.exact is None else arguments.exact
+    return Standard(arguments.like, arguments.data, whitened, exact)
+
+
+def _fill(arguments: argparse.Namespace) -> None:
+    """Each dataset has a default of its own, so that the vectors of one do not take the place of another's.
+
+    Raises UsageError for two answers to what vectors are standardised by.
+    """
     if arguments.out is None:
         name = arguments.data.resolve().name if arguments.data else arguments.users.stem
         arguments.out = Path("data/embeddings") / name
-
-
-def _embed(arguments: argparse.Namespace) -> EmbeddingStore:
-    from ..sage.rows import dataset_root, require_taxonomy_of
-    from ..users.bans import add_bans
-    from ..users.embedding import UNFINISHED, Embedder, EmbeddingStore, StructuredEmbedder, require_free
-    from ..users.language_model import PublishedEmbedder, ResumableEmbedder, TransformersEmbedder
-    from ..users.levels import level_profiles
-    from ..users.profile import load_profiles
-    from ..users.space import WHITENED
-
-    if arguments.data:  # before its users, whose ban lists have the same categories
-        require_taxonomy_of(dataset_root(arguments.data))
-    profiles = load_profiles(arguments.users)
-    if arguments.bans:
-        profiles = add_bans(profiles, arguments.bans)
-    people = [*profiles, *level_profiles()]
-    if not arguments.force:  # before a language model is loaded; vectors of the same users may be the same
-        ids = [user.user_id for user in people]
-        require_free(arguments.out, lambda: list(EmbeddingStore.load(arguments.out).user_ids) == ids)
-    embedder: Embedder = StructuredEmbedder(arguments.llm_dim)
-    if arguments.backend != "structured":
-        kind = PublishedEmbedder if arguments.backend == "published" else TransformersEmbedder
-        model = kind(arguments.model, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size)
-        embedder = ResumableEmbedder(model, arguments.out / UNFINISHED)
-    if arguments.like:
-        known = EmbeddingStore.load(arguments.like)
-    else:
-        language_model = arguments.backend == "transformers"
-        whitened = (WHITENED if language_model else 0) if arguments.whitened is None else arguments.whitened
-        exact = language_model if arguments.exact is None else arguments.exact
-        population = _population(profiles, arguments.data)
-        known = EmbeddingStore.build(population, embedder, whitened=whitened, exact=exact)
-    return EmbeddingStore.build(people, embedder, statistics_of=known)
-
-
-def _population(profiles: list[UserProfile], data: Path | None) -> list[UserProfile]:
-    """The training users of a dataset, or everyone. Raises UnknownUser for training users without a profile."""
-    from ..sage.rows import dataset_root, load_split
-
-    if data is None:
-        return profiles
-    # Whom a preference favours does not matter here: only whose rows there are.
-    rows = load_split(dataset_root(data), "train", banned=lambda user_id: (), check_pictures=False)
-    trained = {row.user_id for row in rows}
-    unknown = sorted(trained - {profile.user_id for profile in profiles})
-    if unknown:
-        raise UnknownUser(
-            f"{len(unknown)} of {len(trained)} training users of {data} have no profile: {', '.join(unknown[:5])}.",
-            hint="Give the users file of that dataset, or --like with the vectors its adapter was trained with.",
-        )
-    return [profile for profile in profiles if profile.user_id in trained]
+    if arguments.like and arguments.data:
+        raise UsageError("--like and --data both say what to standardise by; give one of them.")
+    if arguments.like and (arguments.whitened is not None or arguments.exact is not None):
+        raise UsageError("--like says all of how vectors are standardised; leave --whitened and --exact out.")
 
 
 def add_commands(groups: Any) -> None:
@@ -114,5 +101,5 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--out", type=a_path,
                      help="where to write (default: data/embeddings/NAME, of the data or users file)")  # fmt: skip
     # Nobody is forgotten between reading who there is and writing their vectors.
-    one.set_defaults(fill=_fill_out, holds=("users", "bans"))
+    one.set_defaults(fill=_fill, holds=("users", "bans"))
     add_force(one, "replace another store, or vectors, that are there")

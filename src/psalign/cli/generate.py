@@ -17,8 +17,8 @@ from .options import a_path, add_model, add_out, at_least, command, level
 if TYPE_CHECKING:
     from ..diffusion.prompts import MetaRow
     from ..diffusion.shards import Shard
-    from ..users.embedding import EmbeddingStore
     from ..users.profile import UserProfile
+    from ..users.store import EmbeddingStore
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -75,8 +75,8 @@ def _rows_and_users(
     """
     from ..diffusion.generate import Nobody
     from ..ids import level_id
-    from ..users.embedding import EmbeddingStore
     from ..users.profile import load_profiles
+    from ..users.store import EmbeddingStore
 
     rows = [row.prompt for row in meta]
     if arguments.profiles and arguments.level is not None:
@@ -110,9 +110,9 @@ def _embed_profiles(
 
     store: None for a published adapter, whose vectors are raw: they need no others to be standardised by.
     """
-    from ..users.embedding import EmbeddingStore
     from ..users.floor import above_the_floor
     from ..users.language_model import DEFAULT_MODEL, PublishedEmbedder, embedder_for
+    from ..users.store import EmbeddingStore
 
     profiles: dict[str, UserProfile] = {}
     rows = []

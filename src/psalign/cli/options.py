@@ -16,7 +16,6 @@ MOST = 2**63 - 1  # of a seed that torch takes
 MAX_LENGTH = 40  # of a number, in characters
 PUBLISHED = "published"  # as --data: the published captions and users, which are fetched
 PUBLISHED_CAPTIONS = Path("data/sage")  # where they go
-OFFENSIVE = "Some of the captions are offensive to read. No picture is fetched."
 Command = Callable[[argparse.Namespace], int | None]
 
 

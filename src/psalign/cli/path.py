@@ -10,17 +10,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..categories import require_default
 from ..errors import UsageError
-from . import from_nothing
-from .options import PUBLISHED, a_number, a_path, add_model, add_out, add_preset, at_least, command, given
+from .options import (
+    PUBLISHED,
+    PUBLISHED_CAPTIONS,
+    a_number,
+    a_path,
+    add_model,
+    add_out,
+    add_preset,
+    at_least,
+    command,
+    given,
+)
 from .tables import summary
 
 if TYPE_CHECKING:
+    from ..diffusion.shards import Shard
     from ..files import Record
+    from ..from_published import Sources
     from ..training.config import TrainingConfig
-    from ..users.embedding import EmbeddingStore
+    from ..users.store import EmbeddingStore
 
 DEFAULT_PRESET = "mini-quickstart"
+PUBLISHED_VECTORS = Path("data/embeddings/sage")  # of the published users, which are made where they are not there
 
 
 def quickstart(arguments: argparse.Namespace) -> None:
@@ -38,10 +52,9 @@ def quickstart(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     from ..config import load_preset
     from ..diffusion.shards import Shard
-    from ..sage.rows import dataset_root
+    from ..embed import with_ban_lists
     from ..training.identity import require_same_settings
-    from ..training.run import has_split, load_rows, train_adapter, training_config
-    from ..users.embedding import EmbeddingStore
+    from ..training.run import train_adapter, training_config
     from .settings import load_settings
 
     if arguments.kind not in load_preset(arguments.preset, changes=arguments.set):
@@ -55,11 +68,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.rows is not None and config.objective != "captions":
         raise UsageError("--rows is for training by captions; pictures are as many as the steps need.")
     shard = Shard(arguments.device)
-    if arguments.from_nothing:
-        users = from_nothing.prepare(arguments, preset, config, shard)
-    else:
-        arguments.data = dataset_root(arguments.data)
-        users = EmbeddingStore.load(arguments.embeddings)
+    sources, users = _sources_and_users(arguments, preset, config, shard)
     require_same_settings(
         arguments.out,
         replace(config, seed=arguments.seed),
@@ -68,48 +77,74 @@ def train(arguments: argparse.Namespace) -> None:
     )
     pipeline = _pipeline(arguments, preset, config, str(shard.device))
     if config.objective == "captions":
-        users = _with_ban_lists(arguments, users)
-    cache = arguments.cache or arguments.out / "cache"
-    how = {"kind": arguments.kind, "preset": preset, "allow_contradictions": arguments.allow_contradictions}
-    rows: dict[str, Any] = {
-        split: load_rows(arguments.data, cache, pipeline, users, split=split, most=_most(arguments, split), **how)
-        for split in ("train", "val")
-        if split == "train" or (config.validation_pairs and has_split(arguments.data, split))
-    }
+        users = with_ban_lists(users, arguments.data, model=arguments.llm)
+    rows = _rows(arguments, preset, config, pipeline, users)
     if config.objective == "captions" and shard.is_first:
         print("Learning from captions alone: no picture is read, and none needs to be there.", file=sys.stderr)
     if config.needs_text_alone:  # what the text encoders say is on disk
         pipeline.text_encoder = pipeline.text_encoder_2 = None
     train_adapter(
-        preset,
-        arguments.kind,
-        pipeline,
-        rows["train"],
-        users,
-        arguments.out,
-        seed=arguments.seed,
+        preset, arguments.kind, pipeline, rows["train"], users, arguments.out, seed=arguments.seed,
         unseen=rows.get("val"),
-    )
+    )  # fmt: skip
     print(f"Adapter: {arguments.out / 'adapter'}", flush=True)
-    if arguments.from_nothing and arguments.sheet:
+    if sources is not None and arguments.sheet:
+        from ..from_published import draw_sheet
+
         del pipeline, rows  # what the whole pipeline needs the memory of
         gc.collect()
-        from_nothing.draw_sheet(arguments, preset, users, shard)
+        draw_sheet(sources, preset, users, shard)
+
+
+def _sources_and_users(
+    arguments: argparse.Namespace, preset: Record, config: TrainingConfig, shard: Shard
+) -> tuple[Sources | None, EmbeddingStore]:
+    """The users; with --data published also what was fetched. --data and --model are then where it lies."""
+    from ..sage.rows import dataset_root
+    from ..users.store import EmbeddingStore
+
+    if arguments.data != PUBLISHED:
+        arguments.data = dataset_root(arguments.data)
+        return None, EmbeddingStore.load(arguments.embeddings)
+    from ..from_published import Sources, not_served, prepare
+
+    if config.objective != "captions":
+        raise not_served()
+    arguments.data, embeddings = PUBLISHED_CAPTIONS, arguments.embeddings or PUBLISHED_VECTORS
+    given_ones = given(arguments, "model", "variant", "llm", "rows")
+    wanted = Sources(
+        arguments.data, embeddings, arguments.out, arguments.cache or arguments.out / "cache", **given_ones
+    )
+    sources, users = prepare(wanted, preset.get("base", "mini"), shard)
+    arguments.model = sources.model
+    return sources, users
+
+
+def _rows(
+    arguments: argparse.Namespace, preset: Record, config: TrainingConfig, pipeline: Any, users: EmbeddingStore
+) -> dict[str, Any]:
+    """What to learn from, and what to validate on where the dataset has it, by split."""
+    from ..training.run import has_split, load_rows
+
+    splits = ["train"] + ["val"] * bool(config.validation_pairs and has_split(arguments.data, "val"))
+    most = {"train": arguments.rows, "val": arguments.rows and max(1, arguments.rows // 10)}
+    how = {"kind": arguments.kind, "preset": preset, "allow_contradictions": arguments.allow_contradictions}
+    cache = arguments.cache or arguments.out / "cache"
+    return {
+        split: load_rows(arguments.data, cache, pipeline, users, split=split, most=most[split], **how)
+        for split in splits
+    }
 
 
 def _fill_train(arguments: argparse.Namespace) -> None:
-    """An output folder of the preset's own, and what --data published stands for."""
+    """An output folder of the preset's own. Raises UsageError where nothing says where the vectors are."""
     if arguments.out is None:
         name = "mini" if arguments.preset == DEFAULT_PRESET else Path(arguments.preset).stem
         arguments.out = Path("trained_models") / name
-    from_nothing.fill(arguments)
-
-
-def _most(arguments: argparse.Namespace, split: str) -> int | None:
-    """Rows of a split to learn from, or to validate on: a tenth as many."""
-    if arguments.rows is None:
-        return None
-    return int(arguments.rows) if split == "train" else max(1, arguments.rows // 10)
+    if arguments.data == PUBLISHED:
+        require_default("The published data")
+    elif arguments.embeddings is None:
+        raise UsageError("the following arguments are required: --embeddings", hint="Run: psalign train --help")
 
 
 def _pipeline(arguments: argparse.Namespace, preset: Record, config: TrainingConfig, device: str) -> Any:
@@ -124,23 +159,6 @@ def _pipeline(arguments: argparse.Namespace, preset: Record, config: TrainingCon
     return load(
         preset.get("base", "mini"), source=arguments.model, device=device, dtype=dtype, variant=arguments.variant
     )
-
-
-def _with_ban_lists(arguments: argparse.Namespace, users: EmbeddingStore) -> EmbeddingStore:
-    """The users, and those of a file of captions that are nothing but a ban list, embedded as the others were."""
-    from ..sage.caption_rows import is_caption_file, read_caption_rows
-    from ..users.embedding import EmbeddingStore
-    from ..users.language_model import embedder_for
-    from ..users.profile import UserProfile
-
-    if not is_caption_file(arguments.data):
-        return users
-    lists = {row.user_id: row.banned for row in read_caption_rows(arguments.data) if row.banned is not None}
-    new = [UserProfile(user_id=user_id, banned=bans) for user_id, bans in lists.items() if user_id not in users]
-    if not new:
-        return users
-    embedder = embedder_for(users.recipe, model=arguments.llm)
-    return users.joined(EmbeddingStore.build(new, embedder, statistics_of=users))
 
 
 def _changes(arguments: argparse.Namespace) -> list[str]:
@@ -181,7 +199,7 @@ def add_commands(groups: Any) -> None:
                           "(docs/TRAINING.md)")  # fmt: skip
     one.add_argument("--embeddings", type=a_path,
                      help="user vectors (psalign embed; of published data they are made, by default in "
-                          f"{from_nothing.VECTORS})")  # fmt: skip
+                          f"{PUBLISHED_VECTORS})")  # fmt: skip
     one.add_argument("--kind", choices=("prompt", "published"), default="prompt", help="of adapter (default prompt)")
     add_preset(one, DEFAULT_PRESET)
     one.add_argument("--out", type=a_path, help="where to write (default trained_models/mini, or of the preset's name)")

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UsageError
 from . import sage_build
-from .options import OFFENSIVE, PUBLISHED_CAPTIONS, a_path, add_force, add_out, command, group
+from .options import PUBLISHED_CAPTIONS, a_path, add_force, add_out, command, group
 
 
 def validate(arguments: argparse.Namespace) -> int:
@@ -131,7 +131,7 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def download(arguments: argparse.Namespace) -> None:
-    from ..downloads import tell
+    from ..downloads import OFFENSIVE, tell
     from ..sage.download import PROMPT_SETS, captions_download, fetch, fetch_captions, find_prompt_set, unpack
 
     if arguments.captions:

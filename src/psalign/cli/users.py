@@ -120,7 +120,7 @@ def forget(arguments: argparse.Namespace) -> None:
 def cluster(arguments: argparse.Namespace) -> None:
     from ..files import write_csv
     from ..users.clusters import cluster_table, cluster_users, draw_clusters
-    from ..users.embedding import EmbeddingStore
+    from ..users.store import EmbeddingStore
 
     store = EmbeddingStore.load(arguments.embeddings)
     groups = cluster_users(store, k=arguments.k, seed=arguments.seed)

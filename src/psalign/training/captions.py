@@ -20,7 +20,7 @@ from ..errors import DatasetError
 from ..records import fingerprint
 from ..sage.cache import TextCache
 from ..sage.caption_rows import CaptionRow
-from ..users.embedding import EmbeddingStore
+from ..users.store import EmbeddingStore
 from .config import TrainingConfig
 from .pairs import SIDES, ban_codes
 

@@ -19,7 +19,7 @@ from ..records import fingerprint
 from ..sage.cache import Cache
 from ..sage.caption_rows import chosen_caption, side_of
 from ..sage.rows import SageRow
-from ..users.embedding import EmbeddingStore
+from ..users.store import EmbeddingStore
 from .config import TrainingConfig
 
 SIDES = (

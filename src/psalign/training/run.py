@@ -33,7 +33,7 @@ from ..sage.caption_rows import caption_rows, is_caption_file, read_caption_rows
 from ..sage.framing import Framing
 from ..sage.limit_rows import limit_rows
 from ..sage.rows import SageRow, has_rows, load_split, needs_bans, picture_folder, unsafe_is_chosen
-from ..users.embedding import EmbeddingStore
+from ..users.store import EmbeddingStore
 from .caption_objective import CaptionObjective, make_reader
 from .captions import Captions
 from .config import PRECISIONS, TrainingConfig

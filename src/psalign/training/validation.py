@@ -24,7 +24,7 @@ from ..files import write_bytes
 from ..records import PromptRow
 from ..sage.caption_rows import CaptionRow, side_of
 from ..sage.rows import SageRow
-from ..users.embedding import EmbeddingStore
+from ..users.store import EmbeddingStore
 from .caption_objective import FIGURES as CAPTION_FIGURES
 from .caption_objective import CaptionObjective
 from .captions import Captions

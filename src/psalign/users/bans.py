@@ -10,6 +10,7 @@ from ..categories import category_names, current
 from ..errors import UnknownUser, UsageError
 from ..files import Record, read_jsonl
 from ..ids import normalise_user_id
+from .policy import united_bans
 from .profile import UserProfile
 
 HINT = "Run: psalign users ban --users users.csv --out bans.jsonl"
@@ -46,9 +47,8 @@ def add_bans(profiles: Sequence[UserProfile], path: Path) -> list[UserProfile]:
         raise UnknownUser(
             f"{len(missing)} of {len(profiles)} users have no line in {path}: {', '.join(missing[:5])}.", hint=HINT
         )
-    both = [{*(profile.banned or ()), *bans[profile.user_id]} for profile in profiles]
-    lists = [tuple(category for category in category_names() if category in banned) for banned in both]
-    return [profile.model_copy(update={"banned": banned}) for profile, banned in zip(profiles, lists, strict=True)]
+    both = [united_bans(profile.banned, bans[profile.user_id]) for profile in profiles]
+    return [profile.model_copy(update={"banned": banned}) for profile, banned in zip(profiles, both, strict=True)]
 
 
 def _records(path: Path) -> dict[str, Record]:
@@ -73,10 +73,10 @@ def _records(path: Path) -> dict[str, Record]:
 
 def _both(first: Record, second: Record) -> Record:
     """Two lines of one user: what either bans, for the reasons of both."""
-    banned = {*first["banned"], *second["banned"]}
+    banned = united_bans(first["banned"], second["banned"]) or ()
     whys = [record.get("why") or {} for record in (first, second)]
     return {
-        "banned": [category for category in category_names() if category in banned],
+        "banned": list(banned),
         "why": {name: [*whys[0].get(name, ()), *whys[1].get(name, ())] for name in banned},
     }
 

@@ -16,7 +16,8 @@ import numpy as np
 from ..categories import category_names
 from ..errors import ExtraMissing, UsageError
 from ..files import Record, write_bytes
-from .embedding import Array, EmbeddingStore
+from .store import EmbeddingStore
+from .vectors import Array
 
 CANDIDATES = range(2, 10)
 LEAST_SHOWN = 5  # users of a group that is described

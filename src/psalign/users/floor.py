@@ -5,21 +5,31 @@ Place on the path of data: between steps 2 and 3, for users who have a stored ve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..categories import category_names
-from .embedding import EmbeddingStore
-from .policy import banned_categories
+from .policy import banned_categories, united_bans
 from .profile import UserProfile
+from .store import EmbeddingStore
+from .vectors import Embedder, Recipe
 
 
 @dataclass(frozen=True)
 class Floor:
-    """embed: profiles that need a new vector; everybody else has a stored one. remarks: one line for each conflict."""
+    """embed: profiles that need a new vector; all others of `people` have a stored one. remarks: a line a conflict."""
 
+    store: EmbeddingStore
+    people: Sequence[UserProfile]
     embed: list[UserProfile]
     remarks: list[str]
+
+    def build(self, embedder_of: Callable[[Recipe], Embedder]) -> EmbeddingStore:
+        """The stored users and the new vectors, in one space, with the limits of all profiles."""
+        store = self.store
+        if self.embed:
+            new = EmbeddingStore.build(self.embed, embedder_of(store.recipe), statistics_of=store)
+            store = store.joined(new)
+        return store.with_limits(self.people)
 
 
 def above_the_floor(profiles: Sequence[UserProfile], store: EmbeddingStore) -> Floor:
@@ -27,25 +37,21 @@ def above_the_floor(profiles: Sequence[UserProfile], store: EmbeddingStore) -> F
 
     A user who is not stored is embedded from the profile. A stored user keeps the stored vector, unless the profile
     adds bans: then the profile is embedded with the bans of both.
-    Raises UnknownUser for a stored user whose bans are not known: nobody can tell what would be lost.
+    Raises UnknownUser for a stored user whose bans are not known: nobody can say what would be lost.
     """
     embed, remarks = [], []
     for profile in profiles:
         if profile.user_id not in store:
             embed.append(profile)
             continue
-        stored, said = set(store.known_bans(profile.user_id)), set(banned_categories(profile))
-        if stored - said:
+        stored, now = store.known_bans(profile.user_id), banned_categories(profile)
+        dropped, added = (united_bans(set(a) - set(b)) for a, b in ((stored, now), (now, stored)))
+        if dropped:
             remarks.append(
-                f"User {profile.user_id}: the profile columns leave out {_listed(stored - said)}, which the stored "
+                f"User {profile.user_id}: the profile columns leave out {', '.join(dropped)}, which the stored "
                 "vector bans; it stays banned."
             )
-        if said - stored:
-            remarks.append(f"User {profile.user_id}: the profile columns add {_listed(said - stored)}.")
-            both = tuple(category for category in category_names() if category in stored | said)
-            embed.append(profile.model_copy(update={"banned": both}))
-    return Floor(embed, remarks)
-
-
-def _listed(categories: set[str]) -> str:
-    return ", ".join(category for category in category_names() if category in categories)
+        if added:
+            remarks.append(f"User {profile.user_id}: the profile columns add {', '.join(added)}.")
+            embed.append(profile.model_copy(update={"banned": united_bans(stored, now)}))
+    return Floor(store, profiles, embed, remarks)

@@ -29,8 +29,9 @@ from ..files import (
     write_text,
 )
 from ..ids import find_user_id, normalise_user_id
-from .embedding import INDEX, NPY_INDEX, UNFINISHED, VECTORS, EmbeddingStore
 from .profile import COLUMNS, field_of
+from .store import EmbeddingStore
+from .store_files import INDEX, NPY_INDEX, UNFINISHED, VECTORS
 
 WAIT_S = 60.0  # for a place that another command is writing
 USER_KEYS = ("user_id", "userid", "user")  # of a column or JSON key that holds an id, in lower case

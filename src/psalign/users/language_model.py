@@ -21,9 +21,9 @@ from ..files import Record, write_bytes
 from ..progress import Progress, hide_library_bars
 from ..records import PUBLISHED_RECIPE, fingerprint
 from ..tensors import has_words, read_array
-from .embedding import Array, Embedder, Recipe, StructuredEmbedder
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
+from .vectors import Array, Embedder, Recipe, StructuredEmbedder
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 PUBLISHED_WIDTH, PUBLISHED_KIND = 3584, "qwen2"  # of DEFAULT_MODEL

@@ -25,8 +25,9 @@ PUBLISHED_LEVEL_BANS: tuple[tuple[str, ...], ...] = (
     ("Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda"),
     ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda"),
 )
+PUBLISHED_USERS = dict(zip(PUBLISHED_LEVELS, PUBLISHED_LEVEL_BANS, strict=True))
 
-Bans = frozenset[str]
+BanSet = frozenset[str]
 
 
 def level_bans() -> tuple[tuple[str, ...], ...]:
@@ -48,7 +49,7 @@ def choose_levels(profiles: Sequence[UserProfile]) -> list[UserProfile]:
     in the order of the taxonomy.
     Raises ProfileError where the population has no such six.
     """
-    first: dict[Bans, UserProfile] = {}
+    first: dict[BanSet, UserProfile] = {}
     for profile in profiles:
         first.setdefault(frozenset(banned_categories(profile)), profile)
     ends = [frozenset(), frozenset(category_names())]
@@ -65,7 +66,7 @@ def choose_levels(profiles: Sequence[UserProfile]) -> list[UserProfile]:
     return [first[bans] for bans in best]
 
 
-def _evenest(ordered: list[Bans]) -> list[Bans] | None:
+def _evenest(ordered: list[BanSet]) -> list[BanSet] | None:
     """The six nested sets of these, from the empty one to the largest, whose steps are most even: of those that are
     equal the first in their order. None where there is no such six."""
     places = range(len(ordered))
@@ -84,5 +85,5 @@ def _evenest(ordered: list[Bans]) -> list[Bans] | None:
     return [ordered[i] for i in chain]
 
 
-def _order(bans: Bans) -> tuple[int, list[int]]:
+def _order(bans: BanSet) -> tuple[int, list[int]]:
     return len(bans), [category_names().index(category) for category in category_names() if category in bans]

@@ -19,6 +19,14 @@ from .profile import VOCABULARY, UserProfile
 EXPLICIT = "own ban list"
 BY_LIMIT = {"user": "the user's own limit", "guardian": "the guardian's limit", "operator": "the operator's limit"}
 
+Bans = tuple[str, ...] | None  # None: not known, which is never the same as none
+
+
+def united_bans(*lists: Collection[str] | None) -> Bans:
+    """Every category of any list, in the order of the taxonomy; None where no list is known."""
+    known = [bans for bans in lists if bans is not None]
+    return _in_order({category for bans in known for category in bans}) if known else None
+
 
 def rules() -> tuple[Rule, ...]:
     """The rules of the taxonomy in use. Raises UsageError for one about a field, or a word, that no profile has."""

@@ -1,6 +1,6 @@
 """How raw user vectors become what an adapter reads: standardised or whitened, with an exact ban code behind them.
 
-Place on the path of data: step 3, under users/embedding.py. Raw vectors of a language model hardly differ between users
+Place on the path of data: step 3, under users/store.py. Raw vectors of a language model hardly differ between users
 (cosine .99), and what differs lies in directions of small spread: whitening gives every direction the same spread. The
 ban code says exactly what a user bans, so that nothing exact depends on a vague vector. Where a list is not known, the
 code is estimated from the vector, by a linear readout that was fitted on the population.
@@ -57,6 +57,11 @@ class Space:
             directions = np.ascontiguousarray(scaled.T, dtype=np.float32)
         readout = None if bans is None else _fit_readout(raw, _signs(bans))
         return cls(mean.astype(np.float32), std.astype(np.float32), directions, readout)
+
+    @classmethod
+    def as_it_is(cls, width: int) -> Space:
+        """The space of vectors of this width that are given out as they are."""
+        return cls(np.zeros(width, np.float32), np.ones(width, np.float32))
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Array]) -> Space:

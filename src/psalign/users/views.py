@@ -11,10 +11,11 @@ from datetime import date
 import numpy as np
 
 from ..categories import category_names
-from .embedding import Bans, EmbeddingStore, UserBatch
 from .limits import phrases_of
-from .policy import banned_categories
+from .policy import Bans, banned_categories
 from .profile import UserProfile
+from .store import EmbeddingStore
+from .vectors import UserBatch
 
 NO_VECTORS = "no vectors"  # in place of a recipe
 

@@ -1,5 +1,6 @@
 import json
 import stat
+from dataclasses import replace
 from datetime import date
 from itertools import combinations
 
@@ -9,13 +10,14 @@ from safetensors.numpy import load_file, save_file
 
 from psalign.errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser
 from psalign.records import fingerprint
-from psalign.users.embedding import EmbeddingStore, Recipe, StructuredEmbedder
 from psalign.users.levels import PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, level_bans, level_profiles
 from psalign.users.limits import Limit
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles
 from psalign.users.profile import UserProfile
 from psalign.users.space import STD_FLOOR
+from psalign.users.store import EmbeddingStore
+from psalign.users.vectors import Recipe, StructuredEmbedder
 from taxonomies import CATEGORIES
 
 PEOPLE = sample_profiles(300, seed=5)
@@ -293,7 +295,7 @@ def test_a_store_that_another_process_replaces_is_read_when_it_is_whole(saved, s
     store.without(["0000001"]).save(saved)
     new = (saved / "index.json").read_bytes()
     (saved / "index.json").write_bytes(old)
-    monkeypatch.setattr("psalign.users.embedding.time.sleep", lambda _: (saved / "index.json").write_bytes(new))
+    monkeypatch.setattr("psalign.users.store_reader.time.sleep", lambda _: (saved / "index.json").write_bytes(new))
     assert "0000001" not in EmbeddingStore.load(saved)
 
 
@@ -502,8 +504,7 @@ def test_an_unknown_ban_list_stays_unknown_and_a_category_limit_is_not_lost(tmp_
 
 
 def test_a_category_limit_is_in_the_code_where_the_list_is_not_known(speakers):
-    unknown = EmbeddingStore(speakers._raw, banned=dict.fromkeys(speakers.user_ids), recipe=speakers.recipe,
-                             space=speakers.space)  # fmt: skip
+    unknown = EmbeddingStore(replace(speakers.held, banned=dict.fromkeys(speakers.user_ids), limits={}))
     limited = unknown.with_limits([UserProfile(user_id="carl", limits=["propaganda"])])
     before, after = (store.vectors(["carl"])[0, -len(CATEGORIES) :] for store in (unknown, limited))
     place = CATEGORIES.index("Propaganda")

@@ -261,7 +261,7 @@ def test_killed_between_stages_and_started_again(pipelines, mirror, monkeypatch,
     )
     places = (
         "psalign.sage.download:fetch:3",
-        "psalign.quickstart:embed_users:1",
+        "psalign.embed:embed_users:1",
         "psalign.training.checkpoints:save_checkpoint:2",
         "psalign.before_after:write_sheet_png:1",
     )
