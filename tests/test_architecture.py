@@ -41,11 +41,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"users.profile"},
     "benchmark": {"adapter", "baselines", "diffusion", "evaluation", "mini", "sage", "users"},
     "embed": {"sage", "users"},
+    "folding": {"adapter", "users"},
     "from_published": {"before_after", "diffusion", "embed", "sage", "users"},
     "before_after": {"benchmark", "diffusion", "evaluation", "sage", "users"},
     "quickstart": ROOMS | {"before_after", "embed"},
     "serve": ROOMS,
-    "cli": ROOMS | {"before_after", "embed", "from_published", "quickstart", "serve"},
+    "cli": ROOMS | {"before_after", "embed", "folding", "from_published", "quickstart", "serve"},
     "__main__": {"cli"},
     "__init__": ROOMS,
 }

@@ -1,6 +1,7 @@
 """OpenAI-compatible language models: the one door through which anything is sent to a model on another machine.
 
-Place on the path of data: under steps 2 and 7, and the builder of datasets. Who opens it has asked first.
+Place on the path of data: under steps 2 and 7, and the builder of datasets. Whoever sends people's data or pictures
+calls `require_consent` first.
 
 `Chat` knows how endpoints misbehave: an overload that arrives as HTTP 200 with an error inside, a reply in a Markdown
 fence, a model that refuses temperature 0, a seed or a JSON schema. What passes is asked again, what is refused is left
@@ -13,6 +14,7 @@ import email.utils
 import os
 import random
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -52,6 +54,22 @@ def openai_library() -> Any:
     except ImportError:
         raise ExtraMissing("openai", "openai") from None
     return openai
+
+
+def require_consent(shown: str, *, things: str, agreed: bool, flag: str) -> None:
+    """Show what would leave this machine, and return only if the person at the terminal agrees.
+
+    shown: what is sent, and where. things: what it is in one word, as "Profiles". agreed: whether the command line says
+    yes already. flag: the option that says it. Raises UsageError where nobody agrees.
+    """
+    print(shown, file=sys.stderr)
+    if agreed:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{things} leave this machine only where you agree; nothing was sent.", hint=f"Add {flag}.")
+    print("Send them? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError("Nothing was sent.")
 
 
 def open_endpoint(*, base_url: str | None, api_key: str | None, timeout_s: float, retries: int = 0) -> Any:

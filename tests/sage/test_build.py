@@ -455,7 +455,7 @@ def test_concepts_leave_the_machine_only_where_somebody_agrees(folder, capsys, m
     status, _, err = run(capsys, *flags(folder, "wrong", **far))
     assert status == 2
     assert "This sends to models.example: 3 concepts with their categories. Nothing of users." in err
-    assert "Concepts leave this machine only where you agree.\nAdd --yes-send-concepts." in err
+    assert "Concepts leave this machine only where you agree; nothing was sent.\nAdd --yes-send-concepts." in err
     assert not (folder / "wrong").exists()
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError, UsageError
-from .options import a_path, add_out, at_least, command, group
+from ..errors import UsageError
+from .options import a_path, add_embeddings, add_out, at_least, command, group
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -51,94 +50,36 @@ def _of_preset(name: str) -> Any:
 def convert(arguments: argparse.Namespace) -> None:
     from ..adapter.checkpoint import load_adapter, save_adapter
     from ..adapter.convert import write_published
+    from ..folding import fold_statistics
 
-    adapter = load_adapter(arguments.adapter)
+    adapter, path = load_adapter(arguments.adapter), arguments.out
     if arguments.to == "published":
-        _fold_standardisation(adapter, arguments)
-        path = arguments.out / "psa_adapter.safetensors"
+        raw = fold_statistics(adapter, arguments.embeddings, dtype=arguments.dtype)
+        if raw is not None:
+            print(f"It reads raw vectors of recipe {raw}: psalign embed ... --npy DIR. With guidance its pictures "
+                  "differ from the adapter's: the published unconditional branch reads a zero vector.")  # fmt: skip
+        path = path / "psa_adapter.safetensors"
         write_published(_in_dtype(adapter, arguments.dtype), path, recipe=adapter.config.recipe)
     else:
-        path = arguments.out
         save_adapter(_in_dtype(adapter, arguments.dtype), path)
     print(f"Adapter: {path}")
 
 
-def _fold_standardisation(adapter: Any, arguments: argparse.Namespace) -> None:
-    """Published files know no mean and spread: an adapter that was trained on standardised vectors must have them
-    inside, or it would read raw ones as if they were standardised."""
-    import torch
-
-    from ..adapter.convert import fold_standardisation, require_published_form
-    from ..errors import RecipeMismatch
-    from ..records import PUBLISHED_RECIPE
-    from ..users.space import STD_FLOOR
-    from ..users.store import EmbeddingStore
-
-    require_published_form(adapter)
-    recipe = adapter.config.recipe
-    if recipe == PUBLISHED_RECIPE:
-        return
-    if arguments.embeddings is None:
-        raise UsageError(
-            f"This adapter was trained with standardised vectors (recipe {recipe}); the published form reads raw ones.",
-            hint="Give --embeddings, the vectors it was trained with: their mean and spread go into the projection.",
-        )
-    if arguments.dtype != "fp32":
-        raise UsageError("A projection of raw vectors needs --dtype fp32: their differences are small.")
-    store = EmbeddingStore.load(arguments.embeddings)
-    if store.fingerprint != recipe:
-        raise RecipeMismatch(
-            f"The vectors of {arguments.embeddings} were made by recipe {store.fingerprint}; "
-            f"the adapter was trained with {recipe}."
-        )
-    if store.width != store.recipe.llm_dim or store.code_width:
-        raise UsageError(
-            "The published form reads raw vectors; whitened ones, or a ban code behind them, do not fold into it.",
-            hint="Train the adapter with vectors of psalign embed --whitened 0 --no-exact.",
-        )
-    raw = store.raw()
-    std = torch.from_numpy(store.space.std).clamp(min=STD_FLOOR)
-    fold_standardisation(adapter, torch.from_numpy(store.space.mean), std, recipe=raw.fingerprint)
-    print(f"It reads raw vectors of recipe {raw.fingerprint}: psalign embed ... --npy DIR. With guidance its pictures "
-          "differ from the adapter's: the published unconditional branch reads a zero vector.")  # fmt: skip
-
-
 def fold(arguments: argparse.Namespace) -> None:
-    import torch
+    from ..folding import fold_users
 
-    from ..adapter.checkpoint import adapter_fingerprint, load_adapter, require_replaceable, save_adapter
-    from ..adapter.compress import fold as make
-    from ..errors import RecipeMismatch
-    from ..users.store import EmbeddingStore
-
-    adapter, users = load_adapter(arguments.adapter), EmbeddingStore.load(arguments.embeddings)
-    if users.fingerprint != adapter.config.recipe:
-        raise RecipeMismatch(
-            f"The vectors of {arguments.embeddings} were made by recipe {users.fingerprint}; "
-            f"the adapter was trained with {adapter.config.recipe}."
-        )
-    _require_folded(arguments.out / "embeddings")
-    require_replaceable(arguments.out / "adapter")
-    options = {"adapter": adapter_fingerprint(arguments.adapter), "recipe": users.fingerprint}
-    folded, vectors = make(adapter, torch.from_numpy(users.vectors(users.user_ids)), recipe="folded")
-    store = users.replaced(vectors.numpy(), "folded", options=options)
-    folded.register_to_config(recipe=store.fingerprint)
-    save_adapter(folded, arguments.out / "adapter")
-    store.save(arguments.out / "embeddings")
-    print(f"{len(users)} users, {4 * vectors.shape[1] / 1e3:.0f} KB each.")
-    print(f"Adapter: {arguments.out / 'adapter'}\nVectors: {arguments.out / 'embeddings'}")
+    made = fold_users(arguments.adapter, arguments.embeddings, arguments.out)
+    print(f"{made.users} users, {made.bytes_per_user / 1e3:.0f} KB each.")
+    print(f"Adapter: {made.adapter}\nVectors: {made.vectors}")
 
 
 def compress(arguments: argparse.Namespace) -> None:
-    import torch
-
     from ..adapter.checkpoint import load_adapter, require_replaceable, save_adapter
-    from ..adapter.compress import compress as make
-    from ..users.store import EmbeddingStore
+    from ..folding import compress_for
 
-    adapter, users = load_adapter(arguments.adapter), EmbeddingStore.load(arguments.embeddings)
+    adapter = load_adapter(arguments.adapter)
     require_replaceable(arguments.out)
-    made = make(adapter, torch.from_numpy(users.vectors(users.user_ids)), rank=arguments.rank)
+    made = compress_for(adapter, arguments.embeddings, rank=arguments.rank)
     save_adapter(_in_dtype(made.adapter, arguments.dtype), arguments.out)
     print(f"Size in fp16           {adapter.fp16_bytes / 1e6:.1f} MB -> {made.adapter.fp16_bytes / 1e6:.1f} MB")
     print(f"Relative output error  {made.error:.2%} mean, {made.worst:.2%} worst, over {made.users} users left out")
@@ -156,16 +97,6 @@ def export_ip_adapter(arguments: argparse.Namespace) -> None:
         "It has no guard: a missing user, or several in one batch, go unnoticed."
     )
     print(f"IP-Adapter: {arguments.out}")
-
-
-def _require_folded(folder: Path) -> None:
-    """Raises OutputError where other vectors than folded ones would be replaced."""
-    from ..users.store import EmbeddingStore
-
-    if folder.exists() and EmbeddingStore.load(folder).recipe.backend != "folded":
-        raise OutputError(
-            f"{folder} holds vectors that are not folded ones; they are left alone.", hint="Choose another --out."
-        )
 
 
 def _in_dtype(adapter: Any, dtype: str) -> Any:
@@ -186,22 +117,20 @@ def add_commands(groups: Any) -> None:
                   "psalign adapter convert psa_adapter.bin --out trained_models/psa")  # fmt: skip
     _add_adapter(one)
     one.add_argument("--to", choices=("psalign", "published"), default="psalign", help="form to write")
-    one.add_argument(
-        "--embeddings", type=a_path, help="--to published: the vectors that an adapter of ours was trained with"
-    )
+    add_embeddings(one, "--to published: the vectors that an adapter of ours was trained with", required=False)
     _add_dtype(one)
     add_out(one, "trained_models/converted")
 
     one = command(kinds, "fold", fold, "compute what a published adapter adds for each user, exactly",
                   "psalign adapter fold psa_adapter.bin --embeddings data/embeddings/sage --out folded")  # fmt: skip
     _add_adapter(one)
-    one.add_argument("--embeddings", type=a_path, required=True, help="user vectors (psalign embed)")
+    add_embeddings(one)
     add_out(one, "trained_models/folded")
 
     one = command(kinds, "compress", compress, "drop the dead keys of a published adapter and factorise the rest",
                   "psalign adapter compress psa_adapter.bin --embeddings data/embeddings/sage --out small")  # fmt: skip
     _add_adapter(one)
-    one.add_argument("--embeddings", type=a_path, required=True, help="vectors of a population of users")
+    add_embeddings(one, "vectors of a population of users")
     one.add_argument("--rank", type=at_least(1), default=64, help="of projection and values (default 64)")
     _add_dtype(one, "fp16")
     add_out(one, "trained_models/compressed")

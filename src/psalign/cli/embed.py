@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import a_path, add_force, at_least, command
+from .options import a_path, add_force, add_language_model, add_users, at_least, command
 
 if TYPE_CHECKING:
     from ..embed import Standard
@@ -79,7 +79,7 @@ def _fill(arguments: argparse.Namespace) -> None:
 def add_commands(groups: Any) -> None:
     one = command(groups, "embed", embed, "user vectors from profiles",
                    "psalign embed --users data/mini/users.csv --data data/mini --out data/embeddings/mini")  # fmt: skip
-    one.add_argument("--users", type=a_path, required=True, help="users.csv or users.jsonl")
+    add_users(one)
     one.add_argument("--bans", type=a_path, help="ban lists of psalign users ban, which may hold more than the rules")
     one.add_argument("--data", type=a_path, help="standardise over the training users of this SAGE dataset alone")
     one.add_argument("--npy", type=a_path, help="also write raw vectors here in the published form, <user id>.npy")
@@ -93,10 +93,8 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--exact", action=argparse.BooleanOptionalAction,
                      help="the exact ban code behind each vector (default: behind a language model's)")  # fmt: skip
     one.add_argument("--llm-dim", type=at_least(1), default=64, help="width of a structured vector (default 64)")
-    one.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct",
-                     help="language model: hub id, folder, or minilm (extra minilm)")  # fmt: skip
+    add_language_model(one, "--model", "language model: hub id, folder, or minilm (extra minilm)")
     one.add_argument("--batch-size", type=at_least(1), default=16, help="users the language model reads at a time")
-    one.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the language model")
     one.add_argument("--device", default="cpu", help="of the language model (default cpu)")
     one.add_argument("--out", type=a_path,
                      help="where to write (default: data/embeddings/NAME, of the data or users file)")  # fmt: skip

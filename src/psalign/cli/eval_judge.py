@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..files import Record
+from ..llm import require_consent
 from .options import a_path, at_least, command
 
 if TYPE_CHECKING:
@@ -133,20 +134,13 @@ def _ask_to_send(todo: Sequence[Question], client: JudgeClient, arguments: argpa
 
     cost = estimate(todo, prices=arguments.rate_price)
     limit = "" if arguments.max_requests is None else f" (--max-requests {arguments.max_requests:,})"
-    print(
+    shown = (
         f"This sends to {client.judge.host}, model {client.judge.model}{_warning(client)}:\n"
         f"  {cost.requests:,} requests{limit} with {cost.pictures:,} pictures, more where one has to be sent again\n"
         f"  in each: {_what(todo, arguments)}\n"
-        f"  {_price(cost)}",
-        file=sys.stderr,
+        f"  {_price(cost)}"
     )
-    if arguments.yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError("Pictures leave this machine only where you agree; nothing was sent.", hint="Add --yes.")
-    print("Send them? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise UsageError("Nothing was sent.")
+    require_consent(shown, things="Pictures", agreed=arguments.yes, flag="--yes")
 
 
 def _warning(client: JudgeClient) -> str:

@@ -10,23 +10,32 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..files import Record
 from ..records import PUBLISHED_RECIPE, PromptRow
-from .options import a_path, add_model, add_out, at_least, command, level
+from .drawing import add_drawing, load, sampling
+from .options import (
+    LANGUAGE_MODEL,
+    a_path,
+    add_embeddings,
+    add_out,
+    add_seed,
+    add_users,
+    add_variant,
+    at_least,
+    command,
+    level,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from ..diffusion.prompts import MetaRow
     from ..diffusion.shards import Shard
-    from ..users.profile import UserProfile
     from ..users.store import EmbeddingStore
 
 
 def generate(arguments: argparse.Namespace) -> None:
     from ..adapter.attach import attach
     from ..adapter.checkpoint import adapter_fingerprint, load_adapter
-    from ..diffusion.base_models import find_base, load_pipeline
-    from ..diffusion.generate import GenerationConfig
-    from ..diffusion.generate import generate as make
+    from ..diffusion.base_models import find_base
+    from ..diffusion.generate import generate as draw
     from ..diffusion.prompts import load_meta_file, repeat
     from ..diffusion.shards import Shard
 
@@ -36,32 +45,17 @@ def generate(arguments: argparse.Namespace) -> None:
     meta = load_meta_file(arguments.prompts, seed=arguments.seed, keep=arguments.keep_columns)
     raw = adapter is not None and adapter.config.recipe == PUBLISHED_RECIPE
     rows, users = _rows_and_users(meta, arguments, shard, needs_store=not raw)
-    config = GenerationConfig(
+    config = sampling(
+        arguments,
         method="base" if adapter is None else adapter.kind,
-        base=base.name,
-        steps=arguments.steps or base.steps,
-        guidance=base.guidance if arguments.guidance is None else arguments.guidance,
         scale=arguments.scale,
-        batch_size=arguments.batch_size or base.batch_size,
         adapter=None if adapter is None else adapter_fingerprint(arguments.adapter),
         negative_prompt=arguments.negative_prompt,
-        scheduler=arguments.scheduler,
-        dtype=arguments.dtype,
     )
-    pipeline = load_pipeline(
-        base.name,
-        source=arguments.model,
-        device=str(shard.device),
-        dtype=arguments.dtype,
-        scheduler=arguments.scheduler,
-        offload=arguments.offload,
-        variant=arguments.variant,
-        local_files_only=arguments.local_files_only,
-        config=arguments.model_config,
-    )
+    pipeline = load(arguments, str(shard.device), variant=arguments.variant, config=arguments.model_config)
     attached = None if adapter is None else attach(pipeline, adapter)
     rows = repeat(rows, arguments.images_per_prompt)
-    manifest = make(pipeline, rows, arguments.out, config=config, users=users, attached=attached)
+    manifest = draw(pipeline, rows, arguments.out, config=config, users=users, attached=attached)
     if shard.is_first:
         print(f"{len(manifest)} pictures and manifest.jsonl: {arguments.out}")
 
@@ -79,8 +73,6 @@ def _rows_and_users(
     from ..users.store import EmbeddingStore
 
     rows = [row.prompt for row in meta]
-    if arguments.profiles and arguments.level is not None:
-        raise UsageError("--profiles and --level both say whom rows are for; give one of them.")
     if arguments.embeddings is None and arguments.profiles and not needs_store:
         return _embed_profiles(meta, None, arguments, shard)
     if arguments.embeddings is None:
@@ -91,13 +83,12 @@ def _rows_and_users(
             )
         return [replace(row, user_id=None) for row in rows], Nobody()
     people = load_profiles(arguments.users) if arguments.users else []
-    store = EmbeddingStore.load(arguments.embeddings, profiles=people)
+    users = EmbeddingStore.load(arguments.embeddings, profiles=people)
     if arguments.level is not None:
-        rows, users = [replace(row, user_id=level_id(arguments.level)) for row in rows], store
+        rows = [replace(row, user_id=level_id(arguments.level)) for row in rows]
     elif arguments.profiles:
-        rows, users = _embed_profiles(meta, store, arguments, shard)
+        rows, users = _embed_profiles(meta, users, arguments, shard)
     else:
-        rows, users = rows, store
         _tell_unread_columns(meta, shard)
     _tell_unknown_bans(rows, users, shard)
     return rows, users
@@ -110,33 +101,20 @@ def _embed_profiles(
 
     store: None for a published adapter, whose vectors are raw: they need no others to be standardised by.
     """
-    from ..users.floor import above_the_floor
-    from ..users.language_model import DEFAULT_MODEL, PublishedEmbedder, embedder_for
+    from ..users.floor import above_the_floor, read_row_profiles
+    from ..users.language_model import PublishedEmbedder, embedder_for
     from ..users.store import EmbeddingStore
 
-    profiles: dict[str, UserProfile] = {}
-    rows = []
-    for number, row in enumerate(meta, start=1):
-        where = f"{arguments.prompts}, row {number}"
-        profile = _profile(row, number, where)
-        if profiles.setdefault(profile.user_id, profile) != profile:
-            raise UsageError(f"{where}: user {profile.user_id} has another profile than in a row before.")
-        rows.append(replace(row.prompt, user_id=profile.user_id))
+    rows, people = read_row_profiles(meta, str(arguments.prompts))
+    device = str(shard.device)
     if store is None:
-        embed = partial(PublishedEmbedder, arguments.llm or DEFAULT_MODEL, device=str(shard.device))
-        return rows, shard.from_first(lambda: EmbeddingStore.build(list(profiles.values()), embed()))
-    people = list(profiles.values())
+        model = arguments.llm or LANGUAGE_MODEL
+        return rows, shard.from_first(lambda: EmbeddingStore.build(people, PublishedEmbedder(model, device=device)))
     floor = above_the_floor(people, store)  # before limits are added: a vector that lacks one's category is made anew
-    if shard.is_first:
-        print(*floor.remarks, sep="\n", end="\n" * bool(floor.remarks), file=sys.stderr)
-
-    def build() -> EmbeddingStore:
-        if not floor.embed:
-            return store.with_limits(people)
-        embedder = embedder_for(store.recipe, model=arguments.llm, device=str(shard.device))
-        return store.joined(EmbeddingStore.build(floor.embed, embedder, statistics_of=store)).with_limits(people)
-
-    return rows, shard.from_first(build)
+    if shard.is_first and floor.remarks:
+        print(*floor.remarks, sep="\n", file=sys.stderr)
+    embedder_of = partial(embedder_for, model=arguments.llm, device=device)
+    return rows, shard.from_first(lambda: floor.build(embedder_of))
 
 
 def _tell_unread_columns(meta: Sequence[MetaRow], shard: Shard) -> None:
@@ -154,20 +132,9 @@ def _tell_unknown_bans(rows: Sequence[PromptRow], users: EmbeddingStore, shard: 
               file=sys.stderr)  # fmt: skip
 
 
-def _profile(row: MetaRow, number: int, where: str) -> UserProfile:
-    from ..errors import ProfileError
-    from ..users.profile import read_profile
-
-    if row.profile is None:
-        raise ProfileError(
-            f"{where}: --profiles needs the columns of a profile, and this row has none.",
-            hint="Give age, gender, religion, ... or Banned_Categories; or leave --profiles out for stored vectors.",
-        )
-    known: Record = {name: value for name, value in row.profile.items() if value not in (None, "")}
-    try:
-        return read_profile({"user_id": row.prompt.user_id or f"row_{number:06d}", **known})
-    except ProfileError as err:
-        raise ProfileError(f"{where}: {err}") from None
+def _fill(arguments: argparse.Namespace) -> None:
+    if arguments.profiles and arguments.level is not None:
+        raise UsageError("--profiles and --level both say whom rows are for; give one of them.")
 
 
 def add_commands(groups: Any) -> None:
@@ -180,32 +147,20 @@ def add_commands(groups: Any) -> None:
                      help="other columns of META_FILE that go into the manifest, as hard (default: none)")  # fmt: skip
     one.add_argument("--adapter", type=a_path, help="adapter folder or published file; without it the base model draws")
     _add_users(one)
-    one.add_argument("--base", default="mini", help="mini, sd15 or sdxl (default mini)")
-    add_model(one)
+    add_drawing(one)
     one.add_argument("--model-config", help="folder or hub id with the configuration of a single-file --model")
-    one.add_argument("--variant", help="of the base model's files, as fp16: half the download")
-    one.add_argument("--local-files-only", action="store_true", help="download nothing")
-    _add_sampling(one)
+    add_variant(one)
+    one.add_argument("--negative-prompt", default="", help="for every picture")
+    one.add_argument("--scale", type=float, default=1.0, help="strength of the adapter (default 1)")
+    add_seed(one, 2025, "for rows without a seed (default 2025)")
+    one.add_argument("--images-per-prompt", type=at_least(1), default=1)
     add_out(one, "outputs/pictures")
+    one.set_defaults(fill=_fill)
 
 
 def _add_users(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--embeddings", type=a_path, help="user vectors (psalign embed, or a folder of published .npy)")
-    one.add_argument("--users", type=a_path, help="users file that gives the ban lists of published vectors")
+    add_embeddings(one, "user vectors (psalign embed, or a folder of published .npy)", required=False)
+    add_users(one, "users file that gives the ban lists of published vectors", required=False)
     one.add_argument("--level", type=level, help="draw every row for this level, 0..5, instead of its user")
     one.add_argument("--profiles", action="store_true", help="make vectors from the profile columns of the META_FILE")
     one.add_argument("--llm", help="language model for --profiles, where the vectors were made by one")
-
-
-def _add_sampling(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--steps", type=at_least(1), help="denoising steps (default: the base model's own)")
-    one.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the base model's own)")
-    one.add_argument("--negative-prompt", default="", help="for every picture")
-    one.add_argument("--scheduler", help="ddim, dpm, euler, euler-a, heun, unipc (default: the base model's own)")
-    one.add_argument("--scale", type=float, default=1.0, help="strength of the adapter (default 1)")
-    one.add_argument("--seed", type=at_least(0), default=2025, help="for rows without a seed (default 2025)")
-    one.add_argument("--images-per-prompt", type=at_least(1), default=1)
-    one.add_argument("--batch-size", type=at_least(1), help="default: the base model's own")
-    one.add_argument("--dtype", default="fp32", help="fp32, fp16 or bf16 (default fp32)")
-    one.add_argument("--offload", default="none", help="none, model or sequential (default none)")
-    one.add_argument("--device", help="default: this process's GPU, or the CPU")

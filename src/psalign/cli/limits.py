@@ -7,7 +7,7 @@ import json
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from .options import a_number, a_path, command, group
+from .options import a_number, add_users, command, group
 
 if TYPE_CHECKING:
     from ..files import Record
@@ -110,7 +110,7 @@ def add_commands(groups: Any) -> None:
 
 
 def _add_who(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--users", type=a_path, required=True, help="users.csv or users.jsonl")
+    add_users(one)
     one.add_argument("--user", type=_user_id, required=True, metavar="ID", help="user id")
 
 

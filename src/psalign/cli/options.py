@@ -1,11 +1,10 @@
-"""Options that commands share, and how their values are read."""
+"""Options that several commands have, each written once, and how values are read."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +13,7 @@ from ..errors import UsageError
 
 MOST = 2**63 - 1  # of a seed that torch takes
 MAX_LENGTH = 40  # of a number, in characters
+LANGUAGE_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 PUBLISHED = "published"  # as --data: the published captions and users, which are fetched
 PUBLISHED_CAPTIONS = Path("data/sage")  # where they go
 Command = Callable[[argparse.Namespace], int | None]
@@ -79,22 +79,6 @@ def group(groups: Any, name: str, purpose: str) -> Any:
     return parser.add_subparsers(metavar="COMMAND")
 
 
-def add_preset(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--preset", default=default, help=f"shipped preset or .yaml file (default {default})")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="change one setting")
-
-
-def add_out(parser: argparse.ArgumentParser, default: str, *, force: str | None = None) -> None:
-    """--out, and with `force` --force, whose help it is."""
-    parser.add_argument("--out", type=a_path, default=Path(default), help=f"where to write (default {default})")
-    if force:
-        add_force(parser, force)
-
-
-def add_force(parser: argparse.ArgumentParser, help: str = "replace what is there") -> None:
-    parser.add_argument("--force", action="store_true", help=help)
-
-
 def a_path(text: str) -> Path:
     """A path of the command line. An empty one would be the folder that the command runs in."""
     if not text.strip() or not text.isprintable():
@@ -119,10 +103,6 @@ def a_number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fa
     return number
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="another folder or hub id of the base model")
-
-
 def at_least(low: int, most: int = MOST) -> Callable[[str], int]:
     """A whole number of a range."""
 
@@ -144,17 +124,62 @@ def level(text: str) -> int:
     return int(text)
 
 
-def ask_to_send(what: str, host: str, *, yes: bool, flag: str, of: str) -> None:
-    """Show what would leave this machine, and go on only where that is agreed to. Raises UsageError."""
-    print(f"This sends to {host}: {what}.", file=sys.stderr)
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError(f"{of} leave this machine only where you agree.", hint=f"Add {flag}.")
-    print("Send them? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise UsageError("Nothing was sent.")
-
-
 def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+
+
+def add_preset(one: argparse.ArgumentParser, default: str) -> None:
+    one.add_argument("--preset", default=default, help=f"shipped preset or .yaml file (default {default})")
+    one.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="change one setting")
+
+
+def add_out(one: argparse.ArgumentParser, default: str, *, force: str | None = None) -> None:
+    """--out, and with `force` --force, whose help it is."""
+    one.add_argument("--out", type=a_path, default=Path(default), help=f"where to write (default {default})")
+    if force:
+        add_force(one, force)
+
+
+def add_force(one: argparse.ArgumentParser, help: str = "replace what is there") -> None:
+    one.add_argument("--force", action="store_true", help=help)
+
+
+def add_seed(one: argparse.ArgumentParser, default: int = 0, help: str | None = None) -> None:
+    one.add_argument("--seed", type=at_least(0), default=default, help=help)
+
+
+def add_users(one: argparse.ArgumentParser, help: str = "users.csv or users.jsonl", *, required: bool = True) -> None:
+    one.add_argument("--users", type=a_path, required=required, help=help)
+
+
+def add_embeddings(
+    one: argparse.ArgumentParser, help: str = "user vectors (psalign embed)", *, required: bool = True
+) -> None:
+    one.add_argument("--embeddings", type=a_path, required=required, help=help)
+
+
+def add_model(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--model", help="another folder or hub id of the base model")
+
+
+def add_variant(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--variant", help="of the base model's files, as fp16: half the download")
+
+
+def add_language_model(
+    one: argparse.ArgumentParser, flag: str, help: str = "language model: hub id, folder, or its name"
+) -> None:
+    """The flag of a language model, and that of the number type of a local one."""
+    one.add_argument(flag, default=LANGUAGE_MODEL, help=help)
+    dtype = "--dtype" if flag == "--model" else f"{flag}-dtype"
+    one.add_argument(dtype, choices=("fp32", "fp16", "bf16"), default="fp32", help="of a local language model")
+
+
+def add_endpoint(one: argparse.ArgumentParser, sent: str) -> None:
+    """An OpenAI-compatible endpoint, and the consent to send things to it. sent: what those are, as "profiles"."""
+    one.add_argument("--base-url", help="of an OpenAI-compatible endpoint (default: OPENAI_BASE_URL)")
+    one.add_argument("--timeout-s", type=a_number(0, above=True), default=60.0, help="of one request (default 60)")
+    one.add_argument(f"--yes-send-{sent}", action="store_true", help=f"agree that {sent} leave this machine")

@@ -20,10 +20,12 @@ from .options import (
     add_model,
     add_out,
     add_preset,
+    add_seed,
+    add_variant,
     at_least,
     command,
     given,
-)
+)  # fmt: skip
 from .tables import summary
 
 if TYPE_CHECKING:
@@ -185,7 +187,7 @@ def add_commands(groups: Any) -> None:
                    "psalign quickstart --out outputs/quickstart")  # fmt: skip
     add_preset(one, "mini-quickstart")
     add_out(one, "outputs/quickstart")
-    one.add_argument("--seed", type=at_least(0), default=0, help="of training (default 0)")
+    add_seed(one, help="of training (default 0)")
     one.add_argument("--force", action="store_true",
                      help="make again what other settings decide, although the run in --out is finished")  # fmt: skip
     one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
@@ -205,7 +207,7 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--out", type=a_path, help="where to write (default trained_models/mini, or of the preset's name)")
     one.set_defaults(fill=_fill_train)
     add_model(one)
-    one.add_argument("--variant", help="of the base model's files, as fp16: half the download")
+    add_variant(one)
     one.add_argument("--llm", help="language model of the user vectors, for users who have none: of a captions "
                                    "file, or of published data")  # fmt: skip
     one.add_argument(
@@ -223,7 +225,7 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--allow-contradictions", action="store_true",
                      help="train although preferences contradict what the vectors say users ban")  # fmt: skip
     one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    one.add_argument("--seed", type=at_least(0), default=0)
+    add_seed(one)
 
     one = command(groups, "presets", presets, "list presets, or print one", "psalign presets mini-quickstart")
     one.add_argument("name", nargs="?")

@@ -7,12 +7,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import a_number, a_path, add_model, add_out, ask_to_send, at_least, command
+from ..llm import require_consent
+from .drawing import add_drawing, load, sampling
+from .options import a_path, add_endpoint, add_language_model, add_out, add_seed, add_users, at_least, command
 
 if TYPE_CHECKING:
     from ..diffusion.shards import Shard
     from ..sage.build import Drawing, Order
     from ..sage.concepts import Concept
+    from ..sage.plan import BuildUser
     from ..sage.writers import PromptWriter
     from ..users.profile import UserProfile
 
@@ -80,13 +83,12 @@ def _concepts(arguments: argparse.Namespace) -> list[Concept]:
     return all_motifs()
 
 
-def _user(profile: UserProfile) -> Any:
+def _user(profile: UserProfile) -> BuildUser:
     from ..sage.plan import BuildUser
     from ..users.policy import banned_categories
-    from ..users.profile import COLUMNS
+    from ..users.profile import profile_columns
 
-    shown = {COLUMNS[field]: getattr(profile, field) for field in COLUMNS if field not in ("banned", "limits")}
-    return BuildUser(profile.user_id, banned_categories(profile), shown)
+    return BuildUser(profile.user_id, banned_categories(profile), profile_columns(profile))
 
 
 def _writer(arguments: argparse.Namespace, concepts: Any, shard: Shard) -> PromptWriter:
@@ -104,36 +106,17 @@ def _writer(arguments: argparse.Namespace, concepts: Any, shard: Shard) -> Promp
         return TransformersWriter(tokenizer, network.to(shard.device), name=name)
     writer = OpenAIWriter(arguments.llm, base_url=arguments.base_url, timeout_s=arguments.timeout_s)
     if shard.is_first:
-        what = f"{len(concepts)} concepts with their categories"
-        ask_to_send(f"{what}. Nothing of users", writer.host, yes=arguments.yes_send_concepts,
-                    flag="--yes-send-concepts", of="Concepts")  # fmt: skip
+        shown = f"This sends to {writer.host}: {len(concepts)} concepts with their categories. Nothing of users."
+        require_consent(shown, things="Concepts", agreed=arguments.yes_send_concepts, flag="--yes-send-concepts")
     return writer
 
 
 def _drawing(arguments: argparse.Namespace, shard: Shard) -> Drawing:
-    from ..diffusion.base_models import base_fingerprint, find_base, load_pipeline
-    from ..diffusion.generate import GenerationConfig, Nobody, generate
+    from ..diffusion.base_models import base_fingerprint
+    from ..diffusion.generate import Nobody, generate
     from ..sage.build import Drawing
 
-    base = find_base(arguments.base)
-    config = GenerationConfig(
-        method="base",
-        base=base.name,
-        steps=arguments.steps or base.steps,
-        guidance=base.guidance if arguments.guidance is None else arguments.guidance,
-        batch_size=arguments.batch_size or base.batch_size,
-        scheduler=arguments.scheduler,
-        dtype=arguments.dtype,
-    )
-    pipeline = load_pipeline(
-        base.name,
-        source=arguments.model,
-        device=str(shard.device),
-        dtype=arguments.dtype,
-        scheduler=arguments.scheduler,
-        offload=arguments.offload,
-        local_files_only=arguments.local_files_only,
-    )
+    config, pipeline = sampling(arguments, method="base"), load(arguments, str(shard.device))
     recipe = {"config": asdict(config), "base": base_fingerprint(pipeline)}
     return Drawing(recipe, lambda rows, folder: generate(pipeline, rows, folder, config=config, users=Nobody()))
 
@@ -141,7 +124,7 @@ def _drawing(arguments: argparse.Namespace, shard: Shard) -> Drawing:
 def add_command(kinds: Any) -> None:
     one = command(kinds, "build", build, "build a dataset: concepts to prompts, pictures, rows and splits",
                   "psalign sage build --users users.csv --out data/own")  # fmt: skip
-    one.add_argument("--users", type=a_path, required=True, help="users.csv or users.jsonl, whose bans decide the rows")
+    add_users(one, "users.csv or users.jsonl, whose bans decide the rows")
     one.add_argument("--concepts", type=a_path,
                      help="CSV with category and concept (writer template: the mini world's motifs)")  # fmt: skip
     one.add_argument("--expand", type=at_least(1), metavar="N", help="let the writer find more, up to N a category")
@@ -151,32 +134,16 @@ def add_command(kinds: Any) -> None:
     one.add_argument("--prompts-per-concept", type=at_least(1), default=2, help="pairs a concept has (default 2)")
     one.add_argument("--val", type=at_least(0), help="users (default: one in twenty)")
     one.add_argument("--test", type=at_least(0), help="users seen in training, and as many unseen (same default)")
-    one.add_argument("--seed", type=at_least(0), default=2025)
+    add_seed(one, 2025)
     one.add_argument("--captions-only", action="store_true", help="draw no picture: training by captions needs none")
     _add_writer(one)
-    _add_drawing(one)
+    add_drawing(one)
+    one.add_argument("--quality", type=at_least(1), default=95, help="JPEG quality of the pictures (default 95)")
     add_out(one, "data/own")
 
 
 def _add_writer(one: argparse.ArgumentParser) -> None:
     one.add_argument("--writer", choices=("template", "transformers", "openai"), default="template",
                      help="of prompts: the mini world's captions (default), or a language model")  # fmt: skip
-    one.add_argument("--llm", default="Qwen/Qwen2.5-7B-Instruct", help="language model: hub id, folder, or its name")
-    one.add_argument("--llm-dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of a local one")
-    one.add_argument("--base-url", help="of an OpenAI-compatible endpoint (default: OPENAI_BASE_URL)")
-    one.add_argument("--timeout-s", type=a_number(0, above=True), default=60.0, help="of one request (default 60)")
-    one.add_argument("--yes-send-concepts", action="store_true", help="agree that concepts leave this machine")
-
-
-def _add_drawing(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--base", default="mini", help="that draws: mini, sd15 or sdxl (default mini)")
-    add_model(one)
-    one.add_argument("--steps", type=at_least(1), help="denoising steps (default: the base model's own)")
-    one.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the base model's own)")
-    one.add_argument("--scheduler", help="ddim, dpm, euler, euler-a, heun, unipc (default: the base model's own)")
-    one.add_argument("--batch-size", type=at_least(1), help="default: the base model's own")
-    one.add_argument("--dtype", default="fp32", help="fp32, fp16 or bf16 (default fp32)")
-    one.add_argument("--offload", default="none", help="none, model or sequential (default none)")
-    one.add_argument("--device", help="default: this process's GPU, or the CPU")
-    one.add_argument("--local-files-only", action="store_true", help="download nothing")
-    one.add_argument("--quality", type=at_least(1), default=95, help="of the pictures, as JPEG (default 95)")
+    add_language_model(one, "--llm")
+    add_endpoint(one, "concepts")

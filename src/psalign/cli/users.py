@@ -7,9 +7,21 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnknownUser, UsageError
+from ..llm import require_consent
 from . import limits
-from .options import a_number, a_path, add_force, add_out, ask_to_send, at_least, command, group
+from .options import (
+    a_path,
+    add_embeddings,
+    add_endpoint,
+    add_force,
+    add_language_model,
+    add_out,
+    add_seed,
+    add_users,
+    at_least,
+    command,
+    group,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from ..users.categories import Backend
@@ -68,8 +80,8 @@ def _backend(arguments: argparse.Namespace, profiles: list[UserProfile]) -> Back
     if arguments.backend == "transformers":
         return TransformersBackend(arguments.model, dtype=arguments.dtype, device=arguments.device)
     backend = OpenAIBackend(arguments.model, base_url=arguments.base_url, timeout_s=arguments.timeout_s)
-    what = f"{', '.join(FIELDS)} of {len(profiles)} profiles. No user ids"
-    ask_to_send(what, backend.host, yes=arguments.yes_send_profiles, flag="--yes-send-profiles", of="Profiles")
+    shown = f"This sends to {backend.host}: {', '.join(FIELDS)} of {len(profiles)} profiles. No user ids."
+    require_consent(shown, things="Profiles", agreed=arguments.yes_send_profiles, flag="--yes-send-profiles")
     return backend
 
 
@@ -85,25 +97,13 @@ def pseudonymise(arguments: argparse.Namespace) -> None:
 
 def explain(arguments: argparse.Namespace) -> None:
     from ..categories import category_names
-    from ..ids import normalise_user_id
-    from ..users.bans import load_reasons
-    from ..users.policy import explain as reasons
-    from ..users.profile import load_profiles
+    from ..users.bans import explain_bans
+    from ..users.profile import find_profile
 
-    try:
-        user_id = normalise_user_id(arguments.user_id)
-    except ValueError as err:
-        raise UsageError(f"{arguments.user_id!r} is no user id: {err}") from err
-    profile = next((one for one in load_profiles(arguments.users) if one.user_id == user_id), None)
-    if profile is None:
-        raise UnknownUser(f"{arguments.users} has no user {user_id}.", hint="Ids of numbers have seven digits.")
-    why = {category: list(names) for category, names in reasons(profile).items()}
-    for category, names in (load_reasons(arguments.bans, user_id) if arguments.bans else {}).items():
-        why[category] = list(dict.fromkeys([*why.get(category, ()), *names]))  # a file adds to the rules
+    profile = find_profile(arguments.users, arguments.user_id)
+    why = explain_bans(profile, arguments.bans)
     if arguments.json:
-        print(
-            json.dumps({"user_id": user_id, "banned": [name for name in category_names() if name in why], "why": why})
-        )
+        print(json.dumps({"user_id": profile.user_id, "banned": list(why), "why": why}))
         return
     width = max(12, *map(len, category_names()))
     for category in category_names():
@@ -135,16 +135,13 @@ def cluster(arguments: argparse.Namespace) -> None:
 
 
 def levels(arguments: argparse.Namespace) -> None:
-    from ..categories import require_default
     from ..users.clusters import draw_levels
-    from ..users.levels import PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, choose_levels, level_profiles
+    from ..users.levels import choose_levels, level_profiles, published_profiles
     from ..users.policy import banned_categories
-    from ..users.profile import UserProfile, load_profiles
+    from ..users.profile import load_profiles
 
     if arguments.published:
-        require_default("The published evaluation")
-        published = zip(PUBLISHED_LEVELS, PUBLISHED_LEVEL_BANS, strict=True)
-        users = [UserProfile(user_id=user_id, banned=banned) for user_id, banned in published]
+        users = published_profiles()
     else:
         users = choose_levels(load_profiles(arguments.users)) if arguments.users else level_profiles()
     bans = [banned_categories(user) for user in users]
@@ -159,28 +156,28 @@ def add_commands(groups: Any) -> None:
     kinds = group(groups, "users", "profiles of users")
     one = command(kinds, "sample", sample, "draw plausible users", "psalign users sample -n 1000 --out users.csv")
     one.add_argument("-n", type=at_least(1, MOST_USERS), default=1000)
-    one.add_argument("--seed", type=at_least(0), default=0)
+    add_seed(one)
     add_out(one, "users.csv", force=FORCE)
 
     one = command(kinds, "split", split, "split users into train, val, test_seen and test_unseen",
                   "psalign users split --users users.csv --out splits.json")  # fmt: skip
-    _add_users(one)
+    add_users(one)
     one.add_argument("--val", type=at_least(0), default=50, help="users (default 50)")
     one.add_argument("--test", type=at_least(0), default=50, help="users seen in training, and as many unseen")
-    one.add_argument("--seed", type=at_least(0), default=0)
+    add_seed(one)
     one.set_defaults(holds=("users",))  # nobody is forgotten between reading and writing
     add_out(one, "splits.json", force=FORCE)
 
     one = command(kinds, "ban", ban, "decide what each user bans: rules, and what a language model adds",
                   "psalign users ban --users users.csv --backend rules --out bans.jsonl")  # fmt: skip
-    _add_users(one)
+    add_users(one)
     _add_backend(one)
     one.set_defaults(holds=("users",))
     add_out(one, "bans.jsonl", force=FORCE)
 
     one = command(kinds, "pseudonymise", pseudonymise, "give users ids that lead back to nobody without a key",
                   "psalign users pseudonymise --users users.csv --key users.key --out pseudonyms.csv")  # fmt: skip
-    _add_users(one)
+    add_users(one)
     one.add_argument("--key", type=a_path, default=Path("users.key"),
                      help="made where there is none (default users.key)")  # fmt: skip
     one.set_defaults(holds=("users", "key"))
@@ -189,7 +186,7 @@ def add_commands(groups: Any) -> None:
     one = command(kinds, "explain", explain, "say which rule or model banned each category for a user",
                   "psalign users explain 0000033 --users users.csv")  # fmt: skip
     one.add_argument("user_id")
-    _add_users(one)
+    add_users(one)
     one.add_argument("--bans", type=a_path, help="what psalign users ban wrote, with what a model added")
     one.add_argument("--json", action="store_true", help="for machines: user_id, banned, why")
 
@@ -200,30 +197,23 @@ def add_commands(groups: Any) -> None:
 
     one = command(kinds, "cluster", cluster, "find groups of similar users, with pictures",
                   "psalign users cluster --embeddings data/embeddings/users --out outputs/clusters")  # fmt: skip
-    one.add_argument("--embeddings", type=a_path, required=True, help="user vectors (psalign embed)")
+    add_embeddings(one)
     one.add_argument("-k", type=at_least(2), help="groups (default: the best silhouette of 2 to 9)")
-    one.add_argument("--seed", type=at_least(0), default=0)
+    add_seed(one)
     add_out(one, "outputs/clusters", force=FORCE)
 
     one = command(kinds, "levels", levels, "print the six levels, or six users of rising strictness of a population",
                   "psalign users levels --picture levels.png")  # fmt: skip
-    one.add_argument("--users", type=a_path, help="choose them from this users file")
+    add_users(one, "choose them from this users file", required=False)
     one.add_argument("--published", action="store_true", help="the six users of the published evaluation instead")
     one.add_argument("--picture", type=a_path, help="also draw what each bans")
     add_force(one, "replace another picture")
     limits.add_commands(kinds)
 
 
-def _add_users(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--users", type=a_path, required=True, help="users.csv or users.jsonl")
-
-
 def _add_backend(one: argparse.ArgumentParser) -> None:
     one.add_argument("--backend", choices=("rules", "transformers", "openai"), default="rules",
                      help="rules alone (default), or what a language model adds to them")  # fmt: skip
-    one.add_argument("--model", default="Qwen/Qwen2.5-7B-Instruct", help="language model: hub id, folder, or its name")
-    one.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of a local model")
+    add_language_model(one, "--model")
     one.add_argument("--device", default="cpu", help="of a local model (default cpu)")
-    one.add_argument("--base-url", help="of an OpenAI-compatible endpoint (default: OPENAI_BASE_URL)")
-    one.add_argument("--timeout-s", type=a_number(0, above=True), default=60.0, help="of one request (default 60)")
-    one.add_argument("--yes-send-profiles", action="store_true", help="agree that profiles leave this machine")
+    add_endpoint(one, "profiles")

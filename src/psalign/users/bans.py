@@ -10,12 +10,10 @@ from ..categories import category_names, current
 from ..errors import UnknownUser, UsageError
 from ..files import Record, read_jsonl
 from ..ids import normalise_user_id
-from .policy import united_bans
+from .policy import explain, united_bans
 from .profile import UserProfile
 
 HINT = "Run: psalign users ban --users users.csv --out bans.jsonl"
-
-Reasons = dict[str, tuple[str, ...]]  # what banned each category
 
 
 def load_bans(path: Path) -> dict[str, tuple[str, ...]]:
@@ -26,14 +24,25 @@ def load_bans(path: Path) -> dict[str, tuple[str, ...]]:
     return {user_id: tuple(record["banned"]) for user_id, record in _records(path).items()}
 
 
-def load_reasons(path: Path, user_id: str) -> Reasons:
-    """What banned each category of a user. Raises UnknownUser for one without a line, UsageError as load_bans does."""
+def explain_bans(profile: UserProfile, bans: Path | None) -> dict[str, list[str]]:
+    """Banned category -> what bans it, by the rules and by a file of ban lists, which adds to them.
+
+    The reasons tell about the person: show them to that user only. Raises UnknownUser for a user without a line in the
+    file, UsageError as load_bans does.
+    """
+    why = explain(profile)
+    for category, names in (_reasons(bans, profile.user_id) if bans else {}).items():
+        why[category] = list(dict.fromkeys([*why.get(category, ()), *names]))
+    return {category: why[category] for category in category_names() if category in why}
+
+
+def _reasons(path: Path, user_id: str) -> dict[str, Sequence[str]]:
     records = _records(path)
     if user_id not in records:
         raise UnknownUser(f"{path} has no line of user {user_id}.", hint=HINT)
     record = records[user_id]
     why: Mapping[str, Sequence[str]] = record.get("why") or {}
-    return {category: tuple(why.get(category) or ("no reason is recorded",)) for category in record["banned"]}
+    return {category: why.get(category) or ("no reason is recorded",) for category in record["banned"]}
 
 
 def add_bans(profiles: Sequence[UserProfile], path: Path) -> list[UserProfile]:

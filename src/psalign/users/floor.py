@@ -6,10 +6,14 @@ Place on the path of data: between steps 2 and 3, for users who have a stored ve
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
+from ..errors import ProfileError, UsageError
+from ..files import Record
+from ..records import PromptRow
 from .policy import banned_categories, united_bans
-from .profile import UserProfile
+from .profile import UserProfile, read_profile
 from .store import EmbeddingStore
 from .vectors import Embedder, Recipe
 
@@ -30,6 +34,45 @@ class Floor:
             new = EmbeddingStore.build(self.embed, embedder_of(store.recipe), statistics_of=store)
             store = store.joined(new)
         return store.with_limits(self.people)
+
+
+class DescribedRow(Protocol):
+    """A prompt, and the profile columns that stand beside it (None: none, or all empty)."""
+
+    @property
+    def prompt(self) -> PromptRow: ...
+
+    @property
+    def profile(self) -> Record | None: ...
+
+
+def read_row_profiles(rows: Sequence[DescribedRow], name: str) -> tuple[list[PromptRow], list[UserProfile]]:
+    """Prompts with the ids of their users, and the profile of each user once. name: of the file, for messages.
+
+    A row without a user id is a user of its own. Raises ProfileError for a row without a profile, or with a faulty one;
+    UsageError where two rows of one user differ.
+    """
+    prompts, profiles = [], {}
+    for number, row in enumerate(rows, start=1):
+        where = f"{name}, row {number}"
+        profile = _profile(row, number, where)
+        if profiles.setdefault(profile.user_id, profile) != profile:
+            raise UsageError(f"{where}: user {profile.user_id} has another profile than in a row before.")
+        prompts.append(replace(row.prompt, user_id=profile.user_id))
+    return prompts, list(profiles.values())
+
+
+def _profile(row: DescribedRow, number: int, where: str) -> UserProfile:
+    if row.profile is None:
+        raise ProfileError(
+            f"{where}: --profiles needs the columns of a profile, and this row has none.",
+            hint="Give age, gender, religion, ... or Banned_Categories; or leave --profiles out for stored vectors.",
+        )
+    known: Record = {name: value for name, value in row.profile.items() if value not in (None, "")}
+    try:
+        return read_profile({"user_id": row.prompt.user_id or f"row_{number:06d}", **known})
+    except ProfileError as err:
+        raise ProfileError(f"{where}: {err}") from None
 
 
 def above_the_floor(profiles: Sequence[UserProfile], store: EmbeddingStore) -> Floor:

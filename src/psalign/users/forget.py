@@ -28,8 +28,8 @@ from ..files import (
     write_jsonl,
     write_text,
 )
-from ..ids import find_user_id, normalise_user_id
-from .profile import COLUMNS, field_of
+from ..ids import find_user_id
+from .profile import COLUMNS, field_of, require_user_id
 from .store import EmbeddingStore
 from .store_files import INDEX, NPY_INDEX, UNFINISHED, VECTORS
 
@@ -55,10 +55,7 @@ def forget_user(user_id: str, places: Iterable[Path]) -> list[str]:
     users, DatasetError for one that cannot be read; OutputError where a place is being written by another process or
     still knows the user afterwards.
     """
-    try:
-        wanted = normalise_user_id(user_id)
-    except ValueError as err:
-        raise UsageError(f"{user_id!r} is no user id: {err}") from err
+    wanted = require_user_id(user_id)
     paths = [Path(place) for place in places]
     for place in paths:
         _require_place(place)

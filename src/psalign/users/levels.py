@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..categories import LEVELS, category_names, current
+from ..categories import LEVELS, category_names, current, require_default
 from ..errors import ProfileError
 from ..ids import level_id
 from .policy import banned_categories
@@ -40,6 +40,12 @@ def level_bans() -> tuple[tuple[str, ...], ...]:
 def level_profiles() -> list[UserProfile]:
     """The six fixed levels, "level_0" (bans nothing) to "level_5" (bans all): ban lists and no personal data."""
     return [UserProfile(user_id=level_id(level), banned=bans) for level, bans in enumerate(level_bans())]
+
+
+def published_profiles() -> list[UserProfile]:
+    """The six users of the published evaluation, with what the published users file bans them."""
+    require_default("The published evaluation")
+    return [UserProfile(user_id=user_id, banned=banned) for user_id, banned in PUBLISHED_USERS.items()]
 
 
 def choose_levels(profiles: Sequence[UserProfile]) -> list[UserProfile]:

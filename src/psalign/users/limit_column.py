@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import LimitError, ProfileError, UnknownUser, UsageError
+from ..errors import LimitError, ProfileError, UsageError
 from ..files import (
     Record,
     csv_text,
@@ -22,20 +22,16 @@ from ..files import (
     write_jsonl,
     write_text,
 )
-from ..ids import find_user_id, normalise_user_id
+from ..ids import find_user_id
 from .limits import Limit, limit_records, limits_text, rank, read_limits, united
-from .profile import COLUMNS, field_of, load_profiles
+from .profile import COLUMNS, field_of, find_profile, require_user_id
 
 Change = Callable[[tuple[Limit, ...]], tuple[Limit, ...]]
 
 
 def limits_of(path: Path, user_id: str) -> tuple[Limit, ...]:
-    """Limits of a user of a users file. Raises UnknownUser, UsageError for no user id, ProfileError."""
-    wanted = _user_id(user_id)
-    profile = next((one for one in load_profiles(path) if one.user_id == wanted), None)
-    if profile is None:
-        raise UnknownUser(f"{path} has no user {wanted}.", hint="Ids of numbers have seven digits.")
-    return profile.limits or ()
+    """Limits of a user of a users file. Raises as find_profile."""
+    return find_profile(path, user_id).limits or ()
 
 
 def add_limit(path: Path, user_id: str, limit: Limit) -> tuple[Limit, ...]:
@@ -99,7 +95,7 @@ def _change(path: Path, user_id: str, change: Change) -> tuple[Limit, ...]:
     with locked(path):
         limits = change(limits_of(path, user_id))
         read_limits(limits)  # not too many
-        _write(path, _user_id(user_id), limits)
+        _write(path, require_user_id(user_id), limits)
     return limits
 
 
@@ -137,10 +133,3 @@ def _with_cell(header: list[str], rows: list[list[str]], user_id: str, cell: str
 
 def _is(user_id: str, value: Any) -> bool:
     return find_user_id(value) == user_id
-
-
-def _user_id(value: str) -> str:
-    try:
-        return normalise_user_id(value)
-    except ValueError as err:
-        raise UsageError(f"{value!r} is no user id: {err}") from err

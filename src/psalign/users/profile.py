@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from ..categories import category_names
-from ..errors import LimitError, ProfileError
+from ..errors import LimitError, ProfileError, UnknownUser, UsageError
 from ..files import (
     Record,
     csv_text,
@@ -213,6 +213,23 @@ def load_profiles(path: Path) -> list[UserProfile]:
     if not profiles:
         raise ProfileError(f"{path}: has no users, expected one a row.")
     return profiles
+
+
+def find_profile(path: Path, user_id: str) -> UserProfile:
+    """The profile of one user of a users file. Raises UnknownUser, UsageError for no user id, ProfileError."""
+    wanted = require_user_id(user_id)
+    profile = next((one for one in load_profiles(path) if one.user_id == wanted), None)
+    if profile is None:
+        raise UnknownUser(f"{path} has no user {wanted}.", hint="Ids of numbers have seven digits.")
+    return profile
+
+
+def require_user_id(value: str) -> str:
+    """A user id of the command line. Raises UsageError for what is none."""
+    try:
+        return normalise_user_id(value)
+    except ValueError as err:
+        raise UsageError(f"{value!r} is no user id: {err}") from err
 
 
 def profile_columns(profile: UserProfile) -> Record:

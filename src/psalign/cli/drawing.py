@@ -1,0 +1,57 @@
+"""Options of commands that draw pictures, and the sampling and the pipeline that they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from .options import add_model, at_least
+
+if TYPE_CHECKING:
+    from ..diffusion.generate import GenerationConfig
+
+
+def add_drawing(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--base", default="mini", help="base model: mini, sd15 or sdxl (default mini)")
+    add_model(one)
+    one.add_argument("--steps", type=at_least(1), help="denoising steps (default: the base model's own)")
+    one.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the base model's own)")
+    one.add_argument("--scheduler", help="ddim, dpm, euler, euler-a, heun, unipc (default: the base model's own)")
+    one.add_argument("--batch-size", type=at_least(1), help="default: the base model's own")
+    one.add_argument("--dtype", default="fp32", help="fp32, fp16 or bf16 (default fp32)")
+    one.add_argument("--offload", default="none", help="none, model or sequential (default none)")
+    one.add_argument("--device", help="default: this process's GPU, or the CPU")
+    one.add_argument("--local-files-only", action="store_true", help="download nothing")
+
+
+def sampling(arguments: argparse.Namespace, **more: Any) -> GenerationConfig:
+    """The settings of a run, with the base model's own where the command line has none. more: other settings."""
+    from ..diffusion.base_models import find_base
+    from ..diffusion.generate import GenerationConfig
+
+    base = find_base(arguments.base)
+    return GenerationConfig(
+        base=base.name,
+        steps=arguments.steps or base.steps,
+        guidance=base.guidance if arguments.guidance is None else arguments.guidance,
+        batch_size=arguments.batch_size or base.batch_size,
+        scheduler=arguments.scheduler,
+        dtype=arguments.dtype,
+        **more,
+    )
+
+
+def load(arguments: argparse.Namespace, device: str, **more: Any) -> Any:
+    """The base model's pipeline. more: other parts of `Loading`."""
+    from ..diffusion.base_models import load_pipeline
+
+    return load_pipeline(
+        arguments.base,
+        source=arguments.model,
+        device=device,
+        dtype=arguments.dtype,
+        scheduler=arguments.scheduler,
+        offload=arguments.offload,
+        local_files_only=arguments.local_files_only,
+        **more,
+    )
