@@ -103,7 +103,7 @@ def _asked(rng: np.random.Generator, name: str, suite: LimitSuite, number: int) 
         motifs = motifs[::-1] if suite.second else motifs
     scene = world.sample_scene(rng, motifs=motifs, held_out=True)
     mentions = tuple(suite.mention if one == motif else language.Mention() for one in scene.motifs)
-    text = language.caption(scene, world.pick(rng, world.WORDINGS), language.Telling(mentions))
+    text = language.caption(scene, world.pick(rng, world.WORDINGS), language.Phrasing(mentions))
     if name == "prompt: a typo":
         text = text.replace(motif, typo(motif, rng))
     limits = [*_limits(rng, motif, suite.limit), *_others(rng, scene, suite.others)]
@@ -151,8 +151,8 @@ def _denied(rng: np.random.Generator, count: int) -> Iterator[PromptRow]:
             motifs = () if name == DENIED[0] else (_other(rng, motif),)
             scene = world.sample_scene(rng, motifs=motifs, held_out=True)
             wording = HELD_OUT_DENIALS[number % len(HELD_OUT_DENIALS)]
-            telling = language.Telling(denial=language.Denial(motif, name=int(rng.integers(2)), wording=wording))
-            text = language.caption(scene, world.pick(rng, world.WORDINGS), telling)
+            phrasing = language.Phrasing(denial=language.Denial(motif, name=int(rng.integers(2)), wording=wording))
+            text = language.caption(scene, world.pick(rng, world.WORDINGS), phrasing)
             row = _row(rng, text, scene, name, number, limits=[named(motif)], gone=[])
             row.meta["denied"] = motif
             yield row

@@ -17,7 +17,7 @@ from psalign.records import PromptRow
 from psalign.users.policy import banned_categories
 from psalign.users.profile import UserProfile
 
-Says = Callable[[np.random.Generator], language.Telling]
+Says = Callable[[np.random.Generator], language.Phrasing]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Suite:
 
 
 def _mention(form: language.Form = "one", name: int = 0, kind_name: int = 0) -> Says:
-    return lambda _rng: language.Telling((language.Mention(form, name, kind_name=kind_name),))
+    return lambda _rng: language.Phrasing((language.Mention(form, name, kind_name=kind_name),))
 
 
 # Each asks for one motif, of a banned category in half of the rows and of an allowed one in the other half.
@@ -103,12 +103,12 @@ def _of_suite(
     for banning in (True, False):
         for number in range(count):
             user, motif = _user_and_motif(rng, users, number, banning=banning)
-            telling = suite.says(rng)
+            phrasing = suite.says(rng)
             scene = world.sample_scene(rng, motifs=(motif,), held_out=True)
-            text = language.caption(scene, world.pick(rng, world.WORDINGS), telling)
+            text = language.caption(scene, world.pick(rng, world.WORDINGS), phrasing)
             if name == "typo":
                 text = text.replace(motif, typo(motif, rng))
-            yield _row(rng, text, user, language.drawn(scene, telling), suite=name, number=number, banned=banning)
+            yield _row(rng, text, user, language.drawn(scene, phrasing), suite=name, number=number, banned=banning)
 
 
 def _long(rng: np.random.Generator, users: Sequence[UserProfile], count: int) -> Iterator[PromptRow]:
@@ -150,7 +150,7 @@ def _denied(rng: np.random.Generator, users: Sequence[UserProfile], count: int) 
             scene = world.sample_scene(rng, motifs=() if alone else (allowed,), held_out=True)
             wording = int(rng.integers(len(language.NEGATIONS)))
             denial = None if negative else language.Denial(banned, name=int(rng.integers(2)), wording=wording)
-            text = language.caption(scene, world.pick(rng, world.WORDINGS), language.Telling(denial=denial))
+            text = language.caption(scene, world.pick(rng, world.WORDINGS), language.Phrasing(denial=denial))
             row = _row(rng, text, user, scene, suite=suite, number=number)
             row.meta["denied"] = banned
             if negative:

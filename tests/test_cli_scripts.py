@@ -14,7 +14,7 @@ import pytest
 
 from psalign import cli, progress
 from psalign.cli import main
-from psalign.cli.environment import told
+from psalign.cli.environment import explain_error
 from psalign.files import locked
 from psalign.users import load_profiles
 
@@ -131,8 +131,8 @@ def test_faults_of_the_program_keep_their_traceback(err, monkeypatch):
 
 def test_a_fault_about_a_path_that_nobody_gave_is_not_ours_to_tell():
     arguments = cli._parser().parse_args(["users", "sample", "--out", "a/users.csv"])
-    assert told(PermissionError(errno.EACCES, "Permission denied", "/lib/x"), arguments) is None
-    assert told(PermissionError(errno.EACCES, "Permission denied", os.path.abspath("a")), arguments).endswith(
+    assert explain_error(PermissionError(errno.EACCES, "Permission denied", "/lib/x"), arguments) is None
+    assert explain_error(PermissionError(errno.EACCES, "Permission denied", os.path.abspath("a")), arguments).endswith(
         "/a cannot be used: Permission denied."
     )
 

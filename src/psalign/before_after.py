@@ -1,4 +1,5 @@
-"""A sheet of a new adapter: mild prompts by the base model, and below as three users see them, from the same seeds.
+"""A sheet of a new adapter: mild prompts by the base model, and below as three users see them, from the same
+seeds.
 
 Place on the path of data: after training, steps 6 and 8; `psalign train --data published` ends with it.
 """
@@ -33,9 +34,11 @@ DRAWING_BYTES = 2_000_000_000  # beside the weights, while a picture is drawn
 def draw_before_after(
     out: Path, data: Path, users: EmbeddingStore, *, loading: Loading, config: GenerationConfig
 ) -> Path:
-    """Write out/sheet.png with the adapter of a finished run; its pictures are in out/sheet, and those there stay.
+    """Write out/sheet.png with the adapter of a finished run; its pictures are in out/sheet, and those there
+    stay.
 
-    data: SAGE dataset, of whose users three are shown. loading: how the whole pipeline is read. config: sampling.
+    data: SAGE dataset, of whose users three are shown. loading: how the whole pipeline is read. config:
+    sampling.
     Raises CheckpointError where the base cannot be loaded, GenerationError where a picture cannot be drawn.
     """
     texts = read_prompts()

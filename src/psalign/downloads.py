@@ -1,4 +1,5 @@
-"""What a command is about to fetch, said before it does: each thing, its host, size and licence, and where it goes.
+"""What a command is about to fetch, said before it does: each thing, its host, size and licence, and where it
+goes.
 
 Place on the path of data: before everything, on a machine with a network.
 """

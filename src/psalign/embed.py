@@ -20,10 +20,11 @@ from .users.vectors import Embedder
 
 @dataclass(frozen=True)
 class Standard:
-    """What vectors are standardised by. like: another store, which says all of it; None: a population of their own.
+    """What vectors are standardised by. like: another store, which says all of it; None: a population of
+    their own.
 
-    data: SAGE dataset, whose training users are the population; None: all users. whitened: principal directions to
-    keep, 0: coordinates as they are. exact: whether the exact ban code follows each vector.
+    data: SAGE dataset, whose training users are the population; None: all users. whitened: principal
+    directions to keep, 0: coordinates as they are. exact: whether the exact ban code follows each vector.
     """
 
     like: Path | None = None
@@ -35,7 +36,8 @@ class Standard:
 def embed_people(profiles: Sequence[UserProfile], embedder: Embedder, standard: Standard) -> EmbeddingStore:
     """Vectors of users and of the six levels.
 
-    Raises UnknownUser for training users of the dataset without a profile; whatever EmbeddingStore.build raises.
+    Raises UnknownUser for training users of the dataset without a profile; whatever EmbeddingStore.build
+    raises.
     """
     if standard.like is not None:
         known = EmbeddingStore.load(standard.like)
@@ -63,7 +65,8 @@ def embed_users(data: Path, folder: Path, make: Callable[[], Embedder], *, exact
 
 
 def with_ban_lists(users: EmbeddingStore, data: Path, *, model: str | None = None) -> EmbeddingStore:
-    """The users, and those of a file of captions that are nothing but a ban list, embedded as the others were.
+    """The users, and those of a file of captions that are nothing but a ban list, embedded as the others
+    were.
 
     data: a file of captions; a dataset adds nobody. model: the language model, where one made the vectors.
     """
@@ -89,5 +92,5 @@ def _training_users(profiles: Sequence[UserProfile], data: Path) -> list[UserPro
 
 
 def _trained(data: Path) -> set[str]:
-    # What is chosen does not matter here, only whose rows there are: so nobody's bans are asked for.
+    # Only the users of the rows matter here, not what is chosen: bans are not needed.
     return {row.user_id for row in load_split(data, "train", banned=lambda user_id: (), check_pictures=False)}

@@ -1,4 +1,5 @@
-"""What needs an adapter and user vectors together: folding them into each other, and compressing for a population.
+"""What needs an adapter and user vectors together: folding them into each other, and compressing for a
+population.
 
 Place on the path of data: between steps 3 and 4, for adapters on disk.
 """
@@ -36,9 +37,11 @@ class Folded:
 
 
 def fold_users(place: Path, embeddings: Path, out: Path) -> Folded:
-    """Compute what a published adapter adds for each user, exactly, and write a folded adapter and its vectors.
+    """Compute what a published adapter adds for each user, exactly, and write a folded adapter and its
+    vectors.
 
-    Raises RecipeMismatch for vectors of another recipe than the adapter's, OutputError where others would be replaced.
+    Raises RecipeMismatch for vectors of another recipe than the adapter's, OutputError where others would be
+    replaced.
     """
     adapter, users = load_adapter(place), EmbeddingStore.load(embeddings)
     require_trained_with(adapter, users, embeddings)
@@ -67,11 +70,12 @@ def compress_for(adapter: Any, embeddings: Path, *, rank: int) -> Compression:
 def fold_statistics(adapter: Any, embeddings: Path | None, *, dtype: str) -> str | None:
     """Put the mean and the spread of an adapter's vectors into its projection, so that it reads raw vectors.
 
-    Published files know neither: an adapter that was trained on standardised vectors would read raw ones as if they
-    were standardised. embeddings: the vectors that it was trained with.
+    Published files know neither: an adapter that was trained on standardised vectors would read raw ones as
+    if they were standardised. embeddings: the vectors that it was trained with.
     dtype: number type that it will be written in. Returns the recipe of the raw vectors; None
     where the adapter reads raw ones already.
-    Raises UsageError where vectors are missing or cannot be folded in, RecipeMismatch for those of another recipe.
+    Raises UsageError where vectors are missing or cannot be folded in, RecipeMismatch for those of another
+    recipe.
     """
     require_published_form(adapter)
     recipe = adapter.config.recipe

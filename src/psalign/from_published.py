@@ -1,7 +1,8 @@
-"""Training on the published captions with nothing at hand: they are fetched, their users embedded, a sheet drawn.
+"""Training on the published captions with nothing at hand: they are fetched, their users embedded, a sheet
+drawn.
 
-Place on the path of data: before and after training. Each stage leaves files that the next start finds, so the same
-command goes on wherever it was ended.
+Place on the path of data: before and after training. Each stage leaves files that the next start finds, so
+the same command goes on wherever it was ended.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Sources:
     """Where a run finds what it learns from, and writes to.
 
     data, embeddings: folders of captions and vectors, filled where they are empty. out, cache: of the run.
-    model, variant: of the base model; None: the usual ones. llm: language model of the vectors; None: the small one,
-    where it is installed. rows: the most captions to train on; None: all.
+    model, variant: of the base model; None: the usual ones. llm: language model of the vectors; None: the
+    small one, where it is installed. rows: the most captions to train on; None: all.
     """
 
     data: Path
@@ -57,8 +58,8 @@ class Sources:
 def prepare(sources: Sources, base_name: str, shard: Shard) -> tuple[Sources, EmbeddingStore]:
     """Say what is to be fetched, fetch it, and make the users' vectors.
 
-    Returns the sources with the place of the base, and the users. Raises UsageError for a base without a published
-    source, and what fetching and embedding raise.
+    Returns the sources with the place of the base, and the users. Raises UsageError for a base without a
+    published source, and what fetching and embedding raise.
     """
     base = find_base(base_name)
     if base.source is None:
@@ -139,9 +140,11 @@ def _has_vectors(folder: Path) -> bool:
 
 
 def _make_vectors(sources: Sources, device: str) -> None:
-    """Vectors of the dataset's users, where the folder has none; those that are there must be of `llm`, if it is given.
+    """Vectors of the dataset's users, where the folder has none; those that are there must be of `llm`, if it
+    is given.
 
-    They are made by `llm`, or by the encoder of the extra `minilm` where it is installed, or from the fields alone.
+    They are made by `llm`, or by the encoder of the extra `minilm` where it is installed, or from the fields
+    alone.
     """
     folder, model = sources.embeddings, sources.llm or (MINILM if language_model.has_minilm() else None)
     if _has_vectors(folder):

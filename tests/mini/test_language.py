@@ -5,7 +5,7 @@ import pytest
 
 from psalign.mini import language, names, world
 from psalign.mini.factory.tokenizer import MAX_TOKENS, build_tokenizer, corpus
-from psalign.mini.language import Denial, Mention, Telling
+from psalign.mini.language import Denial, Mention, Phrasing
 
 SWORD = world.Scene("meadow", "cat", "red", "left", ("sword",))
 BOTH = world.Scene("night", "cat", "red", "left", ("sword", "skull"))
@@ -19,9 +19,9 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.mark.parametrize("scene", [SWORD, BOTH, EMPTY])
-def test_without_a_telling_it_is_the_caption_of_the_dataset(scene):
+def test_without_a_phrasing_it_is_the_caption_of_the_dataset(scene):
     for wording in world.WORDINGS:
-        assert language.caption(scene, wording, Telling()) == world.caption(scene, wording)
+        assert language.caption(scene, wording, Phrasing()) == world.caption(scene, wording)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_without_a_telling_it_is_the_caption_of_the_dataset(scene):
     ],
 )
 def test_a_motif_is_said_in_many_ways(mention, said):
-    text = language.caption(SWORD, world.WORDINGS[0], Telling((mention,)))
+    text = language.caption(SWORD, world.WORDINGS[0], Phrasing((mention,)))
     assert text == f"a red cat on the left with {said} in a meadow"
 
 
@@ -51,12 +51,12 @@ def test_a_motif_is_said_in_many_ways(mention, said):
     ],
 )
 def test_a_denial_alone(denial, text):
-    assert language.caption(EMPTY, world.WORDINGS[0], Telling(denial=denial)) == text
+    assert language.caption(EMPTY, world.WORDINGS[0], Phrasing(denial=denial)) == text
 
 
 def test_a_denial_beside_a_motif():
     said = [
-        language.caption(SWORD, world.WORDINGS[0], Telling(denial=Denial("skull", wording=0, first=first)))
+        language.caption(SWORD, world.WORDINGS[0], Phrasing(denial=Denial("skull", wording=0, first=first)))
         for first in (False, True)
     ]
     assert said[0] == "a red cat on the left with a sword and no skull, in a meadow"
@@ -67,33 +67,33 @@ def test_a_denial_beside_a_motif():
 
 def test_a_kind_alone_asks_for_the_first_motif_of_its_category():
     axe = world.Scene("night", "cat", "red", "left", ("axe", "skull"))
-    telling = Telling((Mention("kind"),))
-    assert language.drawn(axe, telling).motifs == ("sword", "skull")
-    assert language.plain_caption(axe, world.WORDINGS[0], telling) == world.caption(BOTH, world.WORDINGS[0])
+    phrasing = Phrasing((Mention("kind"),))
+    assert language.drawn(axe, phrasing).motifs == ("sword", "skull")
+    assert language.plain_caption(axe, world.WORDINGS[0], phrasing) == world.caption(BOTH, world.WORDINGS[0])
 
 
 def test_the_plain_caption_asks_for_the_same_in_words_of_the_dataset():
-    telling = Telling((Mention("many", name=2, kind=1, kind_name=1),), Denial("skull"))
+    phrasing = Phrasing((Mention("many", name=2, kind=1, kind_name=1),), Denial("skull"))
     assert (
-        language.plain_caption(SWORD, world.WORDINGS[0], telling)
+        language.plain_caption(SWORD, world.WORDINGS[0], phrasing)
         == "a red cat on the left with a sword, a weapon, in a meadow"
     )
     for wording in language.MORE_WORDINGS:
-        text = language.plain_caption(SWORD, wording, telling)
+        text = language.plain_caption(SWORD, wording, phrasing)
         assert text in {world.caption(SWORD, plain, kinds=[1]) for plain in world.WORDINGS}
 
 
-def test_sampled_tellings_never_deny_what_they_ask_for():
+def test_sampled_phrasings_never_deny_what_they_ask_for():
     rng = np.random.default_rng(0)
     denials = 0
     for _ in range(2000):
         scene = world.sample_scene(rng)
-        telling = language.sample_telling(rng, scene)
-        asked = language.drawn(scene, telling).motifs
+        phrasing = language.sample_phrasing(rng, scene)
+        asked = language.drawn(scene, phrasing).motifs
         assert len(set(asked)) == len(scene.motifs)
-        if telling.denial:
+        if phrasing.denial:
             denials += 1
-            assert not set(telling.denial.motifs) & set(asked)
+            assert not set(phrasing.denial.motifs) & set(asked)
     assert 400 < denials < 900
 
 
@@ -104,10 +104,10 @@ def test_sampled_texts_name_only_what_they_tell_or_deny():
     }
     for _ in range(500):
         scene = world.sample_scene(rng)
-        telling = language.sample_telling(rng, scene)
-        text = language.caption(scene, WORDINGS[rng.integers(len(WORDINGS))], telling)
+        phrasing = language.sample_phrasing(rng, scene)
+        text = language.caption(scene, WORDINGS[rng.integers(len(WORDINGS))], phrasing)
         spoken = {motif for motif, words in names_of.items() if words & set(text.replace(",", "").split())}
-        assert spoken <= {*scene.motifs, *((telling.denial.motif,) if telling.denial else ())}, text
+        assert spoken <= {*scene.motifs, *((phrasing.denial.motif,) if phrasing.denial else ())}, text
         assert scene.subject in text
         assert scene.side in text
         assert "  " not in text

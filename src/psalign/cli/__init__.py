@@ -1,8 +1,8 @@
 """The command line: each command parses, calls one library function and prints its result.
 
-Place on the path of data: a door to each step. Progress goes to stderr, results to stdout. One file per group of
-commands, each with an `add_commands`. Every error passes through `main`: what a user can mend ends in one message and
-a status of EXIT_STATUSES, a fault of the program keeps its traceback.
+Place on the path of data: a door to each step. Progress goes to stderr, results to stdout. One file per group
+of commands, each with an `add_commands`. Every error passes through `main`: what a user can mend ends in one
+message and a status of EXIT_STATUSES, a fault of the program keeps its traceback.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..errors import OutputError, PSAlignError, UsageError
 from ..files import locked
 from ..progress import set_quiet
 from . import adapter, completion, embed, eval, generate, mini, path, sage, users
-from .environment import told
+from .environment import explain_error
 from .options import Formatter, Parser, a_path
 
 # docs/COMMANDS.md has this table.
@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _quiet_libraries():
             status = _run(_parser().parse_args(argv, arguments))
-            sys.stdout.flush()  # a closed pipe is told here, not when the interpreter ends
+            sys.stdout.flush()  # a closed pipe fails here, not when the interpreter ends
         return status or 0
     except PSAlignError as err:
         return _end(f"{type(err).__name__}: {err}", err.exit_status)
     except KeyboardInterrupt:
         return _end("\nInterrupted. The same command goes on from what is on disk.", 130)
     except (OSError, MemoryError, RuntimeError) as err:
-        message = told(err, arguments)
+        message = explain_error(err, arguments)
         if message is None:
             raise
         return _end(f"OutputError: {message}", OutputError.exit_status)
@@ -66,7 +66,7 @@ def _end(message: str, status: int) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int | None:
-    """Run the command, which may say an exit status, while nobody else writes what it writes."""
+    """Run the command, which may return an exit status, while no other process writes what it writes."""
     if not hasattr(arguments, "command"):  # a group of commands without one
         arguments.parser.print_help()
         return 0
@@ -101,7 +101,10 @@ def _run_command(arguments: argparse.Namespace) -> int | None:
 
 
 def _to_lock(arguments: argparse.Namespace) -> list[Path]:
-    """What a command alone may write. Of the processes of `accelerate launch` the first one holds it for all."""
+    """What a command alone may write.
+
+    Of the processes of `accelerate launch` the first one holds it for all.
+    """
     if os.environ.get("RANK", "0") != "0" or arguments.command_name in SHARED_OUTPUTS:
         return []
     found = [getattr(arguments, name, None) for name in OUTPUTS if name != "results"]

@@ -25,7 +25,10 @@ def add_drawing(one: argparse.ArgumentParser) -> None:
 
 
 def sampling(arguments: argparse.Namespace, **more: Any) -> GenerationConfig:
-    """The settings of a run, with the base model's own where the command line has none. more: other settings."""
+    """The settings of a run, with the base model's own where the command line has none.
+
+    more: other settings.
+    """
     from ..diffusion.base_models import find_base
     from ..diffusion.generate import GenerationConfig
 

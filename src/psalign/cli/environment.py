@@ -1,6 +1,6 @@
 """Errors of the machine, in words: a path that cannot be used, a closed pipe, a full disk, no memory left.
 
-`told` says what is a user's to mend; for anything else it says nothing, and the fault keeps its traceback.
+`explain_error` knows the errors that a user can mend; any other fault keeps its traceback.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OF_A_PATH = {
 }  # fmt: skip
 
 
-def told(err: BaseException, arguments: argparse.Namespace) -> str | None:
+def explain_error(err: BaseException, arguments: argparse.Namespace) -> str | None:
     """What went wrong, in one line; None for a fault of the program."""
     if is_out_of_memory(err):
         return "There is not enough memory. Give a smaller --batch-size, or fewer and smaller inputs."

@@ -63,7 +63,8 @@ def generate(arguments: argparse.Namespace) -> None:
 def _rows_and_users(
     meta: Sequence[MetaRow], arguments: argparse.Namespace, shard: Shard, *, needs_store: bool
 ) -> tuple[list[PromptRow], Any]:
-    """Rows with their users, and the vectors and bans of those; nobody's where no adapter is to draw for them.
+    """Rows with their users, and the vectors and bans of those; nobody's where no adapter is to draw for
+    them.
 
     needs_store: whether profiles need stored vectors to be standardised by.
     """
@@ -97,7 +98,8 @@ def _rows_and_users(
 def _embed_profiles(
     meta: Sequence[MetaRow], store: EmbeddingStore | None, arguments: argparse.Namespace, shard: Shard
 ) -> tuple[list[PromptRow], EmbeddingStore]:
-    """Users of the rows: from their stored vectors; else from the profile columns, in the space of those vectors.
+    """Users of the rows: from their stored vectors; else from the profile columns, in the space of those
+    vectors.
 
     store: None for a published adapter, whose vectors are raw: they need no others to be standardised by.
     """

@@ -96,8 +96,8 @@ def a_number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fa
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or not low <= value <= high or (above and value == low):
-            told = "a finite number" if low == -math.inf else f"a number {wanted}"
-            raise argparse.ArgumentTypeError(f"expected {told}, saw {text[:MAX_LENGTH]!r}")
+            expected = "a finite number" if low == -math.inf else f"a number {wanted}"
+            raise argparse.ArgumentTypeError(f"expected {expected}, saw {text[:MAX_LENGTH]!r}")
         return value
 
     return number
@@ -179,7 +179,10 @@ def add_language_model(
 
 
 def add_endpoint(one: argparse.ArgumentParser, sent: str) -> None:
-    """An OpenAI-compatible endpoint, and the consent to send things to it. sent: what those are, as "profiles"."""
+    """An OpenAI-compatible endpoint, and the consent to send things to it.
+
+    sent: what those are, as "profiles".
+    """
     one.add_argument("--base-url", help="of an OpenAI-compatible endpoint (default: OPENAI_BASE_URL)")
     one.add_argument("--timeout-s", type=a_number(0, above=True), default=60.0, help="of one request (default 60)")
     one.add_argument(f"--yes-send-{sent}", action="store_true", help=f"agree that {sent} leave this machine")

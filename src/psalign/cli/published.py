@@ -1,6 +1,8 @@
-"""The published scripts' flags, in the words of our commands: for people who type what the published README says.
+"""The published scripts' flags, in the words of our commands: for people who type what the published README
+says.
 
-A command line that has none of the published names is left as it is. What has no counterpart is said, not obeyed.
+A command line that has none of the published names is not changed. Flags without a counterpart are named on
+stderr.
 """
 
 from __future__ import annotations
@@ -58,16 +60,16 @@ TRAIN_UNUSED_SWITCHES = ("--allow_tf32", "--scale_lr", "--hard_skip_resume")
 def infer_arguments(argv: Sequence[str]) -> list[str]:
     """Arguments of `psalign generate` for those of the published infer.py; SD1.5 unless --sdxl."""
     parser = _parser(valued=[*INFER, *INFER_ONLY[2:]], switches=INFER_ONLY[:2])
-    given, rest = parser.parse_known_args(argv)
-    told = {name: value for name, value in vars(given).items() if value not in (None, False)}
-    if not told:
+    known, rest = parser.parse_known_args(argv)
+    given = {name: value for name, value in vars(known).items() if value not in (None, False)}
+    if not given:
         return list(argv)
-    arguments = _renamed(told, {name: ours for name, ours in INFER.items() if name not in _of_the_adapter(told)})
+    arguments = _renamed(given, {name: ours for name, ours in INFER.items() if name not in _of_the_adapter(given)})
     if "--base" not in rest:
-        arguments += ["--base", "sdxl" if told.get("--sdxl") else "sd15"]
-    if told.get("--load_psa") and "--embeds_folder" not in told:
-        arguments += ["--profiles", *(["--llm", told["--llm_model"]] if "--llm_model" in told else [])]
-    unused = [name for name in ("--num_tokens", "--llm_ban_prompt_file", "--llm_emb_prompt_file") if name in told]
+        arguments += ["--base", "sdxl" if given.get("--sdxl") else "sd15"]
+    if given.get("--load_psa") and "--embeds_folder" not in given:
+        arguments += ["--profiles", *(["--llm", given["--llm_model"]] if "--llm_model" in given else [])]
+    unused = [name for name in ("--num_tokens", "--llm_ban_prompt_file", "--llm_emb_prompt_file") if name in given]
     _tell_unused(unused, "bans come from rules, texts and tokens from the package and the adapter")
     return [*arguments, *rest]
 
@@ -78,21 +80,21 @@ def train_arguments(argv: Sequence[str]) -> list[str]:
         valued=[*TRAIN, *TRAIN_SETTINGS, *TRAIN_UNUSED, "--resolution"],
         switches=[*TRAIN_SWITCHES, *TRAIN_UNUSED_SWITCHES],
     )
-    given, rest = parser.parse_known_args(argv)
-    told = {name: value for name, value in vars(given).items() if value not in (None, False)}
-    if not told:
+    known, rest = parser.parse_known_args(argv)
+    given = {name: value for name, value in vars(known).items() if value not in (None, False)}
+    if not given:
         return list(argv)
     kind = rest[rest.index("--kind") + 1] if "--kind" in rest[:-1] else "prompt"
-    settings = [f"{kind}.training.{ours}={told[name]}" for name, ours in TRAIN_SETTINGS.items() if name in told]
-    settings += [f"{kind}.training.gradient_checkpointing=true"] if "--gradient_checkpointing" in told else []
-    settings += [f"{kind}.training.optimizer=adafactor"] if "--use_adafactor" in told else []
-    settings += [f"pictures.size_px={told['--resolution']}"] if "--resolution" in told else []
-    settings += ["pictures.crop=random"] if "--random_crop" in told else []
-    settings += ["pictures.flip=false"] if "--no_hflip" in told else []
-    preset = [] if "--preset" in rest else ["--preset", "psa-sdxl" if told.get("--sdxl") else "psa-sd15"]
-    unused = [name for name in (*TRAIN_UNUSED, *TRAIN_UNUSED_SWITCHES) if name in told]
+    settings = [f"{kind}.training.{ours}={given[name]}" for name, ours in TRAIN_SETTINGS.items() if name in given]
+    settings += [f"{kind}.training.gradient_checkpointing=true"] if "--gradient_checkpointing" in given else []
+    settings += [f"{kind}.training.optimizer=adafactor"] if "--use_adafactor" in given else []
+    settings += [f"pictures.size_px={given['--resolution']}"] if "--resolution" in given else []
+    settings += ["pictures.crop=random"] if "--random_crop" in given else []
+    settings += ["pictures.flip=false"] if "--no_hflip" in given else []
+    preset = [] if "--preset" in rest else ["--preset", "psa-sdxl" if given.get("--sdxl") else "psa-sd15"]
+    unused = [name for name in (*TRAIN_UNUSED, *TRAIN_UNUSED_SWITCHES) if name in given]
     _tell_unused(unused, "nothing hangs on them here, or the preset says it")
-    return [*preset, *_renamed(told, TRAIN), *(part for one in settings for part in ("--set", one)), *rest]
+    return [*preset, *_renamed(given, TRAIN), *(part for one in settings for part in ("--set", one)), *rest]
 
 
 def _parser(*, valued: Sequence[str], switches: Sequence[str]) -> argparse.ArgumentParser:
@@ -104,13 +106,13 @@ def _parser(*, valued: Sequence[str], switches: Sequence[str]) -> argparse.Argum
     return parser
 
 
-def _of_the_adapter(told: dict[str, str]) -> tuple[str, ...]:
+def _of_the_adapter(given: dict[str, str]) -> tuple[str, ...]:
     """Flags that the published script reads with --load_psa alone."""
-    return () if told.get("--load_psa") else ("--psa_path", "--embeds_folder", "--psa_scale")
+    return () if given.get("--load_psa") else ("--psa_path", "--embeds_folder", "--psa_scale")
 
 
-def _renamed(told: dict[str, str], names: dict[str, str]) -> list[str]:
-    return [part for name, ours in names.items() if name in told for part in (ours, told[name])]
+def _renamed(given: dict[str, str], names: dict[str, str]) -> list[str]:
+    return [part for name, ours in names.items() if name in given for part in (ours, given[name])]
 
 
 def _tell_unused(names: Sequence[str], why: str) -> None:

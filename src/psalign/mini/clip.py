@@ -1,7 +1,8 @@
-"""The mini text-image model: a small standard CLIPModel that says how well a caption describes a mini picture.
+"""The mini text-image model: a small standard CLIPModel that says how well a caption describes a mini
+picture.
 
-Place on the path of data: between pictures and numbers (step 7). evaluation/clip_score.py loads its folder as it loads
-any CLIP of the hub. mini/factory/clip.py trained it.
+Place on the path of data: between pictures and numbers (step 7). evaluation/clip_score.py loads its folder as
+it loads any CLIP of the hub. mini/factory/clip.py trained it.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ class MiniClip:
     def scores(self, pictures: np.ndarray, texts: list[str]) -> np.ndarray:
         """100 * cosine of pictures, uint8 RGB [P, 64, 64, 3], with texts: [P, T]."""
         ids = token_ids(self.tokenizer, texts)
-        seen = self.model.get_image_features(pixel_values=to_pixels(pictures)).pooler_output
-        told = self.model.get_text_features(input_ids=ids).pooler_output
-        found: np.ndarray = (100 * F.normalize(seen, dim=-1) @ F.normalize(told, dim=-1).T).numpy()
+        images = self.model.get_image_features(pixel_values=to_pixels(pictures)).pooler_output
+        words = self.model.get_text_features(input_ids=ids).pooler_output
+        found: np.ndarray = (100 * F.normalize(images, dim=-1) @ F.normalize(words, dim=-1).T).numpy()
         return found
 
 

@@ -44,9 +44,11 @@ def build(
     captions_only: bool = False,
     users: Mapping[str, Sequence[UserProfile]] | None = None,
 ) -> None:
-    """Write users, splits and prompts. A finished build of the same config is kept; an interrupted one begins anew.
+    """Write users, splits and prompts. A finished build of the same config is kept; an interrupted one begins
+    anew.
 
-    captions_only: draw no picture; the rows are the same. users: those of each split; None: those of split_users.
+    captions_only: draw no picture; the rows are the same. users: those of each split; None: those of
+    split_users.
     Raises OutputError where root holds another build, or files of these names that were not built here.
     """
     require_default("The mini world")
@@ -82,11 +84,12 @@ def build(
 
 
 def claim_build(root: Path, name: str, *, mark: Path, names: Sequence[str], what: str) -> bool:
-    """Whether root has a finished build of this name. If it has not, it is marked as being built under this name.
+    """Whether root has a finished build of this name. If it has not, it is marked as being built under this
+    name.
 
-    mark: the file that a finished build has. names: patterns of the files that the build writes. Half a build of other
-    settings is removed. Raises OutputError where root has the mark of another build, or files of these names that no
-    build of ours wrote.
+    mark: the file that a finished build has. names: patterns of the files that the build writes. Half a build
+    of other settings is removed. Raises OutputError where root has the mark of another build, or files of
+    these names that no build of ours wrote.
     """
     fault = partial(OutputError, hint="Choose another --out, or remove that folder.")
 
@@ -158,7 +161,7 @@ class _Pair:
 def _build_split(
     root: Path, split: str, users: Sequence[UserProfile], config: DatasetConfig, *, seed: int, pictured: int
 ) -> None:
-    """pictured: the first so many users have pictures."""
+    """pictured: the number of users who have pictures, from the first."""
     rng = np.random.default_rng(seed)
     rows: list[SageRow] = []
     for number, user in enumerate(Progress(users, desc=f"making {split}", unit="user")):
@@ -197,14 +200,14 @@ def _rows(rng: np.random.Generator, pair: _Pair, config: DatasetConfig) -> Itera
     }
     denial = _denial(rng, pair.unsafe, config)
     for kind, scene in (("unsafe", pair.unsafe), ("safe", pair.safe)):
-        telling = language.Telling(tuple(mentions[motif] for motif in scene.motifs), denial)
+        phrasing = language.Phrasing(tuple(mentions[motif] for motif in scene.motifs), denial)
         chosen = unsafe_is_chosen(caption_kind=kind, category=pair.category, banned=banned)
         yield SageRow(
             user_id=pair.user.user_id,
             category=pair.category,
             concept=pair.concept,
             index=f"{pair.index:05d}",
-            caption=language.caption(scene, wording, telling),
+            caption=language.caption(scene, wording, phrasing),
             caption_kind=kind,
             chosen=names[chosen],
             rejected=names[not chosen],

@@ -1,8 +1,9 @@
-"""The judge of mini pictures: a small network that says which motifs, which subject and which colour a picture shows.
+"""The judge of mini pictures: a small network that says which motifs, which subject and which colour a
+picture shows.
 
-Place on the path of data: between pictures and numbers (step 7). It is a judge of safety, so a faint or half-drawn
-motif counts as present: it is trained (mini/factory/detector.py) and tested on faded and cut ones, and on pictures that
-went through the autoencoder.
+Place on the path of data: between pictures and numbers (step 7). It is a judge of safety, so a faint or
+half-drawn motif counts as present: it is trained (mini/factory/detector.py) and tested on faded and cut ones,
+and on pictures that went through the autoencoder.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ POOLED = 256  # features of a picture that the heads read
 class Detector(nn.Module):
     """Calling it with pictures uint8 RGB [B, 64, 64, 3] gives a Verdict each.
 
-    Raises UsageError under another taxonomy than the default one: it would see nothing of what is banned there.
+    Raises UsageError under another taxonomy than the default one: it would see nothing of what is banned
+    there.
     """
 
     threshold = 0.5

@@ -1,8 +1,9 @@
-"""More ways to speak of the mini world: other names, plurals, descriptions, kinds alone, and what is not there.
+"""More ways to speak of the mini world: other names, plurals, descriptions, kinds alone, and what is not
+there.
 
-Place on the path of data: beside mini/world.py, whose captions have the first names alone. The mini base is trained on
-the whole language. Training rows of the mini dataset have two names of three and plurals of it, and nothing else, so it
-can test what an adapter understands.
+Place on the path of data: beside mini/world.py, whose captions have the first names alone. The mini base is
+trained on the whole language. Training rows of the mini dataset have two names of three and plurals of it,
+and nothing else, so it can test what an adapter understands.
 """
 
 from __future__ import annotations
@@ -82,9 +83,10 @@ LIMIT_WORDINGS = (
 class Mention:
     """How a caption speaks of one motif of its scene.
 
-    form: "one" ("a sword"), "many" ("swords"), "described" (DESCRIPTIONS) or "kind" ("a weapon", no name: the first
-    motif of that category is drawn).
-    name, kind_name: which of NAMES and KIND_NAMES, 0 to 2. kind: beside the name, as `kinds` of world.caption, 0 to 2.
+    form: "one" ("a sword"), "many" ("swords"), "described" (DESCRIPTIONS) or "kind" ("a weapon", no name: the
+    first motif of that category is drawn).
+    name, kind_name: which of NAMES and KIND_NAMES, 0 to 2. kind: beside the name, as `kinds` of
+    world.caption, 0 to 2.
     """
 
     form: Form = "one"
@@ -114,31 +116,31 @@ class Denial:
 
 
 @dataclass(frozen=True)
-class Telling:
+class Phrasing:
     """How a caption speaks of a scene's motifs. mentions: one per motif; the first names where not given."""
 
     mentions: tuple[Mention, ...] = ()
     denial: Denial | None = None
 
 
-def caption(scene: world.Scene, wording: tuple[str, str], telling: Telling) -> str:
-    """Tell a scene in words. With Telling() it is world.caption(scene, wording)."""
-    told = [_mentioned(m, how) for m, how in zip(scene.motifs, (*telling.mentions, Mention(), Mention()), strict=False)]
-    motifs = " and ".join(told)
-    if telling.denial is None:
+def caption(scene: world.Scene, wording: tuple[str, str], phrasing: Phrasing) -> str:
+    """A scene in words. With Phrasing() it is world.caption(scene, wording)."""
+    mentions = (*phrasing.mentions, Mention(), Mention())
+    motifs = " and ".join(_mentioned(motif, how) for motif, how in zip(scene.motifs, mentions, strict=False))
+    if phrasing.denial is None:
         return world.fill(wording, scene, motifs)
-    place, denied = NEGATIONS[telling.denial.wording][0], _denied(telling.denial)
+    place, denied = NEGATIONS[phrasing.denial.wording][0], _denied(phrasing.denial)
     if place == "inside":
         if motifs:
-            denied = f"{denied} but {motifs}" if telling.denial.first else f"{motifs} and {denied}"
+            denied = f"{denied} but {motifs}" if phrasing.denial.first else f"{motifs} and {denied}"
         return world.fill(wording, scene, denied)
     text = world.fill(wording, scene, motifs)
     return f"{denied}, {text}" if place == "before" else f"{text}, {denied}"
 
 
-def drawn(scene: world.Scene, telling: Telling) -> world.Scene:
+def drawn(scene: world.Scene, phrasing: Phrasing) -> world.Scene:
     """The scene that a caption asks for: a kind without a name is drawn as the first motif of its category."""
-    mentions = (*telling.mentions, Mention(), Mention())
+    mentions = (*phrasing.mentions, Mention(), Mention())
     motifs = [
         world.CATEGORY_MOTIFS[world.MOTIF_CATEGORY[motif]][0] if how.form == "kind" else motif
         for motif, how in zip(scene.motifs, mentions, strict=False)
@@ -146,16 +148,19 @@ def drawn(scene: world.Scene, telling: Telling) -> world.Scene:
     return replace(scene, motifs=tuple(motifs))
 
 
-def plain_caption(scene: world.Scene, wording: tuple[str, str], telling: Telling) -> str:
+def plain_caption(scene: world.Scene, wording: tuple[str, str], phrasing: Phrasing) -> str:
     """The plain caption that asks for the same picture: first names, in a wording of the dataset."""
     if wording in MORE_WORDINGS:
         wording = world.WORDINGS[MORE_WORDINGS.index(wording) % len(world.WORDINGS)]
-    kinds = [how.kind if how.form in ("one", "many") else 0 for how in telling.mentions]
-    return world.caption(drawn(scene, telling), wording, kinds=kinds)
+    kinds = [how.kind if how.form in ("one", "many") else 0 for how in phrasing.mentions]
+    return world.caption(drawn(scene, phrasing), wording, kinds=kinds)
 
 
 def limit(words: str, wording: str) -> str:
-    """What a user says of a limit. words: a name of a motif or kind, without article; wording: of LIMIT_WORDINGS."""
+    """What a user says of a limit.
+
+    words: a name of a motif or kind, without article; wording: of LIMIT_WORDINGS.
+    """
     return wording.format(a=named(words), many=plural(words))
 
 
@@ -165,16 +170,16 @@ def limits() -> list[tuple[str, str]]:
     return [(thing, limit(name, wording)) for thing, name in names for wording in LIMIT_WORDINGS]
 
 
-def sample_telling(rng: np.random.Generator, scene: world.Scene) -> Telling:
-    """A random way to speak of a scene: any name, plurals, descriptions, kinds; denials in a quarter, or in half of
-    the scenes without motifs."""
+def sample_phrasing(rng: np.random.Generator, scene: world.Scene) -> Phrasing:
+    """A random way to speak of a scene: any name, plurals, descriptions, kinds; denials in a quarter, or in
+    half of the scenes without motifs."""
     mentions = tuple(_sample_mention(rng) for _ in scene.motifs)
-    asked = drawn(scene, Telling(mentions)).motifs
+    asked = drawn(scene, Phrasing(mentions)).motifs
     if len(set(asked)) < len(asked):  # a kind that would be drawn as the scene's other motif
         mentions = tuple(replace(how, form="one") for how in mentions)
         asked = scene.motifs
     if rng.random() >= (0.25 if scene.motifs else 0.5):
-        return Telling(mentions)
+        return Phrasing(mentions)
     by_kind = bool(rng.random() < 0.2)
     there = {m for m in world.MOTIF_CATEGORY if m in asked or (by_kind and world.MOTIF_CATEGORY[m] in scene.categories)}
     absent = [motif for motif in world.MOTIF_CATEGORY if motif not in there]
@@ -185,11 +190,12 @@ def sample_telling(rng: np.random.Generator, scene: world.Scene) -> Telling:
         int(rng.integers(len(NEGATIONS))),
         bool(rng.integers(2)),
     )
-    return Telling(mentions, denial)
+    return Phrasing(mentions, denial)
 
 
 def sample_trained_mention(rng: np.random.Generator, *, names: int, plural_share: float) -> Mention:
-    """A way to speak of a motif that training rows have: by name, in singular or plural, with or without its kind.
+    """A way to speak of a motif that training rows have: by name, in singular or plural, with or without its
+    kind.
 
     names: the number of names of each motif and kind that are used, from the first.
     """

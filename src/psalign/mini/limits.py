@@ -1,7 +1,8 @@
-"""Captions of the mini world with limits in words: what a limit takes away from a caption, and what it leaves.
+"""Captions of the mini world with limits in words: what a limit takes away from a caption, and what it
+leaves.
 
-Place on the path of data: the rows of limits.jsonl, which mini/dataset.py writes into its training split and training
-by captions reads (sage/limit_rows.py); and the prompts with limits that an adapter is measured on.
+Place on the path of data: the rows of limits.jsonl, which mini/dataset.py writes into its training split and
+training by captions reads (sage/limit_rows.py); and the prompts with limits that an adapter is measured on.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ TRAINED_DENIALS = (0, 2, 4, 5)  # of language.NEGATIONS; the others are for test
 class LimitSource:
     """What captions and limits are drawn from.
 
-    motifs: the motifs that may be named. names: the number of names of each motif and kind that are used, from the
-    first. plural_share: the share of motifs that captions name in plural.
+    motifs: the motifs that may be named. names: the number of names of each motif and kind that are used,
+    from the first. plural_share: the share of motifs that captions name in plural.
     """
 
     motifs: tuple[str, ...]
@@ -71,8 +72,8 @@ def _sample(rng: np.random.Generator, source: LimitSource) -> Record:
     wording = world.pick(rng, world.WORDINGS)
 
     def caption(of: world.Scene) -> str:
-        telling = language.Telling(tuple(mentions[motif] for motif in of.motifs), denial)
-        return language.caption(of, wording, telling)
+        phrasing = language.Phrasing(tuple(mentions[motif] for motif in of.motifs), denial)
+        return language.caption(of, wording, phrasing)
 
     return {"caption": caption(scene), "chosen_caption": caption(scene.without(gone)), "limits": limits}
 

@@ -2,8 +2,8 @@
 
 Place on the path of data: read by mini/world.py and mini/language.py, which make captions of them.
 
-Each motif has three names and each category three names of its kind. Motifs are identified by their first name. The
-last name of each is never in an adapter's training; the base draws it. No two things share a name.
+Each motif has three names and each category three names of its kind. Motifs are identified by their first
+name. The last name of each is never in an adapter's training; the base draws it. No two things share a name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Prompts of the mini world to evaluate on, with what each asks for.
 
-Place on the path of data: prompts.jsonl of the mini dataset, which step 6 draws. Every scene is of the combinations of
-subject, colour and background that no training split has.
+Place on the path of data: prompts.jsonl of the mini dataset, which step 6 draws. Every scene is of the
+combinations of subject, colour and background that no training split has.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from .sizes import DatasetConfig
 
 @dataclass(frozen=True)
 class _Suite:
-    """count: prompts for a banned category, and as many for an allowed one. held_out: whether motifs are held out."""
+    """count: prompts for a banned category, and as many for an allowed one.
+
+    held_out: whether motifs are held out.
+    """
 
     name: str
     people: Sequence[UserProfile]
@@ -34,9 +37,10 @@ class _Suite:
 
 
 def prompts(users: Mapping[str, Sequence[UserProfile]], config: DatasetConfig) -> list[PromptRow]:
-    """Prompts of the suites scenes, wordings, two_motifs, motifs and levels. users: of each split.
+    """Prompts of the suites scenes, wordings, two_motifs, motifs and levels. users: those of each split.
 
-    In every suite half of the unsafe prompts ask for a category that their user bans, half for one the user allows.
+    In every suite half of the unsafe prompts ask for a category that their user bans, half for one the user
+    allows.
     Raises UsageError where no test user bans, or allows, a category.
     """
     rng = np.random.default_rng(config.seed + 1)
@@ -63,7 +67,8 @@ def prompts(users: Mapping[str, Sequence[UserProfile]], config: DatasetConfig) -
 def scene_meta(
     scene: world.Scene, *, suite: str, category: str | None = None, motif: str | None = None, seen: bool = False
 ) -> Record:
-    """What a prompt says of the scene that it asks for: "kind" is "unsafe" where the scene has motifs, else "safe".
+    """What a prompt says of the scene that it asks for: "kind" is "unsafe" where the scene has motifs, else
+    "safe".
 
     category, motif: those that the prompt is about. seen: whether its user has training rows.
     """

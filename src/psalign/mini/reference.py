@@ -1,6 +1,7 @@
 """Pictures that the mini base's harmless pictures are compared with: drawings of the same captions.
 
-Place on the path of data: the reference of FID and KID on mini (step 7), as real photographs are for the other bases.
+Place on the path of data: the reference of FID and KID on mini (step 7), as real photographs are for the
+other bases.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from .dataset import BUILDING, claim_build
 
 
 def draw_reference(folder: Path, rows: Sequence[PromptRow], *, per_caption: int = 4) -> Path:
-    """Draw the scene of every harmless prompt (kind "safe" in meta) `per_caption` times, as PNG files in folder.
+    """Draw the scene of every harmless prompt (kind "safe" in meta) `per_caption` times, as PNG files in
+    folder.
 
-    A finished folder of the same drawings is left as it is. Returns the folder.
+    A finished folder of the same drawings is kept. Returns the folder.
     Raises DatasetError where no prompt is harmless, OutputError where the folder holds other drawings.
     """
     safe = [row for row in rows if row.meta.get("kind") == "safe"]

@@ -1,10 +1,13 @@
-"""What the mini world's things look like: names and colours; shapes.json has the shapes of every subject and motif.
+"""What the mini world's things look like: names and colours; shapes.json has the shapes of every subject and
+motif.
 
 Place on the path of data: read by mini/world.py, which draws them.
 
-A thing is a list of shapes in a box of [-1, 1] x [-1, 1], y down, drawn in order. A shape is (kind, fill, numbers):
+A thing is a list of shapes in a box of [-1, 1] x [-1, 1], y down, drawn in order. A shape is (kind, fill,
+numbers):
 "polygon" x y x y ..., "ellipse" x0 y0 x1 y1, "line" width x y x y ..., "arc" width x0 y0 x1 y1 start end,
-"pie" x0 y0 x1 y1 start end (angles in degrees, clockwise from the right). The fill "@" is the subject's colour.
+"pie" x0 y0 x1 y1 start end (angles in degrees, clockwise from the right). The fill "@" is the subject's
+colour.
 """
 
 from __future__ import annotations

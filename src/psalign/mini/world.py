@@ -1,9 +1,11 @@
-"""The mini world: scenes, how they are drawn (64 x 64, uint8 RGB [0, 255]) and how they are told in words.
+"""The mini world: scenes, how they are drawn (64 x 64, uint8 RGB [0, 255]) and how they are described in
+words.
 
 Place on the path of data: where the pictures and captions of the mini base and of its SAGE rows come from.
 
-A scene is a background, a coloured subject on the left or right, and up to two motifs on the other side: the first
-stands on the ground, the second hangs in the sky. A motif stands for one sensitive category; it is an abstract symbol.
+A scene is a background, a coloured subject on the left or right, and up to two motifs on the other side: the
+first stands on the ground, the second hangs in the sky. A motif stands for one sensitive category; it is an
+abstract symbol.
 """
 
 from __future__ import annotations
@@ -108,7 +110,8 @@ def draw(scene: Scene, *, seed: int, opacity: float = 1.0, shown: float = 1.0) -
     """Draw a scene as uint8 RGB [0, 255], shape [64, 64, 3].
 
     seed: places and sizes vary a little with it; scenes that differ only in motifs differ only there.
-    opacity: of the motifs, 0..1. shown: the share of each motif that is drawn, from its left edge, 0..1.
+    opacity: opacity of the motifs, 0..1. shown: the share of each motif that is drawn, from its left edge,
+    0..1.
     """
     jitter = np.random.default_rng(seed)
     canvas = _background(scene.background, scene.side).copy()
@@ -125,13 +128,13 @@ def draw(scene: Scene, *, seed: int, opacity: float = 1.0, shown: float = 1.0) -
 
 
 def caption(scene: Scene, wording: tuple[str, str], *, kinds: Sequence[int] = ()) -> str:
-    """Tell a scene in words.
+    """A scene in words.
 
-    kinds: for each motif 0: its name ("a sword"), 1: name, then kind ("a sword, a weapon,"), 2: kind, then name
-    ("a weapon, a sword,"); names alone where not given.
+    kinds: for each motif 0: its name ("a sword"), 1: name, then kind ("a sword, a weapon,"), 2: kind, then
+    name ("a weapon, a sword,"); names alone where not given.
     """
-    told = [_told(motif, kind) for motif, kind in zip(scene.motifs, (*kinds, 0, 0), strict=False)]
-    return fill(wording, scene, " and ".join(told))
+    words = [_words_of(motif, kind) for motif, kind in zip(scene.motifs, (*kinds, 0, 0), strict=False)]
+    return fill(wording, scene, " and ".join(words))
 
 
 def sample_caption(scene: Scene, rng: np.random.Generator, wordings: Sequence[tuple[str, str]] = ALL_WORDINGS) -> str:
@@ -151,7 +154,10 @@ def other_motif(rng: np.random.Generator, motif: str) -> str:
 
 
 def fill(wording: tuple[str, str], scene: Scene, motifs: str) -> str:
-    """A wording filled in. motifs: what it says of motifs; empty: its second form, which says nothing of them."""
+    """A wording filled in.
+
+    motifs: the words for the motifs; empty: the wording's second form, without motifs.
+    """
     text = wording[0 if motifs else 1].format(
         thing=f"{article(scene.colour)} {scene.colour} {scene.subject}",
         side=scene.side,
@@ -162,7 +168,7 @@ def fill(wording: tuple[str, str], scene: Scene, motifs: str) -> str:
 
 
 def definitions() -> list[str]:
-    """Sentences that say what the motifs are: what a text encoder would have read of the world."""
+    """Sentences that say what the motifs are: what a text encoder would know from reading."""
     return [sentence for motif in MOTIF_CATEGORY for sentence in definitions_of(motif)]
 
 
@@ -198,7 +204,7 @@ def motif_sheet() -> np.ndarray:
     return np.concatenate(rows, axis=0)
 
 
-def _told(motif: str, kind: int) -> str:
+def _words_of(motif: str, kind: int) -> str:
     name, kind_name = named(motif), f"a {KINDS[MOTIF_CATEGORY[motif]]}"
     return (name, f"{name}, {kind_name},", f"{kind_name}, {name},")[kind]
 

@@ -1,4 +1,5 @@
-"""A writer of prompts that needs no language model: captions of the mini world's scenes, with and without a motif.
+"""A writer of prompts that needs no language model: captions of the mini world's scenes, with and without a
+motif.
 
 Place on the path of data: hands prompts to sage/build.py, which hands them to the mini base.
 """
@@ -19,7 +20,10 @@ from . import world
 
 
 class TemplateWriter:
-    """Concepts are motifs. Prompts depend on seed, concept and index alone; scenes are those that training may have."""
+    """Concepts are motifs.
+
+    Prompts depend on seed, concept and index alone; scenes are those that training may have.
+    """
 
     concurrency = 1
 
@@ -29,7 +33,10 @@ class TemplateWriter:
         self.recipe: Record = {"writer": "template", "seed": seed, "world": fingerprint(world.definitions())}
 
     def write(self, item: Item) -> Prompts:
-        """Captions of one scene with the motif and without it. Raises GenerationError for a motif there is not."""
+        """Captions of one scene with the motif and without it.
+
+        Raises GenerationError for a motif there is not.
+        """
         category, motif = item.concept.category, item.concept.concept
         if world.MOTIF_CATEGORY.get(motif) != category:
             known = ", ".join(world.CATEGORY_MOTIFS[category])
@@ -41,11 +48,14 @@ class TemplateWriter:
         scene = world.sample_scene(rng, motifs=(motif,))
         wording = world.WORDINGS[int(rng.integers(len(world.WORDINGS)))]
         kinds = rng.choice(3, size=1, p=(0.5, 0.3, 0.2)).tolist()
-        told, without = (world.caption(one, wording, kinds=kinds) for one in (scene, scene.without(scene.motifs)))
-        return Prompts(unsafe=told, safe=without)
+        with_motif, without = (world.caption(one, wording, kinds=kinds) for one in (scene, scene.without(scene.motifs)))
+        return Prompts(unsafe=with_motif, safe=without)
 
     def expand(self, category: str, seeds: Sequence[str], count: int) -> list[str]:
-        """`count` motifs of a category, the seeds first. Raises GenerationError where there are not as many."""
+        """`count` motifs of a category, the seeds first.
+
+        Raises GenerationError where there are not as many.
+        """
         motifs = [*seeds, *(motif for motif in world.CATEGORY_MOTIFS[category] if motif not in seeds)]
         if len(motifs) < count:
             raise GenerationError(f"The mini world has {len(motifs)} motifs of {category}, not {count}.")

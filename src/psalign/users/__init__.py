@@ -1,4 +1,7 @@
-"""Users: profiles, what they ban, and the vectors that stand for them. Steps 1 to 3 of the path of data; no torch."""
+"""Users: profiles, what they ban, and the vectors that stand for them.
+
+Steps 1 to 3 of the path of data; no torch.
+"""
 
 from ..ids import normalise_user_id
 from .levels import choose_levels, level_profiles

@@ -27,8 +27,8 @@ def load_bans(path: Path) -> dict[str, tuple[str, ...]]:
 def explain_bans(profile: UserProfile, bans: Path | None) -> dict[str, list[str]]:
     """Banned category -> what bans it, by the rules and by a file of ban lists, which adds to them.
 
-    The reasons tell about the person: show them to that user only. Raises UnknownUser for a user without a line in the
-    file, UsageError as load_bans does.
+    The reasons reveal things about the person: show them to that user only. Raises UnknownUser for a user
+    without a line in the file, UsageError as load_bans does.
     """
     why = explain(profile)
     for category, names in (_reasons(bans, profile.user_id) if bans else {}).items():

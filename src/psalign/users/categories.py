@@ -1,7 +1,8 @@
 """Banned categories of users: the rules are the floor, a language model may add to them and never remove.
 
-Place on the path of data: step 2. A language model that fails (a reply that does not parse, a timeout, scores that are
-not finite) bans everything for that user, counted and reported: a picture too few does less harm than one too many.
+Place on the path of data: step 2. A language model that fails (a reply that does not parse, a timeout, scores
+that are not finite) bans everything for that user, counted and reported: a picture too few does less harm
+than one too many.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .policy import explain
 from .profile import VOCABULARY, UserProfile
 
 BY_MODEL, BY_FAILURE = "language model", "language model failed"
-FIELDS = ("age", *VOCABULARY)  # what a language model is told of a person; never the user id
+FIELDS = ("age", *VOCABULARY)  # what a language model reads about a person; never the user id
 _FORM = 'Reply with JSON alone, in this form: {"banned": ["<category>", ...]}'
 _QUESTION = "\nShould pictures of the category '{category}' be kept from this person? Answer with yes or no.\nAnswer:"
 
@@ -34,7 +35,10 @@ class ModelFailure(Exception):
 
 @dataclass(frozen=True)
 class Decision:
-    """What a user bans. why: banned category -> rules, own ban list or language model. failed: why the model failed."""
+    """What a user bans.
+
+    why: banned category -> rules, own ban list or language model. failed: why the model failed.
+    """
 
     user_id: str
     banned: tuple[str, ...]
@@ -73,10 +77,10 @@ def _decision(profile: UserProfile, added: set[str] | ModelFailure) -> Decision:
 
 
 def facts(profile: UserProfile) -> str:
-    """What a language model is told of a person: words of closed vocabularies and an age, nothing that they wrote."""
-    told = {name: getattr(profile, name) for name in FIELDS}
+    """What a language model reads about a person: words of closed vocabularies and an age, nothing that they wrote."""
+    known = {name: getattr(profile, name) for name in FIELDS}
     template = (resources.files("psalign") / "templates" / "categories.txt").read_text(encoding="utf-8")
-    return template.format(**{name: "not known" if value is None else value for name, value in told.items()})
+    return template.format(**{name: "not known" if value is None else value for name, value in known.items()})
 
 
 # --- a model on this machine ---------------------------------------------------------------------------------------
@@ -149,8 +153,10 @@ class Reply(BaseModel):
 class OpenAIBackend:
     """Asks any OpenAI-compatible endpoint for a JSON list of categories; the profile leaves this machine.
 
-    base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY of the environment. timeout_s: of one request;
-    retries: after rate limits, server errors (also inside HTTP 200) and timeouts; concurrency: requests at a time.
+    base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY of the environment. timeout_s: seconds
+    that one request may take;
+    retries: after rate limits, server errors (also inside HTTP 200) and timeouts; concurrency: requests at a
+    time.
     A redirection is a failure. Raises ExtraMissing without the extra `openai`, UsageError without a key.
     """
 

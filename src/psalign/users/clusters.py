@@ -25,7 +25,10 @@ LEAST_SHOWN = 5  # users of a group that is described
 
 @dataclass(frozen=True)
 class Clusters:
-    """k groups of U users. labels: [U], group of each; centres: [U], True for the user nearest to a group's centre."""
+    """k groups of U users.
+
+    labels: [U], group of each; centres: [U], True for the user nearest to a group's centre.
+    """
 
     user_ids: tuple[str, ...]
     labels: np.ndarray
@@ -64,7 +67,7 @@ def cluster_users(store: EmbeddingStore, *, k: int | None = None, seed: int = 0)
 def cluster_table(clusters: Clusters, store: EmbeddingStore) -> list[Record]:
     """One record a group: size, the user at its centre, and the share of its users who ban each category.
 
-    Of a group of fewer than LEAST_SHOWN users no more is told than that: shares of few people tell of each of them.
+    A group of fewer than LEAST_SHOWN users has nothing more: shares of few people would reveal each of them.
     """
     rows = []
     for group in range(clusters.k):

@@ -1,4 +1,5 @@
-"""What is known of a user is a floor: profile columns that come with a prompt may add bans and take none away.
+"""What is known of a user is a floor: profile columns that come with a prompt may add bans and take none
+away.
 
 Place on the path of data: between steps 2 and 3, for users who have a stored vector and are described again.
 """
@@ -20,7 +21,10 @@ from .vectors import Embedder, Recipe
 
 @dataclass(frozen=True)
 class Floor:
-    """embed: profiles that need a new vector; all others of `people` have a stored one. remarks: a line a conflict."""
+    """embed: profiles that need a new vector; all others of `people` have a stored one.
+
+    remarks: a line a conflict.
+    """
 
     store: EmbeddingStore
     people: Sequence[UserProfile]
@@ -47,12 +51,14 @@ class DescribedRow(Protocol):
 
 
 def read_row_profiles(rows: Sequence[DescribedRow], name: str) -> tuple[list[PromptRow], list[UserProfile]]:
-    """Prompts with the ids of their users, and the profile of each user once. name: of the file, for messages.
+    """Prompts with the ids of their users, and the profile of each user once. name: of the file, for
+    messages.
 
-    A row without a user id is a user of its own. Raises ProfileError for a row without a profile, or with a faulty one;
-    UsageError where two rows of one user differ.
+    A row without a user id is a user of its own. Raises ProfileError for a row without a profile, or with a
+    faulty one; UsageError where two rows of one user differ.
     """
-    prompts, profiles = [], {}
+    prompts: list[PromptRow] = []
+    profiles: dict[str, UserProfile] = {}
     for number, row in enumerate(rows, start=1):
         where = f"{name}, row {number}"
         profile = _profile(row, number, where)
@@ -78,8 +84,8 @@ def _profile(row: DescribedRow, number: int, where: str) -> UserProfile:
 def above_the_floor(profiles: Sequence[UserProfile], store: EmbeddingStore) -> Floor:
     """Who needs a new vector, each with at least the bans that are stored.
 
-    A user who is not stored is embedded from the profile. A stored user keeps the stored vector, unless the profile
-    adds bans: then the profile is embedded with the bans of both.
+    A user who is not stored is embedded from the profile. A stored user keeps the stored vector, unless the
+    profile adds bans: then the profile is embedded with the bans of both.
     Raises UnknownUser for a stored user whose bans are not known: nobody can say what would be lost.
     """
     embed, remarks = [], []

@@ -1,6 +1,7 @@
 """Forgets a user: takes them out of every file that knows them. Beside steps 1 to 3 of the path of data.
 
-Nothing is written before every place has been read, and nothing is called forgotten before it has been read again.
+Nothing is written before every place has been read, and nothing is called forgotten before it has been read
+again.
 """
 
 from __future__ import annotations
@@ -47,13 +48,14 @@ class Change:
 
 
 def forget_user(user_id: str, places: Iterable[Path]) -> list[str]:
-    """Take a user out of users files, JSON lines (bans, prompts, metadata), splits, stores and published vectors.
+    """Take a user out of users files, JSON lines (bans, prompts, metadata), splits, stores and published
+    vectors.
 
-    Every place is locked while this runs; links are followed. Returns what was done, a line a place. Pictures that
-    were drawn for the user, and adapters trained on them, stay.
-    Raises, before anything is written, UnknownUser where no place knows the user, UsageError for a place that holds no
-    users, DatasetError for one that cannot be read; OutputError where a place is being written by another process or
-    still knows the user afterwards.
+    Every place is locked while this runs; links are followed. Returns what was done, a line a place. Pictures
+    that were drawn for the user, and adapters trained on them, stay.
+    Raises, before anything is written, UnknownUser where no place knows the user, UsageError for a place that
+    holds no users, DatasetError for one that cannot be read; OutputError where a place is being written by
+    another process or still knows the user afterwards.
     """
     wanted = require_user_id(user_id)
     paths = [Path(place) for place in places]
@@ -90,7 +92,10 @@ def _require_place(place: Path) -> None:
 
 
 def _plan(user_id: str, place: Path) -> Change:
-    """What is to be done in one place. Raises UsageError, DatasetError or EmbeddingMissing; nothing is written."""
+    """What is to be done in one place.
+
+    Raises UsageError, DatasetError or EmbeddingMissing; nothing is written.
+    """
     if place.is_dir():
         write = _in_folder(user_id, place)
     elif place.suffix.lower() == ".npy":
@@ -109,8 +114,8 @@ def _plan(user_id: str, place: Path) -> Change:
 def _in_folder(user_id: str, place: Path) -> Callable[[], None] | None:
     """A store, published vectors, or both.
 
-    With them go the chunks of an embed that did not end: they hold vectors of several users and name nobody. The run
-    that wants them makes them again.
+    With them go the chunks of an embed that did not end: they hold vectors of several users without names.
+    The run that needs them makes them again.
     """
     is_store, published = (place / INDEX).is_file(), sorted(place.glob("*.npy"))  # also those that start with a dot
     chunks = sorted((place / UNFINISHED).glob("*.npy"))
@@ -152,8 +157,8 @@ def _in_vectors(user_id: str, path: Path) -> Callable[[], None] | None:
 
 
 def _in_table(user_id: str, place: Path, text: str) -> Callable[[], None] | None:
-    """Rows of a CSV table; all others keep their columns. Users without ids are numbered by row, so that each keeps
-    theirs."""
+    """Rows of a CSV table; all others keep their columns. Users without ids are numbered by row, so that each
+    keeps theirs."""
     header, rows = parse_csv(text, fault=DatasetError, name=str(place))
     fields = [field_of(column) for column in header]
     if not {"user_id"} & set(fields):

@@ -1,4 +1,5 @@
-"""User vectors by a language model: the profile as text, the last layer's hidden states, their mean over the tokens.
+"""User vectors by a language model: the profile as text, the last layer's hidden states, their mean over the
+tokens.
 
 Place on the path of data: step 3, behind the same interface as StructuredEmbedder.
 """
@@ -33,12 +34,14 @@ SAMPLED_BYTES = 1 << 20  # of each end of a weights file, to name a local model 
 
 
 class TransformersEmbedder:
-    """Vectors of any causal language model or encoder: masked mean of the last hidden states of the profile's text.
+    """Vectors of any causal language model or encoder: masked mean of the last hidden states of the profile's
+    text.
 
-    model: hub id or folder, or "minilm" for the encoder of the extra `minilm`. dtype: of its weights, fp32, fp16 or
-    bf16. batch_size changes no number, only time. person_alone: the text has no line of categories.
-    The text goes through the model's chat template where it has one. (The published live path sums over tokens instead
-    of averaging; one definition here, which the recipe names.)
+    model: hub id or folder, or "minilm" for the encoder of the extra `minilm`. dtype: number type of its
+    weights, fp32, fp16 or bf16. batch_size changes no number, only time. person_alone: the text has no line
+    of categories.
+    The text goes through the model's chat template where it has one. (The published live path sums over
+    tokens instead of averaging; one definition here, which the recipe names.)
     Raises CheckpointError where the model cannot be loaded.
     """
 
@@ -98,10 +101,12 @@ class TransformersEmbedder:
 
 
 class PublishedEmbedder(TransformersEmbedder):
-    """Vectors for published adapters: the same facts, raw and not standardised, by the model that published ones read.
+    """Vectors for published adapters: the same facts, raw and not standardised, by the model that published
+    ones read.
 
-    The text says what the published one says (age, age group, gender, religion, conditions, banned and allowed
-    categories) in our own words, so a vector is near the published one of the same person and not equal to it.
+    The text says what the published one says (age, age group, gender, religion, conditions, banned and
+    allowed categories) in our own words, so a vector is near the published one of the same person and not
+    equal to it.
     A model given by hub id must be the published one; a folder is taken at the operator's word.
     Raises CheckpointError for another model, or one of another width than llm_dim.
     """
@@ -127,7 +132,8 @@ class PublishedEmbedder(TransformersEmbedder):
 class ResumableEmbedder:
     """An embedder that keeps what it has made in a folder, so that a run that was killed goes on from there.
 
-    Vectors of `chunk` users a file, named by the recipe and what the model read; readable by their owner only.
+    Vectors of `chunk` users a file, named by the recipe and what the model read; readable by their owner
+    only.
     """
 
     def __init__(self, embedder: Embedder, folder: Path, *, chunk: int = 256) -> None:
@@ -177,7 +183,8 @@ def profile_text(profile: UserProfile, *, person_alone: bool = False) -> str:
 def embedder_for(recipe: Recipe, *, model: str | None = None, **options: Any) -> Embedder:
     """The embedder that a store was made with, so that users may join it later.
 
-    model: hub id or folder of the language model, for the backend that needs one; options: of TransformersEmbedder.
+    model: hub id or folder of the language model, for the backend that needs one; options: of
+    TransformersEmbedder.
     Raises CheckpointError where that model cannot be loaded or the backend makes no vectors here.
     """
     if recipe.backend == "structured":
@@ -195,7 +202,7 @@ def embedder_for(recipe: Recipe, *, model: str | None = None, **options: Any) ->
 
 
 def _model_of(recipe: Recipe) -> str:
-    """The language model that made a recipe's vectors, where it can be told: the installed one, or the usual one."""
+    """The language model that made a recipe's vectors, where it is known: the installed one, or the usual one."""
     is_minilm = has_minilm() and recipe.options.get("model") == model_name(MINILM, None)
     return MINILM if is_minilm else DEFAULT_MODEL
 
@@ -212,7 +219,8 @@ def _template(*, person_alone: bool = False) -> str:
 def load_language_model(
     model: str, revision: str | None = None, dtype: str = "fp32", *, with_head: bool = False
 ) -> tuple[Any, Any]:
-    """Tokenizer (padding on the right) and network of a causal language model; with_head: to predict words with.
+    """Tokenizer (padding on the right) and network of a causal language model; with_head: to predict words
+    with.
 
     Raises CheckpointError where it cannot be loaded.
     """

@@ -1,7 +1,8 @@
 """Six users of rising strictness, for comparisons and pictures. Beside steps 1 and 2 of the path of data.
 
-Each level bans all that the one before it bans, and more. The six published levels are not nested (level 3 allows
-the Violence that levels 1 and 2 ban), so a rising curve over them need not mean a stricter adapter; ours does.
+Each level bans all that the one before it bans, and more. The six published levels are not nested (level 3
+allows the Violence that levels 1 and 2 ban), so a rising curve over them need not mean a stricter adapter;
+ours does.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ def published_profiles() -> list[UserProfile]:
 
 
 def choose_levels(profiles: Sequence[UserProfile]) -> list[UserProfile]:
-    """Six users of a population whose bans are nested, from nothing to everything, in steps as even as they can be.
+    """Six users of a population whose bans are nested, from nothing to everything, in steps as even as they
+    can be.
 
-    The same population gives the same users: of those with equal bans the first, of equally even chains the first
-    in the order of the taxonomy.
+    The same population gives the same users: of those with equal bans the first, of equally even chains the
+    first in the order of the taxonomy.
     Raises ProfileError where the population has no such six.
     """
     first: dict[BanSet, UserProfile] = {}
@@ -73,8 +75,8 @@ def choose_levels(profiles: Sequence[UserProfile]) -> list[UserProfile]:
 
 
 def _evenest(ordered: list[BanSet]) -> list[BanSet] | None:
-    """The six nested sets of these, from the empty one to the largest, whose steps are most even: of those that are
-    equal the first in their order. None where there is no such six."""
+    """The six nested sets of these, from the empty one to the largest, whose steps are most even: of those
+    that are equal the first in their order. None where there is no such six."""
     places = range(len(ordered))
     above = [[j for j in places if ordered[i] < ordered[j]] for i in places]
     cost: list[float] = [0.0 if i == len(ordered) - 1 else math.inf for i in places]  # of the rest of a chain

@@ -35,7 +35,8 @@ def limits_of(path: Path, user_id: str) -> tuple[Limit, ...]:
 
 
 def add_limit(path: Path, user_id: str, limit: Limit) -> tuple[Limit, ...]:
-    """Add a limit and write the file, whole or not at all, readable by its owner only. Returns all of the user.
+    """Add a limit and write the file, whole or not at all, readable by its owner only. Returns all of the
+    user.
 
     A limit of the same phrases by the same setter is there once: with the greater strength and the later end.
     Raises as limits_of; LimitError for more limits than a person may have.
@@ -46,8 +47,8 @@ def add_limit(path: Path, user_id: str, limit: Limit) -> tuple[Limit, ...]:
 def remove_limit(path: Path, user_id: str, which: str, *, by: str = "user") -> tuple[Limit, ...]:
     """Remove limits and write the file. Returns those of the user that are left.
 
-    which: the text of a limit, or its number in the list (from 1). by: who asks; it must not be of a lower rank than
-    who set the limit: user, guardian, operator.
+    which: the text of a limit, or its number in the list (from 1). by: who asks; it must not be of a lower
+    rank than who set the limit: user, guardian, operator.
     Raises as limits_of; LimitError where no limit is meant, or a higher rank set it.
     """
     return _change(path, user_id, lambda limits: _removed(limits, which, by))

@@ -1,4 +1,5 @@
-"""What a profile bans: the rules of the taxonomy, united with the user's own ban list and limits. Step 2 of the path.
+"""What a profile bans: the rules of the taxonomy, united with the user's own ban list and limits. Step 2 of
+the path.
 
 The rules are the floor: a user, or a language model, may add categories and can never take one away.
 A limit in a person's own words that names a category ("no violence") bans it as long as the limit holds.
@@ -29,7 +30,10 @@ def united_bans(*lists: Collection[str] | None) -> Bans:
 
 
 def rules() -> tuple[Rule, ...]:
-    """The rules of the taxonomy in use. Raises UsageError for one about a field, or a word, that no profile has."""
+    """The rules of the taxonomy in use.
+
+    Raises UsageError for one about a field, or a word, that no profile has.
+    """
     return _checked(current().rules)
 
 
@@ -50,7 +54,7 @@ def standing_bans(profile: UserProfile) -> tuple[str, ...]:
 def explain(profile: UserProfile, *, today: date | None = None) -> dict[str, list[str]]:
     """Banned category -> names of what bans it: rules, own ban list, limits that hold on a day (None: today).
 
-    The names tell of the person: show them to that user only.
+    The names reveal things about the person: show them to that user only.
     """
     reasons = _standing(profile)
     for limit in active(profile.limits or (), today or date.today()):

@@ -216,7 +216,10 @@ def load_profiles(path: Path) -> list[UserProfile]:
 
 
 def find_profile(path: Path, user_id: str) -> UserProfile:
-    """The profile of one user of a users file. Raises UnknownUser, UsageError for no user id, ProfileError."""
+    """The profile of one user of a users file.
+
+    Raises UnknownUser, UsageError for no user id, ProfileError.
+    """
     wanted = require_user_id(user_id)
     profile = next((one for one in load_profiles(path) if one.user_id == wanted), None)
     if profile is None:
@@ -321,7 +324,7 @@ def _map_columns(columns: Sequence[str], *, where: str = "") -> dict[str, str]:
 
 
 def field_of(column: str) -> str:
-    """The field of a column in any case; another name as it is, in lower case."""
+    """The field of a column in any case; another name in lower case."""
     name = re.sub(r"[\s-]+", "_", column.strip().lower())
     return _FIELDS.get(name, name)
 

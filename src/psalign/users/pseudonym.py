@@ -1,4 +1,7 @@
-"""Other names for users: an id that leads back to nobody without the key. Beside step 1 of the path of data."""
+"""Other names for users: an id that only the key leads back to a person.
+
+Beside step 1 of the path of data.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ def pseudonym(user_id: str, key: bytes) -> str:
 
 
 def read_key(path: Path) -> bytes:
-    """The key of a file, made and written (readable by its owner only) where there is none. Raises UsageError."""
+    """The key of a file, made and written (readable by its owner only) where there is none.
+
+    Raises UsageError.
+    """
     if not path.exists():
         write_text(path, secrets.token_hex(KEY_BYTES) + "\n", private=True)
     try:

@@ -1,9 +1,11 @@
-"""How raw user vectors become what an adapter reads: standardised or whitened, with an exact ban code behind them.
+"""How raw user vectors become what an adapter reads: standardised or whitened, with an exact ban code behind
+them.
 
-Place on the path of data: step 3, under users/store.py. Raw vectors of a language model hardly differ between users
-(cosine .99), and what differs lies in directions of small spread: whitening gives every direction the same spread. The
-ban code says exactly what a user bans, so that nothing exact depends on a vague vector. Where a list is not known, the
-code is estimated from the vector, by a linear readout that was fitted on the population.
+Place on the path of data: step 3, under users/store.py. Raw vectors of a language model hardly differ between
+users (cosine .99), and what differs lies in directions of small spread: whitening gives every direction the
+same spread. The ban code says exactly what a user bans, so that nothing exact depends on a vague vector.
+Where a list is not known, the code is estimated from the vector, by a linear readout that was fitted on the
+population.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ Array = npt.NDArray[np.float32]
 
 STD_FLOOR = 1e-2  # a coordinate that hardly varies must not be blown up
 WHITENED = 96  # principal directions that are kept of a language model's vectors
-USERS_PER_DIRECTION = 4  # at least, so that the spread of a direction can be told
+USERS_PER_DIRECTION = 4  # at least, so that the spread of a direction can be estimated
 CODE_WEIGHT = 3.0  # of a category in the ban code, against 1 for the spread of a direction
 RIDGE = 0.003  # of the readout, times the mean variance of a coordinate
 LONGEST = 1.5  # a whitened vector, against the root mean square length of the population's
@@ -30,9 +32,14 @@ SHARPNESS = 2.0  # an estimate of half a ban counts as a whole one
 
 @dataclass(frozen=True)
 class Space:
-    """mean, std: of the population's raw vectors, [llm_dim]. directions: [llm_dim, K], principal directions, each over
-    its spread; None: coordinates are standardised one by one. readout: [llm_dim + 1, categories], what estimates a ban
-    code from a vector, its last row the constant; None: no ban code follows the vector."""
+    """How a population standardises vectors.
+
+    mean, std: mean and standard deviation of its raw vectors, [llm_dim].
+    directions: principal directions, each divided by its spread, [llm_dim, K]; None: coordinates are
+    standardised one by one.
+    readout: linear map from a vector to its ban code, the constant in the last row, [llm_dim + 1,
+    categories]; None: no ban code follows the vector.
+    """
 
     mean: Array
     std: Array
@@ -41,9 +48,10 @@ class Space:
 
     @classmethod
     def of(cls, raw: Array, *, whitened: int = 0, bans: Sequence[Collection[str]] | None = None) -> Space:
-        """The space of a population [U, llm_dim]. whitened: directions to keep; 0: all coordinates as they are.
+        """The space of a population [U, llm_dim]. whitened: directions to keep; 0: all coordinates as they
+        are.
 
-        bans: of the population, for vectors that are followed by a ban code; None: for those that are not.
+        bans: what each user bans, for vectors that are followed by a ban code; None: no code follows.
         """
         mean, std = raw.mean(axis=0, dtype=np.float64), raw.std(axis=0, dtype=np.float64)
         directions = None
@@ -87,7 +95,7 @@ class Space:
 
     @property
     def width(self) -> int:
-        """Of what an adapter reads."""
+        """Width of what an adapter reads."""
         return (len(self.mean) if self.directions is None else self.directions.shape[1]) + self.code_width
 
     def fingerprint_with(self, recipe: str) -> str:
@@ -99,8 +107,9 @@ class Space:
     def place(self, raw: Array) -> Array:
         """Raw vectors [B, llm_dim] -> standardised or whitened ones [B, llm_dim or K], without the code.
 
-        A whitened vector that is longer than LONGEST keeps its direction and loses its length: a profile unlike any of
-        the population (a list alone, among whole profiles) lies five times as far out, and would drown the code.
+        A whitened vector that is longer than LONGEST keeps its direction and loses its length: a profile
+        unlike any of the population (a list alone, among whole profiles) lies five times as far out, and
+        would drown the code.
         """
         if self.directions is None:
             placed = (raw - self.mean) / np.maximum(self.std, np.float32(STD_FLOOR))
@@ -116,12 +125,12 @@ class Space:
         return (CODE_WEIGHT * _signs(bans)[:, : self.code_width]).astype(np.float32)
 
     def estimated_code(self, raw: Array) -> Array:
-        """Ban codes as the vectors [B, llm_dim] themselves tell them, [B, categories]; [B, 0] without a code."""
+        """Ban codes [B, categories] estimated from vectors [B, llm_dim]; [B, 0] without a code."""
         if self.readout is None:
             return np.zeros((len(raw), 0), np.float32)
         rows = [((row - self.mean)[:, None] * self.readout[:-1]).sum(axis=0) + self.readout[-1] for row in raw]
-        told = np.stack(rows) if rows else np.zeros((0, self.code_width))
-        return (CODE_WEIGHT * np.clip(SHARPNESS * told, -1, 1)).astype(np.float32)
+        estimates = np.stack(rows) if rows else np.zeros((0, self.code_width))
+        return (CODE_WEIGHT * np.clip(SHARPNESS * estimates, -1, 1)).astype(np.float32)
 
 
 def _shortened(row: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

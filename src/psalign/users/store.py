@@ -30,11 +30,12 @@ from .vectors import Array, Embedder, Recipe, UserBatch
 class EmbeddingStore:
     """Raw vectors of users, with the space of the population that standardises them (users/space.py).
 
-    Raw vectors of different users hardly differ (cosine .99 for language models): the differences are the signal,
-    so what the store gives out is standardised or whitened, with the exact ban code behind it where the space has one.
+    Raw vectors of different users hardly differ (cosine .99 for language models): the differences are the
+    signal, so what the store gives out is standardised or whitened, with the exact ban code behind it where
+    the space has one.
     Ban lists, and limits in people's own words, are kept beside the vectors; profiles are not.
-    Published vectors come without ban lists: their users' bans are not known, unless somebody says them. The six users
-    of the published levels are known by the names level_0 to level_5 too.
+    Published vectors come without ban lists: their users' bans are not known, unless somebody says them. The
+    six users of the published levels are known by the names level_0 to level_5 too.
     """
 
     def __init__(self, held: Contents, *, folder: Path | None = None) -> None:
@@ -58,9 +59,10 @@ class EmbeddingStore:
         """Embed users. The space is that of their own vectors, or of another store.
 
         Give statistics_of when users join later: an adapter knows vectors standardised as in its training.
-        whitened: directions to keep in a space of their own (see Space); exact: whether ban codes follow its vectors.
-        Raises ProfileError for no users or an id given twice, RecipeMismatch where the other store has another
-        recipe, EmbeddingMissing where a vector has the wrong shape or is not finite.
+        whitened: directions to keep in a space of their own (see Space); exact: whether ban codes follow its
+        vectors.
+        Raises ProfileError for no users or an id given twice, RecipeMismatch where the other store has
+        another recipe, EmbeddingMissing where a vector has the wrong shape or is not finite.
         """
         ids, recipe = [profile.user_id for profile in profiles], embedder.recipe
         if not ids or len(set(ids)) < len(ids):
@@ -87,12 +89,13 @@ class EmbeddingStore:
 
     @classmethod
     def load(cls, folder: Path, *, profiles: Sequence[UserProfile] = ()) -> EmbeddingStore:
-        """Read a store that save wrote, or a folder of <user id>.npy of [1, llm_dim] each, published or of save_npy.
+        """Read a store that save wrote, or a folder of <user id>.npy of [1, llm_dim] each, published or of
+        save_npy.
 
-        profiles: their ban lists are added to those of users of the second kind of folder: published vectors have no
-        lists of their own. Their limits in words are added to any store (see with_limits).
-        Raises EmbeddingMissing where there is none or a file is damaged, RecipeMismatch where vectors and index
-        are not of one build.
+        profiles: their ban lists are added to those of users of the second kind of folder: published vectors
+        have no lists of their own. Their limits in words are added to any store (see with_limits).
+        Raises EmbeddingMissing where there is none or a file is damaged, RecipeMismatch where vectors and
+        index are not of one build.
         """
         said: dict[str, Bans] = {one.user_id: standing_bans(one) for one in profiles if one.says_bans}
         return cls(read_folder(Path(folder), said), folder=Path(folder)).with_limits(profiles)
@@ -106,10 +109,11 @@ class EmbeddingStore:
         self.folder = Path(folder)
 
     def save_npy(self, folder: Path, *, replace: bool = True) -> None:
-        """Write raw vectors in the published form, <user id>.npy of [1, llm_dim] each, beside a file that says what
-        made them, what their users ban and their limits; private files.
+        """Write raw vectors in the published form, <user id>.npy of [1, llm_dim] each, beside a file that
+        says what made them, what their users ban and their limits; private files.
 
-        replace: whether other vectors of these users that are there may go. Raises OutputError where they may not.
+        replace: whether other vectors of these users that are there may go. Raises OutputError where they may
+        not.
         """
         write_npy(Path(folder), self.held, replace=replace)
 
@@ -152,7 +156,8 @@ class EmbeddingStore:
     # --- what an adapter reads ---------------------------------------------------------------------------------------
 
     def vectors(self, user_ids: Sequence[str], *, exact: bool = True) -> Array:
-        """Standardised vectors [B, width], float32, in the order asked for, with ban codes behind them, if any.
+        """Standardised vectors [B, width], float32, in the order asked for, with ban codes behind them, if
+        any.
 
         exact: codes of the users' ban lists, where they are known; False: codes estimated from the vectors.
         Raises EmbeddingMissing that names the first five users who have none.
@@ -193,14 +198,17 @@ class EmbeddingStore:
     # --- what users ban ----------------------------------------------------------------------------------------------
 
     def banned(self, user_id: str, *, today: date | None = None) -> Bans:
-        """Categories the user bans: the list as it was when the vector was made, and those of limits that hold on a
-        day (None: today). None: the list is not known. Raises EmbeddingMissing."""
+        """Categories the user bans: the list as it was when the vector was made, and those of limits that
+        hold on a day (None: today). None: the list is not known. Raises EmbeddingMissing."""
         own = self._known([user_id])[0]
         bans, limits = self.held.banned[own], categories_of(self._limits(own), today or date.today())
         return united_bans(bans, limits) if bans is not None and limits else bans
 
     def known_bans(self, user_id: str) -> tuple[str, ...]:
-        """Categories the user bans. Raises UnknownUser where that is not known, EmbeddingMissing for a stranger."""
+        """Categories the user bans.
+
+        Raises UnknownUser where that is not known, EmbeddingMissing for a stranger.
+        """
         banned = self.banned(user_id)
         if banned is None:
             raise UnknownUser(
@@ -210,9 +218,11 @@ class EmbeddingStore:
         return banned
 
     def limits(self, user_id: str, *, today: date | None = None) -> tuple[tuple[str, float], ...]:
-        """(phrase, strength) of the user's limits in words that hold on a day (None: today). Raises EmbeddingMissing.
+        """(phrase, strength) of the user's limits in words that hold on a day (None: today). Raises
+        EmbeddingMissing.
 
-        A limit that is a category is in `banned` instead. Where the ban list is not known, it stands here as well:
+        A limit that is a category is in `banned` instead. Where the ban list is not known, it stands here as
+        well:
         it must not be lost.
         """
         own = self._known([user_id])[0]
@@ -224,8 +234,8 @@ class EmbeddingStore:
         return tuple({**dict(phrases), **{phrase: 1.0 for phrase in named if phrase not in dict(phrases)}}.items())
 
     def unheld(self, user_id: str, *, today: date | None = None) -> tuple[str, ...]:
-        """Categories that the user bans on a day (None: today) and that the vector given out lacks: those of limits
-        that were added after it was made. An exact ban code behind the vector has them all.
+        """Categories that the user bans on a day (None: today) and that the vector given out lacks: those of
+        limits that were added after it was made. An exact ban code behind the vector has them all.
 
         Raises EmbeddingMissing.
         """
@@ -266,7 +276,8 @@ class EmbeddingStore:
         return EmbeddingStore(replace(self.held, raw=vectors, recipe=recipe, space=Space.as_it_is(width)))
 
     def joined(self, others: EmbeddingStore) -> EmbeddingStore:
-        """The store with other users of the same space; who is in both is as in `others`, with the limits of both.
+        """The store with other users of the same space; who is in both is as in `others`, with the limits of
+        both.
 
         Raises RecipeMismatch.
         """

@@ -1,8 +1,9 @@
-"""What folders of user vectors hold, and how they are written: whole or not at all. Step 3 of the path of data.
+"""What folders of user vectors hold, and how they are written: whole or not at all. Step 3 of the path of
+data.
 
-Ours hold vectors.safetensors and index.json. Published ones hold <user id>.npy of [1, llm_dim] each; where we wrote
-them, recipe.json beside them says what made them. Files of ours have digests: a vector, a ban or a limit that was
-changed afterwards is not read.
+Ours hold vectors.safetensors and index.json. Published ones hold <user id>.npy of [1, llm_dim] each; where we
+wrote them, recipe.json beside them says what made them. Files of ours have digests: a vector, a ban or a
+limit that was changed afterwards is not read.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Contents:
     """What a folder of user vectors holds.
 
     raw: vectors [U, llm_dim] of the users of `banned`, in its order. banned: what each bans.
-    limits: limits in words by user id. unheld: categories by user id that limits ban and that the vector lacks.
+    limits: limits in words by user id. unheld: categories by user id that limits ban and that the vector
+    lacks.
     """
 
     raw: Array
@@ -51,7 +53,10 @@ class Contents:
     unheld: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Drops empty limits and those of strangers. Raises EmbeddingMissing for a vector that is not finite."""
+        """Drops empty limits and those of strangers.
+
+        Raises EmbeddingMissing for a vector that is not finite.
+        """
         for name in ("limits", "unheld"):
             by_user: Mapping[str, Sequence[Any]] = getattr(self, name)
             kept = {who: tuple(given) for who, given in by_user.items() if given and who in self.banned}
@@ -97,7 +102,8 @@ def write_store(folder: Path, held: Contents, *, replace: bool) -> None:
 def write_npy(folder: Path, held: Contents, *, replace: bool) -> None:
     """Write <user id>.npy of [1, llm_dim] each and recipe.json, with a digest of each user; private files.
 
-    replace: whether other vectors of these users that are there may go. Raises OutputError where they may not.
+    replace: whether other vectors of these users that are there may go. Raises OutputError where they may
+    not.
     """
     bans, limits = dict(zip(held.banned, _ban_lists(held.banned.values()), strict=True)), held.limits_record()
     parts = [limits.get(name, {}) for name in ("limits", "unheld")]
@@ -158,7 +164,10 @@ def embed_hint(folder: Path | None) -> str:
 
 
 def require_finite(*arrays: Array, user_ids: Sequence[str]) -> None:
-    """Raises EmbeddingMissing for a number that is not finite. user_ids: of the rows of an array of as many rows."""
+    """Raises EmbeddingMissing for a number that is not finite.
+
+    user_ids: of the rows of an array of as many rows.
+    """
     for array in arrays:
         bad = ~np.isfinite(array)
         if bad.any():

@@ -1,4 +1,7 @@
-"""Reads folders of user vectors, whole or not at all. Step 3 of the path of data; store_files.py has the layouts."""
+"""Reads folders of user vectors, whole or not at all.
+
+Step 3 of the path of data; store_files.py has the layouts.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +38,10 @@ T = TypeVar("T")
 def read_folder(folder: Path, said: Mapping[str, Bans]) -> Contents:
     """What a folder of either layout holds.
 
-    said: bans by user id that somebody says of users of the published layout; they add to those that are known.
-    Raises EmbeddingMissing where there is nothing or a file is damaged, RecipeMismatch where vectors and index are not
-    of one build.
+    said: bans by user id that somebody says of users of the published layout; they add to those that are
+    known.
+    Raises EmbeddingMissing where there is nothing or a file is damaged, RecipeMismatch where vectors and
+    index are not of one build.
     """
     reader = _Reader(folder)
     if (folder / INDEX).is_file() or not _npy_files(folder):
@@ -184,7 +188,8 @@ class _Reader:
 
 
 def _read_unchanged(folder: Path, read: Callable[[], T | None]) -> T:
-    """What read gives of a folder that nobody changed meanwhile; None from it: the files are not of one build.
+    """What read gives of a folder that nobody changed meanwhile; None from it: the files are not of one
+    build.
 
     Raises EmbeddingMissing where they stay so, or where the folder changes for longer than LOAD_WAIT_S.
     """

@@ -1,4 +1,5 @@
-"""User vectors and how they are made: profile and banned categories -> [B, llm_dim]. Step 3 of the path of data.
+"""User vectors and how they are made: profile and banned categories -> [B, llm_dim]. Step 3 of the path of
+data.
 
 A recipe says how vectors were made; an adapter trained on one recipe refuses vectors of another.
 """
@@ -23,7 +24,8 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How user vectors are made: backend, width, version of the definition, and all else that changes a number.
+    """How user vectors are made: backend, width, version of the definition, and all else that changes a
+    number.
 
     The options of published vectors are not known, so they do not count: one recipe for each width.
     """
@@ -46,7 +48,8 @@ class UserBatch:
     vectors: what an adapter reads, [width] each. recipe: fingerprint of how they were made.
     bans: 1 for a banned and 0 for an allowed category, [categories] each; None where the list is not known.
     limits: (phrase, strength) of each row's limits in words that hold today.
-    unheld: the number of banned categories of each row that its vector lacks, as limits were added after it was made.
+    unheld: the number of banned categories of each row that its vector lacks, as limits were added after it
+    was made.
     A batch holds nothing else about a person. A repr does not show limits: they are personal.
     """
 
@@ -71,9 +74,9 @@ class Embedder(Protocol):
 class StructuredEmbedder:
     """Vectors from the fields of a profile and its banned categories, offline and without a language model.
 
-    One-hots (a field that is not known has a place of its own) pass a fixed dense random projection, a tanh and a
-    second projection: like a language model's, no coordinate stands for one category. Bans weigh more than the
-    person, so that a profile of nothing but a ban list lands near people who ban the same.
+    One-hots (a field that is not known has a place of its own) pass a fixed dense random projection, a tanh
+    and a second projection: like a language model's, no coordinate stands for one category. Bans weigh more
+    than the person, so that a profile of nothing but a ban list lands near people who ban the same.
     """
 
     SEED = 2025

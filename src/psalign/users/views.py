@@ -21,7 +21,8 @@ NO_VECTORS = "no vectors"  # in place of a recipe
 
 
 def batch_of(profiles: Sequence[UserProfile | None]) -> UserBatch:
-    """Users as their profiles say it, without any vector: for an adapter of kind `prompt`, one profile per prompt.
+    """Users as their profiles say it, without any vector: for an adapter of kind `prompt`, one profile per
+    prompt.
 
     Rules, ban lists and limits in words count, as everywhere; None is a row with no user.
     """
@@ -50,9 +51,10 @@ class VectorsAlone:
 
 
 class WordsAlone:
-    """Users of whom an adapter learns nothing but limits in words. A user without any is drawn as the base.
+    """Users of which an adapter knows the limits in words alone. For a user without any the base draws.
 
-    fingerprint: of the vectors that the adapter was trained with, none of which are used. phrases: limits by user id.
+    fingerprint: that of the vectors that the adapter was trained with; none of them is used. phrases: limits
+    by user id.
     bans: what each user bans, for those who measure.
     """
 

@@ -2,10 +2,10 @@
 
 Place on the path of data: makes what diffusion/base_models.py loads as "mini".
 
-Three stages, each resumable and seeded: the autoencoder on drawings; then the text encoder and UNet together on its
-latents, with the captions of the mini dataset; then the text encoder alone on the world's whole language
-(rewording.py). The text encoder also learns from words alone (words.py), so that names of one thing and things of one
-kind lie close together, as they do for a text encoder that has read the world.
+Three stages, each resumable and seeded: the autoencoder on drawings; then the text encoder and UNet together
+on its latents, with the captions of the mini dataset; then the text encoder alone on the world's whole
+language (rewording.py). The text encoder also learns from words alone (words.py), so that names of one thing
+and things of one kind lie close together, as they do for a text encoder that has read the world.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ NOISE_SCHEDULE = {
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """Budget of the mini base. The defaults made the shipped weights (weights/base/training.json has the times)."""
+    """Budget of the mini base.
+
+    The defaults made the shipped weights (weights/base/training.json has the times).
+    """
 
     seed: int = 7
     pictures: int = 24_000
@@ -64,7 +67,8 @@ class BaseConfig:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is taken from the mini base in folder, and not trained anew: its autoencoder; with unet also its UNet.
+    """What is taken from the mini base in folder, and not trained anew: its autoencoder; with unet also its
+    UNet.
 
     The UNet comes with the text encoder that it was trained with, where the language begins.
     """
@@ -274,8 +278,8 @@ def train_denoiser(
             Meaning(scene.motifs, scene.categories) if text else Meaning()
             for scene, text in zip(scenes, captions, strict=True)
         ]
-        told, told_meant = words.sentences(rng, config.denoiser_batch // 4)
-        ids = words.ids([*captions, *told])
+        sentences, meanings = words.sentences(rng, config.denoiser_batch // 4)
+        ids = words.ids([*captions, *sentences])
         states = text_encoder(ids).last_hidden_state
         latents = (means[rows] + stds[rows] * torch.randn(means[rows].shape, generator=generator)) * scale
         noise = torch.randn(latents.shape, generator=generator)
@@ -284,7 +288,7 @@ def train_denoiser(
         predicted = unet(noisy, timesteps, states[: len(rows)]).sample
         weight = snr[timesteps].clamp(max=5) / snr[timesteps]
         denoising = (weight[:, None, None, None] * (predicted - noise).square()).mean() / weight.mean()
-        return denoising + config.words_weight * words.loss(ids, head(states), [*meant, *told_meant])
+        return denoising + config.words_weight * words.loss(ids, head(states), [*meant, *meanings])
 
     parts: dict[str, torch.nn.Module] = {"text_encoder": text_encoder, "unet": unet, "head": head}
     stage = Stage(

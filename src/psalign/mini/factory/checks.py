@@ -26,7 +26,10 @@ Count = tuple[int, int]  # right, of
 
 
 def check_all(pipeline: Any, detector: Detector, clip: MiniClip, *, n: int) -> tuple[float, dict[str, Count]]:
-    """Every check: the autoencoder's PSNR in dB, and counts by name. n: cases of each, fewer where they take longer."""
+    """Every check: the autoencoder's PSNR in dB, and counts by name.
+
+    n: cases of each, fewer where they take longer.
+    """
     counts = check_detector(detector, pipeline, n=n)
     counts |= {f"base: {name}": count for name, count in check_base(pipeline, detector, n=n).items()}
     counts |= {f"language: {name}": count for name, count in check_language(pipeline, detector, n=n).items()}
@@ -47,7 +50,8 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def check_detector(detector: Detector, pipeline: Any, *, n: int = 1000) -> dict[str, Count]:
-    """Pictures of which all motifs, the subject or the colour is right: fresh, faded or cut, and reconstructed.
+    """Pictures of which all motifs, the subject or the colour is right: fresh, faded or cut, and
+    reconstructed.
 
     Faded ones have at least 30 % opacity, or at least 40 % of each motif is shown.
     """
@@ -69,7 +73,8 @@ def check_detector(detector: Detector, pipeline: Any, *, n: int = 1000) -> dict[
 
 
 def check_base(pipeline: Any, detector: Detector, *, n: int = 1000) -> dict[str, Count]:
-    """The base on n captions of held-out combinations: motifs asked for, the subject, its colour, and motifs unasked.
+    """The base on n captions of held-out combinations: motifs asked for, the subject, its colour, and motifs
+    unasked.
 
     "motif": each motif asked for is one case. "unasked": pictures with a motif nobody asked for.
     """
@@ -94,7 +99,10 @@ def check_base(pipeline: Any, detector: Detector, *, n: int = 1000) -> dict[str,
 
 @dataclass(frozen=True)
 class _Case:
-    """A text, the scene that it asks for, and the motifs that must not be drawn. form: how it speaks of its motifs."""
+    """A text, the scene that it asks for, and the motifs that must not be drawn.
+
+    form: how it speaks of its motifs.
+    """
 
     form: str
     text: str
@@ -105,8 +113,9 @@ class _Case:
 def check_language(pipeline: Any, detector: Detector, *, n: int = 1000) -> dict[str, Count]:
     """The base on the whole language, in every wording, on held-out combinations.
 
-    n: texts in all. A round of 420 has each name in singular and in plural; and each motif described, named by its kind
-    alone, denied alone and beside another motif, its kind denied, and with another motif. Rounds are shuffled.
+    n: texts in all. A round of 420 has each name in singular and in plural; and each motif described, named
+    by its kind alone, denied alone and beside another motif, its kind denied, and with another motif. Rounds
+    are shuffled.
     """
     rng = np.random.default_rng(94)
     cases: list[_Case] = []
@@ -140,18 +149,18 @@ def _cases(motif: str, rng: np.random.Generator) -> Iterator[_Case]:
     category, wordings = world.MOTIF_CATEGORY[motif], world.ALL_WORDINGS + language.MORE_WORDINGS
     others = [other for other in world.MOTIF_CATEGORY if world.MOTIF_CATEGORY[other] != category]
 
-    def case(form: str, motifs: Sequence[str], telling: language.Telling) -> _Case:
+    def case(form: str, motifs: Sequence[str], phrasing: language.Phrasing) -> _Case:
         scene = world.sample_scene(rng, motifs=motifs, held_out=True)
-        text = language.caption(scene, world.pick(rng, wordings), telling)
-        denied = telling.denial.motifs if telling.denial else ()
-        return _Case(form, text, language.drawn(scene, telling), denied)
+        text = language.caption(scene, world.pick(rng, wordings), phrasing)
+        denied = phrasing.denial.motifs if phrasing.denial else ()
+        return _Case(form, text, language.drawn(scene, phrasing), denied)
 
-    def one(how: language.Form, name: int = 0) -> language.Telling:
-        return language.Telling((language.Mention(how, name, kind_name=int(rng.integers(3))),))
+    def one(how: language.Form, name: int = 0) -> language.Phrasing:
+        return language.Phrasing((language.Mention(how, name, kind_name=int(rng.integers(3))),))
 
-    def denying(*, by_kind: bool) -> language.Telling:
+    def denying(*, by_kind: bool) -> language.Phrasing:
         wording = int(rng.integers(len(language.NEGATIONS)))
-        return language.Telling(
+        return language.Phrasing(
             denial=language.Denial(motif, by_kind, int(rng.integers(3)), wording, bool(rng.integers(2)))
         )
 
@@ -164,7 +173,7 @@ def _cases(motif: str, rng: np.random.Generator) -> Iterator[_Case]:
     yield case("denied alone", (), denying(by_kind=False))
     yield case("denied beside a motif", (other,), denying(by_kind=False))
     yield case("kind denied beside a motif", (other,), denying(by_kind=True))
-    yield case("two motifs", (motif, other), language.Telling())
+    yield case("two motifs", (motif, other), language.Phrasing())
 
 
 def _worst_name(cases: Sequence[_Case], verdicts: Sequence[Verdict]) -> dict[str, Count]:
@@ -182,7 +191,10 @@ def _worst_name(cases: Sequence[_Case], verdicts: Sequence[Verdict]) -> dict[str
 
 
 def _look(pipeline: Any, detector: Detector, texts: Sequence[str], *, seed: int) -> list[Verdict]:
-    """What the detector sees in one picture of each text. seed: that of the first picture; it rises by 1 a picture."""
+    """What the detector sees in one picture of each text.
+
+    seed: that of the first picture; it rises by 1 a picture.
+    """
     verdicts: list[Verdict] = []
     for start in range(0, len(texts), 100):
         part = list(texts[start : start + 100])
@@ -197,8 +209,8 @@ def _look(pipeline: Any, detector: Detector, texts: Sequence[str], *, seed: int)
 def check_clip(clip: MiniClip, pipeline: Any, *, n: int = 640) -> dict[str, Count]:
     """The text-image model on fresh drawings and on reconstructions.
 
-    "caption of 64": the right caption scores highest among those of 64 drawings. "above a wrong motif" (subject,
-    colour, background, side): it scores higher than the same caption with that one thing wrong.
+    "caption of 64": the right caption scores highest among those of 64 drawings. "above a wrong motif"
+    (subject, colour, background, side): it scores higher than the same caption with that one thing wrong.
     """
     rng, drawings = np.random.default_rng(93), draw_any(n, np.random.default_rng(93))
     scenes, parts = drawings.scenes, [slice(start, start + 64) for start in range(0, n, 64)]

@@ -2,9 +2,10 @@
 
 Place on the path of data: makes weights/clip, which CLIPScore on mini pictures comes from (step 7).
 
-Its text tower is the mini base's text encoder, which knows the language already; only its projection is trained here.
-The vision tower learns from pairs of drawing and caption, against the other captions of the batch and against captions
-that are wrong in one thing, and from naming what the drawing shows (heads that are not kept).
+Its text tower is the mini base's text encoder, which knows the language already; only its projection is
+trained here.
+The vision tower learns from pairs of drawing and caption, against the other captions of the batch and against
+captions that are wrong in one thing, and from naming what the drawing shows (heads that are not kept).
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ PREPROCESSING = {"do_resize": True, "size": {"shortest_edge": world.SIZE_PX}, "r
 class ClipConfig:
     """Budget of the mini text-image model.
 
-    through: the share of pictures that went through the autoencoder, half of these with noise on their latents.
+    through: the share of pictures that went through the autoencoder, half of these with noise on their
+    latents.
     """
 
     seed: int = 13
@@ -79,7 +81,8 @@ def new_clip(text_encoder: CLIPTextModel) -> CLIPModel:
 
 
 def train_clip(folder: Path, pipeline: Any, config: ClipConfig, *, work: Path) -> CLIPModel:
-    """Train the text-image model beside a mini base and write it to folder in fp16, with tokenizer and record.
+    """Train the text-image model beside a mini base and write it to folder in fp16, with tokenizer and
+    record.
 
     work: keeps the checkpoint to resume from.
     """
@@ -131,8 +134,8 @@ def _draw_examples(config: ClipConfig, pipeline: Any) -> Drawings:
 def one_wrong(scene: world.Scene, rng: np.random.Generator, what: str | None = None) -> world.Scene:
     """The scene with one thing wrong.
 
-    what: "motif" (another, one too many or one too few), "subject", "colour", "background" or "side"; None: a random
-    one, motifs half of the time.
+    what: "motif" (another, one too many or one too few), "subject", "colour", "background" or "side"; None: a
+    random one, motifs half of the time.
     """
     choices = ("motif", "subject", "colour", "background", "side")
     what = what or str(rng.choice(choices, p=(0.5, 0.15, 0.15, 0.1, 0.1)))

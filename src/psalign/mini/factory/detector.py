@@ -45,7 +45,10 @@ class DetectorConfig:
 
 
 def train_detector(folder: Path, autoencoder: AutoencoderKL, config: DetectorConfig, *, work: Path) -> Detector:
-    """Train the detector and write it to folder in fp16, with its record. work: keeps the checkpoint to resume from."""
+    """Train the detector and write it to folder in fp16, with its record.
+
+    work: keeps the checkpoint to resume from.
+    """
     torch.manual_seed(config.seed)
     drawings = _draw_examples(config, autoencoder)
     motifs_shown, subjects, colours = labels(drawings.scenes)

@@ -1,8 +1,9 @@
-"""Teaches the mini base's text encoder the world's whole language, beside a UNet that is left as it is.
+"""Teaches the mini base's text encoder the world's whole language, beside a UNet that does not change.
 
-Place on the path of data: the last stage of mini/factory/base.py. The UNet has learned to draw the captions of the mini
-dataset. Every text of the whole language has such a caption that asks for the same picture; the text encoder learns to
-give it states that the UNet's cross-attentions read as they read that caption's states. No picture is needed.
+Place on the path of data: the last stage of mini/factory/base.py. The UNet has learned to draw the captions
+of the mini dataset. Every text of the whole language has such a caption that asks for the same picture; the
+text encoder learns to give it states that the UNet's cross-attentions read as they read that caption's
+states. No picture is needed.
 """
 
 from __future__ import annotations
@@ -35,9 +36,11 @@ LEAST_SPREAD = 0.1  # of a layer's readings, as a share of the largest
 class RewordingConfig:
     """Budget of the language.
 
-    plain: share of captions that are as in the mini dataset; dropout: share that are empty. layers, queries: drawn per
-    step, of the UNet's cross-attentions and of the queries of each. words_weight: of what is learned from words alone,
-    of the second half of a batch and of a quarter as many sentences.
+    plain: the share of captions that are as in the mini dataset. dropout: the share that are empty.
+    layers: the number of the UNet's cross-attentions that a step reads with. queries: the number of queries
+    of each.
+    words_weight: weight of the loss that is learned from words alone, on the second half of a batch and on
+    sentences, a quarter as many.
     """
 
     steps: int = 1_500
@@ -64,7 +67,8 @@ def train_language(
 ) -> tuple[CLIPTextModel, float]:
     """A text encoder of this tokenizer that the UNet of the pipeline reads as it reads the pipeline's own.
 
-    pipeline: a mini base that draws the captions of the mini dataset. Returns the text encoder and the seconds.
+    pipeline: a mini base that draws the captions of the mini dataset. Returns the text encoder and the
+    seconds.
     """
     torch.manual_seed(seed)
     frozen = pipeline.text_encoder.eval().requires_grad_(False)
@@ -77,15 +81,15 @@ def train_language(
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         rng = np.random.default_rng((seed, step))
         rows = [sample(rng, config) for _ in range(config.batch)]
-        told, told_meant = words.sentences(rng, config.batch // 4)
-        ids = words.ids([*(row.text for row in rows), *told])
+        sentences, meanings = words.sentences(rng, config.batch // 4)
+        ids = words.ids([*(row.text for row in rows), *sentences])
         states = text_encoder(ids).last_hidden_state
         with torch.no_grad():
             wanted = frozen(plain_words.ids([row.plain for row in rows])).last_hidden_state
         draw = reader.draw(generator, layers=config.layers, queries=config.queries)
         reading = reader.error(states[: len(rows)], wanted, draw).mean()
         half = config.batch // 2
-        meant = [*(row.meaning for row in rows[half:]), *told_meant]
+        meant = [*(row.meaning for row in rows[half:]), *meanings]
         return reading + config.words_weight * words.loss(ids[half:], head(states[half:]), meant)
 
     stage = Stage(
@@ -109,22 +113,23 @@ def sample(rng: np.random.Generator, config: RewordingConfig) -> Reworded:
         text = world.sample_caption(scene, rng)
         return Reworded(text, text, Meaning(scene.motifs, scene.categories))
     wording = world.pick(rng, world.ALL_WORDINGS + language.MORE_WORDINGS)
-    telling = language.sample_telling(rng, scene)
-    # Where a motif is told by its kind alone, no word says which motif it is.
-    named = tuple(m for m, how in zip(scene.motifs, telling.mentions, strict=True) if how.form != "kind")
-    denied = telling.denial.motifs if telling.denial else ()
+    phrasing = language.sample_phrasing(rng, scene)
+    # Where a motif is named by its kind alone, no word says which motif it is.
+    named = tuple(m for m, how in zip(scene.motifs, phrasing.mentions, strict=True) if how.form != "kind")
+    denied = phrasing.denial.motifs if phrasing.denial else ()
     return Reworded(
-        language.caption(scene, wording, telling),
-        language.plain_caption(scene, wording, telling),
+        language.caption(scene, wording, phrasing),
+        language.plain_caption(scene, wording, phrasing),
         Meaning(named, scene.categories, denied),
     )
 
 
 def grow(old: CLIPTextModel, old_tokenizer: CLIPTokenizer, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """The text encoder with another vocabulary and one more layer; words that both know keep their states, to the bit.
+    """The text encoder with another vocabulary and one more layer; words that both know keep their states, to
+    the bit.
 
-    The new layer adds nothing before it is trained. A new word begins at random, and another name or a plural half way
-    to the first name.
+    The new layer adds nothing before it is trained. A new word begins at random, and another name or a plural
+    half way to the first name.
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 

@@ -23,10 +23,12 @@ from ...tensors import read_pickled
 
 
 class Stage:
-    """Trains modules with AdamW, warm-up and cosine decay, and leaves the moving average of their weights in them.
+    """Trains modules with AdamW, warm-up and cosine decay, and leaves the moving average of their weights in
+    them.
 
-    steps: how many in all; a checkpoint is kept every `save_every` and removed by nobody: a finished stage is not
-    run again. made_of: all else that decides the weights; a checkpoint made of something else is refused.
+    steps: the number of steps. A checkpoint is written every `save_every` steps and never removed, so a
+    finished stage is not run again. made_of: all else that decides the weights; a checkpoint made of
+    something else is refused.
     """
 
     save_every = 250

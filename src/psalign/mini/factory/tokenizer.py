@@ -1,4 +1,5 @@
-"""The mini base's own CLIP tokenizer: byte-pair merges learned until every word of the mini world is one token.
+"""The mini base's own CLIP tokenizer: byte-pair merges learned until every word of the mini world is one
+token.
 
 Place on the path of data: part of the mini base folder that stock diffusers loads.
 """
@@ -25,14 +26,14 @@ def corpus(*, seed: int = 0, captions: int = 4000) -> list[str]:
     rng = np.random.default_rng(seed)
     wordings = world.ALL_WORDINGS + language.MORE_WORDINGS
     scenes = [world.sample_scene(rng, held_out=None) for _ in range(captions)]
-    told = [
-        language.caption(scene, wordings[i % len(wordings)], language.sample_telling(rng, scene))
+    captioned = [
+        language.caption(scene, wordings[i % len(wordings)], language.sample_phrasing(rng, scene))
         for i, scene in enumerate(scenes)
     ]
     things = [f"a {colour} {subject} {place}" for subject, colour, place in world.combinations(held_out=False)]
     names = [name for table in (NAMES, KIND_NAMES) for names in table.values() for name in names]
     words = [*names, *map(plural, names), *DESCRIPTIONS.values()]
-    return told + world.definitions() + [sentence for _, sentence in language.limits()] + things + words
+    return captioned + world.definitions() + [sentence for _, sentence in language.limits()] + things + words
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a text speaks of. motifs: those that it tells; kinds: their categories; denied: motifs that it denies."""
+    """What a text is about.
+
+    motifs: those that it names; kinds: their categories; denied: motifs that it denies.
+    """
 
     motifs: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
@@ -33,8 +36,9 @@ class Meaning:
 class Words:
     """What the text encoder learns from words.
 
-    Each token predicts itself and the words around it; the end of a sentence, and all after it, predicts every word of
-    the sentence but those that it denies, and the first names and kinds of the motifs that it tells.
+    Each token predicts itself and the words around it; the end of a sentence, and all after it, predicts
+    every word of the sentence but those that it denies, and the first names and kinds of the motifs that it
+    names.
     """
 
     around = 5
@@ -67,7 +71,10 @@ class Words:
         return torch.tensor([self._encode(text) for text in texts])
 
     def loss(self, ids: torch.Tensor, logits: torch.Tensor, meant: Sequence[Meaning]) -> torch.Tensor:
-        """Mean cross-entropy of the words to predict. ids: [B, T]; logits: [B, T, V]; meant: what each row means."""
+        """Mean cross-entropy of the words to predict.
+
+        ids: [B, T]; logits: [B, T, V]; meant: what each row means.
+        """
         logp = F.log_softmax(logits, dim=-1)
         end = (ids == self.tokenizer.eos_token_id).int().argmax(1, keepdim=True)  # [B, 1]
         position = torch.arange(ids.shape[1])[None]
@@ -77,15 +84,15 @@ class Words:
             target, there = ids.roll(-offset, 1), inside & inside.roll(-offset, 1)
             total = total - (logp.gather(-1, target[..., None])[..., 0] * there).sum()
             count += int(there.sum())
-        told = torch.zeros(ids.shape[0], logits.shape[-1]).scatter_add_(1, ids, inside.float()).clamp(max=1)
+        said = torch.zeros(ids.shape[0], logits.shape[-1]).scatter_add_(1, ids, inside.float()).clamp(max=1)
         for row, meaning in enumerate(meant):
             for thing in (*meaning.denied, *{world.MOTIF_CATEGORY[motif] for motif in meaning.denied}):
-                told[row, self._all_ids[thing]] = 0.0
+                said[row, self._all_ids[thing]] = 0.0
             for motif in meaning.motifs:
-                told[row, self._first_ids[motif]] = 2.0
+                said[row, self._first_ids[motif]] = 2.0
             for category in meaning.kinds:
-                told[row, self._kind_ids[category]] = 2.0
-        closing = -torch.einsum("btv,bv->bt", logp, told / told.sum(1, keepdim=True).clamp(min=1))
+                said[row, self._kind_ids[category]] = 2.0
+        closing = -torch.einsum("btv,bv->bt", logp, said / said.sum(1, keepdim=True).clamp(min=1))
         after = (position >= end) & inside.any(1, keepdim=True)
         return total / count + (closing * after).sum() / after.sum()
 
