@@ -112,7 +112,7 @@ def _to_lock(arguments: argparse.Namespace) -> list[Path]:
 
 
 def _require_other_output(arguments: argparse.Namespace) -> None:
-    """Raises UsageError where a command would read and write the same file or folder, or write two things into one."""
+    """Raises UsageError where a command would write what it reads, or two things into one place."""
     seen: dict[str, str] = {}
     given = {name: value for name, value in vars(arguments).items() if name not in OUTPUTS}
     for name, value in [*given.items(), *((name, getattr(arguments, name, None)) for name in OUTPUTS)]:
@@ -130,7 +130,7 @@ OTHER = "Choose another path to write to."
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Without what libraries say of themselves, which is not a user's business; PYTHONWARNINGS shows it again."""
+    """Hide what libraries say about themselves; PYTHONWARNINGS shows it again."""
     for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
     with warnings.catch_warnings():

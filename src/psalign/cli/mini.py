@@ -111,27 +111,7 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--captions-only", action="store_true", help="draw no picture: training by captions needs none")
     add_out(one, "data/mini")
 
-    one = command(kinds, "train-base", train_base, "train the mini base from scratch (about an hour on 2 cores)",
-                   "psalign mini train-base --out outputs/mini-base")  # fmt: skip
-    keep = one.add_mutually_exclusive_group()
-    keep.add_argument("--keep-autoencoder", type=a_path, metavar="FOLDER", help="use the autoencoder of this mini base")
-    keep.add_argument("--keep-unet", type=a_path, metavar="FOLDER",
-                      help="use autoencoder and UNet of this mini base: train language only")  # fmt: skip
-    _add_budget(one, "seed", "pictures", "autoencoder-steps", "denoiser-steps", "language-steps")
-    add_out(one, "outputs/mini-base")
-
-    one = command(kinds, "train-detector", train_detector, "train the detector that judges mini pictures",
-                   "psalign mini train-detector --out outputs/mini-detector")  # fmt: skip
-    _add_budget(one, "seed", "pictures", "steps")
-    add_out(one, "outputs/mini-detector")
-    add_model(one)
-
-    one = command(kinds, "train-clip", train_clip, "train the text-image model that CLIPScore uses on mini pictures",
-                   "psalign mini train-clip --out outputs/mini-clip")  # fmt: skip
-    _add_budget(one, "seed", "pictures", "steps")
-    add_out(one, "outputs/mini-clip")
-    add_model(one)
-
+    _add_trainings(kinds)
     one = command(kinds, "check", check, "measure the mini base, its detector and its text-image model",
                   "psalign mini check -n 200")  # fmt: skip
     one.add_argument("-n", type=at_least(1), default=1000,
@@ -152,6 +132,29 @@ def add_commands(groups: Any) -> None:
     add_out(one, "data/mini/reference")
     for one in kinds.choices.values():
         one.set_defaults(fill=_require_its_categories)
+
+
+def _add_trainings(kinds: Any) -> None:
+    one = command(kinds, "train-base", train_base, "train the mini base from scratch (about an hour on 2 cores)",
+                   "psalign mini train-base --out outputs/mini-base")  # fmt: skip
+    keep = one.add_mutually_exclusive_group()
+    keep.add_argument("--keep-autoencoder", type=a_path, metavar="FOLDER", help="use the autoencoder of this mini base")
+    keep.add_argument("--keep-unet", type=a_path, metavar="FOLDER",
+                      help="use autoencoder and UNet of this mini base: train language only")  # fmt: skip
+    _add_budget(one, "seed", "pictures", "autoencoder-steps", "denoiser-steps", "language-steps")
+    add_out(one, "outputs/mini-base")
+
+    one = command(kinds, "train-detector", train_detector, "train the detector that judges mini pictures",
+                   "psalign mini train-detector --out outputs/mini-detector")  # fmt: skip
+    _add_budget(one, "seed", "pictures", "steps")
+    add_out(one, "outputs/mini-detector")
+    add_model(one)
+
+    one = command(kinds, "train-clip", train_clip, "train the text-image model that CLIPScore uses on mini pictures",
+                   "psalign mini train-clip --out outputs/mini-clip")  # fmt: skip
+    _add_budget(one, "seed", "pictures", "steps")
+    add_out(one, "outputs/mini-clip")
+    add_model(one)
 
 
 def _add_budget(one: argparse.ArgumentParser, *names: str) -> None:

@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"invalid choice: {value!r} (choose from {', '.join(words)}){meant}")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse, which would hand unknown flags to the outermost parser, which knows no flag to suggest."""
+        """As argparse does, but unknown flags are an error of this parser, which has flags to suggest."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -192,6 +192,12 @@ def add_commands(groups: Any) -> None:
                      help="make again what other settings decide, although the run in --out is finished")  # fmt: skip
     one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
 
+    _add_train(groups)
+    one = command(groups, "presets", presets, "list presets, or print one", "psalign presets mini-quickstart")
+    one.add_argument("name", nargs="?")
+
+
+def _add_train(groups: Any) -> None:
     one = command(groups, "train", train, "train an adapter on a SAGE dataset",
                    "psalign train --data data/mini --embeddings data/embeddings/mini "
                    "--out trained_models/mini")  # fmt: skip
@@ -226,6 +232,3 @@ def add_commands(groups: Any) -> None:
                      help="train although preferences contradict what the vectors say users ban")  # fmt: skip
     one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     add_seed(one)
-
-    one = command(groups, "presets", presets, "list presets, or print one", "psalign presets mini-quickstart")
-    one.add_argument("name", nargs="?")

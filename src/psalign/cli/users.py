@@ -183,6 +183,11 @@ def add_commands(groups: Any) -> None:
     one.set_defaults(holds=("users", "key"))
     add_out(one, "pseudonyms.csv", force=FORCE)
 
+    _add_about_people(kinds)
+    limits.add_commands(kinds)
+
+
+def _add_about_people(kinds: Any) -> None:
     one = command(kinds, "explain", explain, "say which rule or model banned each category for a user",
                   "psalign users explain 0000033 --users users.csv")  # fmt: skip
     one.add_argument("user_id")
@@ -208,7 +213,6 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--published", action="store_true", help="the six users of the published evaluation instead")
     one.add_argument("--picture", type=a_path, help="also draw what each bans")
     add_force(one, "replace another picture")
-    limits.add_commands(kinds)
 
 
 def _add_backend(one: argparse.ArgumentParser) -> None:

@@ -86,7 +86,7 @@ class Scene:
 
 
 def combinations(*, held_out: bool) -> list[tuple[str, str, str]]:
-    """(subject, colour, background) of the training splits, or those that no training split has (one in eight)."""
+    """(subject, colour, background) of the training splits, or the held-out ones (one in eight)."""
     everything = product(sorted(SUBJECTS), sorted(COLOURS), sorted(BACKGROUNDS))
     return [c for i, c in enumerate(everything) if ((i * 5 + i // 48) % 8 == 0) == held_out]
 
@@ -242,7 +242,7 @@ def _ornament(pen: ImageDraw.ImageDraw, name: str, x: int, y: int) -> None:
 
 @cache
 def _sprite(kind: str, name: str, colour: str) -> Image.Image:
-    """A thing drawn large on a clear ground, edged in ink and, for motifs, with a white rim seen on any background."""
+    """A thing drawn large on a clear ground, with an edge of ink; a motif has a white rim around it too."""
     half, edge = 120, 9
     image = Image.new("RGBA", (2 * half + 60,) * 2, (0, 0, 0, 0))
     _fill(image, [(k, COLOURS[colour] if f == "@" else f, n) for k, f, n in shapes()[name]], half, edge)

@@ -30,7 +30,7 @@ _QUESTION = "\nShould pictures of the category '{category}' be kept from this pe
 
 
 class ModelFailure(Exception):
-    """A language model gave nothing that can be used for one user; the message says why, without what it said."""
+    """A language model gave nothing usable for one user; the message says why, without what it said."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _decision(profile: UserProfile, added: set[str] | ModelFailure) -> Decision:
 
 
 def facts(profile: UserProfile) -> str:
-    """What a language model reads about a person: words of closed vocabularies and an age, nothing that they wrote."""
+    """What a language model reads about a person: words of closed vocabularies and an age."""
     known = {name: getattr(profile, name) for name in FIELDS}
     template = (resources.files("psalign") / "templates" / "categories.txt").read_text(encoding="utf-8")
     return template.format(**{name: "not known" if value is None else value for name, value in known.items()})

@@ -202,7 +202,7 @@ def embedder_for(recipe: Recipe, *, model: str | None = None, **options: Any) ->
 
 
 def _model_of(recipe: Recipe) -> str:
-    """The language model that made a recipe's vectors, where it is known: the installed one, or the usual one."""
+    """The language model that made a recipe's vectors, as far as it is known."""
     is_minilm = has_minilm() and recipe.options.get("model") == model_name(MINILM, None)
     return MINILM if is_minilm else DEFAULT_MODEL
 

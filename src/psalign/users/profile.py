@@ -330,7 +330,7 @@ def field_of(column: str) -> str:
 
 
 def _meant(name: str) -> str | None:
-    """The field that an unknown column was probably meant for: the same first word, or nearly the same letters."""
+    """The field that an unknown column was probably meant for: one that has its first word, or nearly its letters."""
     if name in _FIELDS or name in _IGNORED:
         return None
     word = "banned" if name.startswith("ban") else name.split("_")[0]

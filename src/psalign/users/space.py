@@ -121,7 +121,7 @@ class Space:
         return standard
 
     def code(self, bans: Sequence[Collection[str]]) -> Array:
-        """Exact ban codes [B, categories]: CODE_WEIGHT for banned, its negative for allowed; [B, 0] without a code."""
+        """Exact ban codes [B, categories]: CODE_WEIGHT if banned, its negative if allowed; [B, 0] without a code."""
         return (CODE_WEIGHT * _signs(bans)[:, : self.code_width]).astype(np.float32)
 
     def estimated_code(self, raw: Array) -> Array:
@@ -134,7 +134,7 @@ class Space:
 
 
 def _shortened(row: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """A whitened vector [K], at most LONGEST times as long as the population's are in root mean square (sqrt(K))."""
+    """A whitened vector [K], at most LONGEST times as long as the population's root mean square, sqrt(K)."""
     length, most = float(np.sqrt(np.square(row).sum())), LONGEST * len(row) ** 0.5
     return row * (most / length) if length > most else row
 

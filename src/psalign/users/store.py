@@ -175,7 +175,7 @@ class EmbeddingStore:
         return np.concatenate([self.standardise(raw), code], axis=1)
 
     def standardise(self, raw: Array) -> Array:
-        """Raw vectors [B, llm_dim] of this recipe -> mean 0 and spread 1 over the store's population; no code."""
+        """Raw vectors [B, llm_dim] -> mean 0 and spread 1 over the store's population, without a code."""
         require_finite(raw, user_ids=())
         return self.space.place(raw)
 
@@ -263,7 +263,7 @@ class EmbeddingStore:
         return EmbeddingStore(replace(self.held, raw=raw, banned=banned))
 
     def raw(self) -> EmbeddingStore:
-        """The same users with their raw vectors, as save_npy writes them and a published adapter reads them."""
+        """The same users with their raw vectors, which save_npy writes and a published adapter reads."""
         return EmbeddingStore(replace(self.held, space=Space.as_it_is(self.held.raw.shape[1])))
 
     def replaced(self, vectors: Array, backend: str, *, options: Record) -> EmbeddingStore:

@@ -229,5 +229,5 @@ def _stamps(folder: Path) -> list[tuple[str, int, int, int]]:
 
 
 def _npy_files(folder: Path) -> list[Path]:
-    """Vectors of a folder, without names that start with a dot (._0000033.npy, which a Mac leaves beside them)."""
+    """Vectors of a folder, without names that start with a dot (._0000033.npy, which a Mac writes)."""
     return sorted(path for path in folder.glob("*.npy") if not path.name.startswith("."))

@@ -267,7 +267,6 @@ def train_denoiser(
     means, stds = encode(autoencoder, drawings.pictures)
     encode_s = time.perf_counter() - started
     scale = autoencoder.config.scaling_factor
-    snr = schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         rng = np.random.default_rng((config.seed, step))
@@ -282,12 +281,7 @@ def train_denoiser(
         ids = words.ids([*captions, *sentences])
         states = text_encoder(ids).last_hidden_state
         latents = (means[rows] + stds[rows] * torch.randn(means[rows].shape, generator=generator)) * scale
-        noise = torch.randn(latents.shape, generator=generator)
-        timesteps = torch.randint(1000, (len(rows),), generator=generator)
-        noisy = schedule.add_noise(latents, noise, timesteps)
-        predicted = unet(noisy, timesteps, states[: len(rows)]).sample
-        weight = snr[timesteps].clamp(max=5) / snr[timesteps]
-        denoising = (weight[:, None, None, None] * (predicted - noise).square()).mean() / weight.mean()
+        denoising = _noise_error(unet, schedule, latents, states[: len(rows)], generator)
         return denoising + config.words_weight * words.loss(ids, head(states), [*meant, *meanings])
 
     parts: dict[str, torch.nn.Module] = {"text_encoder": text_encoder, "unet": unet, "head": head}
@@ -302,6 +296,21 @@ def train_denoiser(
     seconds = stage.run(loss, work=work)
     # Convolutions trained faster channels-last; safetensors wants the plain layout.
     return text_encoder.eval(), unet.to(memory_format=torch.contiguous_format).eval(), encode_s + seconds
+
+
+def _noise_error(
+    unet: Any, schedule: Any, latents: torch.Tensor, states: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Mean squared error of the predicted noise, weighted by min(SNR, 5) / SNR.
+
+    Source: Hang et al. 2023, arXiv:2303.09556.
+    """
+    noise = torch.randn(latents.shape, generator=generator)
+    timesteps = torch.randint(1000, (len(latents),), generator=generator)
+    predicted = unet(schedule.add_noise(latents, noise, timesteps), timesteps, states).sample
+    snr = (schedule.alphas_cumprod / (1 - schedule.alphas_cumprod))[timesteps]
+    weight = snr.clamp(max=5) / snr
+    return (weight[:, None, None, None] * (predicted - noise).square()).mean() / weight.mean()
 
 
 def _caption(scene: world.Scene, rng: np.random.Generator, dropout: float) -> str:
