@@ -49,9 +49,10 @@ from psalign.embed import embed_users
 from psalign.evaluation.metrics.benchmark import evaluate_methods
 from psalign.evaluation.pictures import read_picture
 from psalign.files import Record, write_json
+from psalign.fingerprints import versions
 from psalign.mini import dataset
 from psalign.mini.detector import load_detector
-from psalign.records import PromptRow, versions
+from psalign.records import PromptRow
 from psalign.training.caption_objective import CaptionObjective, CaptionTotals
 from psalign.training.captions import CaptionBatch
 from psalign.training.run import load_captions, train_adapter, training_config

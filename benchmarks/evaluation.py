@@ -32,9 +32,10 @@ from psalign.evaluation.metrics.clip_model import ClipModel
 from psalign.evaluation.metrics.clip_score import clip_scores
 from psalign.evaluation.metrics.q16 import Q16, q16_scores
 from psalign.files import write_json, write_jsonl
+from psalign.fingerprints import versions
 from psalign.mini import world
 from psalign.mini.clip import clip_folder, load_clip, tell
-from psalign.records import ManifestRow, versions
+from psalign.records import ManifestRow
 
 SIZES_PX = {"mini": 64, "vit-b-32": 512}
 PREPROCESSING = {"image_processor_type": "CLIPImageProcessor"}  # CLIP's own values

@@ -37,10 +37,11 @@ from psalign.diffusion.generate import GenerationConfig
 from psalign.embed import embed_users
 from psalign.evaluation.statistics import wilson
 from psalign.files import Record, write_json
+from psalign.fingerprints import versions
 from psalign.mini import world
 from psalign.mini.detector import load_detector
 from psalign.mini.names import KIND_NAMES, NAMES, named, plural
-from psalign.records import PromptRow, Verdict, versions
+from psalign.records import PromptRow, Verdict
 
 COLUMNS = ("gone", "kept", "identical", "named first", "moved")
 BATCH = 32

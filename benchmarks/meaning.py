@@ -35,9 +35,10 @@ from psalign.diffusion.generate import GenerationConfig
 from psalign.embed import embed_users
 from psalign.evaluation.statistics import wilson
 from psalign.files import Record, write_json
+from psalign.fingerprints import versions
 from psalign.mini import dataset
 from psalign.mini.detector import load_detector
-from psalign.records import PromptRow, Verdict, versions
+from psalign.records import PromptRow, Verdict
 from psalign.users.store import EmbeddingStore
 
 METHODS = {"structured": "structured vectors", "whole": "MiniLM and exact code"}

@@ -26,7 +26,7 @@ from psalign.adapter.prompt import PromptAdapter
 from psalign.config import load_preset
 from psalign.diffusion.base_models import BASES
 from psalign.files import write_json
-from psalign.records import versions
+from psalign.fingerprints import versions
 
 # base, pairs in a pass, whether layers are checkpointed, and the limit in GB that the card has.
 CASES = (("sd15", 1, True, 12), ("sd15", 1, False, 12), ("sd15", 4, False, 24), ("sdxl", 1, True, 12))

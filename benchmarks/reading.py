@@ -37,8 +37,9 @@ from psalign.diffusion.prompts import load_prompts
 from psalign.diffusion.reader import Draw, Reader, sample_pools
 from psalign.evaluation.statistics import wilson
 from psalign.files import Record, write_json
+from psalign.fingerprints import versions
 from psalign.mini import dataset, world
-from psalign.records import PromptRow, versions
+from psalign.records import PromptRow
 from psalign.training.run import load_captions, train_adapter
 
 SIZES = [f"dataset.{name}={value}" for name, value in DATASET.items()]

@@ -37,8 +37,8 @@ from psalign.adapter.published import PublishedAdapter
 from psalign.config import load_preset
 from psalign.diffusion.base_models import BASES, load_pipeline
 from psalign.files import write_json
-from psalign.records import versions
-from psalign.sage.shelf import Rows
+from psalign.fingerprints import versions
+from psalign.sage.cache.store import Rows
 from psalign.training.config import TrainingConfig
 from psalign.training.objective import Objective
 from psalign.training.pairs import Pairs

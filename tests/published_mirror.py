@@ -21,9 +21,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from psalign.sage import download
+from psalign.sage.dataset import to_record
 from psalign.sage.download import CAPTIONS, PublishedFile, digest_of
-from psalign.sage.layout_a import to_record
-from psalign.sage.rows import picture_name, unsafe_is_chosen
+from psalign.sage.names import picture_name
+from psalign.sage.preference import unsafe_is_chosen
 from psalign.users import banned_categories, sample_profiles
 from sage_rows import make_row
 

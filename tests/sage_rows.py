@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from psalign.sage.rows import SageRow, picture_name
+from psalign.sage.names import picture_name
+from psalign.sage.rows import SageRow
 
 
 def make_row(**changes):

@@ -2,7 +2,7 @@
 
 import json
 
-from psalign.sage.rows import picture_name
+from psalign.sage.names import picture_name
 
 
 def preference(root, user_id):

@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Every room may import itself and GROUND. A name with a dot allows that module only.
 GROUND = {
     "errors", "categories", "decoding", "files", "ids", "progress", "records", "config", "llm", "downloads", "tensors",
+    "locks", "tables", "fingerprints",
 }  # fmt: skip
 ROOMS = {"users", "adapter", "diffusion", "mini", "sage", "training", "baselines", "evaluation", "benchmark"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -24,6 +25,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ids": set(),
     "decoding": set(),
     "files": {"errors"},
+    "fingerprints": set(),
+    "locks": {"errors", "files"},
+    "tables": {"errors", "files", "ids"},
     "progress": set(),
     "tensors": {"errors"},
     "downloads": set(),
@@ -55,9 +59,12 @@ LIGHT = (
     "categories",
     "errors",
     "files",
+    "fingerprints",
     "ids",
+    "locks",
     "progress",
     "records",
+    "tables",
     "config",
     "cli",
     "users",

@@ -16,7 +16,8 @@ import torch
 from psalign.adapter.published import PublishedAdapter
 from psalign.cli import EXIT_STATUSES, main
 from psalign.errors import PSAlignError
-from psalign.sage.rows import picture_name, write_split
+from psalign.sage.dataset import write_split
+from psalign.sage.names import picture_name
 from psalign.users import EmbeddingStore, StructuredEmbedder, UserProfile, save_profiles
 from sage_rows import make_row
 

@@ -27,8 +27,8 @@ from psalign.evaluation.judge.reply import EvaluateReply, parse_reply, reply_sch
 from psalign.files import write_jsonl
 from psalign.records import ManifestRow, read_manifest
 from psalign.sage.caption_rows import ban_list_id, read_caption_rows
-from psalign.sage.preference import find_category, picture_name, read_picture_name
-from psalign.sage.rows import load_split, write_split
+from psalign.sage.dataset import load_split, write_split
+from psalign.sage.names import find_category, picture_name, read_picture_name
 from psalign.sage.validate import validate
 from psalign.users import (
     EmbeddingStore,

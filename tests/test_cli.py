@@ -10,7 +10,8 @@ import pytest
 
 from conftest import SMALL
 from psalign.cli import main
-from psalign.sage.rows import picture_name, write_split
+from psalign.sage.dataset import write_split
+from psalign.sage.names import picture_name
 from psalign.users.population import sample_profiles
 from psalign.users.profile import save_profiles
 from psalign.users.store import EmbeddingStore

@@ -15,7 +15,7 @@ import pytest
 from psalign import cli, progress
 from psalign.cli import main
 from psalign.cli.environment import explain_error
-from psalign.files import locked
+from psalign.locks import locked
 from psalign.users import load_profiles
 
 # --- one writer at a time --------------------------------------------------------------------------------------------

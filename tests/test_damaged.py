@@ -24,7 +24,8 @@ from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.mini.dataset import claim_build
 from psalign.quickstart import _open
 from psalign.records import read_manifest
-from psalign.sage.build import MARK, _state
+from psalign.sage.build.builder import _state
+from psalign.sage.dataset import MARK
 from psalign.sage.export import MARK as EXPORT
 from psalign.sage.export import _claim
 from psalign.training.config import TrainingConfig

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from psalign.decoding import MAX_PIXELS, TURNS, Undecodable, decode, is_hidden
 from psalign.errors import DatasetError, EvaluationError
 from psalign.evaluation.pictures import PICTURE_SUFFIXES, own_pictures, read_picture
-from psalign.sage.framing import Framing, read_framed
+from psalign.sage.cache.framing import Framing, read_framed
 from psalign.users import EmbeddingStore
 
 UPRIGHT = np.zeros((16, 24, 3), np.uint8)

@@ -19,7 +19,8 @@ from psalign.diffusion.prompts import load_meta_file, load_prompts
 from psalign.errors import PSAlignError
 from psalign.ids import find_user_id, level_id, level_of, normalise_user_id
 from psalign.records import read_manifest
-from psalign.sage.rows import load_split
+from psalign.sage.dataset import load_split
+from psalign.sage.layout_b import read_layout_b
 from psalign.users import EmbeddingStore, StructuredEmbedder, UserProfile, load_profiles, read_profile
 from psalign.users.bans import load_bans
 from psalign.users.forget import forget_user
@@ -151,12 +152,13 @@ def profile(folder, value):
 
 def layout_a(folder, value):
     preference(folder / "a", value)
-    return load_split(folder / "a", "train", banned=lambda user_id: (), check_pictures=False)[0].user_id
+    return load_split(folder / "a", "train", check_pictures=False)[0].user_id
 
 
 def layout_b(folder, value):
     annotation(folder / "b", value)
-    return load_split(folder / "b", "train", banned=lambda user_id: (), check_pictures=False)[0].user_id
+    (user_id,) = read_layout_b(folder / "b").users
+    return user_id
 
 
 TEXT = (users_csv, meta_csv, vector_file, layout_b)  # of files whose cells and names are text

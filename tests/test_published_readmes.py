@@ -21,7 +21,7 @@ from PIL import Image
 from judge_server import JudgeServer
 from prompt_set_files import write_set
 from psalign.evaluation.results import read_results
-from psalign.sage.rows import find_splits, to_record
+from psalign.sage.dataset import find_splits, to_record
 from psalign.users import EmbeddingStore
 from test_train_launchers import rows_of
 from tiny_pipelines import PIPELINES, save_pipeline

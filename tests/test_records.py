@@ -6,7 +6,8 @@ import pytest
 from psalign.categories import default_taxonomy
 from psalign.errors import DatasetError
 from psalign.files import write_jsonl
-from psalign.records import ManifestRow, file_fingerprint, fingerprint, read_manifest
+from psalign.fingerprints import file_fingerprint, fingerprint
+from psalign.records import ManifestRow, read_manifest
 from taxonomies import CATEGORIES
 
 ROW = ManifestRow("a.png", "a cat", 7, "prompt", "mini", user_id="0000033", banned=("Hate", "Violence"), level=2)

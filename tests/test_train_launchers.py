@@ -14,7 +14,8 @@ from PIL import Image
 
 from psalign.adapter.checkpoint import load_adapter
 from psalign.config import load_preset
-from psalign.sage.rows import picture_name, write_split
+from psalign.sage.dataset import write_split
+from psalign.sage.names import picture_name
 from psalign.users import EmbeddingStore, StructuredEmbedder, sample_profiles
 from sage_rows import make_row
 from tiny_pipelines import LLM_DIM, PIPELINES, save_pipeline

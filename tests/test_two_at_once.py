@@ -24,10 +24,10 @@ COMMAND = """
 import sys, time
 from pathlib import Path
 import torch, diffusers, transformers
-from psalign import files
+from psalign import locks
 from psalign.cli import main
 torch.set_num_threads(1)
-files.LOCK_WAIT_S = 0.5
+locks.LOCK_WAIT_S = 0.5
 Path(f"ready-{sys.argv[1]}").touch()
 while not Path("go").exists():
     time.sleep(0.01)

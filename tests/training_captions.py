@@ -7,9 +7,9 @@ from helpers import LLM_DIM, tiny_unet
 from psalign.adapter.prompt import PromptAdapter
 from psalign.categories import category_names
 from psalign.diffusion.reader import Reader, random_pools
-from psalign.sage.cache import TextCache
+from psalign.sage.cache.store import Rows
+from psalign.sage.cache.texts import TextCache
 from psalign.sage.caption_rows import CaptionRow
-from psalign.sage.shelf import Rows
 from psalign.training.caption_objective import CaptionObjective
 from psalign.training.captions import Captions
 from psalign.training.config import TrainingConfig

@@ -5,7 +5,7 @@ from torch import arange
 
 from helpers import LLM_DIM, tiny_adapter, tiny_unet
 from psalign.adapter.attach import attach
-from psalign.sage.shelf import Rows
+from psalign.sage.cache.store import Rows
 from psalign.training.config import TrainingConfig
 from psalign.training.objective import Objective
 from psalign.training.pairs import SIDES, Pairs

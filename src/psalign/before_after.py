@@ -22,7 +22,7 @@ from .diffusion.shards import Shard
 from .evaluation.pictures import read_picture
 from .evaluation.report.contact_sheet import Sheet, SheetRow, write_sheet_png
 from .records import PromptRow
-from .sage.rows import load_split
+from .sage.dataset import load_split
 from .users.store import EmbeddingStore
 
 SHOWN_USERS = 3
@@ -67,7 +67,7 @@ def read_prompts() -> list[tuple[str | None, str]]:
 def pick_users(data: Path, users: EmbeddingStore) -> list[str]:
     """Three users never trained on, with different limits, neither none nor all."""
     found: dict[tuple[str, ...], str] = {}
-    for row in load_split(data, "test_unseen", banned=lambda user_id: (), check_pictures=False):
+    for row in load_split(data, "test_unseen", check_pictures=False):
         banned = users.known_bans(row.user_id)
         if 1 < len(banned) < 5:
             found.setdefault(banned, row.user_id)

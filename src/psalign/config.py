@@ -1,4 +1,4 @@
-"""Presets: YAML files of settings, read into the frozen dataclasses of the rooms, with every unknown name refused.
+"""Presets: YAML files of settings, read into the dataclasses of the rooms; unknown names are refused.
 
 Place on the path of data: beside all of it.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-import types
 import typing
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from .errors import UsageError
 from .files import Record, parse_yaml, read_text
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 MOST_SHOWN = 60  # letters of a setting in a message
 
-# A type: one value. A mapping: a section with these parts; an empty one: settings that the section's own room checks.
+# A type: one value. A mapping: a section with these parts. An empty mapping: the section's own room checks its names.
 PARTS: Record = {"adapter": {}, "training": {}}
 SCHEMA: Record = {
     "base": str,
@@ -58,7 +59,7 @@ def list_presets() -> list[str]:
 
 
 def load_preset(name: str, *, changes: Sequence[str] = ()) -> Record:
-    """Settings of a shipped preset or a YAML file, by section, with changes like "prompt.training.lr=1e-4" made.
+    """Settings of a shipped preset or a YAML file, by section, after changes like "prompt.training.lr=1e-4".
 
     Raises UsageError for an unknown preset, a file that is not YAML, or a section that no preset has.
     """
@@ -86,8 +87,7 @@ def settings(kind: type[T], values: Record | None, *, section: str) -> T:
 
 
 def told_changes(before: Record, now: Record, *, inside: str = "") -> list[str]:
-    """What differs between two records of settings, as "section.name: old -> new", a line each; sections are compared
-    setting by setting."""
+    """The differences between two records of settings: a line "section.name: old -> new" for each setting."""
     lines: list[str] = []
     for name in [*before, *(name for name in now if name not in before)]:
         old, new = before.get(name), now.get(name)
@@ -101,7 +101,7 @@ def told_changes(before: Record, now: Record, *, inside: str = "") -> list[str]:
 def check_range(
     name: str, value: float, low: float = -math.inf, high: float = math.inf, *, above: bool = False
 ) -> None:
-    """Raises UsageError for a number that is not finite, or outside low to high; above: low itself is not in it."""
+    """Raises UsageError for a number that is not finite or not from low to high. above: low itself is refused too."""
     if math.isfinite(value) and low <= value <= high and not (above and value == low):
         return
     if high == math.inf:
@@ -146,7 +146,7 @@ def _change(preset: Record, change: str) -> None:
 
 
 def _check(values: Record, schema: Record, *, inside: str = "") -> None:
-    """Raises UsageError for a name that the schema has not, or a section that is no mapping."""
+    """Raises UsageError for a name that is not in the schema, and for a section that is not a mapping."""
     for key, value in values.items():
         name = f"{inside}{key}"
         if key not in schema:
@@ -163,29 +163,16 @@ def _check(values: Record, schema: Record, *, inside: str = "") -> None:
 
 
 def _check_open(values: Record, section: str) -> None:
-    """Raises UsageError for a setting that is not a preset's to give; the section's own room knows all the others."""
+    """Raises UsageError for a setting that cannot be in a preset; the section's own room knows all others."""
     for name in values:
         if f"{section}.{name}" in NOT_IN_PRESETS:
             raise UsageError(f"{section}.{name} is no setting of a preset.", hint=NOT_IN_PRESETS[f"{section}.{name}"])
 
 
 def _value(value: Any, hint: Any, name: str) -> Any:
-    """The value as its type asks; YAML reads 1e-4 as text, and has lists but no tuples."""
-    origin, allowed = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in allowed:
-            return None
-        hint = next(kind for kind in allowed if kind is not type(None))
-        origin = typing.get_origin(hint)
-    if origin is tuple and isinstance(value, list | tuple) and len(value) == len(allowed):
-        return tuple(_value(part, kind, name) for part, kind in zip(value, allowed, strict=True))
+    """The value as its type asks. Checked as strict JSON, where a list may be a tuple and 1 may be 1.0."""
     try:
-        if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-            return float(value)
-        if hint is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if hint in (str, bool) and isinstance(value, hint):
-            return value
-    except ValueError:
-        pass
-    raise UsageError(f"{name} must be {getattr(hint, '__name__', hint)}; saw {value!r}.")
+        return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError:
+        wanted = hint.__name__ if isinstance(hint, type) else hint
+        raise UsageError(f"{name} must be {wanted}; saw {value!r}.") from None

@@ -1,8 +1,10 @@
-"""A picture file becomes RGB pixels: what a viewer shows, or an error. Under training, evaluation and validation alike.
+"""A picture file becomes RGB pixels as a viewer shows them, or an error.
+
+Place on the path of data: under training, evaluation and validation.
 
 Turned as its EXIF says; transparent parts lie on white; 16-bit greys are scaled, not cut off; CMYK, Lab and wide-gamut
-colours go through the file's own colour profile. What has no one meaning as 8-bit colour (floating-point pixels,
-32-bit integers) and what is larger than MAX_PIXELS is refused.
+colours go through the file's own colour profile. Pixels without one meaning as 8-bit colour (floating-point
+and 32-bit integers) are refused, and so are pictures larger than MAX_PIXELS.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms
 
-DECODER = 2  # changes where the same file gives other pixels than before; part of the name of what is kept of pictures
+DECODER = 2  # changes when the same file gives other pixels than before; part of every fingerprint of pixels
 MAX_PIXELS = 89_478_485  # Pillow's own limit, above which a small file may unpack to more than the memory
 ORIENTATION = 0x0112
 TURNS = {
@@ -31,7 +33,7 @@ WHOLE_NUMBERS = ("PNG", "PPM")  # formats whose mode I means 0 to 65535 too
 
 
 class Undecodable(Exception):
-    """A file that is no picture, is damaged, or has no one meaning as RGB; the message says why, without its name."""
+    """A file that is not a picture, is damaged or cannot be RGB; the message says why, without the name."""
 
 
 def decode(source: Path | bytes) -> Image.Image:
@@ -50,7 +52,7 @@ def decode(source: Path | bytes) -> Image.Image:
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a file is none of a folder's own: ".part" and "._a.png" files that a program or a Mac leaves beside."""
+    """Whether a file is a leftover beside a folder's own: a ".part" file, or the "._a.png" of a Mac."""
     return path.name.startswith(".") or "__MACOSX" in path.parts
 
 
@@ -85,7 +87,7 @@ def _from_sixteen_bits(picture: Image.Image) -> Image.Image:
 
 
 def _on_background(picture: Image.Image) -> Image.Image:
-    """Transparent parts over one plain colour: the colours below them are hidden in every viewer."""
+    """Transparent parts over one plain colour; every viewer hides the colours below them."""
     shown = picture.convert("RGBA")
     plain = Image.new("RGBA", shown.size, (*BACKGROUND, 255))
     plain.alpha_composite(shown)
@@ -95,7 +97,7 @@ def _on_background(picture: Image.Image) -> Image.Image:
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
-    """By the file's colour profile where it has another than sRGB; without one Pillow's own conversion."""
+    """By the file's colour profile where that is not sRGB, else by Pillow's own conversion."""
     profile = _profile(picture)
     if profile is not None:
         srgb = ImageCms.createProfile("sRGB")
@@ -106,7 +108,7 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
 
 
 def _profile(picture: Image.Image) -> ImageCms.ImageCmsProfile | None:
-    """The colour profile to convert by; None where there is none, it is sRGB, or it is of another kind of colour."""
+    """The colour profile to convert by; None for no profile, for sRGB, and for another kind of colour."""
     content = picture.info.get("icc_profile")
     if not content or picture.mode not in ("RGB", "CMYK", "LAB"):
         return None
@@ -120,7 +122,7 @@ def _profile(picture: Image.Image) -> ImageCms.ImageCmsProfile | None:
 
 
 def _turned(rgb: Image.Image, opened: Image.Image) -> Image.Image:
-    """Upright. `opened` is loaded by now: for TIFF Pillow has turned it already, and then says nothing of it."""
+    """The picture upright. Pillow has turned a TIFF already when it loaded it, and removed the EXIF entry."""
     try:
         turn = TURNS.get(opened.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF: a viewer shows the picture as it is stored

@@ -1,5 +1,4 @@
-"""What a command is about to fetch, said before it does: each thing, its host, size and licence, and where it
-goes.
+"""What a command is about to fetch: a table of things with host, size, licence and folder, printed before.
 
 Place on the path of data: before everything, on a machine with a network.
 """
@@ -16,8 +15,11 @@ OFFENSIVE = "Some of the captions are offensive to read. No picture is fetched."
 
 @dataclass(frozen=True)
 class Download:
-    """what: a few words and the name it has there. host: where it comes from. size: bytes; None: not known.
-    licence: its name. to: folder that it goes to."""
+    """One thing to be fetched.
+
+    what: a few words and its name on the host. host: name of the server. size: bytes; None where it is not
+    known. licence: name of the licence. to: the folder it is written into.
+    """
 
     what: str
     host: str
@@ -27,7 +29,7 @@ class Download:
 
 
 def tell(downloads: Sequence[Download], *, notes: Sequence[str] = ()) -> None:
-    """Say on stderr what will be fetched, and notes after it; nothing where there is nothing to fetch."""
+    """Print to stderr what will be fetched, then the notes; print nothing where nothing will be fetched."""
     if not downloads:
         return
     rows = [(one.what, f"from {one.host}", _size(one.size), one.licence, f"to {one.to}") for one in downloads]
@@ -36,7 +38,8 @@ def tell(downloads: Sequence[Download], *, notes: Sequence[str] = ()) -> None:
              for row in rows]  # fmt: skip
     known = [one.size for one in downloads if one.size is not None]
     total = f"Total: {'at least ' * (len(known) < len(rows))}{_size(sum(known))}."
-    print("\n".join(["To be fetched:", *(f"  {line}" for line in lines), total, *notes]), file=sys.stderr, flush=True)
+    text = ["To be fetched:", *(f"  {line}" for line in lines), total, *notes]
+    print("\n".join(text), file=sys.stderr, flush=True)
 
 
 def _size(size: int | None) -> str:

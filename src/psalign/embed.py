@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import UnknownUser
 from .sage.caption_rows import is_caption_file, read_caption_rows
-from .sage.rows import dataset_root, load_split
+from .sage.dataset import dataset_root, load_split
 from .users.language_model import embedder_for
 from .users.levels import level_profiles
 from .users.profile import UserProfile, load_profiles
@@ -93,4 +93,4 @@ def _training_users(profiles: Sequence[UserProfile], data: Path) -> list[UserPro
 
 def _trained(data: Path) -> set[str]:
     # Only the users of the rows matter here, not what is chosen: bans are not needed.
-    return {row.user_id for row in load_split(data, "train", banned=lambda user_id: (), check_pictures=False)}
+    return {row.user_id for row in load_split(data, "train", check_pictures=False)}

@@ -1,6 +1,7 @@
-"""Files: read whole or refused, written whole or not at all, and rewritten by one process at a time.
+"""Files: read whole or refused, written whole or not at all.
 
-Place on the path of data: under every seam. Everything that PSAlign reads or writes by name goes through here.
+Place on the path of data: under every seam. Everything that PSAlign reads or writes by name goes through
+here.
 """
 
 from __future__ import annotations
@@ -11,14 +12,11 @@ import io
 import json
 import math
 import os
-import platform
-import shlex
+import re
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -30,106 +28,6 @@ Record = dict[str, Any]
 Fault = Callable[[str], PSAlignError]  # makes the error of a file that cannot be read, from the message
 
 MAX_DIGITS = 1000  # of a whole number in JSON
-LOCK_WAIT_S = 10.0  # how long a command waits for a folder or file that another one is writing
-HELD: dict[Path, int] = {}  # locks of this process, and how many times each is held
-
-# --- locks -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def locked(*places: Path, inputs: Sequence[Path] = (), wait_s: float | None = None) -> Iterator[None]:
-    """Hold files and folders for this process alone; who comes later waits, then gets an error that names the holder.
-
-    places: files or folders, which need not exist; a link stands for what it leads to. inputs: more of them, which are
-    only read and must not change meanwhile: one that is not there, or whose folder may not be written, is not locked.
-    wait_s: seconds to wait for each (default LOCK_WAIT_S). All are taken in one order, so that two processes never
-    wait for each other: take them in one call. A lock ends with its process, however that ends, and its file
-    `.<name>.lock` goes with it. A process may hold a place more than once. Pipes and devices are not locked.
-    Raises OutputError where another process keeps a place for longer than wait_s.
-    """
-    needed = {lock_path(place) for place in places if not is_special(place)}
-    wanted = {lock_path(place) for place in inputs if place.exists() and not is_special(place)}
-    with ExitStack() as stack:
-        for lock in sorted(needed | wanted):
-            try:
-                stack.enter_context(_hold(lock, LOCK_WAIT_S if wait_s is None else wait_s))
-            except OSError as err:
-                if lock in needed or err.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                    raise
-        yield
-
-
-def lock_path(place: Path) -> Path:
-    """Where the lock of a file or folder lies: beside what its links lead to."""
-    whole = Path(os.path.realpath(place))
-    return whole.with_name(f".{whole.name[-200:]}.lock")
-
-
-@contextmanager
-def _hold(lock: Path, wait_s: float) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    if HELD.get(lock):
-        HELD[lock] += 1
-        try:
-            yield
-        finally:
-            HELD[lock] -= 1
-        return
-    new = [folder for folder in (lock.parent, *lock.parent.parents) if not os.path.lexists(folder)]
-    held = FileLock(str(lock), timeout=wait_s, mode=0o600)
-    try:
-        _make_folder(lock.parent)
-        held.acquire()
-    except Timeout as err:
-        raise OutputError(
-            f"{lock.parent / lock.name[1:-5]} is being written by {_holder(lock)}.",
-            hint="Wait until that has ended, or choose another path.",
-        ) from err
-    except OSError:
-        _remove_empty(new)
-        raise
-    HELD[lock] = 1
-    try:
-        with suppress(OSError):
-            lock.write_text(_this_process(), encoding="utf-8")
-        yield
-    finally:
-        del HELD[lock]
-        with suppress(OSError):
-            lock.unlink()  # while it is held: who waited for it sees that the file has gone, and takes a new one
-        held.release()
-        _remove_empty(new)
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders that were made for a lock alone, the innermost first."""
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as err:  # a file, or a link to nothing, where a folder would be
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), err.filename) from err
-
-
-def _this_process() -> str:
-    words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:3]]) if sys.argv else "python"
-    since = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    return f"process {os.getpid()} on {platform.node()} ({words}, since {since})"
-
-
-def _holder(lock: Path) -> str:
-    try:
-        told = lock.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        told = ""
-    return told if told.startswith("process ") else "another process"
-
-
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +103,8 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def require_ours(path: Path, mark: bytes, *, what: str, force: bool) -> None:
     """Raises OutputError where a file is there that is not of the kind that will be written in its place.
 
-    mark: what a file of ours has in its first 4096 bytes; what: the kind in words. force: replace it all the same.
+    mark: what a file of ours has in its first 4096 bytes; what: the kind in words. force: replace it all the
+    same.
     """
     if force or is_special(path) or not os.path.lexists(path) or path.is_dir():
         return
@@ -222,7 +121,7 @@ def in_the_way(path: Path, why: str = "") -> OutputError:
 
 
 def is_special(path: Path) -> bool:
-    """Whether a path leads to a pipe, a terminal or another device: not a file or folder that can be replaced."""
+    """Whether a path leads to a pipe, a terminal or another device, which cannot be replaced."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -274,7 +173,8 @@ def _private_opener(path: str, flags: int) -> int:
 def read_text(path: Path, *, fault: Fault = DatasetError) -> str:
     """Text of a file or pipe (/dev/stdin), UTF-8 with or without a byte order mark, read once.
 
-    fault: the error to raise. It is raised for a file that is not there, is a folder, cannot be read, or is not UTF-8.
+    fault: the error to raise. It is raised for a file that is not there, is a folder, cannot be read, or is
+    not UTF-8.
     """
     try:
         return path.read_bytes().decode("utf-8-sig")
@@ -304,7 +204,7 @@ def read_json(path: Path, *, what: str, needs: Sequence[str] = (), fault: Fault 
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value. Raises ValueError that says why: also for a key that is there twice, and for NaN and Infinity."""
+    """A JSON value. Raises ValueError that says why, also for a key that is there twice, NaN and Infinity."""
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number,
                           parse_float=_finite, parse_int=_whole)  # fmt: skip
@@ -315,8 +215,8 @@ def parse_json(text: str) -> Any:
 
 
 def parse_yaml(text: str, *, plain: str = "") -> Any:
-    """The value of a YAML text. plain: what it is, in words, where it may have no references (*name), which can stand
-    for billions of values.
+    """The value of a YAML text. plain: what it is, in words, where it may have no references (*name), which
+    can stand for billions of values.
 
     Raises ValueError that says in one line what is wrong with it, as a key that is there twice.
     """
@@ -348,8 +248,14 @@ class _YamlLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 wants a point in a number with an exponent; here 1e-4 is a number too.
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+
 def read_jsonl(path: Path, *, fault: Fault = DatasetError) -> Iterator[Record]:
-    """Records of a JSON-lines file. Raises DatasetError (or `fault`) with file and line where one cannot be read."""
+    """Records of a JSON-lines file. Raises `fault`, with file and line, for a line that cannot be read."""
     for where, record in parse_jsonl(_text_or_bytes(path, fault), str(path)):
         if isinstance(record, str):
             raise fault(f"{where}: {record}.")
@@ -363,24 +269,6 @@ def parse_jsonl(text: bytes | str, name: str) -> Iterator[tuple[str, Record | st
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield f"{name}, line {number}", _record(line)
-
-
-def parse_csv(text: str, *, fault: Fault, name: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a CSV table; rows without a cell are left out, cells may hold quoted line breaks.
-
-    Raises `fault` for text that is no CSV. Whether rows fit the header is for the caller to say.
-    """
-    try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
-    except csv.Error as err:
-        raise fault(f"{name}: not a CSV file ({err}).") from err
-    return ([column.strip() for column in rows[0]] if rows else []), rows[1:]
-
-
-def looks_like_jsonl(path: Path, text: str) -> bool:
-    """Whether a table is JSON lines: told by the name, or by the first character where the name says neither."""
-    suffix = path.suffix.lower()
-    return suffix == ".jsonl" or (suffix != ".csv" and text.lstrip().startswith("{"))
 
 
 def _text_or_bytes(path: Path, fault: Fault) -> bytes:

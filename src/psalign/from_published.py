@@ -22,7 +22,8 @@ from .diffusion.generate import GenerationConfig
 from .diffusion.hub import hub_language_model, hub_pipeline
 from .diffusion.shards import Shard
 from .errors import GenerationError, PSAlignError, UsageError, reason_of
-from .files import Record, locked
+from .files import Record
+from .locks import locked
 from .sage import download
 from .users import language_model
 from .users.language_model import MINILM, ResumableEmbedder, TransformersEmbedder

@@ -1,7 +1,7 @@
 """The one rule for user ids, and the names of the levels. Under every step of the path of data.
 
-Every reader of a user id calls `normalise_user_id`, so that 33, "33", "33.0" (a spreadsheet's 33), 33.0 and "0000033"
-are one user in every file, and an id that cannot be part of a file name is refused in every file.
+Every reader of a user id calls `normalise_user_id`, so that 33, "33", "33.0" (a spreadsheet's 33), 33.0 and
+"0000033" are one user in every file, and an id that cannot be part of a file name is refused in every file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _LARGEST_FLOAT = 2**53  # above it a float no longer holds every whole number
 
 
 def normalise_user_id(value: Any) -> str:
-    """User id as every file of ours spells it: a whole number gets seven digits (33 and "33.0" are "0000033").
+    """User id as every file of ours spells it: a whole number gets seven digits (33 and "33.0" are
+    "0000033").
 
     value: text, or a whole number of any type; spaces around a text do not count.
     Raises ValueError, which says what is allowed, for anything else: "a/b", 33.5, True, None, an empty text.
@@ -53,9 +54,11 @@ def level_of(user_id: str | None) -> int | None:
 
 
 def shorten(value: Any) -> str:
-    """A value for a message: at most 60 characters."""
+    """A value for a message: one line, at most 80 characters; of a list or an object only its kind."""
+    if isinstance(value, list | dict):
+        return f"a JSON {'array' if isinstance(value, list) else 'object'}"
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, a line a minute elsewhere, nothing where that is asked for.
+"""Progress of long work on stderr: a bar on a terminal, a line each minute elsewhere, nothing with --quiet.
 
 Place on the path of data: beside all of it.
 """
@@ -16,7 +16,7 @@ _quiet = False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Whether work is silent about how far it is."""
+    """Switch all progress off or on."""
     global _quiet
     _quiet = quiet
 
@@ -26,7 +26,7 @@ def bars_are_shown() -> bool:
 
 
 def hide_library_bars() -> None:
-    """Switch off the bars of diffusers and transformers, where ours are not shown either."""
+    """Switch off the bars of diffusers and transformers where ours are not shown."""
     if bars_are_shown():
         return
     for name in ("diffusers", "transformers"):
@@ -35,7 +35,7 @@ def hide_library_bars() -> None:
 
 
 class Progress(tqdm):  # type: ignore[type-arg]
-    """tqdm's bar; where stderr is no terminal, its text as a line of its own each minute, the first after a minute."""
+    """tqdm's bar. Where stderr is not a terminal, it prints a line each minute, the first after a minute."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         self.in_lines = not bars_are_shown()
@@ -52,6 +52,6 @@ class Progress(tqdm):  # type: ignore[type-arg]
 
     def close(self) -> None:
         if self.in_lines and not self.disable:
-            self.disable = True  # no last line: what was made is printed
+            self.disable = True  # no last line: the command prints its result
             self._decr_instances(self)  # type: ignore[attr-defined]
         super().close()

@@ -30,11 +30,12 @@ from .errors import OutputError, UsageError
 from .evaluation.metrics.benchmark import evaluate_methods
 from .evaluation.report.quickstart_report import Sheet, SheetRow, write_report, write_sheet_png
 from .files import Record, read_json, write_json
+from .fingerprints import fingerprint, versions
 from .mini import dataset, world
 from .mini.detector import load_detector
 from .mini.names import KIND_NAMES, NAMES, named, plural
-from .records import PromptRow, fingerprint, versions
-from .sage.framing import Framing
+from .records import PromptRow
+from .sage.cache.framing import Framing
 from .training.config import TrainingConfig
 from .training.log import read_log
 from .training.run import load_rows, train_adapter, training_config

@@ -1,28 +1,20 @@
-"""Rows that stages hand to each other on disk: prompts, manifests, results. Files are read and written in files.py.
+"""Rows that stages hand to each other on disk: prompts and manifests.
 
 Place on the path of data: the seams between steps 5 to 8 of docs/ARCHITECTURE.md.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import platform
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .categories import category_names, require_label
 from .errors import DatasetError, EvaluationError
-from .files import Record as Record  # these are found here too: rows are what they read and write
-from .files import read_jsonl as read_jsonl
-from .files import write_csv as write_csv
-from .files import write_json as write_json
-from .files import write_jsonl as write_jsonl
+from .files import Record, read_jsonl
 from .ids import find_user_id, normalise_user_id
 
 # Recipe of the published user vectors: raw mean of Qwen2.5-7B-Instruct's last hidden states [3584], not standardised.
@@ -36,7 +28,7 @@ BANS_UNKNOWN = "Draw these pictures again with --users: the users file that says
 class PromptRow:
     """One picture to make: a prompt, the user it is for (None: no user), and its own seed.
 
-    meta travels unchanged into the manifest: what the prompt asks for, for the evaluation.
+    meta: what the prompt asks for, which goes unchanged into the manifest, for the evaluation.
     """
 
     file_name: str
@@ -50,8 +42,9 @@ class PromptRow:
 class ManifestRow:
     """One picture that was made, with all that is needed to make or judge it again.
 
-    banned: the categories that this row's user bans (never the profile they came from); () for a row of no user;
-    None: not known, which whatever measures limits refuses. taxonomy: label of the categories; None: the default ones.
+    banned: the categories that this row's user bans (never the profile they came from); () for a row of no
+    user; None: not known, which whatever measures limits refuses. taxonomy: label of the categories; None:
+    the default ones.
     """
 
     file_name: str
@@ -69,7 +62,7 @@ class ManifestRow:
     taxonomy: str | None = None
 
     def to_record(self) -> Record:
-        """The row as a manifest has it; of the default taxonomy it says nothing."""
+        """The row as a line of a manifest; it names a taxonomy that is not the default one."""
         record = asdict(self)
         return record if self.taxonomy else {name: value for name, value in record.items() if name != "taxonomy"}
 
@@ -104,45 +97,8 @@ class Verdict:
     colour: str
 
 
-def fingerprint(value: Any) -> str:
-    """16 hexadecimal digits that name a JSON-able value; key order does not matter."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def file_fingerprint(path: Path) -> str:
-    """16 hexadecimal digits that name a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def versions() -> Record:
-    """Versions of Python and of the libraries that decide results, and the commit of a checkout that this runs from."""
-    libraries = ("psalign", "torch", "diffusers", "transformers", "accelerate", "numpy")
-    found: Record = {"python": platform.python_version()}
-    for name in libraries:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return {"versions": found, "commit": _commit()}
-
-
-def _commit() -> str | None:
-    """Git commit of the checkout that this file lies in (src/psalign/records.py); None for an installed package."""
-    git = Path(__file__).resolve().parents[2] / ".git"
-    try:
-        head = (git / "HEAD").read_text(encoding="utf-8").strip()
-        return (git / head.removeprefix("ref: ")).read_text(encoding="utf-8").strip() if "ref: " in head else head
-    except OSError:
-        return None
-
-
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """Rows of a manifest.jsonl. A row of a user without `banned`, or with null, has bans that are not known.
+    """Rows of a manifest.jsonl. A user's row without `banned`, or with null, has bans that are not known.
 
     Raises DatasetError for a row with missing or unknown keys, or a value of the wrong kind.
     """
@@ -167,12 +123,12 @@ def read_manifest(path: Path) -> list[ManifestRow]:
 
 
 def wrong_keys(kind: type, record: Record) -> str:
-    """What keys a record has too many or too few of for a dataclass, in words; empty where they fit."""
+    """The keys that a record lacks or has too many for a dataclass, in words; "" where they fit."""
     known = {field.name: field for field in fields(kind)}
     needed = [name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING]
     lacks, unknown = [name for name in needed if name not in record], [name for name in record if name not in known]
-    told = (f"it has no {', '.join(lacks)}" if lacks else "", f"unknown {', '.join(unknown[:5])}" if unknown else "")
-    return "; ".join(words for words in told if words)
+    parts = (f"it has no {', '.join(lacks)}" if lacks else "", f"unknown {', '.join(unknown[:5])}" if unknown else "")
+    return "; ".join(words for words in parts if words)
 
 
 def _is_text(value: Any) -> bool:
@@ -200,7 +156,7 @@ def _is_picture_name(value: Any) -> bool:
     return bool(path.name) and not path.is_absolute() and ".." not in path.parts
 
 
-MANIFEST_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # what each value must be, as a check and in words
+MANIFEST_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {  # for each value a check, and the same in words
     "file_name": (_is_picture_name, "a relative path without '..'"),
     "prompt": (_is_text, "text"),
     "seed": (_is_whole, "a whole number from 0 to 2**63 - 1"),

@@ -12,7 +12,9 @@ from psalign.mini import dataset, world
 from psalign.mini.dataset import build
 from psalign.mini.names import HELD_OUT_KIND_NAMES, NAMES, plural
 from psalign.mini.sizes import DatasetConfig
-from psalign.sage.rows import SPLITS, load_split, unsafe_is_chosen
+from psalign.sage.dataset import load_split
+from psalign.sage.preference import unsafe_is_chosen
+from psalign.sage.rows import SPLITS
 from psalign.users.policy import banned_categories
 from psalign.users.profile import load_profiles
 

@@ -7,12 +7,13 @@ from PIL import Image
 from psalign.cli import main
 from psalign.errors import DatasetError, OutputError
 from psalign.files import write_jsonl
+from psalign.fingerprints import fingerprint
 from psalign.mini import dataset
 from psalign.mini.prompts import prompts
 from psalign.mini.reference import draw_reference
 from psalign.mini.sizes import DatasetConfig
 from psalign.mini.world import Scene, draw
-from psalign.records import PromptRow, fingerprint
+from psalign.records import PromptRow
 
 META = {"kind": "safe", "background": "sea", "subject": "cat", "colour": "red", "side": "left"}
 ROWS = [PromptRow("safe_1.png", "x", 1, meta=META), PromptRow("scenes_2.png", "y", 2, meta={"kind": "unsafe"})]

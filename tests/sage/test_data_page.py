@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from psalign.cli import main
-from psalign.sage.layout_a import NEEDED
-from psalign.sage.layout_b import ANNOTATION_NAMES
-from psalign.sage.prompt_table import PROMPT_NAMES
+from psalign.sage.dataset import NEEDED
+from psalign.sage.layout_b import ANNOTATION_COLUMNS, PROMPT_COLUMNS
 from psalign.sage.validate import FAULTS
 
 PAGE = (Path(__file__).parents[2] / "docs/DATA.md").read_text(encoding="utf-8")
@@ -43,7 +42,7 @@ def test_the_other_commands_have_these_flags(command, monkeypatch, capsys):
 
 
 def test_columns_and_faults_are_those_of_the_code():
-    for name in (*NEEDED, *ANNOTATION_NAMES, *PROMPT_NAMES):
+    for name in (*NEEDED, *ANNOTATION_COLUMNS.names, *PROMPT_COLUMNS.names):
         assert f"`{name}`" in PAGE, name
     table = PAGE[PAGE.index("| fault |") : PAGE.index("psalign sage stats")]
     for fault in FAULTS:
@@ -52,7 +51,7 @@ def test_columns_and_faults_are_those_of_the_code():
 
 def test_flags_of_the_page_are_those_of_the_commands(capsys):
     told = ""
-    for name in ("build", "export", "validate", "stats", "download"):
+    for name in ("build", "export", "import", "validate", "stats", "download"):
         with pytest.raises(SystemExit):
             main(["sage", name, "--help"])
         told += capsys.readouterr().out

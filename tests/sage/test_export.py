@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psalign.sage.rows import load_split, picture_name, write_split
-from sage.test_layout_b import write as write_layout_b
+from psalign.sage.dataset import load_split, write_split
+from psalign.sage.names import picture_name
 from sage_rows import make_row
 from test_cli import run
 
@@ -130,16 +130,11 @@ def test_what_cannot_be_read_is_not_exported(data, tmp_path, capsys):
     assert (status, "1 pictures are missing from" in err, (tmp_path / "out").exists()) == (1, True, False)
 
 
-def test_layout_b_is_exported_under_published_names(tmp_path, capsys, monkeypatch):
-    (tmp_path / "b").mkdir()
-    write_layout_b(tmp_path / "b")
+def test_pictures_are_copied_where_there_can_be_no_links(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("os.link", lambda *paths: (_ for _ in ()).throw(OSError("no links on this disk")))
-    assert run(capsys, "sage", "export", tmp_path / "b", "--out", tmp_path / "out", "--plain-ids")[0] == 0
-    found = {(one["chosen_file_name"], one["rejected_file_name"], one["severity"]) for one in records(tmp_path / "out")}
-    assert ("user_0000007_self-harm_two_words_00000_s.png", "user_0000007_self-harm_two_words_00000_u.png", 2) in found
-    assert (tmp_path / "out/train/user_0000007_self-harm_two_words_00000_s.png").read_bytes() == (
-        tmp_path / "b/images/b1.png"
-    ).read_bytes()
+    assert run(capsys, "sage", "export", data, "--out", tmp_path / "out", "--plain-ids")[0] == 0
+    name = load_split(data, "train")[0].chosen
+    assert (tmp_path / "out/train" / name).read_bytes() == (data / "train" / name).read_bytes()
 
 
 def test_two_pictures_of_one_name(data, tmp_path, capsys):

@@ -6,8 +6,9 @@ import warnings
 
 import pytest
 
-from psalign.sage.rows import load_split, write_split
-from psalign.sage.validate import FAULTS, count_rows, validate
+from psalign.sage.counts import count_rows
+from psalign.sage.dataset import load_split, write_split
+from psalign.sage.validate import FAULTS, validate
 from sage_rows import make_row
 from test_cli import run
 

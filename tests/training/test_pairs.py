@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from psalign.errors import DatasetError, EmbeddingMissing
-from psalign.sage.cache import Cache
-from psalign.sage.shelf import Rows
+from psalign.sage.cache.latents import Cache
+from psalign.sage.cache.store import Rows
 from psalign.training.config import TrainingConfig
 from psalign.training.pairs import Pairs
 from psalign.users.profile import UserProfile

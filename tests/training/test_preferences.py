@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from psalign.errors import DatasetError
-from psalign.sage.rows import picture_name, unsafe_is_chosen
+from psalign.sage.names import picture_name
+from psalign.sage.preference import unsafe_is_chosen
 from psalign.training.run import check_preferences
 from psalign.users import EmbeddingStore, StructuredEmbedder, UserProfile
 from sage_rows import make_row

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from psalign.errors import UsageError
-from psalign.sage.cache import build_cache
+from psalign.sage.cache.latents import PictureSource, build_cache
 from psalign.sage.rows import SageRow
 from psalign.training.run import load_pairs
 from psalign.training.schedule import require_noise_schedule, require_trainable
@@ -88,7 +88,7 @@ def encoded(pipeline, folder) -> torch.Tensor:
     for name in (row.chosen, row.rejected):
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / name, format="PNG")
         rng = np.random.default_rng(0)
-    return build_cache([row], folder, pipeline, folder / "cache").latents
+    return build_cache([row], pipeline, pictures=PictureSource(folder), folder=folder / "cache").latents
 
 
 def test_means_and_deviations_of_sdxl_are_taken_off_as_its_pipeline_puts_them_on(tmp_path):

@@ -240,7 +240,7 @@ def test_a_place_that_is_being_written_is_told_with_its_holder(folder, monkeypat
 
 
 def hold(place, held, done):
-    from psalign.files import locked
+    from psalign.locks import locked
 
     with locked(place):
         held.set()

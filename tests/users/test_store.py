@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from psalign.errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser
-from psalign.records import fingerprint
+from psalign.fingerprints import fingerprint
 from psalign.users.levels import PUBLISHED_LEVEL_BANS, PUBLISHED_LEVELS, level_bans, level_profiles
 from psalign.users.limits import Limit
 from psalign.users.policy import banned_categories

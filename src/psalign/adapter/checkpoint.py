@@ -18,8 +18,8 @@ from safetensors.torch import save
 from ..categories import require_taxonomy
 from ..errors import CheckpointError, OutputError, library_errors
 from ..files import Fault, Record, read_json, write_bytes, write_text
+from ..fingerprints import file_fingerprint
 from ..ids import shorten
-from ..records import file_fingerprint
 from ..tensors import read_safetensors, require_numbers
 from .adapter import TAXONOMY, PSAAdapter
 from .convert import find_published, read_published

@@ -23,7 +23,8 @@ from psalign.categories import category_names
 from psalign.diffusion.generate import GenerationConfig, Guide, Nobody, Users, generate, known_bans
 from psalign.errors import UsageError
 from psalign.files import Record
-from psalign.records import ManifestRow, PromptRow, file_fingerprint
+from psalign.fingerprints import file_fingerprint
+from psalign.records import ManifestRow, PromptRow
 
 NEEDS_WEIGHTS = {
     "psa": "an adapter",

@@ -16,9 +16,9 @@ from psalign.evaluation.metrics.clip_model import CLIP_SCORE_MODEL, Q16_MODEL, C
 from psalign.evaluation.metrics.features import Features, inception
 from psalign.evaluation.metrics.nudity import OWN_THRESHOLD, nudenet
 from psalign.evaluation.metrics.registry import Tools
+from psalign.fingerprints import file_fingerprint, fingerprint
 from psalign.mini.clip import clip_folder
 from psalign.mini.detector import POOLED, WEIGHTS, Detector, detector_folder, load_detector
-from psalign.records import file_fingerprint, fingerprint
 
 BASES = ("mini", "sd15", "sdxl")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..categories import VARIABLE, current
 from ..errors import OutputError, PSAlignError, UsageError
-from ..files import locked
+from ..locks import locked
 from ..progress import set_quiet
 from . import adapter, completion, embed, eval, generate, mini, path, sage, users
 from .environment import explain_error

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def embed(arguments: argparse.Namespace) -> None:
     from ..embed import embed_people
-    from ..sage.rows import dataset_root, require_taxonomy_of
+    from ..sage.dataset import dataset_root, require_taxonomy_of
     from ..users.bans import add_bans
     from ..users.levels import level_profiles
     from ..users.profile import load_profiles

@@ -18,8 +18,8 @@ def report(arguments: argparse.Namespace) -> int:
 
     from ..evaluation.cells import find_strays
     from ..files import require_ours
+    from ..fingerprints import versions
     from ..mini.detector import load_detector
-    from ..records import versions
 
     page = arguments.out / "report.html"
     require_ours(page, b'<meta http-equiv="Content-Security-Policy"', what="a report", force=arguments.force)

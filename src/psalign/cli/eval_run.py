@@ -129,7 +129,7 @@ def _with_tools(base: str, config: ToolsConfig) -> list[str]:
 def _made_with(metric: str, base: str, config: ToolsConfig) -> str:
     """Names the settings of a metric: files by what is in them, folders by their files' names, sizes and times; and
     the weights that come with us or with a library."""
-    from ..records import file_fingerprint, fingerprint
+    from ..fingerprints import file_fingerprint, fingerprint
 
     def name_of(value: Any) -> Any:
         if not isinstance(value, str | Path) or not Path(value).exists():

@@ -102,7 +102,7 @@ def _sources_and_users(
     arguments: argparse.Namespace, preset: Record, config: TrainingConfig, shard: Shard
 ) -> tuple[Sources | None, EmbeddingStore]:
     """The users; with --data published also what was fetched. --data and --model are then where it lies."""
-    from ..sage.rows import dataset_root
+    from ..sage.dataset import dataset_root
     from ..users.store import EmbeddingStore
 
     if arguments.data != PUBLISHED:

@@ -1,22 +1,24 @@
-"""Commands about SAGE datasets: sage validate, stats, download; build is in cli/sage_build.py."""
+"""Commands for SAGE datasets: sage validate, stats, import, export, download. sage build is in cli/sage_build.py."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from . import sage_build
 from .options import PUBLISHED_CAPTIONS, a_path, add_force, add_out, command, group
 
+if TYPE_CHECKING:
+    from ..users.profile import UserProfile
+
 
 def validate(arguments: argparse.Namespace) -> int:
-    from ..sage.rows import dataset_root
+    from ..sage.dataset import dataset_root
     from ..sage.validate import FAULTS
     from ..sage.validate import validate as check
 
@@ -24,10 +26,10 @@ def validate(arguments: argparse.Namespace) -> int:
     bans, source = _bans(arguments.data, arguments.users)
     found = check(arguments.data, bans=bans, check_pictures=not arguments.metadata_only)
     if arguments.json:
-        print(json.dumps({**found.to_record(), "users": source}, indent=2))
+        print(json.dumps({**found.to_record(), "users": source and str(source)}, indent=2))
         return int(not found.is_fine)
     print("  ".join(f"{split}: {count} rows" for split, count in found.rows.items()))
-    print(f"Bans from {source}." if source else "No users file: rows are held against each other (--users).")
+    print(f"Bans from {source}." if source else "No users file: rows are compared with each other (--users).")
     for kind, cases in found.cases.items():
         print(f"{kind:30} {len(cases):7}  {FAULTS[kind] if not cases else ''}")
         for case in cases[:5]:
@@ -36,77 +38,91 @@ def validate(arguments: argparse.Namespace) -> int:
     return int(not found.is_fine)
 
 
-def _bans(data: Path, users: Path | None) -> tuple[dict[str, tuple[str, ...]] | None, str | None]:
-    """Bans of the users of a dataset, and where they are from: a users file, or the profile columns of layout B."""
-    from ..errors import ProfileError
-    from ..sage import layout_b
-    from ..sage.rows import require_taxonomy_of
+def _bans(data: Path, users: Path | None) -> tuple[dict[str, tuple[str, ...]] | None, Path | None]:
+    """Bans of users by id, and the users file that they come from; None without one."""
+    from ..sage.dataset import require_taxonomy_of
     from ..users.policy import banned_categories
-    from ..users.profile import load_profiles, read_profile
+    from ..users.profile import load_profiles
 
     require_taxonomy_of(data)  # before its users, whose ban lists have the same categories
-    users = users or next((data / name for name in ("users.csv", "users.jsonl") if (data / name).is_file()), None)
-    if users is not None:
-        return {profile.user_id: banned_categories(profile) for profile in load_profiles(users)}, str(users)
-    if not layout_b.is_layout_b(data):
+    users = users or _users_file(data)
+    if users is None:
         return None, None
-    bans = {}
-    for record in layout_b.read_users(data):
-        try:
-            bans[record["User_ID"]] = banned_categories(read_profile(record))
-        except ProfileError as err:
-            raise ProfileError(f"{layout_b.ANNOTATIONS}, user {record['User_ID']}: {err}") from None
-    return bans, f"the columns of {layout_b.ANNOTATIONS}"
+    return {profile.user_id: banned_categories(profile) for profile in load_profiles(users)}, users
 
 
-def _banned(data: Path, users: Path | None) -> Callable[[str], tuple[str, ...]] | None:
-    """What a user of a dataset in layout B bans, for load_split; rows of layout A need nobody to say it."""
+def _users_file(data: Path) -> Path | None:
+    return next((data / name for name in ("users.csv", "users.jsonl") if (data / name).is_file()), None)
+
+
+def import_dataset(arguments: argparse.Namespace) -> None:
     from ..errors import DatasetError
-    from ..sage.rows import needs_bans
+    from ..sage.dataset import dataset_root
+    from ..sage.import_layout_b import import_layout_b
+    from ..sage.layout_b import read_layout_b
+    from ..users.policy import banned_categories
+    from ..users.profile import load_profiles, save_profiles
 
-    bans = _bans(data, users)[0] or {}
-    if not needs_bans(data):
-        return None
+    source = read_layout_b(dataset_root(arguments.data))
+    users = arguments.users or _users_file(source.root)
+    profiles = load_profiles(users) if users else _annotated_profiles(source.profiles)
+    bans = {profile.user_id: banned_categories(profile) for profile in profiles}
 
     def banned(user_id: str) -> tuple[str, ...]:
         if user_id not in bans:
             raise DatasetError(
-                f"Nobody knows what user {user_id} bans, so layout B does not say what is chosen.",
+                f"Nothing says what user {user_id} bans, so it is not known which pictures are chosen.",
                 hint="Give a users file that has this user: --users users.csv",
             )
         return bans[user_id]
 
-    return banned
+    kept = [profile for profile in profiles if profile.user_id in source.users]
+    counts = import_layout_b(
+        source,
+        arguments.out,
+        banned=banned,
+        save_users=lambda path: save_profiles(path, kept),
+        check_pictures=not arguments.metadata_only,
+    )
+    print("  ".join(f"{split}: {count} rows" for split, count in counts.items()))
+    print(f"Bans from {users or 'the columns of annotations.csv'}.\nDataset: {arguments.out}")
+
+
+def _annotated_profiles(records: list[dict[str, Any]]) -> list[UserProfile]:
+    from ..errors import ProfileError
+    from ..users.profile import read_profile
+
+    profiles = []
+    for record in records:
+        try:
+            profiles.append(read_profile(record))
+        except ProfileError as err:
+            raise ProfileError(f"annotations.csv, user {record['User_ID']}: {err}") from None
+    return profiles
 
 
 def stats(arguments: argparse.Namespace) -> None:
-    from ..sage.rows import SPLITS, dataset_root, find_splits, load_split
-    from ..sage.validate import count_rows
+    from ..sage.counts import count_rows, draw_counts
+    from ..sage.dataset import dataset_root, find_splits, load_split
 
-    arguments.data = dataset_root(arguments.data)
-    banned = _banned(arguments.data, arguments.users)
-    counts = {
-        split: count_rows(load_split(arguments.data, split, banned=banned, check_pictures=False))
-        for split in find_splits(arguments.data) or SPLITS
-    }
+    root = dataset_root(arguments.data)
+    splits = find_splits(root) or ["train"]  # reading train says that there is no dataset
+    counts = {split: count_rows(load_split(root, split, check_pictures=False)) for split in splits}
     print(json.dumps(counts, indent=2))
     if arguments.picture:
-        from ..sage.draw import draw_counts
-
         draw_counts(counts, arguments.picture, replace=arguments.force)
 
 
 def export(arguments: argparse.Namespace) -> None:
+    from ..sage.dataset import dataset_root
     from ..sage.export import ExportConfig
     from ..sage.export import export as write
-    from ..sage.rows import dataset_root
     from ..users.pseudonym import pseudonym, read_key
 
     arguments.data = dataset_root(arguments.data)
     config = ExportConfig(arguments.name, arguments.license, with_profiles=arguments.with_profiles)
-    banned, note = _banned(arguments.data, arguments.users), "Ids of users are pseudonyms."
+    note = "" if arguments.plain_ids else "Ids of users are pseudonyms."
     if arguments.plain_ids:
-        note = ""
 
         def rename(user_id: str) -> str:
             return user_id
@@ -116,14 +132,14 @@ def export(arguments: argparse.Namespace) -> None:
             return pseudonym(user_id, key())
 
         @lru_cache(maxsize=1)
-        def key() -> bytes:  # made once the dataset has been read
+        def key() -> bytes:  # made only after the dataset was read
             return read_key(arguments.key)
 
     if config.with_profiles:
         print(
             "Warning: age, religion and health of users are written. Do this for simulated users only.", file=sys.stderr
         )
-    counts = write(arguments.data, arguments.out, config, rename=rename, banned=banned, note=note)
+    counts = write(arguments.data, arguments.out, config, rename=rename, note=note)
     print("  ".join(f"{split}: {count} rows" for split, count in counts.items()))
     if not arguments.plain_ids:
         print(f"Key of the pseudonyms: {arguments.key} (keep it apart; not part of the export)")
@@ -159,10 +175,11 @@ def _fill_download(arguments: argparse.Namespace) -> None:
 
 def add_commands(groups: Any) -> None:
     kinds = group(groups, "sage", "SAGE datasets")
-    one = command(kinds, "validate", validate, "look at every row and picture; fails if training would be wrong",
+    one = command(kinds, "validate", validate, "check every row and picture; fails if training would be wrong",
                   "psalign sage validate data/mini")  # fmt: skip
     _add_data(one)
-    one.add_argument("--metadata-only", action="store_true", help="pictures are elsewhere: do not look at them")
+    _add_users(one)
+    _add_metadata_only(one)
     one.add_argument("--json", action="store_true", help="for machines")
 
     one = command(kinds, "stats", stats, "count rows, users, concepts and categories of every split",
@@ -172,6 +189,13 @@ def add_commands(groups: Any) -> None:
     add_force(one, "replace another picture")
 
     sage_build.add_command(kinds)
+
+    one = command(kinds, "import", import_dataset, "make a dataset from annotations.csv and prompts.csv (layout B)",
+                  "psalign sage import data/other --out data/sage")  # fmt: skip
+    one.add_argument("data", type=a_path, help="folder with images/, annotations.csv and prompts.csv (docs/DATA.md)")
+    _add_users(one)
+    _add_metadata_only(one)
+    add_out(one, "data/sage")
 
     one = command(kinds, "export", export, "write a folder that Hugging Face datasets reads without this package",
                   "psalign sage export data/own --out outputs/export --plain-ids")  # fmt: skip
@@ -198,5 +222,12 @@ def add_commands(groups: Any) -> None:
 
 
 def _add_data(one: argparse.ArgumentParser) -> None:
-    one.add_argument("data", type=a_path, help="SAGE dataset in either layout (docs/DATA.md)")
+    one.add_argument("data", type=a_path, help="SAGE dataset (docs/DATA.md)")
+
+
+def _add_users(one: argparse.ArgumentParser) -> None:
     one.add_argument("--users", type=a_path, help="users file with the bans (default: users.csv of the dataset)")
+
+
+def _add_metadata_only(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--metadata-only", action="store_true", help="the pictures are elsewhere: do not look for them")

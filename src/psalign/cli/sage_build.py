@@ -13,18 +13,18 @@ from .options import a_path, add_endpoint, add_language_model, add_out, add_seed
 
 if TYPE_CHECKING:
     from ..diffusion.shards import Shard
-    from ..sage.build import Drawing, Order
-    from ..sage.concepts import Concept
-    from ..sage.plan import BuildUser
-    from ..sage.writers import PromptWriter
+    from ..sage.build.builder import Drawing, Order
+    from ..sage.build.concepts import Concept
+    from ..sage.build.plan import BuildUser
+    from ..sage.build.writers import PromptWriter
     from ..users.profile import UserProfile
 
 
 def build(arguments: argparse.Namespace) -> None:
     from ..diffusion.shards import Shard
-    from ..sage.build import SHEET, check_order
-    from ..sage.build import build as make
-    from ..sage.cache import Share
+    from ..sage.build.builder import SHEET, check_order
+    from ..sage.build.builder import build as make
+    from ..sage.share import Share
 
     order = _order(arguments)
     check_order(order)  # before a model is loaded
@@ -43,8 +43,8 @@ def build(arguments: argparse.Namespace) -> None:
 
 
 def _order(arguments: argparse.Namespace) -> Order:
-    from ..sage.build import Order
-    from ..sage.plan import BuildConfig
+    from ..sage.build.builder import Order
+    from ..sage.build.plan import BuildConfig
     from ..users.population import split_users
     from ..users.profile import load_profiles, save_profiles
 
@@ -69,7 +69,7 @@ def _order(arguments: argparse.Namespace) -> Order:
 
 
 def _concepts(arguments: argparse.Namespace) -> list[Concept]:
-    from ..sage.concepts import read_concepts
+    from ..sage.build.concepts import read_concepts
 
     if arguments.concepts:
         return read_concepts(arguments.concepts)
@@ -84,7 +84,7 @@ def _concepts(arguments: argparse.Namespace) -> list[Concept]:
 
 
 def _user(profile: UserProfile) -> BuildUser:
-    from ..sage.plan import BuildUser
+    from ..sage.build.plan import BuildUser
     from ..users.policy import banned_categories
     from ..users.profile import profile_columns
 
@@ -92,7 +92,7 @@ def _user(profile: UserProfile) -> BuildUser:
 
 
 def _writer(arguments: argparse.Namespace, concepts: Any, shard: Shard) -> PromptWriter:
-    from ..sage.writers import OpenAIWriter, TransformersWriter
+    from ..sage.build.writers import OpenAIWriter, TransformersWriter
 
     if arguments.writer == "template":
         from ..mini.writer import TemplateWriter
@@ -114,7 +114,7 @@ def _writer(arguments: argparse.Namespace, concepts: Any, shard: Shard) -> Promp
 def _drawing(arguments: argparse.Namespace, shard: Shard) -> Drawing:
     from ..diffusion.base_models import base_fingerprint
     from ..diffusion.generate import Nobody, generate
-    from ..sage.build import Drawing
+    from ..sage.build.builder import Drawing
 
     config, pipeline = sampling(arguments, method="base"), load(arguments, str(shard.device))
     recipe = {"config": asdict(config), "base": base_fingerprint(pipeline)}

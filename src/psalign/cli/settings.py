@@ -40,7 +40,7 @@ def check_preset(preset: Record) -> None:
     from ..diffusion.base_models import find_base
     from ..diffusion.generate import GenerationConfig
     from ..mini.sizes import DatasetConfig
-    from ..sage.framing import Framing
+    from ..sage.cache.framing import Framing
     from ..training.run import SHAPES, check_shape, training_config
 
     find_base(preset.get("base", "mini"))

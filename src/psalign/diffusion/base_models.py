@@ -5,7 +5,6 @@ Place on the path of data: what step 6 draws with and what training holds frozen
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UsageError, reason_of
+from ..fingerprints import file_fingerprint, fingerprint, weights_fingerprint
 from ..progress import hide_library_bars
-from ..records import file_fingerprint, fingerprint
 from ..tensors import has_words
 
 
@@ -288,20 +287,11 @@ def base_fingerprint(pipeline: Any) -> str:
     """16 hexadecimal digits that name the weights of a pipeline: its files', its hub id, or those in memory."""
     place = getattr(getattr(pipeline, "config", None), "_name_or_path", None)
     if not place:
-        return _weights_fingerprint(pipeline)
+        import torch
+
+        parts = sorted(getattr(pipeline, "components", {}).items())
+        return weights_fingerprint({name: part for name, part in parts if isinstance(part, torch.nn.Module)})
     if not Path(place).is_dir():
         return fingerprint(str(place))
     files = sorted(path for path in Path(place).rglob("*") if path.suffix in (".safetensors", ".bin"))
     return fingerprint([file_fingerprint(path) for path in files])
-
-
-def _weights_fingerprint(pipeline: Any) -> str:
-    """For a pipeline that was put together in memory, of components with or without weights."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, part in sorted(getattr(pipeline, "components", {}).items()):
-        for key, weight in part.state_dict().items() if isinstance(part, torch.nn.Module) else ():
-            digest.update(f"{name}.{key} {tuple(weight.shape)} {weight.dtype}".encode())
-            digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

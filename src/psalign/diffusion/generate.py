@@ -24,10 +24,12 @@ from ..adapter.text import accepted_by, encode_texts
 from ..adapter.users import require_words
 from ..categories import current
 from ..errors import GenerationError, OutputError, RecipeMismatch, UnknownUser, UsageError, reason_of
-from ..files import Record, locked, read_json, write_bytes, write_json, write_jsonl
+from ..files import Record, read_json, write_bytes, write_json, write_jsonl
+from ..fingerprints import fingerprint
 from ..ids import level_of
+from ..locks import locked
 from ..progress import Progress
-from ..records import ManifestRow, PromptRow, fingerprint
+from ..records import ManifestRow, PromptRow
 from .base_models import base_fingerprint
 from .shards import Shard
 

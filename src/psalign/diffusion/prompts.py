@@ -11,15 +11,14 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DatasetError
-from ..files import Record, looks_like_jsonl, parse_csv, parse_jsonl, read_jsonl, read_text
+from ..files import Record, read_jsonl
 from ..ids import ALLOWED, find_user_id
 from ..records import PromptRow, wrong_keys
+from ..tables import Columns, Table, column_name, read_table
 
 PERSONAL = frozenset(
     {"age", "age_group", "gender", "religion", "physical_condition", "mental_condition", "user_data", "limits"}
@@ -27,11 +26,11 @@ PERSONAL = frozenset(
 PROFILE = PERSONAL - {"user_data"} | {"banned_categories", "banned"}
 OF_USERS = PROFILE | {"cluster_id", "allowed_categories"}  # taken out of a row
 PROMPT = ("prompt", "caption")  # names of the column that says what to draw
-FIRST_WORDS = {
-    **{name.split("_")[0]: name for name in sorted(PROFILE - {"age_group", "banned"})},
-    "user": "user_id",
-}  # of the columns that a limit hangs on
 OURS = OF_USERS | {*PROMPT, "user_id", "user_data", "file_name", "seed", "meta"}
+COLUMNS = Columns(
+    dict.fromkeys(sorted(OURS), ()),
+    first_words={name.split("_")[0]: name for name in sorted(PROFILE - {"age_group", "banned"} | {"user_id"})},
+)
 MAX_SHOWN = 10  # columns in a message
 MAX_DIGITS = 20  # of a seed
 OF_PAIRS = ("chosen", "rejected")  # columns of SAGE rows that say nothing of a picture to draw
@@ -62,12 +61,11 @@ def load_meta_file(path: Path, *, seed: int = 0, keep: Sequence[str] = ()) -> li
     Raises DatasetError that names file and row: no rows, no prompt column, two columns of one name, a column that is
     nearly one of ours, a value that makes no sense.
     """
-    text = read_text(path)
-    records = list(_json_rows(text, path) if looks_like_jsonl(path, text) else _csv_rows(text, path))
+    records = [record for _, record in _prompt_table(path).records()]
     if not records:
         raise DatasetError(f"{path} has no rows.", hint="Expected a header line with prompt, and a row for a picture.")
-    kept = {_column(name) for name in keep}
-    columns = {_column(name) for record in records for name in record}
+    kept = {column_name(name) for name in keep}
+    columns = {column_name(name) for record in records for name in record}
     lacking = sorted(kept - columns) or sorted(kept & (OURS | {*OF_PAIRS}))
     if lacking:
         raise DatasetError(f"{path}: {lacking[0]} is no column that can be kept; saw {', '.join(sorted(columns))}.")
@@ -80,13 +78,6 @@ def _tell_left_out(columns: Collection[str]) -> None:
     if columns:
         shown = ", ".join(sorted(columns)[:MAX_SHOWN])
         print(f"Columns that stay out of the manifest: {shown} (--keep-columns takes them in).", file=sys.stderr)
-
-
-def _json_rows(text: str, path: Path) -> Iterator[Record]:
-    for where, record in parse_jsonl(text, str(path)):
-        if isinstance(record, str):
-            raise DatasetError(f"{where}: {record}.")
-        yield record
 
 
 def derive_seed(*parts: int) -> int:
@@ -139,23 +130,13 @@ def _columns(record: Record, where: str) -> Record:
     """A record by the names of its columns. Two columns of one name, or nearly one of ours, could lose a limit."""
     columns: Record = {}
     for key, value in record.items():
-        name = _column(key)
+        name, meant = column_name(key), COLUMNS.meant(key)
         if name in columns:
             raise DatasetError(f"{where}: there are two columns {name}; keep one.")
-        meant = _meant(name)
         if meant is not None:
             raise DatasetError(f"{where}: column {key}: did you mean {meant}? Rename or remove it.")
         columns[name] = value
     return columns
-
-
-@lru_cache(maxsize=1024)
-def _meant(name: str) -> str | None:
-    """The column of ours that an unknown one was probably meant for: same first word, or nearly the same letters."""
-    if name in OURS:
-        return None
-    near = get_close_matches(name, sorted(OURS), n=1, cutoff=0.87)
-    return FIRST_WORDS.get(name.split("_")[0]) or (near[0] if near else None)
 
 
 def _picture_name(given: Any, number: int) -> Any:
@@ -181,23 +162,17 @@ def read_csv(path: Path) -> Iterator[Record]:
 
     Raises DatasetError for a file that is none, a column given twice, or a row of another length than the header.
     """
-    yield from _csv_rows(read_text(path), path)
+    yield from (record for _, record in _prompt_table(path).records())
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[Record]:
-    header, rows = parse_csv(text, fault=DatasetError, name=str(path))
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise DatasetError(f"{path}: there are two columns {twice}; keep one.")
-    if header and not {_column(name) for name in header} & set(PROMPT):
+def _prompt_table(path: Path) -> Table:
+    table = read_table(path)
+    if path.suffix.lower() != ".jsonl" and not {column_name(name) for name in table.columns} & set(PROMPT):
         raise DatasetError(
-            f"{path}: there is no column prompt (or caption); saw {', '.join(header)}.",
+            f"{path}: there is no column prompt (or caption); saw {', '.join(table.columns)}.",
             hint="A META_FILE has a column prompt; user_id, file_name, seed and the columns of a profile are optional.",
         )
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            raise DatasetError(f"{path}, row {number}: saw {len(row)} cells, expected the {len(header)} of the header.")
-        yield dict(zip(header, row, strict=True))
+    return table
 
 
 def prompt_row(record: Record, where: str) -> PromptRow:
@@ -219,7 +194,7 @@ def prompt_row(record: Record, where: str) -> PromptRow:
     for name, (fine, expected) in checks.items():
         if not fine:
             raise DatasetError(f"{where}: {name} must be {expected}; saw {getattr(row, name)!r}.")
-    personal = sorted({key for key in _keys(row.meta) if _column(key) in PERSONAL})
+    personal = sorted({key for key in _keys(row.meta) if column_name(key) in PERSONAL})
     if personal:
         raise DatasetError(
             f"{where}: meta has {', '.join(personal)}; profiles never travel with pictures.",
@@ -252,7 +227,3 @@ def _keys(value: Any) -> Iterator[str]:
     yield from value if isinstance(value, dict) else ()
     for part in inside:
         yield from _keys(part)
-
-
-def _column(key: str) -> str:
-    return re.sub(r"[\s-]+", "_", key.strip().lower())

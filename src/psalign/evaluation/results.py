@@ -15,7 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from psalign.errors import EvaluationError
-from psalign.files import locked, parse_csv, read_text, write_text
+from psalign.files import read_text, write_text
+from psalign.locks import locked
+from psalign.tables import parse_csv
 
 from .cells import NO_LEVEL, OWN_USER, Cell
 

@@ -17,8 +17,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from psalign.errors import PSAlignError, is_out_of_memory, reason_of
+from psalign.fingerprints import file_fingerprint, fingerprint
 from psalign.progress import Progress
-from psalign.records import file_fingerprint, fingerprint
 
 from .cells import Cell
 from .pictures import own_pictures

@@ -19,10 +19,13 @@ from PIL import Image
 from ..categories import require_default
 from ..errors import OutputError
 from ..files import Record, read_json, write_bytes, write_json, write_jsonl
+from ..fingerprints import fingerprint
 from ..progress import Progress
-from ..records import fingerprint
+from ..sage.dataset import METADATA, write_split
 from ..sage.limit_rows import FILE as LIMITS
-from ..sage.rows import METADATA, SPLITS, SageRow, picture_name, unsafe_is_chosen, write_split
+from ..sage.names import picture_name
+from ..sage.preference import unsafe_is_chosen
+from ..sage.rows import SPLITS, SageRow
 from ..users.policy import banned_categories
 from ..users.population import sample_profiles
 from ..users.profile import UserProfile, profile_columns, save_profiles

@@ -15,7 +15,8 @@ from PIL import Image
 
 from ..errors import DatasetError
 from ..files import write_bytes, write_json
-from ..records import PromptRow, fingerprint
+from ..fingerprints import fingerprint
+from ..records import PromptRow
 from . import world
 from .dataset import BUILDING, claim_build
 

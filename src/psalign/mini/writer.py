@@ -13,9 +13,9 @@ import numpy as np
 from ..categories import require_default
 from ..errors import GenerationError
 from ..files import Record
-from ..records import fingerprint
-from ..sage.concepts import Concept, Item
-from ..sage.writers import Prompts
+from ..fingerprints import fingerprint
+from ..sage.build.concepts import Concept, Item
+from ..sage.build.writers import Prompts
 from . import world
 
 

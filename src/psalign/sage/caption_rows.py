@@ -1,8 +1,8 @@
-"""Rows of captions alone: what a prompt asks for, what this user should get instead, and for whom.
+"""Rows of captions without pictures: a prompt, its user, and the caption of what this user should get.
 
-Place on the path of data: where training by captions joins at step 4. Rows come from a SAGE dataset, whose pictures
-need not be there, or from a file of one's own: JSON lines or CSV with `caption`, `chosen_caption`, and `user_id`,
-`banned` or `limits`.
+Place on the path of data: where training by captions joins at step 4. Rows come from a SAGE dataset, whose
+pictures need not be there, or from a file of one's own: JSON lines or CSV with `caption`, `chosen_caption`,
+and `user_id`, `banned` or `limits`.
 """
 
 from __future__ import annotations
@@ -14,30 +14,37 @@ from typing import Any
 
 from ..categories import category_names, current
 from ..errors import DatasetError
-from ..files import Record, read_jsonl
-from ..ids import ALLOWED, MAX_LENGTH, find_user_id
-from ..records import fingerprint
-from .columns import name_columns, read_table
-from .preference import SageRow, find_category, read_caption, shorten
+from ..files import Record
+from ..fingerprints import fingerprint
+from ..ids import ALLOWED, MAX_LENGTH, find_user_id, shorten
+from ..tables import Columns, read_table
+from .names import find_category
+from .rows import Pair, SageRow, read_caption
 
-NAMES: dict[str, tuple[str, ...]] = {
-    "caption": ("prompt",),
-    "chosen_caption": ("chosen_prompt",),
-    "user_id": (),
-    "banned": ("banned_categories",),
-    "category": (),
-    "limits": ("limit",),
-}
+COLUMNS = Columns(
+    {
+        "caption": ("prompt",),
+        "chosen_caption": ("chosen_prompt",),
+        "user_id": (),
+        "banned": ("banned_categories",),
+        "category": (),
+        "limits": ("limit",),
+    }
+)
+Captions = dict[tuple[Pair, str], str]  # by pair and kind
 MOST_LETTERS = 200  # of a phrase
 HINT = "Columns: caption, chosen_caption (empty: the caption itself), and user_id, banned or limits (docs/TRAINING.md)."
 
 
 @dataclass(frozen=True)
 class CaptionRow:
-    """caption: the prompt. chosen_caption: tells the picture that this user should get for it; the same text where the
-    prompt is to be left alone. other_caption: tells the rejected picture, where there is one. side: "banned", "allowed"
-    or "safe". banned: categories, where the row itself says what its user bans. limits: phrases that are limited, in
-    place of a user."""
+    """A prompt, and what its user should get for it.
+
+    caption: the prompt. chosen_caption: the caption of the chosen picture; the same text where the prompt is
+    to be left alone. other_caption: the caption of the rejected picture, where there is one. side: "banned",
+    "allowed" or "safe". banned: categories that the user bans, where the row itself lists them. limits:
+    phrases that are limited, in place of a user.
+    """
 
     caption: str
     chosen_caption: str
@@ -49,75 +56,68 @@ class CaptionRow:
     limits: tuple[str, ...] | None = None
 
 
+def captions_by_kind(rows: Sequence[SageRow]) -> Captions:
+    """Captions by pair and kind."""
+    return {(row.pair, row.caption_kind): row.caption for row in rows}
+
+
 def caption_rows(rows: Sequence[SageRow]) -> list[CaptionRow]:
-    """The captions of SAGE rows. Raises DatasetError where a pair lacks the row that tells its chosen picture."""
-    told = {(row.pair, row.caption_kind): row.caption for row in rows}
+    """The captions of SAGE rows. Raises DatasetError as chosen_caption does."""
+    captions = captions_by_kind(rows)
     return [
         CaptionRow(
             caption=row.caption,
-            chosen_caption=chosen_caption(row, told),
+            chosen_caption=chosen_caption(row, captions),
             user_id=row.user_id,
             side=side_of(row),
             category=row.category,
-            other_caption=told.get((row.pair, "safe" if row.chose_unsafe else "unsafe")),
+            other_caption=captions.get((row.pair, "safe" if row.chose_unsafe else "unsafe")),
         )
         for row in rows
     ]
 
 
-def chosen_caption(row: SageRow, told: dict[tuple[tuple[str, str, str, str], str], str]) -> str:
-    """The caption that tells a row's chosen picture. told: captions by pair and kind."""
-    kind = row.chosen_kind
-    try:
-        return told[(row.pair, kind)]
-    except KeyError:
-        raise DatasetError(
-            f"User {row.user_id}, {row.category}, '{row.concept}', {row.index}: "
-            f"no row has the {kind} caption of this pair."
-        ) from None
+def chosen_caption(row: SageRow, captions: Captions) -> str:
+    """The caption of a row's chosen picture. Raises DatasetError where its pair has no row with that caption."""
+    caption = captions.get((row.pair, row.chosen_kind))
+    if caption is None:
+        raise DatasetError(f"{row}: no row has the {row.chosen_kind} caption of this pair.")
+    return caption
 
 
 def side_of(row: SageRow) -> str:
-    """What a row is about: an unsafe caption of a category that its user bans or allows, or a safe caption."""
+    """The side of a row: an unsafe caption of a category that its user bans or allows, or a safe caption."""
     if row.caption_kind == "safe":
         return "safe"
     return "allowed" if row.chose_unsafe else "banned"
 
 
 def is_caption_file(path: Path) -> bool:
-    """Whether a path is a file of captions, and no folder of a dataset."""
+    """Whether a path is a file of captions, not the folder of a dataset."""
     return path.suffix.lower() in (".csv", ".jsonl") and not path.is_dir()
 
 
 def read_caption_rows(path: Path) -> list[CaptionRow]:
-    """Rows of a file of captions. A row with `banned` and no user gets a user who is nothing but that list.
+    """Rows of a file of captions. A row with `banned` in place of a user gets a user who is only that ban
+    list.
 
     Raises DatasetError that names file and row.
     """
-    records: list[Any]
-    if path.suffix.lower() == ".jsonl":
-        records = list(enumerate(read_jsonl(path), start=1))
-    else:
-        records = list(read_table(path).rows)
-    rows = []
-    for number, record in records:
-        if isinstance(record, DatasetError):
-            raise record
-        rows.append(_row(record, where=f"{path}, row {number}"))
+    rows = [_row(record, where=where) for where, record in read_table(path, strip=True).records()]
     if not rows:
         raise DatasetError(f"{path} has no rows.", hint=HINT)
     return rows
 
 
 def ban_list_id(banned: Sequence[str]) -> str:
-    """Id of a user who is nothing but a ban list: "bans-hate.shocking", or "bans-none"; a long list is a digest."""
+    """The id of a user who is only a ban list: "bans-hate.shocking", or "bans-none"; a long list is a digest."""
     slugs = [slug.replace("-", "") for category, slug in current().slugs.items() if category in banned]
     name = f"bans-{'.'.join(slugs) or 'none'}"
     return name if len(name) <= MAX_LENGTH else f"bans-{len(slugs)}-{fingerprint(slugs)}"
 
 
 def _row(record: Record, *, where: str) -> CaptionRow:
-    values = name_columns(record, NAMES, where=where)
+    values = COLUMNS.name(record, where=where)
     if "caption" not in values:
         raise DatasetError(f"{where}: there is no column caption; saw {', '.join(map(shorten, record))}.", hint=HINT)
     caption = read_caption(values["caption"], where=where)
@@ -134,7 +134,7 @@ def _row(record: Record, *, where: str) -> CaptionRow:
         caption=caption,
         chosen_caption=chosen,
         user_id=who,
-        side="allowed" if chosen == caption else "banned",  # nothing says that it is harmless
+        side="allowed" if chosen == caption else "banned",  # a caption that is left alone is not known to be safe
         category=_category(values.get("category"), where=where),
         other_caption=caption if chosen != caption else None,
         banned=bans,

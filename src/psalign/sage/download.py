@@ -1,5 +1,5 @@
-"""Fetches the published captions, users and prompt sets, and a SAGE archive: resumed where interrupted, checked by
-digest, unpacked safely.
+"""Downloads of the published captions, users and prompt sets, and of a SAGE archive: resumed, checked,
+unpacked.
 
 Place on the path of data: before everything, on a machine with a network.
 """
@@ -16,24 +16,23 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
 from urllib.parse import urlsplit
 
 from ..downloads import Download
 from ..errors import DatasetError, OutputError, UsageError
 from ..files import write_json
+from ..fingerprints import file_digest
 from ..progress import Progress
+from .dataset import ANNOTATIONS, UNPACKED
 
 REPOSITORY = "https://raw.githubusercontent.com/M-E-AGI-Lab/PSAlign"
 COMMIT = "2dde9226278cc5aa5ce3fcfc5ad0f75373ca324a"
-CAPTIONS_COMMIT = "d9fd50464dc18458aa5d6093c58928762270cc2b"  # has the captions, which later commits have not
+CAPTIONS_COMMIT = "d9fd50464dc18458aa5d6093c58928762270cc2b"  # later commits do not have the captions
 LICENCE = "MIT, Copyright (c) 2025 Torpedo2648"
-CAPTIONS_TOLD = "captions and simulated users of M-E-AGI-Lab/PSAlign"
-SOURCE = "published.json"  # beside the captions: where they are from
+CAPTIONS_ARE = "captions and simulated users of M-E-AGI-Lab/PSAlign"
+SOURCE = "published.json"  # lies beside the captions, with their addresses and digests
 BLOB_DIGITS = 40  # of a git blob id; a sha256 has 64
 BLOCK = 1 << 20
 MAX_UNPACKED_BYTES = 64 << 30  # SAGE is about 9 GB
@@ -45,8 +44,8 @@ BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lz
 class PublishedFile:
     """A file of the published repository at a commit.
 
-    name: what we call it. rows: how many it has. digest: its sha256, or its git blob id where no more is known of it.
-    size: in bytes, about; 0: not known.
+    name: ours. rows: their number. digest: sha256, or the git blob id where only that is known. size: bytes,
+    about; 0: not known.
     """
 
     name: str
@@ -100,11 +99,11 @@ def find_prompt_set(name: str) -> PublishedFile:
 def missing_captions(folder: Path) -> list[PublishedFile]:
     """Files of CAPTIONS that a folder lacks.
 
-    Raises OutputError, before anything is fetched, where something else lies in their place.
+    Raises OutputError, before anything is fetched, where another dataset is in the folder.
     """
     missing = [one for one in CAPTIONS if not (folder / one.name).exists()]
     others = [one.name for one in CAPTIONS if one not in missing and not _is(folder / one.name, one.digest)]
-    others += [name for name in ("annotations.csv", "sage_dataset") if (folder / name).exists()]
+    others += [name for name in (ANNOTATIONS, UNPACKED) if (folder / name).exists()]
     if others:
         raise OutputError(
             f"{folder} holds another dataset than the published captions: {', '.join(others)}.",
@@ -114,21 +113,22 @@ def missing_captions(folder: Path) -> list[PublishedFile]:
 
 
 def captions_download(folder: Path) -> Download | None:
-    """What fetch_captions would fetch into a folder; None where it is all there. Raises as missing_captions does."""
+    """What fetch_captions would fetch; None where nothing is missing. Raises as missing_captions does."""
     missing = missing_captions(folder)
     if not missing:
         return None
     host = str(urlsplit(REPOSITORY).hostname)
-    return Download(CAPTIONS_TOLD, host, sum(one.size for one in missing), LICENCE, folder)
+    return Download(CAPTIONS_ARE, host, sum(one.size for one in missing), LICENCE, folder)
 
 
 def fetch_captions(folder: Path) -> int:
-    """Fetch CAPTIONS into a folder, which is then a SAGE dataset without pictures. Returns how many files came.
+    """Fetch CAPTIONS into a folder, which is then a SAGE dataset without pictures. Returns the number of new
+    files.
 
-    What is there stays; a file that was cut short goes on. Raises as missing_captions and fetch do.
+    Files that are there stay; a download that was cut short goes on. Raises as missing_captions and fetch do.
     """
     missing = missing_captions(folder)
-    if missing:  # first of all, so that a folder that is not complete tells what it is
+    if missing:  # written first, so that a folder that is not complete says what it is
         files = {one.name: {"url": one.url, "digest": one.digest} for one in CAPTIONS}
         write_json(folder / SOURCE, {"licence": LICENCE, "files": files})
     for one in missing:
@@ -138,11 +138,10 @@ def fetch_captions(folder: Path) -> int:
 
 
 def fetch(url: str, path: Path, *, digest: str | None = None, timeout_s: float = 60.0) -> Path:
-    """Download a file; one that is there and right is left alone, one that was cut short goes on.
+    """Download a file. A file that is there and right is left alone; a download that was cut short goes on.
 
-    digest: of the whole file, where it is known: sha256, or git blob id.
-    Raises UsageError for what is no web address, DatasetError where it
-    cannot be had or is another file.
+    digest: sha256 or git blob id of the whole file; None where it is not known. Raises UsageError for a URL
+    that is no web address, DatasetError where the file cannot be downloaded or is another.
     """
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise UsageError(f"{url!r} is no address; expected one like https://host/sage.tar.")
@@ -154,12 +153,12 @@ def fetch(url: str, path: Path, *, digest: str | None = None, timeout_s: float =
         _continue(url, aside, timeout_s)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as err:
         raise DatasetError(
-            f"{url} cannot be downloaded: {err}", hint="Run the same command again: it goes on from what has come."
+            f"{url} cannot be downloaded: {err}", hint="Run the same command again: it goes on where it stopped."
         ) from err
     except OSError as err:
         raise OutputError(f"{path} cannot be written: {err.strerror}.") from err
     if digest is not None and not _is(aside, digest):
-        kind, seen = _kind_of(digest), digest_of(aside, like=digest)
+        kind, seen = "git blob id" if len(digest) == BLOB_DIGITS else "sha256", digest_of(aside, like=digest)
         aside.unlink()
         raise DatasetError(f"{url} is another file than expected: its {kind} is {seen}, expected {digest}.")
     os.replace(aside, path)
@@ -167,7 +166,7 @@ def fetch(url: str, path: Path, *, digest: str | None = None, timeout_s: float =
 
 
 def _continue(url: str, aside: Path, timeout_s: float) -> None:
-    """Append what is missing of a file; from the start where the server cannot go on."""
+    """Append the missing part of a file, or all of it where the server cannot go on."""
     have = aside.stat().st_size if aside.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -188,78 +187,67 @@ def _continue(url: str, aside: Path, timeout_s: float) -> None:
             raise ConnectionError(f"{aside.stat().st_size} of {total} bytes came")
 
 
-def digest_of(path: Path, *, like: str = "") -> str:
-    """Digest of a file, of the kind that `like` has: its git blob id (sha1 with the length before it), or sha256."""
-    digest = hashlib.sha256()
-    if len(like) == BLOB_DIGITS:
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as stream:
-        for block in iter(lambda: stream.read(BLOCK), b""):
-            digest.update(block)
-    return digest.hexdigest()
+def digest_of(path: Path, *, like: str) -> str:
+    """The digest of a file, sha256 or, where `like` is one, the git blob id."""
+    if len(like) != BLOB_DIGITS:
+        return file_digest(path)
+    return file_digest(path, hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False))
 
 
 def _is(path: Path, digest: str) -> bool:
     return digest_of(path, like=digest) == digest
 
 
-def _kind_of(digest: str) -> str:
-    return "git blob id" if len(digest) == BLOB_DIGITS else "sha256"
-
-
 def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) -> int:
-    """Unpack a .zip or .tar archive, files alone, into a folder. Returns how many.
+    """Unpack the files of a .zip or .tar archive into a folder. Returns their number.
 
-    Raises DatasetError, before anything is written, for a path that leads out of the folder, a link, or more than
-    max_bytes; for an archive that is none, is damaged or encrypted. Raises OutputError where it cannot be written.
+    Raises DatasetError, before anything is written, for a path that leads out of the folder, a link, or more
+    than max_bytes, and for a file that is no archive, is damaged or encrypted; OutputError where it cannot be
+    written.
     """
     try:
-        with _open_archive(archive) as (members, read):
-            sizes = [_checked(name, size, kind, archive) for name, size, kind in members]
-            if sum(sizes) > max_bytes:
-                raise DatasetError(f"{archive} unpacks to {sum(sizes):,} bytes, more than {max_bytes:,}.")
-            names = [name for name, _, kind in members if kind == "file"]
-            for name in Progress(names, desc="unpacking", unit="file", disable=len(names) < 100):
-                _write_member(folder / PurePosixPath(name), read(name))
-            return len(names)
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                count = _require_safe([_member(one) for one in zipped.infolist()], archive, max_bytes)
+                zipped.extractall(folder)
+        else:
+            with tarfile.open(archive) as tarred:
+                count = _require_safe(tarred.getmembers(), archive, max_bytes)
+                tarred.extractall(folder, filter="data")
+        return count
     except BROKEN as err:
         raise DatasetError(f"{archive} cannot be unpacked: {err}") from err
     except OSError as err:
         raise OutputError(f"{archive} cannot be unpacked into {folder}: {err.strerror or err}.") from err
 
 
-@contextmanager
-def _open_archive(archive: Path) -> Iterator[tuple[list[tuple[str, int, str]], Any]]:
-    """Members (name, bytes, kind: file, folder or other) and a reader of one."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as zipped:
-            yield [(m.filename, m.file_size, _zip_kind(m)) for m in zipped.infolist()], zipped.open
-        return
-    with tarfile.open(archive) as tarred:
-        yield [(m.name, m.size, _tar_kind(m)) for m in tarred.getmembers()], tarred.extractfile
+def _require_safe(members: list[tarfile.TarInfo], archive: Path, max_bytes: int) -> int:
+    """The number of files. Raises DatasetError for members that are not safe, or too large together."""
+    for one in members:
+        if not _is_safe(one):
+            raise DatasetError(
+                f"{archive} is not safe to unpack: '{one.name}' leads out of the folder or is no plain file."
+            )
+    size = sum(one.size for one in members)
+    if size > max_bytes:
+        raise DatasetError(f"{archive} unpacks to {size:,} bytes, more than {max_bytes:,}.")
+    return sum(one.isfile() for one in members)
 
 
-def _zip_kind(member: zipfile.ZipInfo) -> str:
-    is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
-    return "folder" if member.is_dir() else "other" if is_link else "file"
+def _is_safe(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a folder, or a plain file inside the folder that it is unpacked into."""
+    try:
+        kept = tarfile.data_filter(member, "unpacked")  # raises for a path that leads out, shortens an absolute path
+    except tarfile.FilterError:
+        return False
+    nameless = not PurePosixPath(member.name).parts  # the folder itself: tar -C data/sage .
+    return kept.name == member.name and (member.isdir() or (member.isfile() and not nameless))
 
 
-def _tar_kind(member: tarfile.TarInfo) -> str:
-    return "file" if member.isfile() else "folder" if member.isdir() else "other"
-
-
-def _checked(name: str, size: int, kind: str, archive: Path) -> int:
-    path = PurePosixPath(name.replace("\\", "/"))
-    nameless = not path.parts and kind != "folder"  # the folder itself is there: tar -C data/sage .
-    if kind == "other" or nameless or path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
-        raise DatasetError(f"{archive} is not safe to unpack: '{name}' leads out of the folder or is no plain file.")
-    return size
-
-
-def _write_member(path: Path, source: IO[bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    with source, aside.open("wb") as stream:
-        while block := source.read(BLOCK):
-            stream.write(block)
-    os.replace(aside, path)
+def _member(one: zipfile.ZipInfo) -> tarfile.TarInfo:
+    """A member of a .zip as one of a .tar."""
+    member = tarfile.TarInfo(one.filename)
+    is_link = (one.external_attr >> 16) & 0o170000 == 0o120000
+    member.size, member.type = one.file_size, tarfile.DIRTYPE if one.is_dir() else tarfile.REGTYPE
+    member.type = tarfile.SYMTYPE if is_link else member.type
+    return member

@@ -1,26 +1,25 @@
-"""A SAGE dataset as a folder that `datasets.load_dataset` reads, without this package.
+"""Export of a SAGE dataset to a folder that `datasets.load_dataset` reads, without this package.
 
-Place on the path of data: beside training, for others. Written is an image folder: {split}/metadata.jsonl with its
-pictures, and a card (README.md) that tells the splits apart. Profiles stay out unless they are asked for.
+Place on the path of data: beside training. The folder has {split}/metadata.jsonl with its pictures, and a
+card (README.md) that describes the splits. Profiles are not exported unless that is asked for.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..categories import current
-from ..errors import DatasetError, OutputError
-from ..files import Record, read_json, write_bytes, write_json, write_jsonl, write_text
+from ..errors import DatasetError
+from ..files import Record, write_jsonl, write_text
+from ..fingerprints import fingerprint
 from ..progress import Progress
-from ..records import fingerprint
-from .preference import SageRow, picture_name
-from .rows import Banned, find_splits, load_split, picture_folder
+from .dataset import METADATA, find_splits, load_split
+from .names import pair_name
+from .output import claim, place_picture
+from .rows import SageRow
 
 MARK, CARD = "export.json", "README.md"
 COLUMNS = {  # of metadata.jsonl as `datasets` shows them, and what they are
@@ -32,7 +31,7 @@ COLUMNS = {  # of metadata.jsonl as `datasets` shows them, and what they are
     "category": "of the concept",
     "concept": "what the pair of pictures is about",
     "index": "which of the user's pairs of this concept",
-    "user_id": "of whom the preference is",
+    "user_id": "the user who has this preference",
     "severity": "of the unsafe picture, 0 to 5; -1 where it was not rated",
 }
 PROFILE = ("Age", "Age_Group", "Gender", "Religion", "Physical_Condition", "Mental_Condition")  # of user_data
@@ -40,7 +39,7 @@ PROFILE = ("Age", "Age_Group", "Gender", "Religion", "Physical_Condition", "Ment
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """name, license: what the card says. with_profiles: also write age, religion, health (of simulated users only)."""
+    """name, license: for the card. with_profiles: also write age, religion and health of users."""
 
     name: str = "SAGE"
     license: str = "unknown"
@@ -53,72 +52,47 @@ def export(
     config: ExportConfig,
     *,
     rename: Callable[[str], str],
-    banned: Banned | None = None,
     note: str = "",
 ) -> dict[str, int]:
     """Write the dataset of root into out, or go on with it. Returns rows by split.
 
-    rename: other ids of users, in rows and names of pictures alike. banned: as load_split asks for it. note: a sentence
-    for the card. Raises DatasetError for a dataset that cannot be read, OutputError where out holds something else.
+    rename: gives users other ids, in rows and in names of pictures. note: a sentence for the card.
+    Raises DatasetError for a dataset that cannot be read, OutputError where `out` holds something else.
     """
-    splits = find_splits(root)
-    if not splits:
-        load_split(root, "train")  # raises, and says what was expected
-    rows = {split: load_split(root, split, banned=banned) for split in splits}
+    splits = find_splits(root) or ["train"]  # reading train says that there is no dataset
+    rows = {split: load_split(root, split) for split in splits}
     named = {split: [_renamed(row, rename) for row in rows[split]] for split in splits}
     records = _records(named, config)
-    _claim(out, fingerprint([records, config.name, config.license, note]))
+    claim(out, MARK, fingerprint([records, config.name, config.license, note]), what="export")
     for split in splits:
-        _write_pictures(picture_folder(root, split), out / split, rows[split], named[split])
-        write_jsonl(out / split / "metadata.jsonl", records[split], private=config.with_profiles)
+        _write_pictures(root / split, out / split, rows[split], named[split])
+        write_jsonl(out / split / METADATA, records[split], private=config.with_profiles)
     counts = {split: len(rows[split]) for split in splits}
     write_text(out / CARD, _card(config, named, note, columns=records[splits[0]][0]))
     return counts
 
 
-def _claim(out: Path, name: str) -> None:
-    """Take a folder for this export. Raises OutputError where something else is in it."""
-    mark = out / MARK
-    hint = "Choose another --out, or remove that folder."
-    fault = partial(OutputError, hint=hint)
-    if mark.is_file() and read_json(mark, what="the mark of an export", fault=fault).get("fingerprint") == name:
-        return
-    if out.is_dir() and any(out.iterdir()):
-        raise OutputError(
-            f"{out} is not empty and not this export (another dataset, other ids or settings).",
-            hint=hint,
-        )
-    taxonomy = current().mark
-    write_json(mark, {"fingerprint": name} if taxonomy is None else {"fingerprint": name, "taxonomy": taxonomy})
-
-
 def _renamed(row: SageRow, rename: Callable[[str], str]) -> SageRow:
-    """The row under its user's other id, which stands in the names of its pictures too."""
+    """The row under its user's other id, which is part of the names of its pictures too."""
     user_id = rename(row.user_id)
+    stem = pair_name((user_id, *row.pair[1:]))
 
     def name(picture: str, *, unsafe: bool) -> str:
-        return picture_name(
-            user_id=user_id,
-            category=row.category,
-            concept=row.concept,
-            index=int(row.index),
-            unsafe=unsafe,
-            suffix=PurePosixPath(picture).suffix.lower(),
-        )
+        return f"{stem}_{'u' if unsafe else 's'}{PurePosixPath(picture).suffix.lower()}"
 
     chosen, rejected = name(row.chosen, unsafe=row.chose_unsafe), name(row.rejected, unsafe=not row.chose_unsafe)
     return replace(row, user_id=user_id, chosen=chosen, rejected=rejected)
 
 
 def _records(rows: Mapping[str, Sequence[SageRow]], config: ExportConfig) -> dict[str, list[Record]]:
-    """Rows of every split's metadata.jsonl, without the columns that say nothing in any of them.
+    """Rows of every split's metadata.jsonl, without the columns that are empty in all of them.
 
-    A column has values of one type in every row (-1 or "" where nothing is told), which `datasets` asks for.
+    `datasets` needs values of one type in a column, so an empty cell is -1 or "".
     """
     records = {split: [_record(row, config) for row in some] for split, some in rows.items()}
-    told = {name for some in records.values() for record in some for name in record if record[name] is not None}
+    used = {name for some in records.values() for record in some for name in record if record[name] is not None}
     return {
-        split: [{name: _filled(name, value) for name, value in record.items() if name in told} for record in some]
+        split: [{name: _filled(name, value) for name, value in record.items() if name in used} for record in some]
         for split, some in records.items()
     }
 
@@ -135,15 +109,14 @@ def _filled(name: str, value: Any) -> Any:
 
 
 def _profile(user_data: Record) -> Record:
-    """Profile columns, each of one type whatever the dataset wrote."""
-    told = {name.lower(): user_data.get(name) for name in PROFILE}
-    age = str(told["age"]).removesuffix(".0")
-    words = {name: None if value is None else str(value) for name, value in told.items()}
-    return {**words, "age": int(age) if age.isdecimal() else None}
+    """Profile columns, each of one type."""
+    values = {name.lower(): user_data.get(name) for name in PROFILE}
+    age = str(values["age"]).removesuffix(".0")
+    texts = {name: None if value is None else str(value) for name, value in values.items()}
+    return {**texts, "age": int(age) if age.isdecimal() else None}
 
 
 def _write_pictures(source: Path, out: Path, rows: Sequence[SageRow], named: Sequence[SageRow]) -> None:
-    """Hard links where they can be made, else copies."""
     names: dict[str, str] = {}
     for row, other in zip(rows, named, strict=True):
         for name, new in ((row.chosen, other.chosen), (row.rejected, other.rejected)):
@@ -151,12 +124,7 @@ def _write_pictures(source: Path, out: Path, rows: Sequence[SageRow], named: Seq
                 raise DatasetError(f"{names[new]} and {name} of {source} would both be {new}.")
     out.mkdir(parents=True, exist_ok=True)
     for new, name in Progress(names.items(), desc=f"pictures of {out.name}", unit="picture", disable=len(names) < 500):
-        try:
-            os.link(source / name, out / new)
-        except FileExistsError:
-            continue
-        except OSError:
-            write_bytes(out / new, (source / name).read_bytes(), sync=False)
+        place_picture(source / name, out / new)
 
 
 # --- the card -------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Rows of captions with limits in words, from which an adapter learns to let go of what a phrase names.
 
-Place on the path of data: beside sage/caption_rows.py, where training by captions joins at step 4. The mini dataset
-writes such rows as limits.jsonl in its split. For another SAGE dataset they are made from the concepts that its pairs
-are about.
+Place on the path of data: beside sage/caption_rows.py, where training by captions joins at step 4. The mini
+dataset writes such rows as limits.jsonl in its split. For another SAGE dataset they are made from the
+concepts that its pairs are about.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..categories import current
-from .caption_rows import CaptionRow, read_caption_rows
-from .preference import SageRow
+from .caption_rows import CaptionRow, captions_by_kind, read_caption_rows
+from .rows import SageRow
 
 FILE = "limits.jsonl"
 MOST_ROWS = 12_000
@@ -25,7 +25,7 @@ SEED = 12
 
 
 def limit_rows(folder: Path, rows: Sequence[SageRow]) -> list[CaptionRow]:
-    """Rows with limits of a split. folder: of the split, with limits.jsonl or without; rows: of the split.
+    """Rows with limits of a split: of its limits.jsonl, or made from the concepts of its rows.
 
     Raises DatasetError as read_caption_rows does.
     """
@@ -35,12 +35,13 @@ def limit_rows(folder: Path, rows: Sequence[SageRow]) -> list[CaptionRow]:
 
 
 def rows_of_concepts(rows: Sequence[SageRow]) -> list[CaptionRow]:
-    """Two rows for each unsafe caption, of at most MOST_ROWS: its concept or category is limited, and it is not.
+    """Two rows for each unsafe caption, at most MOST_ROWS: one limits its concept or category, the other does
+    not.
 
-    Limits that a caption does not touch are concepts of other categories: within one, a concept may well be another
-    word for the same thing.
+    Limits that a caption does not touch are concepts of other categories: within one, a concept may well be
+    another word for the same thing.
     """
-    captions = {(row.pair, row.caption_kind): row.caption for row in rows}
+    captions = captions_by_kind(rows)
     unsafe = {row.caption: row for row in rows if row.caption_kind == "unsafe" and (row.pair, "safe") in captions}
     rng = np.random.default_rng(SEED)
     chosen = list(unsafe.values())

@@ -1,24 +1,23 @@
-"""Looks at every row and picture of a SAGE dataset, and says what would make training on it wrong.
+"""Checks every row and picture of a SAGE dataset, and lists what would make training on it wrong.
 
-Place on the path of data: before the cache. Reading stops at the first fault; this collects them all.
+Place on the path of data: before the cache. The reader stops at the first fault; this collects all of them.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-from ..categories import category_names
 from ..decoding import Undecodable, decode
 from ..errors import DatasetError
 from ..files import Record
 from ..progress import Progress
-from .layout_b import ANNOTATIONS, is_layout_b
-from .rows import METADATA, SPLITS, SageRow, find_splits, picture_folder, read_splits, unsafe_is_chosen
+from .dataset import METADATA, find_splits, read_split, require_taxonomy_of
+from .preference import unsafe_is_chosen
+from .rows import SPLITS, Pair, SageRow
 
 FAULTS = {
     "broken row": "cannot be read as a row",
@@ -31,12 +30,12 @@ FAULTS = {
     "against the preference rule": "chosen and rejected are not what the user's bans say",
     "split leakage": "users of train in val or test_unseen, or of test_seen not in train; rows in both",
 }
-UNSEEN = ("val", "test_unseen")  # splits whose users training must not know
+UNSEEN = ("val", "test_unseen")  # splits whose users are in no other split
 
 
 @dataclass
 class Findings:
-    """What a dataset is like. rows: per split. cases: of each kind of fault, where and what, in the order found."""
+    """rows: their number by split. cases: by kind of fault, each place with what is wrong there."""
 
     rows: dict[str, int] = field(default_factory=dict)
     cases: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in FAULTS})
@@ -51,56 +50,53 @@ class Findings:
 
 
 def validate(root: Path, *, bans: Mapping[str, tuple[str, ...]] | None = None, check_pictures: bool = True) -> Findings:
-    """Check the splits of a dataset in either layout.
+    """Check every split of a dataset.
 
-    bans: banned categories by user id. Without them rows of layout A are held against each other: a safe caption
-    chooses the safe picture, and one user's category is either banned or allowed; in layout B, where preferences follow
-    from bans, no user is then known. check_pictures: False where pictures are elsewhere.
-    Raises DatasetError where there is no dataset at all, or a file of layout B cannot be read as a table.
+    bans: banned categories by user id. Without them rows are compared with each other: a safe caption chooses
+    the safe picture, and a user either bans or allows a category. check_pictures: False where the pictures
+    are elsewhere. Raises DatasetError where there is no dataset.
     """
-    if is_layout_b(root):
-        bans = bans or {}
-    elif not find_splits(root):
+    splits = find_splits(root)
+    if not splits:
         raise DatasetError(
-            f"{root} has no dataset: expected a folder {', '.join(SPLITS[:-1])} or {SPLITS[-1]} with {METADATA}, or "
-            f"{ANNOTATIONS} with prompts.csv and images.",
-            hint="docs/DATA.md has both layouts.",
+            f"{root} has no dataset: expected a folder {', '.join(SPLITS[:-1])} or {SPLITS[-1]} with {METADATA}.",
+            hint="docs/DATA.md describes the layout.",
         )
-    known = bans or {}
-    findings = Findings()
-    rows: dict[str, list[SageRow]] = {}
-    for split, found in read_splits(root, banned=lambda user_id: known.get(user_id, category_names())).items():
-        rows[split] = []
-        for row in found:
-            if isinstance(row, DatasetError):
-                findings.cases["broken row"].append(str(row).splitlines()[0])
-            else:
-                rows[split].append(row)
+    require_taxonomy_of(root)
+    findings, rows = Findings(), dict[str, list[SageRow]]()
+    for split in splits:
+        rows[split] = list(_sound_rows(root, split, findings))
         findings.rows[split] = len(rows[split])
         _check_pairs(split, rows[split], findings)
         _check_preferences(split, rows[split], bans, findings)
         if check_pictures:
-            _check_pictures(picture_folder(root, split), split, rows[split], findings)
-    empty = [split for split in rows if not rows[split]]
-    findings.cases["no rows"] += [f"{split} has no rows" for split in empty]
+            _check_pictures(root / split, rows[split], findings)
+    findings.cases["no rows"] += [f"{split} has no rows" for split in rows if not rows[split]]
     if "train" not in rows:
         findings.cases["no rows"].append("there is no split train, so nothing to train on")
     _check_leakage(rows, findings)
     return findings
 
 
+def _sound_rows(root: Path, split: str, findings: Findings) -> Iterator[SageRow]:
+    for row in read_split(root, split):
+        if isinstance(row, DatasetError):
+            findings.cases["broken row"].append(str(row).splitlines()[0])
+        else:
+            yield row
+
+
 def _check_pairs(split: str, rows: list[SageRow], findings: Findings) -> None:
-    """Each preference once, and for each the row whose caption tells the chosen picture, which training needs."""
-    count = Counter((row.pair, row.caption_kind) for row in rows)
-    findings.cases["duplicate row"] += [
-        f"{split}: user {user_id}, {category}, {concept!r}, {index}, {kind} caption"
-        for ((user_id, category, concept, index), kind), times in count.items()
-        for _ in range(times - 1)
-    ]
+    """Each preference is there once, and its pair has the row with the caption of the chosen picture."""
+    seen: set[tuple[Pair, str]] = set()
+    for row in rows:
+        if (row.pair, row.caption_kind) in seen:
+            findings.cases["duplicate row"].append(f"{split}: {row}, {row.caption_kind} caption")
+        seen.add((row.pair, row.caption_kind))
     findings.cases["half a pair"] += [
-        f"{split}: {_told(row)}: no row has the {row.chosen_kind} caption"
+        f"{split}: {row}: no row has the {row.chosen_kind} caption"
         for row in rows
-        if (row.pair, row.chosen_kind) not in count
+        if (row.pair, row.chosen_kind) not in seen
     ]
 
 
@@ -112,22 +108,24 @@ def _check_preferences(
         strangers = sorted({row.user_id for row in rows} - set(bans))
         findings.cases["user without profile"] += [f"{split}: user {user_id}" for user_id in strangers]
         known = [row for row in rows if row.user_id in bans]
-        wrong += [f"{split}: {_told(row)}" for row in known if row.chose_unsafe != _should(row, bans[row.user_id])]
+        wrong += [f"{split}: {row}" for row in known if row.chose_unsafe != _should(row, bans[row.user_id])]
         return
     choices: dict[tuple[str, str], set[bool]] = defaultdict(set)
     for row in rows:
         if row.caption_kind == "safe" and row.chose_unsafe:
-            wrong.append(f"{split}: {_told(row)}: a safe caption chooses the unsafe picture")
+            wrong.append(f"{split}: {row}: a safe caption chooses the unsafe picture")
         if row.caption_kind == "unsafe":
             choices[row.user_id, row.category].add(row.chose_unsafe)
-    both = [f"{split}: user {user_id} both bans and allows {category}" for (user_id, category), chosen in
-            choices.items() if len(chosen) > 1]  # fmt: skip
-    wrong += both
+    wrong += [
+        f"{split}: user {user_id} both bans and allows {category}"
+        for (user_id, category), chosen in choices.items()
+        if len(chosen) > 1
+    ]
 
 
-def _check_pictures(folder: Path, split: str, rows: list[SageRow], findings: Findings) -> None:
+def _check_pictures(folder: Path, rows: list[SageRow], findings: Findings) -> None:
     names = sorted({name for row in rows for name in (row.chosen, row.rejected)})
-    for name in Progress(names, desc=f"pictures of {split}", unit="picture", disable=not names):
+    for name in Progress(names, desc=f"pictures of {folder.name}", unit="picture", disable=not names):
         if not (folder / name).is_file():
             findings.cases["missing picture"].append(f"{folder.name}/{name}")
             continue
@@ -148,27 +146,8 @@ def _check_leakage(rows: Mapping[str, list[SageRow]], findings: Findings) -> Non
         ]
         trained = {(row.pair, row.caption) for row in rows["train"]}
         both = [row for row in rows["test_seen"] if (row.pair, row.caption) in trained]
-        leaks += [f"test_seen: {_told(row)}, {row.caption_kind} caption: is in train too" for row in both]
+        leaks += [f"test_seen: {row}, {row.caption_kind} caption: is in train too" for row in both]
 
 
 def _should(row: SageRow, banned: tuple[str, ...]) -> bool:
     return unsafe_is_chosen(caption_kind=row.caption_kind, category=row.category, banned=banned)
-
-
-def _told(row: SageRow) -> str:
-    return f"user {row.user_id}, {row.category}, {row.concept!r}, {row.index}"
-
-
-def count_rows(rows: list[SageRow]) -> dict[str, Any]:
-    """Rows by category, by concept and, where it was rated, by severity; users, concepts, pairs, and choices."""
-    counts = {
-        "rows": len(rows),
-        "users": len({row.user_id for row in rows}),
-        "concepts": len({(row.category, row.concept) for row in rows}),
-        "pairs": len({row.pair for row in rows}),
-        "unsafe chosen": sum(row.chose_unsafe for row in rows),
-        "categories": dict(sorted(Counter(row.category for row in rows).items())),
-        "by concept": dict(sorted(Counter(f"{row.category}: {row.concept}" for row in rows).items())),
-    }
-    rated = Counter(str(row.severity) for row in rows if row.severity is not None)
-    return {**counts, "severity": dict(sorted(rated.items()))} if rated else counts

@@ -17,8 +17,8 @@ import torch
 from ..adapter.users import RowUsers
 from ..categories import category_names
 from ..errors import DatasetError
-from ..records import fingerprint
-from ..sage.cache import TextCache
+from ..fingerprints import fingerprint
+from ..sage.cache.texts import TextCache
 from ..sage.caption_rows import CaptionRow
 from ..users.store import EmbeddingStore
 from .config import TrainingConfig

@@ -14,7 +14,7 @@ from typing import Any
 from ..config import told_changes
 from ..errors import CheckpointError
 from ..files import Record, read_json, write_json
-from ..records import fingerprint, versions
+from ..fingerprints import fingerprint, versions
 from .checkpoints import list_checkpoints
 from .config import TrainingConfig
 

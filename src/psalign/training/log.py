@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExtraMissing, OutputError
-from ..files import Record, parse_csv, read_text, write_text
+from ..files import Record, read_text, write_text
+from ..tables import parse_csv
 
 
 class Log:

@@ -15,9 +15,9 @@ import torch
 
 from ..categories import category_names
 from ..errors import DatasetError
-from ..records import fingerprint
-from ..sage.cache import Cache
-from ..sage.caption_rows import chosen_caption, side_of
+from ..fingerprints import fingerprint
+from ..sage.cache.latents import Cache
+from ..sage.caption_rows import captions_by_kind, chosen_caption, side_of
 from ..sage.rows import SageRow
 from ..users.store import EmbeddingStore
 from .config import TrainingConfig
@@ -98,13 +98,13 @@ class Pairs:
         self.vectors = torch.from_numpy(users.vectors(ids))
         self.bans, self.is_known = ban_codes([users.banned(user_id) for user_id in ids])
         user = {user_id: i for i, user_id in enumerate(ids)}
-        told = {(row.pair, row.caption_kind): row.caption for row in rows}
+        captions = captions_by_kind(rows)
         table = [
             (
                 cache.pictures[row.chosen],
                 cache.pictures[row.rejected],
                 cache.captions[row.caption],
-                cache.captions[chosen_caption(row, told)],
+                cache.captions[chosen_caption(row, captions)],
                 user[row.user_id],
                 category_names().index(row.category),
                 SIDES.index(side_of(row)),

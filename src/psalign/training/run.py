@@ -27,12 +27,18 @@ from ..diffusion.generate import GenerationConfig
 from ..diffusion.shards import Shard
 from ..diffusion.text_side import CrossAttentions
 from ..errors import DatasetError, UsageError
-from ..files import Record, locked
-from ..sage.cache import Share, build_cache, build_texts, model_name
+from ..files import Record
+from ..fingerprints import weights_fingerprint
+from ..locks import locked
+from ..sage.cache.framing import Framing
+from ..sage.cache.latents import PictureSource, build_cache
+from ..sage.cache.texts import build_texts
 from ..sage.caption_rows import caption_rows, is_caption_file, read_caption_rows
-from ..sage.framing import Framing
+from ..sage.dataset import has_rows, load_split
 from ..sage.limit_rows import limit_rows
-from ..sage.rows import SageRow, has_rows, load_split, needs_bans, picture_folder, unsafe_is_chosen
+from ..sage.preference import unsafe_is_chosen
+from ..sage.rows import SageRow
+from ..sage.share import Share
 from ..users.store import EmbeddingStore
 from .caption_objective import CaptionObjective, make_reader
 from .captions import Captions
@@ -73,15 +79,13 @@ def load_pairs(
     preset, shard = preset or {}, Shard()
     require_trainable(pipeline)
     rows = _read_rows(data, split, users, most=most, has_pictures=most is None, is_checked=not allow_contradictions)
-    cache = build_cache(
-        rows,
-        picture_folder(data, split),
-        pipeline,
-        folder,
+    pictures = PictureSource(
+        data / split,
         framing=settings(Framing, preset.get("pictures"), section="pictures"),
         degraded=split == "train" and any(training_config(preset, kind).visual_share for kind in KINDS),
-        share=Share(shard.index, shard.count, shard.wait),
     )
+    share = Share(shard.index, shard.count, shard.wait)
+    cache = build_cache(rows, pipeline, pictures=pictures, folder=folder, share=share)
     return Pairs(rows, cache, users)
 
 
@@ -121,9 +125,8 @@ def _read_rows(
     data: Path, split: str, users: EmbeddingStore, *, has_pictures: bool, is_checked: bool, most: int | None = None
 ) -> list[SageRow]:
     """Rows of a split, the first `most` or all. is_checked: their preferences must agree with the users' bans."""
-    bans = users.known_bans if needs_bans(data) else None
-    rows = load_split(data, split, banned=bans, check_pictures=has_pictures)[:most]
-    if is_checked and not needs_bans(data):
+    rows = load_split(data, split, check_pictures=has_pictures)[:most]
+    if is_checked:
         check_preferences(rows, users, where=f"{data}, {split}")
     return rows
 
@@ -262,7 +265,7 @@ def train_adapter(
     config = replace(training_config(preset, kind), seed=seed)
     adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed, rows=pairs)
     with locked(*[out] * Shard().is_first), _made_ready(pipeline, config):
-        data = {"users": users.fingerprint, "rows": pairs.name, "UNet": model_name(pipeline, ("unet",))}
+        data = {"users": users.fingerprint, "rows": pairs.name, "UNet": weights_fingerprint({"unet": pipeline.unet})}
         adapter.to(pipeline.unet.device)
         attached = None if isinstance(pipeline.unet, CrossAttentions) else attach(pipeline.unet, adapter)
         validation = None

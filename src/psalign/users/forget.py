@@ -17,9 +17,6 @@ from ..files import (
     Record,
     csv_text,
     is_special,
-    locked,
-    looks_like_jsonl,
-    parse_csv,
     parse_json,
     parse_jsonl,
     parts_of,
@@ -30,6 +27,8 @@ from ..files import (
     write_text,
 )
 from ..ids import find_user_id
+from ..locks import locked
+from ..tables import looks_like_jsonl, parse_csv
 from .profile import COLUMNS, field_of, require_user_id
 from .store import EmbeddingStore
 from .store_files import INDEX, NPY_INDEX, UNFINISHED, VECTORS

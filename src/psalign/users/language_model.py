@@ -19,8 +19,9 @@ import numpy as np
 from ..categories import category_names, default_taxonomy, require_default
 from ..errors import CheckpointError, ExtraMissing, library_errors, reason_of
 from ..files import Record, write_bytes
+from ..fingerprints import fingerprint
 from ..progress import Progress, hide_library_bars
-from ..records import PUBLISHED_RECIPE, fingerprint
+from ..records import PUBLISHED_RECIPE
 from ..tensors import has_words, read_array
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile

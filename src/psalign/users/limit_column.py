@@ -10,19 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LimitError, ProfileError, UsageError
-from ..files import (
-    Record,
-    csv_text,
-    is_special,
-    locked,
-    looks_like_jsonl,
-    parse_csv,
-    parse_jsonl,
-    read_text,
-    write_jsonl,
-    write_text,
-)
+from ..files import Record, csv_text, is_special, parse_jsonl, read_text, write_jsonl, write_text
 from ..ids import find_user_id
+from ..locks import locked
+from ..tables import looks_like_jsonl, parse_csv
 from .limits import Limit, limit_records, limits_text, rank, read_limits, united
 from .profile import COLUMNS, field_of, find_profile, require_user_id
 

@@ -5,7 +5,6 @@ Profiles are personal data. They stay in these files and in memory; what other r
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import unicodedata
@@ -30,14 +29,11 @@ from ..files import (
     Record,
     csv_text,
     is_special,
-    looks_like_jsonl,
-    parse_csv,
-    parse_jsonl,
-    read_text,
     write_jsonl,
     write_text,
 )
 from ..ids import normalise_user_id, shorten
+from ..tables import Columns, column_name, read_table
 from .limits import Limit, limit_records, read_limits
 
 AGE_GROUPS: dict[str, tuple[int, int]] = {  # first and last age, in years
@@ -79,7 +75,12 @@ COLUMNS: dict[str, str] = {  # field -> column as we write it
 }
 MAX_FAULTS_SHOWN = 100
 
-_FIELDS = {**{column.lower(): field for field, column in COLUMNS.items()}, "banned": "banned"}
+_COLUMNS = Columns(
+    {field: (column.lower(),) for field, column in COLUMNS.items()},
+    first_words={column.lower().split("_")[0]: field for field, column in COLUMNS.items() if field != "user_id"}
+    | {"age": "age"},
+    likeness=0.8,
+)
 _IGNORED = ("allowed_categories", "cluster_id")  # columns of the published files that are near ours
 _LIST_OF_ITEMS = re.compile(r"[\[(](.*)[\])]", re.DOTALL)
 
@@ -282,25 +283,9 @@ def _read_records(path: Path, faults: list[str]) -> tuple[list[str], list[tuple[
             f"{path} does not exist.",
             hint="Run: psalign users sample -n 1000 --out users.csv (or give the path of yours)",
         )
-    text = read_text(path, fault=ProfileError)
-    if looks_like_jsonl(path, text):
-        return _read_jsonl(text, faults)
-    header, rows = parse_csv(text, fault=ProfileError, name=str(path))
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            faults.append(f"row {number}: saw {len(row)} cells, expected the {len(header)} of the header")
-    even = [(number, row) for number, row in enumerate(rows, start=1) if len(row) == len(header)]
-    return header, [(number, dict(zip(header, row, strict=True))) for number, row in even]
-
-
-def _read_jsonl(text: str, faults: list[str]) -> tuple[list[str], list[tuple[int, Record]]]:
-    records = []
-    for number, (_, record) in enumerate(parse_jsonl(text, ""), start=1):
-        if isinstance(record, str):
-            faults.append(f"row {number}: {record}")
-        else:
-            records.append((number, record))
-    return list(dict.fromkeys(column for _, record in records for column in record)), records
+    table = read_table(path, fault=ProfileError)
+    faults += [f"row {number}: {record}" for number, record in table.rows if isinstance(record, str)]
+    return list(table.columns), [(number, record) for number, record in table.rows if isinstance(record, dict)]
 
 
 def _map_columns(columns: Sequence[str], *, where: str = "") -> dict[str, str]:
@@ -324,19 +309,14 @@ def _map_columns(columns: Sequence[str], *, where: str = "") -> dict[str, str]:
 
 
 def field_of(column: str) -> str:
-    """The field of a column in any case; another name in lower case."""
-    name = re.sub(r"[\s-]+", "_", column.strip().lower())
-    return _FIELDS.get(name, name)
+    """The field of a column in any case; another name as it is, in lower case."""
+    return _COLUMNS.find(column) or column_name(column)
 
 
 def _meant(name: str) -> str | None:
-    """The field that an unknown column was probably meant for: one that has its first word, or nearly its letters."""
-    if name in _FIELDS or name in _IGNORED:
-        return None
-    word = "banned" if name.startswith("ban") else name.split("_")[0]
-    same_word = [known for known in _FIELDS if known.split("_")[0] == word != "user"]
-    near = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.8)
-    return _FIELDS[(same_word or near)[0]] if same_word or near else None
+    """The field that an unknown column was probably meant for: the same first word, or nearly the same letters."""
+    meant = None if name in _IGNORED else "banned" if name.startswith("ban") else _COLUMNS.meant(name)
+    return meant and _COLUMNS.find(meant)
 
 
 def _suffix(path: Path) -> str:

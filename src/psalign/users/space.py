@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..categories import category_names
-from ..records import fingerprint
+from ..fingerprints import fingerprint
 
 Array = npt.NDArray[np.float32]
 

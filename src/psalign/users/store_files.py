@@ -23,7 +23,8 @@ from safetensors.numpy import save as save_tensors
 from ..categories import current
 from ..errors import EmbeddingMissing
 from ..files import Record, in_the_way, write_together
-from ..records import PUBLISHED_RECIPE, fingerprint
+from ..fingerprints import fingerprint
+from ..records import PUBLISHED_RECIPE
 from .limits import Limit, limit_records
 from .policy import Bans
 from .space import Space

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from ..categories import category_names
 from ..files import Record
-from ..records import PUBLISHED_RECIPE, fingerprint
+from ..fingerprints import fingerprint
+from ..records import PUBLISHED_RECIPE
 from .policy import banned_categories
 from .profile import VOCABULARY, UserProfile
 

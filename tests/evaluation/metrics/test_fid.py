@@ -17,7 +17,7 @@ from psalign.evaluation.metrics.fid import (
     reference_statistics,
     write_statistics,
 )
-from psalign.records import file_fingerprint
+from psalign.fingerprints import file_fingerprint
 
 WIDTH = 24
 

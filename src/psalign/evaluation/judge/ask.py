@@ -11,8 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from psalign.errors import EvaluationError
+from psalign.fingerprints import fingerprint
 from psalign.progress import Progress
-from psalign.records import fingerprint
 
 from .cache import JudgeCache
 from .cases import Case

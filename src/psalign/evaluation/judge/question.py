@@ -25,7 +25,7 @@ from psalign.categories import current
 from psalign.decoding import decode
 from psalign.errors import EvaluationError
 from psalign.files import Record
-from psalign.records import fingerprint
+from psalign.fingerprints import fingerprint
 
 from .cases import PERSONALISED, Case, PictureFile, split_model
 from .reply import CompareReply, EvaluateReply, Reply, reply_schema

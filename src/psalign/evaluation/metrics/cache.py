@@ -16,7 +16,8 @@ from typing import Any, Generic, TypeVar
 
 from psalign.errors import EvaluationError
 from psalign.files import parse_json
-from psalign.records import ManifestRow, file_fingerprint, fingerprint
+from psalign.fingerprints import file_fingerprint, fingerprint
+from psalign.records import ManifestRow
 
 from ..pictures import MAKE_AGAIN, Picture, complete_rows, read_picture, refuse
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from psalign.errors import CheckpointError, library_errors
+from psalign.fingerprints import file_fingerprint, fingerprint
 from psalign.progress import hide_library_bars
-from psalign.records import file_fingerprint, fingerprint
 from psalign.tensors import has_words
 
 from ..pictures import Picture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from psalign.records import fingerprint
+from psalign.fingerprints import fingerprint
 
 from .cache import Look, PictureCache, Pictures, look_at
 from .clip_model import ClipModel

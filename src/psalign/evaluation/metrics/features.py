@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psalign.errors import CheckpointError, ExtraMissing, library_errors
-from psalign.records import file_fingerprint, fingerprint
+from psalign.fingerprints import file_fingerprint, fingerprint
 from psalign.tensors import read_pickled, read_safetensors
 
 from ..pictures import Picture

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from psalign.decoding import DECODER
 from psalign.errors import EvaluationError, library_errors
 from psalign.files import write_bytes
-from psalign.records import file_fingerprint, fingerprint
+from psalign.fingerprints import file_fingerprint, fingerprint
 from psalign.tensors import read_safetensors, require_numbers
 
 from ..pictures import MAKE_AGAIN, is_picture_file

@@ -14,7 +14,7 @@ import numpy as np
 
 from psalign.errors import ExtraMissing
 from psalign.files import Record
-from psalign.records import file_fingerprint, fingerprint
+from psalign.fingerprints import file_fingerprint, fingerprint
 
 from ..pictures import Picture
 from .cache import Lazy, Look, PictureCache, Pictures, look_at

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psalign.errors import EvaluationError, reason_of
-from psalign.records import file_fingerprint
+from psalign.fingerprints import file_fingerprint
 from psalign.tensors import read_array, read_safetensors, require_numbers
 
 from .cache import Look, PictureCache, Pictures, look_at

@@ -13,7 +13,8 @@ from typing import Any
 from psalign.categories import DETECTOR, is_default, require_default
 from psalign.errors import EvaluationError, UsageError
 from psalign.files import Record
-from psalign.records import ManifestRow, Rate, Verdict, fingerprint
+from psalign.fingerprints import fingerprint
+from psalign.records import ManifestRow, Rate, Verdict
 
 from ..pictures import Picture, refuse
 from ..score import Score

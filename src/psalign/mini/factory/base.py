@@ -21,12 +21,12 @@ import torch
 
 from ...diffusion.base_models import load_pipeline
 from ...files import Record, read_json, write_json
-from ...records import file_fingerprint, fingerprint
+from ...fingerprints import file_fingerprint, fingerprint, weights_fingerprint
 from .. import world
 from ..pixels import to_pixels
 from .drawings import Drawings, encode
 from .rewording import RewordingConfig, train_language
-from .stages import Stage, weights_name
+from .stages import Stage
 from .tokenizer import MAX_TOKENS, build_tokenizer, corpus
 from .words import Meaning, Words
 
@@ -291,7 +291,7 @@ def train_denoiser(
         steps=config.denoiser_steps,
         lr=config.denoiser_lr,
         seed=config.seed + 1,
-        made_of=(asdict(config), weights_name(autoencoder), fingerprint(corpus())),
+        made_of=(asdict(config), weights_fingerprint({"": autoencoder}), fingerprint(corpus())),
     )
     seconds = stage.run(loss, work=work)
     # Convolutions trained faster channels-last; safetensors wants the plain layout.

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...files import write_json
-from ...records import file_fingerprint
+from ...fingerprints import file_fingerprint, weights_fingerprint
 from .. import world
 from ..clip import token_ids
 from ..detector import COLOUR_NAMES
@@ -30,7 +30,7 @@ from ..pixels import to_pixels
 from ..shapes import BACKGROUNDS, MOTIFS, SUBJECTS
 from .detector import labels
 from .drawings import Drawings, draw_any, some_through_autoencoder
-from .stages import Stage, weights_name
+from .stages import Stage
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTextModel
@@ -114,7 +114,11 @@ def train_clip(folder: Path, pipeline: Any, config: ClipConfig, *, work: Path) -
         steps=config.steps,
         lr=config.lr,
         seed=config.seed,
-        made_of=(asdict(config), weights_name(pipeline.text_encoder), weights_name(pipeline.vae)),
+        made_of=(
+            asdict(config),
+            weights_fingerprint({"": pipeline.text_encoder}),
+            weights_fingerprint({"": pipeline.vae}),
+        ),
     )
     seconds = stage.run(loss, work=work)
     _write(folder, model.eval(), tokenizer, config, seconds)

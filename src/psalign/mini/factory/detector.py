@@ -15,12 +15,13 @@ from safetensors.torch import save
 from torch.nn import functional as F
 
 from ...files import write_bytes, write_json
+from ...fingerprints import weights_fingerprint
 from .. import world
 from ..detector import COLOUR_NAMES, WEIGHTS, Detector, load_detector
 from ..pixels import to_pixels
 from ..shapes import MOTIFS, SUBJECTS
 from .drawings import Drawings, some_through_autoencoder
-from .stages import Stage, weights_name
+from .stages import Stage
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -69,7 +70,7 @@ def train_detector(folder: Path, autoencoder: AutoencoderKL, config: DetectorCon
         steps=config.steps,
         lr=config.lr,
         seed=config.seed,
-        made_of=(asdict(config), weights_name(autoencoder)),
+        made_of=(asdict(config), weights_fingerprint({"": autoencoder})),
     )
     seconds = stage.run(loss, work=work)
     weights = {name: value.half().contiguous() for name, value in detector.state_dict().items()}

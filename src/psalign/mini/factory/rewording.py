@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from ...diffusion.reader import Reader, sample_pools
-from ...records import fingerprint
+from ...fingerprints import fingerprint, weights_fingerprint
 from .. import language, world
 from ..names import first_words
-from .stages import Stage, weights_name
+from .stages import Stage
 from .tokenizer import corpus
 from .words import Meaning, Words
 
@@ -98,7 +98,12 @@ def train_language(
         steps=config.steps,
         lr=config.lr,
         seed=seed,
-        made_of=(asdict(config), weights_name(frozen), weights_name(pipeline.unet), fingerprint(corpus())),
+        made_of=(
+            asdict(config),
+            weights_fingerprint({"": frozen}),
+            weights_fingerprint({"": pipeline.unet}),
+            fingerprint(corpus()),
+        ),
     )
     seconds = stage.run(loss, work=work)
     return text_encoder.eval(), seconds

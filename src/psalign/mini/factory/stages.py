@@ -6,7 +6,6 @@ Place on the path of data: under the trainings of mini/factory/.
 from __future__ import annotations
 
 import copy
-import hashlib
 import io
 import math
 import time
@@ -17,8 +16,8 @@ import torch
 
 from ...errors import CheckpointError
 from ...files import write_bytes
+from ...fingerprints import fingerprint
 from ...progress import Progress
-from ...records import fingerprint
 from ...tensors import read_pickled
 
 
@@ -123,11 +122,3 @@ class Stage:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
-
-
-def weights_name(model: torch.nn.Module) -> str:
-    """Hexadecimal digits that name a model's weights."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode() + weight.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

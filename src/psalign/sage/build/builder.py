@@ -1,8 +1,8 @@
-"""Builds a SAGE dataset in layout A: concepts -> prompts -> pictures -> rows -> splits, with a sheet to look at.
+"""Builds a SAGE dataset: concepts -> prompts -> pictures -> rows of every split, and a sheet to look at.
 
-Place on the path of data: makes what sage/rows.py reads. Writers of prompts and whatever draws pictures are handed in.
-Every prompt and picture is a file of its own until the end, so that a build that was killed goes on, and any number of
-processes share the work and write what one would have.
+Place on the path of data: makes the folder that sage/dataset.py reads. The writer of prompts and the drawer
+of pictures are arguments. Until the end every prompt and picture is a file of its own, so that a build that
+was killed goes on, and several processes share the work and write the same bytes as one.
 """
 
 from __future__ import annotations
@@ -18,31 +18,32 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..categories import current, require_taxonomy
-from ..errors import GenerationError, OutputError
-from ..files import Record, read_json, write_bytes, write_csv, write_json
-from ..progress import Progress
-from ..records import PromptRow, fingerprint, versions
-from .cache import Share
+from ...categories import current, require_taxonomy
+from ...errors import GenerationError, OutputError
+from ...files import Record, read_json, write_bytes, write_csv, write_json
+from ...fingerprints import fingerprint, versions
+from ...progress import Progress
+from ...records import PromptRow
+from ..dataset import ANNOTATIONS, MARK, METADATA, write_split
+from ..names import pair_name
+from ..output import OTHER_OUT, place_picture
+from ..rows import SPLITS
+from ..share import Share
 from .concepts import Concept, Item, by_category, read_concepts, write_concepts
-from .layout_a import METADATA, write_split
-from .layout_b import ANNOTATIONS
+from .pairs_sheet import SheetPair, write_pairs_sheet
 from .plan import BuildConfig, BuildUser, Plan, make_plan
-from .preference import SPLITS
-from .rows import MARK
-from .sheet import SheetPair, write_pairs_sheet
 from .writers import Prompts, PromptWriter
 
 CONCEPTS, PROMPTS, SHEET = "concepts.csv", "prompts.csv", "sheet.png"
 WORK = ".unfinished"
-BUILDING = "building"
-OTHER_OUT = "Choose another --out, or remove that folder."
+BUILDING, FINISHED = "building", "finished"
+SIDES = ("safe", "unsafe")
 SHEET_PAIRS = 24
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What draws the pictures. recipe: names all that decides them. draw: writes rows as PNG files into a folder."""
+    """recipe: settings that decide the pictures. draw: writes rows as PNG files into a folder."""
 
     recipe: Record
     draw: Callable[[Sequence[PromptRow], Path], object]
@@ -50,7 +51,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Order:
-    """What to build. splits: user ids by split. save_users: writes the users file where it is told."""
+    """What to build. splits: user ids by split. save_users: writes the users file to a path."""
 
     concepts: Sequence[Concept]
     users: Sequence[BuildUser]
@@ -62,11 +63,11 @@ class Order:
 def build(
     root: Path, order: Order, writer: PromptWriter, drawing: Drawing | None, *, share: Share | None = None
 ) -> Record:
-    """Build a dataset into root, or go on with it; a finished one is left as it is. Returns its counts.
+    """Build a dataset into root, or go on with it; a finished one is not changed. Returns its counts.
 
-    drawing: None for captions alone: rows name pictures that nobody has drawn. share: this process's part of the work.
-    Raises OutputError where root holds something else, UsageError for sizes that do not fit together, GenerationError
-    where a prompt or picture could not be made.
+    drawing: None for captions alone; the pictures that rows name are then not drawn. share: this process's
+    part of the work. Raises OutputError where root holds something else, UsageError for sizes that do not fit
+    together, GenerationError where a prompt or picture could not be made.
     """
     share = share or Share()
     recipe = _recipe(order, writer, drawing)
@@ -87,7 +88,7 @@ def build(
 
 
 def check_order(order: Order) -> None:
-    """Raises UsageError for what can be told before anything is written: all of it, unless concepts are to be found."""
+    """Raises UsageError for sizes that do not fit together; with `expand` only the build can find out."""
     if order.config.expand is None:
         make_plan(order.concepts, order.users, order.splits, order.config)
 
@@ -104,7 +105,7 @@ def _build(
     counts = _counts(plan, drawn=drawing is not None)
     if share.index == 0:
         order.save_users(root / "users.csv")
-        write_csv(root / PROMPTS, [{**_told(item), **asdict(prompts[item.key])} for item in plan.items])
+        write_csv(root / PROMPTS, [{**_about(item), **asdict(prompts[item.key])} for item in plan.items])
         if drawing is not None:
             _place_pictures(root, plan, quality=order.config.quality)
         for split in plan.pairs:
@@ -113,14 +114,14 @@ def _build(
             _write_sheet(root, plan, prompts)
         for left in root.rglob(".*.part"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
-        mark = {**_mark(recipe), "state": "finished", "counts": counts}
+        mark = {**_mark(recipe), "state": FINISHED, "counts": counts}
         write_json(root / MARK, {**mark, "held_out": [asdict(concept) for concept in plan.held_out], **versions()})
     share.wait()
     return counts
 
 
 def _recipe(order: Order, writer: PromptWriter, drawing: Drawing | None) -> Record:
-    """All that decides a dataset; of users no more than a digest, and their ids by split."""
+    """All that decides a dataset. Users and splits are only digests in it."""
     return {
         "config": asdict(order.config),
         "concepts": fingerprint([asdict(concept) for concept in order.concepts]),
@@ -148,7 +149,7 @@ def _state(root: Path, recipe: Record) -> Record | None:
         raise OutputError(
             f"{root} holds another dataset (other concepts, users, writer, base model or settings).", hint=OTHER_OUT
         )
-    counts: Record | None = known.get("counts") if known.get("state") == "finished" else None
+    counts: Record | None = known.get("counts") if known.get("state") == FINISHED else None
     return counts
 
 
@@ -161,14 +162,14 @@ def _read_mark(mark: Path) -> Record:
 
 
 def _mark(recipe: Record) -> Record:
-    """What dataset.json says of a build; nothing of the default taxonomy."""
+    """The content of dataset.json; it names a taxonomy that is not the default one."""
     taxonomy = current().mark
     mark: Record = {"state": "", "fingerprint": fingerprint(recipe), "recipe": recipe}
     return mark if taxonomy is None else {**mark, "taxonomy": taxonomy}
 
 
 def _claim(root: Path, recipe: Record) -> None:
-    """Mark the folder as this build's. Concepts of one that stopped before its pictures, and changed, are not its."""
+    """Mark the folder as this build's. Concepts of another build, which stopped early, are removed."""
     mark = {**_mark(recipe), "state": BUILDING}
     if not (root / MARK).is_file() or _read_mark(root / MARK) != mark:
         (root / CONCEPTS).unlink(missing_ok=True)
@@ -179,12 +180,12 @@ def _claim(root: Path, recipe: Record) -> None:
 
 
 def _concepts(root: Path, order: Order, writer: PromptWriter, share: Share) -> list[Concept]:
-    """The concepts, written once: those that were given, and with `expand` those that the writer adds."""
+    """The concepts, written once: the given ones and, with `expand`, those that the writer adds."""
     path, failed = root / CONCEPTS, None
     if share.index == 0 and not path.is_file():
         try:
             write_concepts(path, list(_found(order, writer)))
-        except GenerationError as err:  # told once every process is here
+        except GenerationError as err:  # raised once every process is here
             failed = err
     share.wait()
     if failed is not None:
@@ -202,11 +203,11 @@ def _found(order: Order, writer: PromptWriter) -> Iterator[Concept]:
 
 
 def _prompts(folder: Path, items: Sequence[Item], writer: PromptWriter, share: Share) -> dict[str, Prompts]:
-    """Prompts by key of the item, after writing those that are lacking, a file for each."""
+    """Prompts by key of the item, after writing the missing ones, a file for each."""
     mine = [item for item in items[share.index :: share.count] if not (folder / f"{item.key}.json").exists()]
 
     def write(item: Item) -> None:
-        write_json(folder / f"{item.key}.json", {**_told(item), **asdict(writer.write(item))})
+        write_json(folder / f"{item.key}.json", {**_about(item), **asdict(writer.write(item))})
 
     failed: GenerationError | None = None
     with ThreadPoolExecutor(max_workers=writer.concurrency) as pool:
@@ -214,7 +215,7 @@ def _prompts(folder: Path, items: Sequence[Item], writer: PromptWriter, share: S
         try:
             for job in Progress(jobs, desc="writing prompts", unit="prompt", disable=len(jobs) < 2):
                 job.result()
-        except GenerationError as err:  # told once the others are on disk, and every process is here
+        except GenerationError as err:  # raised once the other prompts are on disk, and every process is here
             failed = err
         finally:
             pool.shutdown(cancel_futures=True)
@@ -233,7 +234,7 @@ def _written(path: Path) -> Record:
     return read_json(path, what="the prompts of a concept", needs=("unsafe", "safe"), fault=fault)
 
 
-def _told(item: Item) -> Record:
+def _about(item: Item) -> Record:
     return {"category": item.concept.category, "concept": item.concept.concept, "index": item.index}
 
 
@@ -241,29 +242,30 @@ def _told(item: Item) -> Record:
 
 
 def picture_rows(items: Sequence[Item], prompts: Mapping[str, Prompts], *, seed: int) -> list[PromptRow]:
-    """What to draw: the safe and the unsafe picture of each item, both from the same seed."""
+    """The rows to draw: the safe and the unsafe picture of each item, both from one seed."""
     return [
         PromptRow(
             f"{item.key}_{side}.png",
             getattr(prompts[item.key], side),
             int(fingerprint([seed, item.key]), 16) % 2**31,
-            meta={**_told(item), "kind": side},
+            meta={**_about(item), "kind": side},
         )
         for item in items
-        for side in ("safe", "unsafe")
+        for side in SIDES
     ]
 
 
 def _place_pictures(root: Path, plan: Plan, *, quality: int) -> None:
-    """Each user's pictures under their published names: one file for all who share a pair, where links can be made."""
+    """Each user's pictures under SAGE's names. Users who share a pair share its files by hard links."""
     for item in Progress(plan.items, desc="encoding pictures", unit="pair", disable=len(plan.items) < 100):
-        for side in ("safe", "unsafe"):
+        for side in SIDES:
             _encode(root / WORK / "pictures" / f"{item.key}_{side}.png", _encoded(root, item, side), quality)
     for split, pairs in plan.pairs.items():
         (root / split).mkdir(exist_ok=True)
         for user, item in pairs:
-            for side in ("safe", "unsafe"):
-                _link(_encoded(root, item, side), root / split / item.picture(user.user_id, unsafe=side == "unsafe"))
+            for side in SIDES:
+                name = f"{pair_name(item.pair(user.user_id))}_{side[0]}.jpg"
+                place_picture(_encoded(root, item, side), root / split / name)
 
 
 def _encoded(root: Path, item: Item, side: str) -> Path:
@@ -279,16 +281,6 @@ def _encode(drawn: Path, path: Path, quality: int) -> None:
     write_bytes(path, stream.getvalue(), sync=False)
 
 
-def _link(source: Path, path: Path) -> None:
-    """A hard link, or a copy where there can be none (another disk, too many links)."""
-    try:
-        os.link(source, path)
-    except FileExistsError:
-        return
-    except OSError:
-        write_bytes(path, source.read_bytes(), sync=False)
-
-
 def _write_sheet(root: Path, plan: Plan, prompts: Mapping[str, Prompts]) -> None:
     """A few pairs of every category, safe beside unsafe."""
     shown: list[SheetPair] = []
@@ -296,9 +288,9 @@ def _write_sheet(root: Path, plan: Plan, prompts: Mapping[str, Prompts]) -> None
     count = max(1, SHEET_PAIRS // len(groups))
     for category in groups:
         for item in [item for item in plan.items if item.concept.category == category][:count]:
-            safe, unsafe = (_encoded(root, item, side) for side in ("safe", "unsafe"))
-            told = prompts[item.key]
-            shown.append(SheetPair(f"{category}: {item.concept.concept}", safe, unsafe, told.safe, told.unsafe))
+            safe, unsafe = (_encoded(root, item, side) for side in SIDES)
+            captions = prompts[item.key]
+            shown.append(SheetPair(f"{category}: {item.concept.concept}", safe, unsafe, captions.safe, captions.unsafe))
     write_pairs_sheet(root / SHEET, shown)
 
 

@@ -20,14 +20,14 @@ from PIL import Image
 
 from psalign.errors import DatasetError, GenerationError, OutputError, UsageError
 from psalign.mini.writer import TemplateWriter, all_motifs
-from psalign.sage import build as building
-from psalign.sage.build import Drawing, Order, build, picture_rows
-from psalign.sage.cache import Share
-from psalign.sage.concepts import Concept, Item, hold_out, read_concepts
-from psalign.sage.plan import BuildConfig, BuildUser, make_plan
+from psalign.sage.build import builder as building
+from psalign.sage.build.builder import Drawing, Order, build, picture_rows
+from psalign.sage.build.concepts import Concept, Item, hold_out, read_concepts
+from psalign.sage.build.plan import BuildConfig, BuildUser, make_plan
+from psalign.sage.build.writers import Prompts
 from psalign.sage.rows import SPLITS
+from psalign.sage.share import Share
 from psalign.sage.validate import validate
-from psalign.sage.writers import Prompts
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles, split_users
 from psalign.users.profile import load_profiles, save_profiles

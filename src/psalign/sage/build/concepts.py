@@ -1,6 +1,6 @@
-"""Concepts of a dataset to build: what its pictures are about, each of one category; and which are kept from training.
+"""Concepts of a dataset to build: the things that its pictures are about, each of one category.
 
-Place on the path of data: the first step of sage/build.py.
+Place on the path of data: the first step of a build.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..categories import category_names
-from ..errors import DatasetError, UsageError
-from ..files import Record, write_csv
-from ..records import fingerprint
-from .columns import name_columns, read_table
-from .preference import find_category, picture_name, read_picture_name, shorten
+from ...categories import category_names
+from ...errors import DatasetError, UsageError
+from ...files import Record, write_csv
+from ...fingerprints import fingerprint
+from ...ids import shorten
+from ...tables import Columns, read_table
+from ..names import can_be_named, find_category
+from ..rows import Pair
 
-NAMES = {"category": ("label",), "concept": ()}  # of columns, and their other names
+COLUMNS = Columns({"category": ("label",), "concept": ()})
 
 
 @dataclass(frozen=True, order=True)
 class Concept:
-    """What a pair of pictures is about: a word or a few, of one category."""
+    """The thing that a pair of pictures is about: a few words, of one category."""
 
     category: str
     concept: str
@@ -29,7 +31,7 @@ class Concept:
 
 @dataclass(frozen=True, order=True)
 class Item:
-    """One pair of pictures to make: a concept, and which of its pairs."""
+    """One pair of pictures to make. index: its number among the pairs of its concept."""
 
     concept: Concept
     index: int
@@ -39,12 +41,9 @@ class Item:
         """16 hexadecimal digits that name it."""
         return fingerprint([*asdict(self.concept).values(), self.index])
 
-    def picture(self, user_id: str, *, unsafe: bool) -> str:
-        """File name of one of its pictures, as this user's."""
-        about = self.concept
-        return picture_name(
-            user_id=user_id, category=about.category, concept=about.concept, index=self.index, unsafe=unsafe
-        )
+    def pair(self, user_id: str) -> Pair:
+        """What the rows of this pair of a user share."""
+        return (user_id, self.concept.category, self.concept.concept, f"{self.index:05d}")
 
     def __str__(self) -> str:
         return f"'{self.concept.concept}' ({self.concept.category}), {self.index:05d}"
@@ -53,18 +52,16 @@ class Item:
 def read_concepts(path: Path) -> list[Concept]:
     """Concepts of a CSV file with the columns category and concept.
 
-    Raises DatasetError that names the row of an unknown category, a concept that is none or stands there twice.
+    Raises DatasetError that names the row of an unknown category, of a text that cannot be a concept, and of
+    a concept that is there twice.
     """
-    table = read_table(path)
-    table.require("category", "concept", names=NAMES)
+    table = read_table(path, strip=True)
+    table.require("category", "concept", columns=COLUMNS)
     concepts: list[Concept] = []
-    for number, record in table.rows:
-        where = f"{path}, row {number}"
-        if isinstance(record, DatasetError):
-            raise record
-        concept = _concept(name_columns(record, NAMES, where=where), where=where)
+    for where, record in table.records():
+        concept = _concept(COLUMNS.name(record, where=where), where=where)
         if concept in concepts:
-            raise DatasetError(f"{where}: {concept.concept!r} stands there twice for {concept.category}.")
+            raise DatasetError(f"{where}: {concept.concept!r} is there twice for {concept.category}.")
         concepts.append(concept)
     if not concepts:
         raise DatasetError(f"{path} has no concepts; expected a row for each, with category and concept.")
@@ -76,10 +73,8 @@ def write_concepts(path: Path, concepts: Sequence[Concept]) -> None:
 
 
 def is_concept(text: str) -> bool:
-    """Whether a concept can stand in the name of a picture, and be read from it again."""
-    name = picture_name(user_id="0000001", category=category_names()[0], concept=text, index=0, unsafe=True)
-    found = read_picture_name(name)
-    return found is not None and found.concept == text and len(text) <= 100
+    """Whether a concept can be part of a picture's name, and be read from it again."""
+    return len(text) <= 100 and can_be_named(("0000001", category_names()[0], text, "00000"))
 
 
 def _concept(values: Record, *, where: str) -> Concept:
@@ -97,9 +92,10 @@ def _concept(values: Record, *, where: str) -> Concept:
 
 
 def hold_out(concepts: Iterable[Concept], share: float, *, seed: int) -> set[Concept]:
-    """Concepts that no training row has: this share of each category, at least one where share is above 0.
+    """Concepts that no training row has: this share of each category, at least one where the share is above
+    0.
 
-    Raises UsageError where that leaves a category none to train on.
+    Raises UsageError where that leaves a category without a concept to train on.
     """
     if not 0 <= share < 1:
         raise UsageError(f"The share of concepts to hold out must be from 0 to below 1; saw {share}.")
@@ -120,5 +116,5 @@ def by_category(concepts: Iterable[Concept]) -> dict[str, list[Concept]]:
 
 
 def choose(items: Collection[Item], count: int, *, seed: object) -> list[Item]:
-    """So many of these items, in an order that the seed alone decides; fewer where there are not as many."""
+    """`count` of these items, or all where there are fewer, in an order that only the seed decides."""
     return sorted(items, key=lambda item: fingerprint([str(seed), item.key]))[:count]

@@ -1,7 +1,8 @@
-"""Writers of prompts: a concept in, a prompt that asks for it and its safe rewrite out.
+"""Writers of prompts: from a concept to a prompt that asks for it, and to the safe rewrite of that prompt.
 
-Place on the path of data: the second step of sage/build.py. A language model's reply counts only where it is the JSON
-that was asked for; one that is not is asked for again, and a concept without a reply stops the build by name.
+Place on the path of data: the second step of a build. A language model's reply counts only where it is the
+JSON that was asked for. Other replies are asked for again, and a concept without a usable reply stops the
+build.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import GenerationError
-from ..files import Record
-from ..llm import Chat, json_text, open_endpoint
-from ..records import fingerprint
+from ...errors import GenerationError
+from ...files import Record
+from ...fingerprints import fingerprint
+from ...llm import Chat, json_text, open_endpoint
 from .concepts import Item, is_concept
 
 T = TypeVar("T")
 MAX_CAPTION = 300  # characters
-RETRIES = 2  # after failures of an endpoint that pass
+RETRIES = 2  # of a request that failed in a way that passes
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Prompts:
 
 
 class PromptWriter(Protocol):
-    """recipe: names what decides its prompts. concurrency: how many it may be asked for at a time."""
+    """recipe: settings that decide the prompts. concurrency: prompts that may be asked for at a time."""
 
     recipe: Record
     concurrency: int
@@ -48,20 +49,18 @@ class PromptWriter(Protocol):
         ...
 
 
-class PromptsReply(BaseModel):
-    """The only reply that counts, to a question for prompts."""
+class Reply(BaseModel):
+    """JSON with these keys and no others."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+
+class PromptsReply(Reply):
     unsafe: str
     safe: str
 
 
-class ConceptsReply(BaseModel):
-    """The only reply that counts, to a question for concepts."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class ConceptsReply(Reply):
     concepts: list[str] = Field(min_length=1)
 
 
@@ -70,9 +69,9 @@ class Unusable(Exception):
 
 
 class LanguageModelWriter(ABC):
-    """What the writers below share: questions, the reading of replies, and asking again.
+    """Asks a language model, reads its replies and asks again. A subclass has the method `reply`.
 
-    attempts: replies to one question, before it fails. reply: of a subclass; text and a seed in, the reply out.
+    attempts: number of replies to one question before it fails.
     """
 
     concurrency = 1
@@ -83,7 +82,7 @@ class LanguageModelWriter(ABC):
 
     @abstractmethod
     def reply(self, text: str, kind: type[BaseModel], seed: int) -> str | None:
-        """What the model says. Raises Unusable where it says nothing."""
+        """The model's reply to a text. Raises Unusable where there is none."""
 
     def write(self, item: Item) -> Prompts:
         """The prompts of a concept and index. Raises GenerationError that names the concept."""
@@ -117,7 +116,7 @@ class LanguageModelWriter(ABC):
                 why = str(err)
         raise GenerationError(
             f"The language model gave no {what}: {why} (the last of {self.attempts} replies).",
-            hint="Take the concept out of the file, or choose another model; what is written already is kept.",
+            hint="Take the concept out of the file, or choose another model; prompts that are written are kept.",
         )
 
 
@@ -132,7 +131,7 @@ def parse(content: str | None, kind: type[BaseModel]) -> BaseModel:
 
 
 def read_prompts(reply: PromptsReply) -> Prompts:
-    """Prompts of a reply. Raises Unusable where they are no two captions."""
+    """The prompts of a reply. Raises Unusable where they are not two different captions."""
     unsafe, safe = (" ".join(text.split()) for text in (reply.unsafe, reply.safe))
     if not unsafe or not safe:
         raise Unusable("a caption is empty")
@@ -144,10 +143,10 @@ def read_prompts(reply: PromptsReply) -> Prompts:
 
 
 class TransformersWriter(LanguageModelWriter):
-    """Any causal language model of transformers on this machine, which draws its words from seeds.
+    """Any causal language model of transformers on this machine; a seed decides its words.
 
-    tokenizer, network: of users.language_model.load_language_model(..., with_head=True), on its device. name: of the
-    weights.
+    tokenizer, network: from users.language_model.load_language_model(..., with_head=True), on its device.
+    name: names the weights.
     """
 
     def __init__(
@@ -166,8 +165,7 @@ class TransformersWriter(LanguageModelWriter):
                 **inputs, max_new_tokens=self.max_new_tokens, do_sample=True, temperature=0.7, top_p=0.9,
                 pad_token_id=self.tokenizer.pad_token_id,
             )  # fmt: skip
-        said: str = self.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return said
+        return str(self.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 
     def _inputs(self, text: str) -> Any:
         chat, template = text, bool(self.tokenizer.chat_template)
@@ -178,10 +176,10 @@ class TransformersWriter(LanguageModelWriter):
 
 
 class OpenAIWriter(LanguageModelWriter):
-    """Any OpenAI-compatible endpoint; categories and concepts leave this machine, and nothing of users.
+    """Any OpenAI-compatible endpoint. Categories and concepts are sent to it, and nothing about users.
 
-    base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY of the environment. timeout_s: of one request.
-    Raises ExtraMissing without the extra `openai`, UsageError without a key.
+    base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY from the environment. timeout_s: for one
+    request. Raises ExtraMissing without the extra `openai`, UsageError without a key.
     """
 
     def __init__(
@@ -201,16 +199,16 @@ class OpenAIWriter(LanguageModelWriter):
 
     @property
     def host(self) -> str:
-        """Where concepts go."""
+        """The host that concepts are sent to."""
         return str(self._client.base_url.host)
 
     def reply(self, text: str, kind: type[BaseModel], seed: int) -> str | None:
         schema = {"name": kind.__name__, "strict": True, "schema": kind.model_json_schema()}
         messages = [{"role": "user", "content": text}]
-        said = self._chat.ask(messages, schema, retries=RETRIES, seed=seed % 2**31)
-        if said.failed:
-            raise Unusable(f"{said.failed} ({said.why})")
-        return said.content
+        answer = self._chat.ask(messages, schema, retries=RETRIES, seed=seed % 2**31)
+        if answer.failed:
+            raise Unusable(f"{answer.failed} ({answer.why})")
+        return answer.content
 
 
 def _template(name: str) -> str:

@@ -1,27 +1,32 @@
-"""Tensors on disk by key, in shards: each written whole, mapped into memory, and found again whoever wrote it.
+"""Tensors on disk by key, in shards that are written whole and mapped into memory.
 
-Place on the path of data: under sage/cache.py.
+Place on the path of data: under the caches of latents and of text states.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..files import write_bytes
-from ..records import fingerprint
+from ...files import write_bytes
+from ...fingerprints import fingerprint
+from ...progress import Progress
+from ..share import Share
 
 Tensors = dict[str, torch.Tensor]
+T = TypeVar("T")
+SHARD = 256  # entries
 
 
-class Shelf:
-    """Tensors of one kind in a folder. A shard names its keys in its own header, so there is no index to lose."""
+class ShardedStore:
+    """Tensors of one kind in a folder. The keys of a shard are in its header."""
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder, self.kind = folder, kind
@@ -37,17 +42,14 @@ class Shelf:
         return {key for path in self._paths() for key in _keys(path)}
 
     def rows(self, keys: Sequence[str]) -> Rows:
-        """The rows of these keys, in their order. Raises KeyError for one that is not there."""
+        """The rows of these keys, in their order. Raises KeyError for an unknown key."""
         places: dict[str, tuple[int, int]] = {}
         paths = self._paths()
         for number, path in enumerate(paths):
             places.update({key: (number, row) for row, key in enumerate(_keys(path))})
         where = np.array([places[key] for key in keys], dtype=np.int64).reshape(-1, 2)
-        shards: list[Tensors] = []
         used = set(where[:, 0].tolist())
-        for number, path in enumerate(paths):
-            shards.append(_mapped(path) if number in used else {})
-        return Rows(shards, where)
+        return Rows([_mapped(path) if number in used else {} for number, path in enumerate(paths)], where)
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob(f"{self.kind}-*.safetensors"))
@@ -77,13 +79,13 @@ class Rows:
 
 
 def _mapped(path: Path) -> Tensors:
-    """Tensors that the system reads from the file as they are looked at."""
+    """Tensors of a file, which the system reads from disk when they are used."""
     with safe_open(path, framework="pt") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no dict
 
 
 def _keys(path: Path) -> list[str]:
-    """Keys of a shard; one that is damaged is removed, so that what it held is made again."""
+    """Keys of a shard. A damaged shard is removed, so that its tensors are made again."""
     try:
         with safe_open(path, framework="pt") as opened:
             keys: list[str] = json.loads((opened.metadata() or {})["keys"])
@@ -91,3 +93,15 @@ def _keys(path: Path) -> list[str]:
     except (SafetensorError, KeyError, ValueError):
         path.unlink(missing_ok=True)
         return []
+
+
+def fill(
+    store: ShardedStore, things: Mapping[str, T], encode: Callable[[list[T]], Tensors], *, share: Share, desc: str
+) -> None:
+    """Encode the things, by key, that a store lacks, shard by shard. desc: text of the progress bar."""
+    known = store.keys()
+    missing = [key for key in things if key not in known]
+    shards = [missing[start : start + SHARD] for start in range(0, len(missing), SHARD)][share.index :: share.count]
+    share.wait()  # so that every process has seen the same store
+    for keys in Progress(shards, desc=desc, unit="shard", disable=len(shards) < 2):
+        store.put(keys, encode([things[key] for key in keys]))

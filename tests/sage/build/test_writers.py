@@ -11,9 +11,9 @@ from transformers import AutoTokenizer
 from psalign.errors import ExtraMissing, GenerationError, UsageError
 from psalign.mini import world
 from psalign.mini.writer import TemplateWriter, all_motifs
-from psalign.sage import writers
-from psalign.sage.concepts import Concept, Item
-from psalign.sage.writers import LanguageModelWriter, OpenAIWriter, Prompts, TransformersWriter
+from psalign.sage.build import writers
+from psalign.sage.build.concepts import Concept, Item
+from psalign.sage.build.writers import LanguageModelWriter, OpenAIWriter, Prompts, TransformersWriter
 from psalign.users.categories import ModelFailure, OpenAIBackend
 from psalign.users.language_model import load_language_model
 from psalign.users.profile import UserProfile

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from psalign.errors import DatasetError
-from psalign.sage import cache as module
-from psalign.sage.cache import Share, build_cache
-from psalign.sage.framing import Framing
+from psalign.sage.cache import latents, store, texts
+from psalign.sage.cache.framing import Framing
+from psalign.sage.cache.latents import PictureSource, build_cache
+from psalign.sage.share import Share
 from sage_rows import make_row
 from tiny_pipelines import PIPELINES
 
@@ -23,6 +24,10 @@ def pictures(tmp_path):
     for name in names_of(ROWS):
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / name, quality=95)
     return folder
+
+
+def build(rows, pipeline, pictures, folder, *, share=None, **how):
+    return build_cache(rows, pipeline, pictures=PictureSource(pictures, **how), folder=folder, share=share)
 
 
 def names_of(rows):
@@ -41,19 +46,19 @@ ROWS = [make_row(), make_row(caption_kind="safe", caption="a cat"), other_pair(m
 def encoded(monkeypatch):
     """How many pictures and captions were encoded."""
     counts = {"pictures": 0, "captions": 0}
-    for what, name in (("pictures", "_encode_pictures"), ("captions", "_encode_captions")):
-        whole = getattr(module, name)
+    for what, module in (("pictures", latents), ("captions", texts)):
+        whole = module._encode
 
         def counting(pipeline, part, *more, whole=whole, what=what):
             counts[what] += len(part)
             return whole(pipeline, part, *more)
 
-        monkeypatch.setattr(module, name, counting)
+        monkeypatch.setattr(module, "_encode", counting)
     return counts
 
 
 def test_latents_and_states_are_the_models_own(tmp_path, pictures, mini_pipeline):
-    cache = build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+    cache = build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     assert list(cache.captions) == ["a cat", "a cat with two words", "another cat", ""]
     assert cache.empty == 3
     picture = np.asarray(Image.open(pictures / ROWS[0].chosen), dtype=np.float32)
@@ -72,18 +77,18 @@ def test_latents_and_states_are_the_models_own(tmp_path, pictures, mini_pipeline
 
 
 def test_what_is_there_is_not_made_again(tmp_path, pictures, mini_pipeline, encoded):
-    first = build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+    first = build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     assert encoded == {"pictures": 4, "captions": 4}
-    second = build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+    second = build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     assert encoded == {"pictures": 4, "captions": 4}
     assert second.name == first.name
     assert torch.equal(second.latents.read("means", range(4)), first.latents.read("means", range(4)))
 
 
 def test_a_changed_file_makes_its_own_entry_anew(tmp_path, pictures, mini_pipeline, encoded):
-    first = build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+    first = build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     Image.new("RGB", (64, 64), (255, 0, 0)).save(pictures / ROWS[2].chosen)
-    second = build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+    second = build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     assert encoded == {"pictures": 5, "captions": 4}
     assert second.name != first.name
     changed = second.pictures[ROWS[2].chosen]
@@ -94,22 +99,22 @@ def test_a_changed_file_makes_its_own_entry_anew(tmp_path, pictures, mini_pipeli
 
 @pytest.mark.parametrize(("part", "again"), [("vae", "pictures"), ("text_encoder", "captions"), ("unet", None)])
 def test_a_changed_model_makes_its_own_entries_anew(tmp_path, pictures, mini_pipeline, encoded, part, again):
-    build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+    build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     with torch.no_grad():
         next(getattr(mini_pipeline, part).parameters()).mul_(1.01)
-    build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+    build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     assert encoded == {what: 8 if what == again else 4 for what in ("pictures", "captions")}
 
 
 def test_another_square_is_another_entry(tmp_path, pictures, mini_pipeline, encoded):
     for size_px in (64, 32):
-        build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache", framing=Framing(size_px=size_px))
+        build(ROWS, mini_pipeline, pictures, tmp_path / "cache", framing=Framing(size_px=size_px))
     assert encoded == {"pictures": 8, "captions": 4}
 
 
 def test_an_interrupted_build_goes_on(tmp_path, pictures, mini_pipeline, encoded, monkeypatch):
-    monkeypatch.setattr(module, "SHARD", 1)
-    counting, calls = module._encode_pictures, []
+    monkeypatch.setattr(store, "SHARD", 1)
+    counting, calls = latents._encode, []
 
     def killed(*arguments):
         calls.append(1)
@@ -117,19 +122,19 @@ def test_an_interrupted_build_goes_on(tmp_path, pictures, mini_pipeline, encoded
             raise KeyboardInterrupt
         return counting(*arguments)
 
-    monkeypatch.setattr(module, "_encode_pictures", killed)
+    monkeypatch.setattr(latents, "_encode", killed)
     with pytest.raises(KeyboardInterrupt):
-        build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+        build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     assert encoded["pictures"] == 2
-    build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+    build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     assert encoded == {"pictures": 4, "captions": 4}
 
 
 def test_processes_share_the_work(tmp_path, pictures, mini_pipeline, encoded, monkeypatch):
     """The first of two leaves half of the shards; its own look at the end would fail, so it stops there."""
-    monkeypatch.setattr(module, "SHARD", 1)
+    monkeypatch.setattr(store, "SHARD", 1)
     with pytest.raises(KeyError):
-        build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache", share=Share(0, 2))
+        build(ROWS, mini_pipeline, pictures, tmp_path / "cache", share=Share(0, 2))
     assert encoded == {"pictures": 2, "captions": 2}
 
 
@@ -139,7 +144,7 @@ def test_both_pictures_of_a_pair_are_cut_alike(tmp_path, mini_pipeline, monkeypa
     for name in names_of(ROWS):
         Image.new("RGB", (128, 64)).save(folder / name)
     framing = Framing(size_px=64, crop="random", flip=True)
-    cache = build_cache(ROWS, folder, mini_pipeline, tmp_path / "cache", framing=framing)
+    cache = build(ROWS, mini_pipeline, folder, tmp_path / "cache", framing=framing)
     assert cache.variants == ("plain", "flipped")
     for row in ROWS:
         numbers = np.array([cache.pictures[row.chosen], cache.pictures[row.rejected]])
@@ -152,7 +157,7 @@ def test_both_pictures_of_a_pair_are_cut_alike(tmp_path, mini_pipeline, monkeypa
 
 
 def test_variants_are_the_models_own_view_of_them(tmp_path, pictures, mini_pipeline):
-    cache = build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache", framing=Framing(flip=True), degraded=True)
+    cache = build(ROWS, mini_pipeline, pictures, tmp_path / "cache", framing=Framing(flip=True), degraded=True)
     name = ROWS[0].chosen
     number = np.array([cache.pictures[name]])
     with Image.open(pictures / name) as picture:
@@ -170,7 +175,7 @@ def test_variants_are_the_models_own_view_of_them(tmp_path, pictures, mini_pipel
 
 def test_sdxl_has_pooled_states_too(tmp_path, pictures):
     pipe = PIPELINES["sdxl"]()
-    cache = build_cache(ROWS, pictures, pipe, tmp_path / "cache", framing=Framing(size_px=64))
+    cache = build(ROWS, pipe, pictures, tmp_path / "cache", framing=Framing(size_px=64))
     states, _, pooled, _ = pipe.encode_prompt("a cat", device="cpu", num_images_per_prompt=1,
                                               do_classifier_free_guidance=False)  # fmt: skip
     number = [cache.captions["a cat"]]
@@ -182,24 +187,24 @@ def test_the_vae_encodes_in_float32_and_keeps_its_precision(tmp_path, pictures):
     pipe = PIPELINES["sdxl"]().to(torch.bfloat16)
     seen = []
     pipe.vae.encoder.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    build_cache(ROWS, pictures, pipe, tmp_path / "cache", framing=Framing(size_px=64))
+    build(ROWS, pipe, pictures, tmp_path / "cache", framing=Framing(size_px=64))
     assert set(seen) == {torch.float32}
     assert pipe.vae.dtype == torch.bfloat16
 
 
 def test_unchanged_files_are_not_read_again(tmp_path, pictures, mini_pipeline, monkeypatch):
-    build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+    build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     read = []
-    monkeypatch.setattr(module, "file_fingerprint", lambda path: read.append(path.name) or "0")
+    monkeypatch.setattr(latents, "file_fingerprint", lambda path: read.append(path.name) or "0")
     Image.new("RGB", (64, 64)).save(pictures / ROWS[0].chosen)
-    build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+    build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     assert read == [ROWS[0].chosen]
 
 
 def test_a_broken_list_of_digests_is_made_again(tmp_path, pictures, mini_pipeline, encoded):
-    build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+    build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     (tmp_path / "cache/digests-0.json").write_text("{")
-    build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+    build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
     assert encoded["pictures"] == 4
     assert len(json.loads((tmp_path / "cache/digests-0.json").read_text())) == 4
 
@@ -207,23 +212,23 @@ def test_a_broken_list_of_digests_is_made_again(tmp_path, pictures, mini_pipelin
 def test_a_broken_picture_is_named(tmp_path, pictures, mini_pipeline):
     (pictures / ROWS[0].chosen).write_bytes(b"\xff\xd8 not a picture")
     with pytest.raises(DatasetError, match=rf"{ROWS[0].chosen} cannot be read as a picture"):
-        build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+        build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
 
 
 def test_a_missing_picture_is_named(tmp_path, pictures, mini_pipeline):
     (pictures / ROWS[0].chosen).unlink()
     with pytest.raises(DatasetError, match=rf"{ROWS[0].chosen} cannot be read as a picture: No such file"):
-        build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+        build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
 
 
 def test_pictures_of_two_sizes_are_refused(tmp_path, pictures, mini_pipeline):
     Image.new("RGB", (32, 32)).save(pictures / ROWS[0].chosen)
     with pytest.raises(DatasetError, match=r"differ in size(.|\n)*Give size_px in the preset's section `pictures`"):
-        build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+        build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
 
 
 def test_latents_that_are_not_finite_are_refused(tmp_path, pictures, mini_pipeline):
     with torch.no_grad():
         mini_pipeline.vae.quant_conv.bias.fill_(torch.nan)
     with pytest.raises(DatasetError, match="its latents are not finite"):
-        build_cache(ROWS, pictures, mini_pipeline, tmp_path / "cache")
+        build(ROWS, mini_pipeline, pictures, tmp_path / "cache")

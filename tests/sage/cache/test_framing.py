@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from psalign.errors import DatasetError, UsageError
-from psalign.sage.framing import Framing, read_framed
+from psalign.sage.cache.framing import Framing, read_framed
 
 
 def save(path, pixels):

@@ -1,6 +1,6 @@
 """A picture file becomes the square of pixels that a base model trains on.
 
-Place on the path of data: between SAGE rows and the cache.
+Place on the path of data: between SAGE rows and the cache of latents.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..decoding import Undecodable, decode
-from ..errors import DatasetError, UsageError
-from ..records import fingerprint
+from ...decoding import Undecodable, decode
+from ...errors import DatasetError, UsageError
+from ...fingerprints import fingerprint
 
 CROPS = ("centre", "random")
 DEGRADED_QUALITY = 25  # of JPEG
-DEGRADED_SHARE = 3  # of each side's pixels, one in so many is kept
+DEGRADED_STEP = 3  # one of this number of pixels is kept, along each side
 
 
 @dataclass(frozen=True)
 class Framing:
     """How pictures become squares.
 
-    size_px: side of the square; None keeps pictures as they are, which must then be of one size.
-    crop: where the square lies in a longer side, "centre" or "random": drawn once for each pair, both pictures alike.
-    flip: also keep every picture mirrored; which of the two a step takes is drawn for the pair.
+    size_px: side of the square; None keeps pictures of one size unchanged. crop: the place of the square
+    along the longer side, "centre" or "random"; both pictures of a pair have the same. flip: also keep every
+    picture mirrored.
     """
 
     size_px: int | None = None
@@ -41,7 +41,9 @@ class Framing:
             raise UsageError(f"size_px must be a multiple of 8; saw {self.size_px}.")
 
     def place(self, pair: tuple[str, ...]) -> tuple[float, float]:
-        """Where the square of a pair lies, as shares of what is left over above and to the left of it."""
+        """The place of a pair's square: the shares of the cut-off pixels that are above it and to its left, 0
+        to 1.
+        """
         if self.crop == "centre" or self.size_px is None:
             return 0.5, 0.5
         digits = fingerprint(list(pair))
@@ -50,8 +52,11 @@ class Framing:
 
 @dataclass(frozen=True)
 class Framed:
-    """pixels: uint8 RGB [0, 255], [H, W, 3]. sizes: original height and width, top and left of the square in the scaled
-    picture, its height and width: what SDXL is told, in its order."""
+    """A square and its measures.
+
+    pixels: uint8 RGB [0, 255], [H, W, 3]. sizes: SDXL's size conditions in its order: original height and
+    width, top and left of the square in the scaled picture, height and width of the square.
+    """
 
     pixels: np.ndarray
     sizes: tuple[int, int, int, int, int, int]
@@ -60,7 +65,7 @@ class Framed:
 def read_framed(
     path: Path, framing: Framing, place: tuple[float, float], *, flip: bool = False, degraded: bool = False
 ) -> Framed:
-    """Read a picture as its square. degraded: as a poor rendering of it, coarse and compressed.
+    """Read a picture as its square. degraded: make a poor rendering of it, coarse and compressed.
 
     Raises DatasetError for a picture that cannot be read.
     """
@@ -81,7 +86,9 @@ def read_framed(
 
 
 def _square(picture: Image.Image, size_px: int, place: tuple[float, float]) -> tuple[Image.Image, int, int]:
-    """The shorter side scaled to the square's, and the longer one cut."""
+    """The picture with its shorter side scaled to the square and its longer side cut; top and left of the
+    cut.
+    """
     width, height = picture.size
     scale = size_px / min(width, height)
     scaled = (max(size_px, round(width * scale)), max(size_px, round(height * scale)))
@@ -93,7 +100,7 @@ def _square(picture: Image.Image, size_px: int, place: tuple[float, float]) -> t
 
 def _degrade(picture: Image.Image) -> Image.Image:
     width, height = picture.size
-    coarse = picture.resize((max(1, width // DEGRADED_SHARE), max(1, height // DEGRADED_SHARE)), Image.Resampling.BOX)
+    coarse = picture.resize((max(1, width // DEGRADED_STEP), max(1, height // DEGRADED_STEP)), Image.Resampling.BOX)
     stream = io.BytesIO()
     coarse.resize(picture.size, Image.Resampling.BILINEAR).save(stream, format="JPEG", quality=DEGRADED_QUALITY)
     with Image.open(stream) as poor:

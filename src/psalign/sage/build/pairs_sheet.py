@@ -1,6 +1,6 @@
-"""A picture of a dataset's pairs, to look at before training on it: safe beside unsafe, with their captions.
+"""A sheet of a dataset's pairs, to look at before training on it: safe beside unsafe, with their captions.
 
-Place on the path of data: the last step of sage/build.py.
+Place on the path of data: the last step of a build.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..files import write_bytes
+from ...files import write_bytes
 
 CELL_PX, GAP_PX, MARGIN_PX, LINE_PX, COLUMNS = 160, 10, 18, 15, 3
 TITLE_PX, CAPTION_LINES = 22, 4
@@ -22,7 +22,7 @@ _PAIR_PX = (2 * CELL_PX + GAP_PX, TITLE_PX + CELL_PX + GAP_PX + (CAPTION_LINES +
 
 @dataclass(frozen=True)
 class SheetPair:
-    """title: what the pair is about. safe, unsafe: files of its pictures, and their captions."""
+    """title: category and concept. safe, unsafe: files of the pictures."""
 
     title: str
     safe: Path

@@ -1,23 +1,24 @@
-"""Which user gets which pairs of pictures, and the rows that follow: splits by user and, where asked, by concept.
+"""The plan of a dataset to build: which user of which split gets which pairs of pictures.
 
-Place on the path of data: the third step of sage/build.py; nothing here is written or drawn.
+Place on the path of data: the third step of a build; nothing is written or drawn here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from ..errors import UsageError
-from ..files import Record
+from ...errors import UsageError
+from ...files import Record
+from ..preference import rows_of_pair
+from ..rows import SageRow
 from .concepts import Concept, Item, by_category, choose, hold_out
-from .preference import SageRow, unsafe_is_chosen
 from .writers import Prompts
 
 
 @dataclass(frozen=True)
 class BuildUser:
-    """A user to build rows for: what they ban, and the profile columns of their rows."""
+    """A user to build rows for. banned: categories; user_data: profile columns of their rows."""
 
     user_id: str
     banned: tuple[str, ...]
@@ -28,10 +29,10 @@ class BuildUser:
 class BuildConfig:
     """Sizes of a dataset.
 
-    per_category: pairs a user gets of each category, in each split they are in (published: 3). prompts_per_concept: how
-    many pairs of pictures a concept has, for users to share. expand: concepts per category, found by the writer from
-    those given. held_out: share of each category's concepts that no training row has; val and tests then have these
-    alone. quality: of the pictures, as JPEG.
+    per_category: pairs of each category that a user gets in each of their splits (published: 3).
+    prompts_per_concept: pairs of pictures of a concept, which users share. expand: concepts per category; the
+    writer finds those that are not given. held_out: share of each category's concepts, 0 to 1, that only val
+    and tests have. quality: JPEG quality of the pictures, 1 to 95.
     """
 
     seed: int = 2025
@@ -52,35 +53,21 @@ class BuildConfig:
 
 @dataclass(frozen=True)
 class Plan:
-    """pairs: of every split, who gets which pair. held_out: concepts that no training row has."""
+    """pairs: by split, users with the pairs that they get. held_out: concepts that no training row has."""
 
     pairs: dict[str, list[tuple[BuildUser, Item]]]
     held_out: list[Concept]
 
     @property
     def items(self) -> list[Item]:
-        """Pairs of pictures that somebody gets, once each."""
+        """The pairs of pictures that at least one user gets."""
         return sorted({item for pairs in self.pairs.values() for _, item in pairs})
 
     def rows(self, split: str, prompts: Mapping[str, Prompts]) -> Iterator[SageRow]:
-        """The rows of a split by the preference rule: unsafe caption, safe caption. prompts: by key of the item."""
+        """The rows of a split by the preference rule. prompts: by key of the item."""
         for user, item in self.pairs[split]:
-            names = [item.picture(user.user_id, unsafe=unsafe) for unsafe in (False, True)]
-            told = prompts[item.key]
-            for kind, caption in (("unsafe", told.unsafe), ("safe", told.safe)):
-                chosen = unsafe_is_chosen(caption_kind=kind, category=item.concept.category, banned=user.banned)
-                yield SageRow(
-                    user_id=user.user_id,
-                    category=item.concept.category,
-                    concept=item.concept.concept,
-                    index=f"{item.index:05d}",
-                    caption=caption,
-                    caption_kind=kind,
-                    chosen=names[chosen],
-                    rejected=names[not chosen],
-                    user_data=user.user_data,
-                    chose_unsafe=chosen,
-                )
+            captions = asdict(prompts[item.key])
+            yield from rows_of_pair(item.pair(user.user_id), captions, banned=user.banned, user_data=user.user_data)
 
 
 def make_plan(
@@ -88,8 +75,8 @@ def make_plan(
 ) -> Plan:
     """Give every user of every split their pairs; a user of train and test_seen gets other pairs in each.
 
-    splits: user ids by split. Raises UsageError where there are too few concepts or prompts, or an id cannot be in the
-    name of a picture.
+    splits: user ids by split. Raises UsageError where there are too few concepts or prompts, or an id cannot
+    be in the name of a picture.
     """
     _check_users(users)
     by_id = {user.user_id: user for user in users}
@@ -126,7 +113,7 @@ def _check_users(users: Sequence[BuildUser]) -> None:
 
 def _too_few(split: str, user_id: str, category: str, left: int, config: BuildConfig) -> UsageError:
     return UsageError(
-        f"{category} has {left} pairs left for user {user_id} in {split}, who is to get {config.per_category} "
+        f"{category} has {left} pairs left for user {user_id} in {split}, who needs {config.per_category} "
         f"({config.prompts_per_concept} prompts per concept, {config.held_out:g} of the concepts held out).",
         hint="Give more concepts, more --prompts-per-concept, or a smaller --per-category.",
     )

@@ -1,0 +1,1 @@
+"""Building a SAGE dataset: concepts, prompts, pictures, rows and splits."""
