@@ -27,7 +27,7 @@ from psalign.records import read_manifest
 from psalign.sage.build.builder import _state
 from psalign.sage.dataset import MARK
 from psalign.sage.export import MARK as EXPORT
-from psalign.sage.export import _claim
+from psalign.sage.output import claim
 from psalign.training.config import TrainingConfig
 from psalign.training.identity import RunIdentity, require_same_settings
 from psalign.training.log import Log, read_log
@@ -167,7 +167,7 @@ FILES = {
     "dataset.json of a build": (lambda folder: write(folder / MARK, BUILD),
                                 lambda path: _state(path.parent, {"concepts": 3})),
     "export.json": (lambda folder: write(folder / EXPORT, {"fingerprint": "0"}),
-                    lambda path: _claim(path.parent, "0")),
+                    lambda path: claim(path.parent, EXPORT, "0", what="export")),
 }  # fmt: skip
 OTHERS = [None, True, -3, 1.5, 10**30, "text", "", [], [1], ["text"], {}, {"text": 1}, {"text": []}, [[]], [{}]]
 

@@ -122,11 +122,11 @@ def test_sage_rows_and_our_own(tmp_path):
 
 FAULTS = {
     "no rows": ("prompt,user_id\n", "has no rows"),
-    "nothing at all": ("", "has no rows"),
+    "nothing at all": ("", "is empty; expected a header line"),
     "no prompt": ("text,user_id\na,b\n", r"there is no column prompt \(or caption\); saw text, user_id"),
     "a cell too many": ("prompt,seed\na,1,2\n", "row 1: saw 3 cells, expected the 2 of the header"),
     "a seed in words": ("prompt,seed\na,one\n", "row 1: seed must be a whole number .* saw 'one'"),
-    "two seeds": ("prompt,seed,seed\na,1,2\n", "there are two columns seed; keep one"),
+    "two seeds": ("prompt,seed,seed\na,1,2\n", "there are two columns 'seed'; keep one"),
     "two users": ("prompt,user_id,User_ID\na,1,2\n", "row 1: there are two columns user_id; keep one"),
     "nearly a religion": ("prompt,religon\na,Islam\n", r"column religon: did you mean religion\? Rename or remove it"),
     "nearly a ban list": ("prompt,Banned words\na,Hate\n", r"column Banned words: did you mean banned_categories\?"),

@@ -210,7 +210,7 @@ def test_the_fault_does_not_drag_the_whole_row_into_the_traceback(tmp_path):
         ("Age,Mental\n30,war\n", "column Mental: did you mean Mental_Condition? Rename or remove it"),
         ("Age,age\n30,7\n", "column age: there are two columns for Age, keep one"),
         ("name,shoe\nAnn,3\n", "saw none of the columns User_ID, Age, Age_Group"),
-        ("", "saw none of the columns"),
+        ("", "is empty; expected a header line"),
         ("Age\n", "has no users, expected one a row."),
         ("User_ID,Gender\n7,\n", "nothing is known of user 0000007, expected a ban list ([] bans nothing)"),
         ('Age\n"30\n', "not a CSV file"),
@@ -247,7 +247,7 @@ def test_jsonl_faults(tmp_path):
     assert faults_of(path).splitlines()[1:] == [
         "  row 1: not JSON (Expecting ',' delimiter at column 11)",
         "  row 2: expected a JSON object, saw list",
-        "  row 3, column age: saw [7], allowed: a whole number from 0 to 100",
+        "  row 3, column age: saw a JSON array, allowed: a whole number from 0 to 100",
         f"  row 4, column banned: saw {{'Hate': 1}}, allowed: a list of {', '.join(CATEGORIES)}",
     ]
 

@@ -6,18 +6,18 @@ judge sees pictures, not models.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import sys
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
 from psalign.errors import PSAlignError, is_out_of_memory, reason_of
 from psalign.fingerprints import file_fingerprint, fingerprint
+from psalign.processes import ProcessDied, Worker
 from psalign.progress import Progress
 
 from .cells import Cell
@@ -27,6 +27,7 @@ from .score import Score
 
 # Scores of a metric over a cell's pictures. Worker processes get it pickled: a function of a module, or a partial one.
 Measure = Callable[[str, Cell, Path], list[Score]]
+Ask = Callable[[str, Cell, Path], "list[Score] | str"]  # scores, or why there are none
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def run_jobs(
     """Measure cells and append their rows to results.csv as each is done. Returns the rows.
 
     workers: one process each, with these environment variables (CUDA_VISIBLE_DEVICES); none: all in this process.
-    A metric that fails gives a row that says why; so does each metric of a cell whose process ends, and another
-    process goes on with the rest. The same call again measures what failed, and nothing that is there.
+    A metric that fails gives a row that says why. So does a metric whose process ends; another process goes on
+    with the next metric. The same call again measures what failed, and nothing that is there.
     """
     rows: list[ResultRow] = []
     found = _in_processes(jobs, measure, workers) if workers else _in_this_process(jobs, measure)
@@ -94,24 +95,30 @@ def to_measure(job: Job, inputs: Mapping[str, str]) -> list[str]:
     ]
 
 
-def measure_job(job: Job, measure: Measure, inputs: Mapping[str, str]) -> Iterator[list[ResultRow]]:
+def measure_job(job: Job, ask: Ask, inputs: Mapping[str, str]) -> Iterator[list[ResultRow]]:
     """Rows of a cell, metric by metric, as each is done."""
     done: set[str] = set()
     for metric in to_measure(job, inputs):
         if metric in done:
             continue
-        try:
-            scores = measure(metric, job.cell, job.folder)
-        except PSAlignError as err:
-            yield [result_row(job.cell, metric, FAILED, note=str(err))]
-            continue
-        except Exception as err:  # of this metric alone: what the others say is not lost with it
-            if not isinstance(err, OSError) and not is_out_of_memory(err):
-                traceback.print_exc()  # a fault of the program
-            yield [result_row(job.cell, metric, FAILED, note=f"{reason_of(err)} ({type(err).__name__})")]
+        scores = ask(metric, job.cell, job.folder)
+        if isinstance(scores, str):
+            yield [result_row(job.cell, metric, FAILED, note=scores)]
             continue
         done |= {score.metric for score in scores}  # a metric may bring another with it
         yield [_row(job.cell, score, inputs[score.metric]) for score in scores]
+
+
+def scores_or_reason(measure: Measure, metric: str, cell: Cell, folder: Path) -> list[Score] | str:
+    """Scores of a metric, or why it failed; the other metrics are measured all the same."""
+    try:
+        return measure(metric, cell, folder)
+    except PSAlignError as err:
+        return str(err)
+    except Exception as err:
+        if not isinstance(err, OSError) and not is_out_of_memory(err):
+            traceback.print_exc()  # a fault of the program
+        return f"{reason_of(err)} ({type(err).__name__})"
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -140,114 +147,45 @@ def _in_this_process(jobs: Sequence[Job], measure: Measure) -> Found:
     for job in jobs:
         inputs, failed = look_at_inputs(job)
         yield failed
-        yield from measure_job(job, measure, inputs)
+        yield from measure_job(job, partial(scores_or_reason, measure), inputs)
         yield None
 
 
-class Worker:
-    """A process that measures one cell after another. It ends when this end of the pipe is closed."""
-
-    def __init__(self, measure: Measure, environment: Mapping[str, str]) -> None:
-        context = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
-        self.environment = environment
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, measure), daemon=True)
-        with _environment(environment):
-            self.process.start()
-        theirs.close()
-        self.job: Job | None = None
-        self.missing: list[str] = []  # metrics of the job that there is no row of yet
-
-    def give(self, job: Job) -> None:
-        self.job, self.missing = job, [metric for metric in job.metrics if metric not in job.known]
-        with suppress(ConnectionError):  # the process is gone, which take() will say
-            self.pipe.send(job)
-
-    def take(self) -> list[ResultRow] | None:
-        """Rows, or None when the job is done. Raises EOFError where the process is gone."""
-        try:
-            message = self.pipe.recv()
-        except OSError as err:  # gone before it read its job (ConnectionResetError), or in the middle of a message
-            raise EOFError from err
-        if isinstance(message, tuple):  # what the job comes to, once the worker has looked at the pictures
-            self.missing = list(message)
-            return []
-        rows: list[ResultRow] | None = message
-        told = {row.metrics for row in rows or ()}
-        self.missing = [metric for metric in self.missing if metric not in told]
-        return rows
-
-    def post_mortem(self) -> list[ResultRow]:
-        """Rows that say why the metrics of its job are not there."""
-        self.process.join()
-        assert self.job is not None
-        why = f"the process that measured it ended with exit status {self.process.exitcode}"
-        return [result_row(self.job.cell, metric, FAILED, note=why) for metric in self.missing]
-
-
 def _in_processes(jobs: Sequence[Job], measure: Measure, environments: Sequence[Mapping[str, str]]) -> Found:
-    waiting = list(reversed(jobs))
-    workers: list[Worker] = []
+    """A thread for each worker process takes one cell after another; this one gets the rows."""
+    workers = [Worker(environment) for environment in environments[: len(jobs)]]
+    free: SimpleQueue[Worker] = SimpleQueue()
+    rows: SimpleQueue[list[ResultRow] | None] = SimpleQueue()
+
+    def measure_with(worker: Worker, metric: str, cell: Cell, folder: Path) -> list[Score] | str:
+        try:
+            return worker.call(scores_or_reason, measure, metric, cell, folder)
+        except ProcessDied as err:
+            return str(err)
+
+    def work(job: Job) -> None:
+        worker = free.get()
+        try:
+            inputs, failed = look_at_inputs(job)
+            rows.put(failed)
+            for new in measure_job(job, partial(measure_with, worker), inputs):
+                rows.put(new)
+        finally:
+            free.put(worker)
+            rows.put(None)
+
+    for worker in workers:
+        free.put(worker)
+    threads = ThreadPoolExecutor(max_workers=max(1, len(workers)))
     try:
-        for environment in environments[: len(jobs)]:
-            workers.append(_started(measure, environment, waiting))
-        while workers:
-            ready = wait([worker.pipe for worker in workers])
-            for worker in [worker for worker in workers if worker.pipe in ready]:
-                try:
-                    rows = worker.take()
-                except EOFError:
-                    workers.remove(worker)
-                    yield worker.post_mortem()
-                    yield None
-                    if waiting:
-                        workers.append(_started(measure, worker.environment, waiting))
-                    continue
-                yield rows
-                if rows is None and waiting:
-                    worker.give(waiting.pop())
-                elif rows is None:
-                    workers.remove(worker)
-                    worker.pipe.close()
-                    worker.process.join()
+        futures = [threads.submit(work, job) for job in jobs]
+        for _ in range(len(jobs)):
+            while (new := rows.get()) is not None:
+                yield new
+            yield None
+        for future in futures:
+            future.result()  # raises a fault of the program
     finally:
         for worker in workers:
-            worker.process.terminate()
-
-
-def _started(measure: Measure, environment: Mapping[str, str], waiting: list[Job]) -> Worker:
-    worker = Worker(measure, environment)
-    worker.give(waiting.pop())
-    return worker
-
-
-def _work(pipe: Connection, measure: Measure) -> None:
-    """What a worker process does: jobs in, rows out, None after each."""
-    sys.stdout = sys.stderr  # results are the first process's to print
-    while True:
-        try:
-            job = pipe.recv()
-        except EOFError:
-            return
-        inputs, failed = look_at_inputs(job)
-        pipe.send(tuple(to_measure(job, inputs)))
-        if failed:
-            pipe.send(failed)
-        for rows in measure_job(job, measure, inputs):
-            pipe.send(rows)
-        pipe.send(None)
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """For processes that start within it."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+            worker.stop()
+        threads.shutdown(cancel_futures=True)

@@ -1,0 +1,69 @@
+"""A process of its own for work that may end its process: it is replaced when it dies.
+
+Place on the path of data: under what is measured on several GPUs. concurrent.futures has the process and its
+queue; a pool of one, so that a death costs the call that caused it and no other.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ProcessDied(Exception):
+    """A process ended before it answered."""
+
+
+class Worker:
+    """Calls functions in one other process, which has environment variables of its own."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment, self._stopped = dict(environment), False
+        self._pool: ProcessPoolExecutor | None = None
+        self._pid: int | None = None
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The result of a function of a module, whose arguments can be pickled.
+
+        Raises ProcessDied where the process ends first; the next call starts another one. Raises it too after
+        `stop`.
+        """
+        if self._stopped:
+            raise ProcessDied("the process was stopped")
+        try:
+            if self._pool is None:
+                spawn = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
+                self._pool = ProcessPoolExecutor(1, spawn, initializer=_begin, initargs=(self.environment,))
+                self._pid = self._pool.submit(os.getpid).result()
+            return self._pool.submit(function, *arguments).result()
+        except BrokenProcessPool as err:
+            self._end()
+            raise ProcessDied("the process ended before it answered: it was killed, or memory was used up") from err
+
+    def stop(self) -> None:
+        """End the process, whatever it is doing."""
+        self._stopped = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGTERM)
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool = self._pid = None
+
+
+def _begin(environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)  # before a library that reads it is imported
+    sys.stdout = sys.stderr  # results are the first process's to print
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
