@@ -31,7 +31,7 @@ def hold(place, held):
 def other(tmp_path, monkeypatch):
     """Another process that holds the file or folder `out`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("psalign.files.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("psalign.locks.LOCK_WAIT_S", 0.2)
     context = multiprocessing.get_context("fork")
     held = context.Event()
     process = context.Process(target=hold, args=(Path("out"), held))
