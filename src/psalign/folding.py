@@ -28,7 +28,7 @@ FOLDED = "folded"  # the backend of the vectors that a folded adapter reads
 
 @dataclass(frozen=True)
 class Folded:
-    """What fold_users wrote. bytes_per_user: of a folded vector in float32."""
+    """What fold_users wrote. bytes_per_user: size of a folded vector in float32."""
 
     users: int
     bytes_per_user: int

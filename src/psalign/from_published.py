@@ -41,9 +41,10 @@ STATE_BYTES = 2  # of a number of a text state
 class Sources:
     """Where a run finds what it learns from, and writes to.
 
-    data, embeddings: folders of captions and vectors, filled where they are empty. out, cache: of the run.
-    model, variant: of the base model; None: the usual ones. llm: language model of the vectors; None: the
-    small one, where it is installed. rows: the most captions to train on; None: all.
+    data, embeddings: folders of captions and vectors, filled where they are empty. out, cache: folders of the run.
+    model, variant: place and variant of the base model; None: the usual ones.
+    llm: language model of the vectors; None: the small one, where it is installed.
+    rows: the most captions to train on; None: all.
     """
 
     data: Path

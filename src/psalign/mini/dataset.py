@@ -142,7 +142,7 @@ def _ban_list(user_id: str, rng: np.random.Generator) -> UserProfile:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two scenes that differ in motifs, with the category that they are about. seed: of both pictures."""
+    """Two scenes that differ in motifs, with the category that they are about. seed: seed of both pictures."""
 
     user: UserProfile
     index: int

@@ -85,8 +85,8 @@ class Mention:
 
     form: "one" ("a sword"), "many" ("swords"), "described" (DESCRIPTIONS) or "kind" ("a weapon", no name: the
     first motif of that category is drawn).
-    name, kind_name: which of NAMES and KIND_NAMES, 0 to 2. kind: beside the name, as `kinds` of
-    world.caption, 0 to 2.
+    name, kind_name: index of the name in NAMES and KIND_NAMES, 0 to 2.
+    kind: where the kind stands beside the name, 0 to 2, as `kinds` of world.caption.
     """
 
     form: Form = "one"
@@ -157,9 +157,9 @@ def plain_caption(scene: world.Scene, wording: tuple[str, str], phrasing: Phrasi
 
 
 def limit(words: str, wording: str) -> str:
-    """What a user says of a limit.
+    """What a user says about a limit.
 
-    words: a name of a motif or kind, without article; wording: of LIMIT_WORDINGS.
+    words: a name of a motif or kind, without article. wording: one of LIMIT_WORDINGS.
     """
     return wording.format(a=named(words), many=plural(words))
 

@@ -153,10 +153,9 @@ class Reply(BaseModel):
 class OpenAIBackend:
     """Asks any OpenAI-compatible endpoint for a JSON list of categories; the profile leaves this machine.
 
-    base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY of the environment. timeout_s: seconds
-    that one request may take;
-    retries: after rate limits, server errors (also inside HTTP 200) and timeouts; concurrency: requests at a
-    time.
+    base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY of the environment.
+    timeout_s: seconds that one request may take. concurrency: the number of requests at a time.
+    retries: how often a request is repeated after rate limits, server errors (also inside HTTP 200) and timeouts.
     A redirection is a failure. Raises ExtraMissing without the extra `openai`, UsageError without a key.
     """
 

@@ -51,9 +51,9 @@ class DescribedRow(Protocol):
 
 
 def read_row_profiles(rows: Sequence[DescribedRow], name: str) -> tuple[list[PromptRow], list[UserProfile]]:
-    """Prompts with the ids of their users, and the profile of each user once. name: of the file, for
-    messages.
+    """Prompts with the ids of their users, and the profile of each user once.
 
+    name: name of the file, for messages.
     A row without a user id is a user of its own. Raises ProfileError for a row without a profile, or with a
     faulty one; UsageError where two rows of one user differ.
     """

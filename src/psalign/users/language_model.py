@@ -184,8 +184,8 @@ def profile_text(profile: UserProfile, *, person_alone: bool = False) -> str:
 def embedder_for(recipe: Recipe, *, model: str | None = None, **options: Any) -> Embedder:
     """The embedder that a store was made with, so that users may join it later.
 
-    model: hub id or folder of the language model, for the backend that needs one; options: of
-    TransformersEmbedder.
+    model: hub id or folder of the language model, for the backend that needs one.
+    options: other arguments of TransformersEmbedder.
     Raises CheckpointError where that model cannot be loaded or the backend makes no vectors here.
     """
     if recipe.backend == "structured":
@@ -220,10 +220,9 @@ def _template(*, person_alone: bool = False) -> str:
 def load_language_model(
     model: str, revision: str | None = None, dtype: str = "fp32", *, with_head: bool = False
 ) -> tuple[Any, Any]:
-    """Tokenizer (padding on the right) and network of a causal language model; with_head: to predict words
-    with.
+    """Tokenizer (padding on the right) and network of a causal language model.
 
-    Raises CheckpointError where it cannot be loaded.
+    with_head: whether the network predicts words. Raises CheckpointError where it cannot be loaded.
     """
     import torch
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer

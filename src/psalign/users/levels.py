@@ -53,8 +53,8 @@ def choose_levels(profiles: Sequence[UserProfile]) -> list[UserProfile]:
     """Six users of a population whose bans are nested, from nothing to everything, in steps as even as they
     can be.
 
-    The same population gives the same users: of those with equal bans the first, of equally even chains the
-    first in the order of the taxonomy.
+    The same population gives the same users. Of users with equal bans the first is taken; of equally even
+    choices the first in the order of the taxonomy.
     Raises ProfileError where the population has no such six.
     """
     first: dict[BanSet, UserProfile] = {}
@@ -75,8 +75,10 @@ def choose_levels(profiles: Sequence[UserProfile]) -> list[UserProfile]:
 
 
 def _evenest(ordered: list[BanSet]) -> list[BanSet] | None:
-    """The six nested sets of these, from the empty one to the largest, whose steps are most even: of those
-    that are equal the first in their order. None where there is no such six."""
+    """Six nested sets, from the empty one to the largest, whose steps are most even; None where there are none.
+
+    Of choices that are equally even, the first in the given order is taken.
+    """
     places = range(len(ordered))
     above = [[j for j in places if ordered[i] < ordered[j]] for i in places]
     cost: list[float] = [0.0 if i == len(ordered) - 1 else math.inf for i in places]  # of the rest of a chain

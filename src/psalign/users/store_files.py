@@ -167,7 +167,7 @@ def embed_hint(folder: Path | None) -> str:
 def require_finite(*arrays: Array, user_ids: Sequence[str]) -> None:
     """Raises EmbeddingMissing for a number that is not finite.
 
-    user_ids: of the rows of an array of as many rows.
+    user_ids: ids of the users of an array that has a row for each of them.
     """
     for array in arrays:
         bad = ~np.isfinite(array)
