@@ -14,36 +14,14 @@ import numpy as np
 
 from ..errors import UsageError
 from ..files import Record
-from .profile import AGE_GROUPS, UserProfile
+from .profile import AGE_GROUPS, VOCABULARY, UserProfile
 
-SHARES: dict[str, dict[str, float]] = {  # before implausible people are turned away
-    "age_group": {
-        "infants & toddlers": 0.05,
-        "children": 0.20,
-        "adolescents": 0.20,
-        "young adults": 0.20,
-        "middle-aged": 0.20,
-        "young elderly": 0.10,
-        "elderly": 0.04,
-        "long-lived elderly": 0.01,
-    },
-    "gender": {"male": 0.5, "female": 0.5},
-    "religion": {"Christianity": 0.3, "Islam": 0.2, "Buddhism": 0.2, "None": 0.3},
-    "physical_condition": {
-        "visual impairment": 0.2,
-        "hearing impairment": 0.2,
-        "intellectual disability": 0.2,
-        "healthy": 0.4,
-    },
-    "mental_condition": {
-        "depression": 0.15,
-        "anxiety": 0.15,
-        "war": 0.075,
-        "sexual assault": 0.075,
-        "major accidents": 0.075,
-        "natural disasters": 0.075,
-        "healthy": 0.4,
-    },
+SHARES: dict[str, tuple[float, ...]] = {  # of the words of VOCABULARY, before implausible people are turned away
+    "age_group": (0.05, 0.20, 0.20, 0.20, 0.20, 0.10, 0.04, 0.01),
+    "gender": (0.5, 0.5),
+    "religion": (0.3, 0.2, 0.2, 0.3),
+    "physical_condition": (0.2, 0.2, 0.2, 0.4),
+    "mental_condition": (0.15, 0.15, 0.075, 0.075, 0.075, 0.075, 0.4),
 }
 # Field, value, and the age in years below which it is implausible.
 MIN_AGES: tuple[tuple[str, str, int], ...] = (
@@ -56,7 +34,7 @@ MIN_AGES: tuple[tuple[str, str, int], ...] = (
     ("mental_condition", "sexual assault", 10),
     ("mental_condition", "war", 18),
 )
-_CUMULATIVE = {field: (list(shares), list(accumulate(shares.values()))) for field, shares in SHARES.items()}
+_CUMULATIVE = {field: (VOCABULARY[field], list(accumulate(shares))) for field, shares in SHARES.items()}
 _TOO_YOUNG = {(field, value): age for field, value, age in MIN_AGES}
 
 
