@@ -276,6 +276,7 @@ def caption_step(base: str, preset: Record, pairs: int) -> tuple[Any, float]:
     pooled = torch.randn((pairs, row.pooled_dim)) if row.pooled_dim else None
     batch = CaptionBatch(
         states=states, chosen=states.flip(0), other=None, rewritten=torch.ones(pairs, dtype=torch.bool),
+        stays=torch.rand(pairs, TOKENS) < 0.8,
         vectors=torch.randn((pairs, LLM_DIM)), bans=torch.zeros(pairs, len(category_names())),
         is_known=torch.zeros(pairs, dtype=torch.bool), cells=torch.full((pairs,), -1), reading=0, pooled=pooled,
         chosen_pooled=pooled, limits=torch.randn((pairs, LIMITS, 2, row.context_dim)),

@@ -57,7 +57,8 @@ def make_captions(count=12, *, limited=False, compare=False, pooled=0, memory_gb
         states["pooled"] = torch.randn((count + 1, pooled), generator=generator).half()
     cache = TextCache("tests", Rows.of(**states), {text: i for i, text in enumerate([*texts, ""])})
     phrases = dict(zip(PHRASES, torch.randn((3, 2, 16), generator=generator), strict=True)) if limited else {}
-    return Captions(rows, cache, Users(), phrases=phrases, compare=compare, memory_gb=memory_gb)
+    tokens = np.random.default_rng(3).integers(7, size=(count + 1, 5))
+    return Captions(rows, cache, Users(), tokens, phrases=phrases, compare=compare, memory_gb=memory_gb)
 
 
 def caption_adapter(*, words=False, pooled=0):

@@ -63,12 +63,13 @@ def test_a_limit_of_half_strength_softens_less(psa, mini_pipeline):
     assert 0 < moved[1] < moved[0]
 
 
-def test_states_of_ones_own_need_the_pipeline_for_limits(psa, mini_pipeline):
-    plain = encode_texts(mini_pipeline, [PROMPT])
+@pytest.mark.parametrize("clip_skip", [None, 1])
+def test_states_of_ones_own_need_the_pipeline_for_limits(psa, mini_pipeline, clip_skip):
+    plain = encode_texts(mini_pipeline, [PROMPT], clip_skip=clip_skip)
     with pytest.raises(GuardError, match="nothing was given that encodes them"):
         psa.rewrite(plain.prompt_embeds, None, limits=[["a sword"]])
-    made = psa.rewrite(plain.prompt_embeds, None, limits=[["a sword"]], pipe=mini_pipeline)
-    expected = psa.encode(mini_pipeline, [PROMPT], None, limits=[["a sword"]])
+    made = psa.rewrite(plain.prompt_embeds, None, limits=[["a sword"]], pipe=mini_pipeline, clip_skip=clip_skip)
+    expected = psa.encode(mini_pipeline, [PROMPT], None, limits=[["a sword"]], clip_skip=clip_skip)
     assert torch.equal(made["prompt_embeds"], expected["prompt_embeds"])
 
 

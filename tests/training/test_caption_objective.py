@@ -5,12 +5,12 @@ import csv
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from helpers import tiny_unet
 from psalign.diffusion.reader import Reader, random_pools
 from psalign.training.caption_objective import CaptionObjective
 from psalign.training.config import TrainingConfig
+from psalign.training.loss import match_loss
 from training_captions import caption_adapter, make_captions, new_caption_trainer
 from training_pairs import randomise
 
@@ -42,7 +42,7 @@ def same_bits(one, other):
 
 def test_the_loss_by_hand(tmp_path):
     """Mean over rows of the reader's error between rewritten and wanted states, rows to be left alone times 3; and half
-    of the mean cross-entropy of each row's largest match."""
+    of the mean match loss."""
     trainer = new_caption_trainer(tmp_path, untouched_weight=3.0, caption_dropout=0.0, match_weight=0.5)
     randomise(trainer.trained)
     trainer.trained.is_sharp = False
@@ -54,11 +54,11 @@ def test_the_loss_by_hand(tmp_path):
     for i in range(6):
         row = slice(i, i + 1)
         users = batch.users[row]
-        logits = adapter.matcher(batch.states[row], users)
-        matches = adapter.matcher.matches(logits, users, sharp=False).amax(-1)
+        logits = adapter.match(batch.states[row], users)
+        matches = adapter.matches(logits, users)
         changed = batch.states[row] + matches.amax() * adapter.rewriter(batch.states[row], matches)[1]
-        label = batch.rewritten[row].float()
-        expected = expected + 0.5 * binary_cross_entropy_with_logits(logits.max()[None], label) / 6
+        match = match_loss(logits, batch.rewritten[row], batch.stays[row], rows=6, rewritten_rows=1, is_sharp=False)
+        expected = expected + 0.5 * match
         error = objective.reader.error(changed, batch.chosen[row], objective._draw(batch.reading))
         expected = expected + error.sum() * (1.0 if batch.rewritten[i] else 3.0) / 6
     torch.testing.assert_close(outcome.loss, expected, rtol=1e-5, atol=1e-7)

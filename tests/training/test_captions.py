@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from psalign.errors import DatasetError
-from psalign.training.captions import CaptionPlan
+from psalign.sage.cache import build_texts
+from psalign.training.captions import CaptionPlan, caption_tokens
 from psalign.training.config import TrainingConfig
 from training_captions import CALM, make_captions
 
@@ -114,3 +115,22 @@ def test_safe_captions_are_known_to_be_harmless():
     assert captions.safe_captions == sorted(f"caption {i}" for i in (2, 5, 8, 11))
     captions.rows = [row for row in captions.rows if row.side != "safe"]
     assert set(captions.safe_captions) == {f"caption {i}" for i in (1, 4, 7, 10)}  # what is drawn instead
+
+
+def test_a_token_stays_where_the_caption_of_the_chosen_picture_has_it_anywhere():
+    captions = make_captions()
+    plan = captions.plan(0, size=12, config=TrainingConfig(**CALM))
+    stays = captions.batch(plan).stays
+    for number, row in enumerate(plan.rows):
+        caption, chosen = (captions.tokens[captions.table[row, column]].tolist() for column in (0, 1))
+        assert stays[number].tolist() == [token in chosen for token in caption]
+
+
+def test_tokens_are_those_of_every_caption_in_the_order_of_its_number(mini_pipeline, tmp_path):
+    texts = build_texts(["a red cat", "a cat with a sword", "a dog " * 100], mini_pipeline, tmp_path)
+    tokens = caption_tokens(mini_pipeline.tokenizer, texts)
+    length = texts.rows.read("states", [0]).shape[1]
+    assert tokens.shape == (4, length)
+    for caption, number in texts.numbers.items():
+        own = mini_pipeline.tokenizer(caption, truncation=True, max_length=length).input_ids
+        assert tokens[number, : len(own)].tolist() == own

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from psalign.training.loss import margins, min_snr_weights, preference_loss, squared_error
+from psalign.training.loss import (
+    NARROW,
+    QUIET,
+    STAYING,
+    margins,
+    match_loss,
+    min_snr_weights,
+    preference_loss,
+    squared_error,
+)
 
 POLICY = torch.tensor([0.2, 0.6]), torch.tensor([0.5, 0.4])
 REFERENCE = torch.tensor([0.3, 0.5]), torch.tensor([0.4, 0.4])
@@ -56,3 +65,34 @@ def test_min_snr_by_hand():
     """alpha .9: SNR 9, weight 5 / 9. alpha .5: SNR 1, weight 1."""
     found = min_snr_weights(torch.tensor([0.9, 0.5]), gamma=5.0)
     torch.testing.assert_close(found, torch.tensor([5 / 9, 1.0]))
+
+
+def test_match_loss_by_hand():
+    """Two prompts of three tokens and one user token. Within their prompts, the largest logits are 3 and 0.5: the first
+    has something to take away, -log sigmoid(3), the second has not, -log(1 - sigmoid(0.5)). By what tokens add, the
+    last token of the first stays: -log sigmoid(1) for the largest logit that goes, -log(1 - sigmoid(2)) for the one
+    that stays; the second, -log(1 - sigmoid(-1)). All is over the two rows of the step."""
+    within = torch.tensor([[3.0, 1.0, 0.0], [0.5, -1.0, -2.0]])[..., None]
+    own = torch.tensor([[0.5, 1.0, 2.0], [-3.0, -1.0, -2.0]])[..., None]
+    rewritten = torch.tensor([True, False])
+    stays = torch.tensor([[False, False, True], [True, True, True]])
+    loss = match_loss((within, own), rewritten, stays, rows=2, rewritten_rows=1, is_sharp=False)
+    softplus = {x: math.log1p(math.exp(x)) for x in (-3.0, 0.5, -1.0, 2.0)}
+    expected = softplus[-3.0] + softplus[0.5] + softplus[-1.0] + STAYING * softplus[2.0] + softplus[-1.0]
+    assert loss.item() == pytest.approx(expected / 2)
+
+
+def test_where_it_is_not_known_which_tokens_stay_any_may_match():
+    logits = torch.tensor([[0.5, 1.0, 2.0]])[..., None]
+    loss = match_loss((logits, logits), torch.tensor([True]), rows=1, rewritten_rows=1, is_sharp=False)
+    assert loss.item() == pytest.approx(2 * math.log1p(math.exp(-2.0)))
+
+
+def test_once_the_matcher_is_sharp_matches_are_few():
+    torch.manual_seed(0)
+    logits, rewritten = (torch.randn(4, 6, 3), torch.randn(4, 6, 3)), torch.tensor([True, True, False, False])
+    stays = torch.rand(4, 6) < 0.5
+    both = [match_loss(logits, rewritten, stays, rows=4, rewritten_rows=2, is_sharp=sharp) for sharp in (False, True)]
+    quiet = sum(torch.nn.functional.softplus(one).mean((1, 2))[2:].mean() for one in logits)
+    broad = logits[0].sigmoid().amax(-1).mean(-1)[:2].mean()
+    assert (both[1] - both[0]).item() == pytest.approx(QUIET * quiet.item() + NARROW * broad.item(), rel=1e-5)

@@ -76,9 +76,10 @@ def explain_texts(
         pooled = None if texts.pooled_prompt_embeds is None else texts.pooled_prompt_embeds[row : row + 1]
         logits = adapter.match(states, one)
         changed, _ = adapter.rewritten(states, pooled, one, logits)
-        matches = adapter.matcher.matches(logits, one.to(adapter), sharp=True)[0]  # [T, S]
+        within, own = (adapter.matcher.matches(x, one.to(adapter), sharp=True)[0] for x in logits)  # [T, S]
+        matches = torch.where((own > 0).any(0), own, within)
         moved = ((changed - states).float().norm(dim=-1) / states.float().norm(dim=-1).clamp(min=1e-6))[0].tolist()
-        causes = _causes(adapter, logits.shape[-1], phrases[row])
+        causes = _causes(adapter, logits[0].shape[-1], phrases[row])
         words = _words(pipe, prompt, len(moved))
         found.append(Explanation(prompt, _softened(matches, causes, words, moved), tuple(moved)))
     return found
@@ -87,8 +88,9 @@ def explain_texts(
 def _softened(
     matches: torch.Tensor, causes: Sequence[str], words: Sequence[str], moved: Sequence[float]
 ) -> tuple[Softened, ...]:
-    """The first token of each cause. A text encoder that reads from left to right knows nothing of a word before it
-    comes, and every token behind it still remembers it: the first one is the word itself."""
+    """The first token of each cause. matches: [T, S], by what tokens themselves add where any is matched so; otherwise
+    within their prompt, as in a description. A text encoder that reads from left to right knows nothing of a word
+    before it comes, and every token behind it still remembers it."""
     first: dict[str, Softened] = {}
     for place, token in enumerate(matches.tolist()):
         for cause, match in zip(causes, token, strict=True):

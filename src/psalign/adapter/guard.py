@@ -129,15 +129,18 @@ class AttachedAdapter:
         negative_pooled: torch.Tensor | None = None,
         scale: Scale = 1.0,
         recipe: str | None = None,
+        clip_skip: int | None = None,
     ) -> dict[str, Any]:
         """`encode` for text states of your own (long prompts, weighted words): the same keyword arguments.
 
         prompt_embeds, negative: text states [B, T, D]; pooled, negative_pooled: [B, P], on SDXL. Without guidance
-        negative may be left out. pipe: the pipeline that encodes limits in words; needed where there are any. users,
-        limits, scale, recipe: see encode.
+        negative may be left out. pipe: the pipeline that encodes limits in words; needed where there are any.
+        clip_skip: the last layers of the text encoder that were left out for the states; limits are encoded in the
+        same way. users, limits, scale, recipe: see encode.
         """
         checked = check_users(self.adapter, users, recipe=recipe, scale=scale, limits=limits)
-        return self._made(Texts(prompt_embeds, negative, pooled, negative_pooled), self._with_limits(pipe, checked, {}))
+        rows = self._with_limits(pipe, checked, {} if clip_skip is None else {"clip_skip": clip_skip})
+        return self._made(Texts(prompt_embeds, negative, pooled, negative_pooled), rows)
 
     def explain(
         self,

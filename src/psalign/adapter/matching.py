@@ -7,6 +7,8 @@ own and the largest counts, so one source, or one limit more, never takes away f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -40,6 +42,7 @@ class TokenMatcher(nn.Module):
         super().__init__()
         self.register_buffer("centre", torch.zeros(context_dim))
         self.register_buffer("spread", torch.ones(context_dim))
+        self.width = 2 * rank
         self.features = nn.Sequential(nn.Linear(context_dim, 2 * rank), nn.GELU(), nn.Linear(2 * rank, rank))
         self.user_proj = UserProjection(llm_dim, n_tokens, rank, proj_rank)
         self.categories = nn.Parameter(0.1 * torch.randn(categories, rank))
@@ -47,6 +50,9 @@ class TokenMatcher(nn.Module):
         self.words_down = nn.Linear(context_dim, WORDS_RANK, bias=False)
         self.words_up = nn.Linear(WORDS_RANK, context_dim, bias=False)
         nn.init.zeros_(self.words_up.weight)  # the similarity begins as a cosine
+        self.before_down = nn.Linear(context_dim, WORDS_RANK, bias=False)
+        self.before_up = nn.Linear(WORDS_RANK, context_dim + 2 * rank, bias=False)
+        nn.init.zeros_(self.before_up.weight)
         self.words_scale = nn.Parameter(torch.full((2,), 2.1))  # logarithms, for last words and for ends of text
         self.words_bias = nn.Parameter(torch.full((2,), -4.0))
         self.breadth = nn.Sequential(nn.Linear(context_dim, 16), nn.GELU(), nn.Linear(16, 1))
@@ -58,10 +64,20 @@ class TokenMatcher(nn.Module):
         self.centre.copy_(words.mean(0))
         self.spread.copy_(words.std(0).clamp(min=1e-3))
 
-    def forward(self, states: torch.Tensor, users: RowUsers) -> torch.Tensor:
-        """Logits [B, T, S] of user tokens in the order vector, categories, limits; NEVER for those a row lacks."""
+    def forward(self, states: torch.Tensor, users: RowUsers) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [B, T, S] twice: of what a token says within its prompt, and of what the token itself adds.
+
+        User tokens stand in the order vector, categories, limits; a row's logit is NEVER for those that it lacks.
+        """
         states = self._standard(states)
-        features = self.features(states)
+        before = F.pad(states[:, 1:-1], (0, 0, 2, 0))  # states of the token before; none before the first word
+        of_words, of_features = self.before_up(self.before_down(before)).split([states.shape[-1], self.width], dim=-1)
+        first, *rest = self.features
+        hidden = first(states)
+        within = self._logits(states, self._run(rest, hidden), users)
+        return within, self._logits(states + of_words, self._run(rest, hidden + of_features), users)
+
+    def _logits(self, states: torch.Tensor, features: torch.Tensor, users: RowUsers) -> torch.Tensor:
         vector = features @ self.user_proj(users.vectors).transpose(1, 2) / 2 + self.bans_bias[0]  # [B, T, N]
         category = features @ self.categories.T + self.bans_bias[1]  # [B, T, C]
         if users.bans is not None and users.is_known is not None:
@@ -102,6 +118,12 @@ class TokenMatcher(nn.Module):
         kinds = F.normalize(features, dim=-1) @ F.normalize(self.features(ends), dim=-1).transpose(1, 2)
         kinds = SIMILAR * kinds - 8.0 + self.breadth(ends).transpose(1, 2)  # [B, T, M]
         return torch.cat([spelled, kinds[..., None]], dim=-1).logsumexp(-1)
+
+    @staticmethod
+    def _run(layers: Sequence[nn.Module], hidden: torch.Tensor) -> torch.Tensor:
+        for layer in layers:
+            hidden = layer(hidden)
+        return hidden
 
     def _words(self, states: torch.Tensor) -> torch.Tensor:
         return F.normalize(states + self.words_up(self.words_down(states)), dim=-1)

@@ -6,6 +6,8 @@ Place on the path of data: step 5, kind `prompt`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import nn
@@ -14,6 +16,8 @@ from torch.nn import functional as F
 from .adapter import PSAAdapter
 from .matching import TokenMatcher
 from .users import RowUsers
+
+Logits = tuple[torch.Tensor, torch.Tensor]  # of PromptAdapter.match
 
 
 class PromptAdapter(PSAAdapter):
@@ -58,13 +62,20 @@ class PromptAdapter(PSAAdapter):
         tokens: torch.Tensor = self.matcher.user_proj(vectors)
         return tokens
 
-    def match(self, states: torch.Tensor, users: RowUsers) -> torch.Tensor:
-        """Logits [B, T, S] of how surely each token of text states [B, T, D] falls under each user token."""
-        logits: torch.Tensor = self.matcher(states.to(device=self.device, dtype=self.dtype), users.to(self))
-        return logits
+    def match(self, states: torch.Tensor, users: RowUsers) -> Logits:
+        """Logits [B, T, S], twice, of how surely each token of text states [B, T, D] falls under each user token: by
+        what it says within its prompt, and by what the token itself adds."""
+        within, own = self.matcher(states.to(device=self.device, dtype=self.dtype), users.to(self))
+        return within, own
+
+    def matches(self, logits: Logits, users: RowUsers) -> torch.Tensor:
+        """How surely each token falls under anything that its user does not want to see, [B, T, 2] in [0, 1]: by either
+        way of match(), and by what the token itself adds."""
+        within, own = (self.matcher.matches(one, users, sharp=self.is_sharp).amax(-1) for one in logits)
+        return torch.stack([torch.maximum(within, own), own], dim=-1)
 
     def rewritten(
-        self, states: torch.Tensor, pooled: torch.Tensor | None, users: RowUsers, logits: torch.Tensor | None = None
+        self, states: torch.Tensor, pooled: torch.Tensor | None, users: RowUsers, logits: Logits | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Text states [B, T, D] and pooled states [B, P] as the users may see them; the same dtype and device.
 
@@ -72,8 +83,13 @@ class PromptAdapter(PSAAdapter):
         """
         users = users.to(self)
         logits = self.match(states, users) if logits is None else logits
-        matches = self.matcher.matches(logits, users, sharp=self.is_sharp).amax(-1)  # [B, T]
-        strength = users.strength * matches.amax(1)  # [B]
+        matches = self.matches(logits, users)  # [B, T, 2]
+        largest = matches.amax((1, 2))  # [B]
+        if users.limit_strength is not None:  # which weakens the change, and a mark only beside a stronger limit's
+            whole = self.matches(logits, replace(users, limit_strength=None)).amax((1, 2))
+            weakened = torch.where(whole > 0, largest / whole, 1.0).detach()  # 0 / 0 where nothing is matched
+            matches = matches / weakened[:, None, None]
+        strength = users.strength * largest
         hidden, change = self.rewriter(states.to(device=self.device, dtype=self.dtype), matches)
         changed = _added(states, change, strength)
         if pooled is None or not self.config.pooled_dim:
@@ -89,12 +105,13 @@ def _added(x: torch.Tensor, change: torch.Tensor, strength: torch.Tensor) -> tor
 
 
 class PromptRewriter(nn.Module):
-    """Rewrites text states [B, T, D] whose tokens are matched [B, T]; adds exactly nothing until it is trained.
+    """Rewrites text states [B, T, D] whose tokens are matched [B, T, 2]; adds exactly nothing until it is trained.
 
-    It sees which tokens are matched and never why. It works in R dimensions: in each of `depth` blocks every token
-    attends to the prompt and to its matched tokens, since states of later tokens also hold what the matched word says.
-    A token's state is added to, or exchanged for another state (out = state + gate * (other - state)); an exchange
-    needs no knowledge of all that the state held.
+    It sees which tokens are matched and never why. A token that is matched by what it adds is a word that is to go.
+    One that is matched within its prompt alone is part of a description, or follows a word that is to go and still
+    carries its meaning. The rewriter works in R dimensions: in each of `depth` blocks every token attends to the
+    prompt and to its matched tokens. A token's state is added to, or exchanged for another state
+    (out = state + gate * (other - state)); an exchange needs no knowledge of all that the state held.
     pooled_dim: width of a pooled text state that is rewritten too (SDXL), or 0.
     """
 
@@ -102,7 +119,7 @@ class PromptRewriter(nn.Module):
         super().__init__()
         self.norm_in = nn.LayerNorm(context_dim)
         self.down = nn.Linear(context_dim, rank)
-        self.mark = nn.Linear(rank, rank)  # what a match adds to a token
+        self.mark = nn.Linear(rank, 2 * rank)  # what a match of either kind adds to a token
         self.blocks = nn.ModuleList(RewriteBlock(rank, heads) for _ in range(depth))
         self.norm_out = nn.LayerNorm(rank)
         self.up = zero_(nn.Linear(rank, context_dim))
@@ -116,9 +133,9 @@ class PromptRewriter(nn.Module):
     def forward(self, states: torch.Tensor, matches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states [B, T, R], and the change to add to states, [B, T, D]."""
         hidden = self.down(self.norm_in(states))  # [B, T, R]
-        hidden = hidden + matches[..., None] * self.mark(hidden)
+        hidden = hidden + (matches[..., None] * self.mark(hidden).unflatten(-1, (2, -1))).sum(-2)
         for block in self.blocks:
-            hidden = block(hidden, hidden, matches)
+            hidden = block(hidden, hidden, matches[..., 0])
         normed = self.norm_out(hidden)
         change = self.up(normed) + torch.tanh(self.gate(normed)) * (self.other(normed) - states)
         return hidden, change

@@ -98,8 +98,9 @@ class CaptionObjective:
         total = errors + pooled_errors
         weights = torch.where(batch.rewritten, 1.0, self.config.untouched_weight)
         match = match_loss(
-            logits, batch.rewritten, rows=totals.rows, rewritten_rows=totals.rewritten, is_sharp=self.adapter.is_sharp
-        )
+            logits, batch.rewritten, batch.stays, rows=totals.rows, rewritten_rows=totals.rewritten,
+            is_sharp=self.adapter.is_sharp,
+        )  # fmt: skip
         loss = (weights * total).sum() / totals.rows + self.config.match_weight * match
         figures = {
             "loss": loss,

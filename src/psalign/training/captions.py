@@ -56,7 +56,8 @@ class CaptionBatch:
 
     states: text states of the caption, [B, T, D]. chosen: text states of the caption of the chosen picture. other: text
     states of the caption of the rejected picture; where there is no such caption, those of the row's own caption.
-    rewritten: [B], True where the chosen picture has another caption than the row. pooled, chosen_pooled, other_pooled:
+    rewritten: [B], True where the chosen picture has another caption than the row. stays: [B, T], True for tokens that
+    the caption of the chosen picture has too, wherever it has them. pooled, chosen_pooled, other_pooled:
     pooled text states, [B, P], on SDXL alone. vectors, bans, is_known, limits, limit_strength: see RowUsers. cells:
     [B], the number of side and category, or -1 for a row that is neither banned nor allowed. reading: the seed from
     which the queries and layers of the step are drawn.
@@ -66,6 +67,7 @@ class CaptionBatch:
     chosen: torch.Tensor
     other: torch.Tensor | None
     rewritten: torch.Tensor
+    stays: torch.Tensor
     vectors: torch.Tensor
     bans: torch.Tensor
     is_known: torch.Tensor
@@ -95,8 +97,9 @@ class CaptionBatch:
 class Captions:
     """All rows of captions of a split, with the states of their captions.
 
-    texts: states of every caption. phrases: states [2, D] of every limit in words of the rows, by phrase. compare:
-    batches also hold the states of the other caption of a pair.
+    texts: states of every caption. tokens: their tokens, [captions, T], in the order of texts.numbers.
+    phrases: states [2, D] of every limit in words of the rows, by phrase. compare: batches also hold the states of the
+    other caption of a pair.
     """
 
     def __init__(
@@ -104,12 +107,13 @@ class Captions:
         rows: Sequence[CaptionRow],
         texts: TextCache,
         users: EmbeddingStore,
+        tokens: np.ndarray,
         *,
         phrases: Mapping[str, torch.Tensor] | None = None,
         memory_gb: float = 2.0,
         compare: bool = False,
     ) -> None:
-        self.rows, self.texts, self.compare = list(rows), texts, compare
+        self.rows, self.texts, self.tokens, self.compare = list(rows), texts, tokens, compare
         ids = sorted({row.user_id for row in rows if row.user_id is not None})
         # Where a store's vectors end in a code, it is the one that the vector itself says: lists go beside it.
         self.vectors = torch.from_numpy(users.vectors(ids, exact=False)) if ids else torch.zeros(0, users.width)
@@ -157,6 +161,7 @@ class Captions:
             chosen=self._text("states", chosen),
             other=self._text("states", other) if self.compare else None,
             rewritten=torch.from_numpy(caption != chosen),
+            stays=torch.from_numpy(_stay(self.tokens[caption], self.tokens[chosen])),
             **self._users(plan, user),
             cells=torch.from_numpy(np.where(has_cell, side * len(category_names()) + category, NONE)),
             reading=plan.reading,
@@ -229,6 +234,20 @@ class Captions:
             return {}
         more = {"other_pooled": self._text("pooled", other)} if self.compare else {}
         return {"pooled": self._text("pooled", caption), "chosen_pooled": self._text("pooled", chosen), **more}
+
+
+def caption_tokens(tokenizer: Any, texts: TextCache) -> np.ndarray:
+    """Tokens of every caption by its number, [captions, T], cut off or padded to the T of the text states."""
+    length = texts.rows.read("states", [0]).shape[1]
+    captions = sorted(texts.numbers, key=texts.numbers.__getitem__)
+    tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=length).input_ids
+    return np.array(tokens, np.int32)
+
+
+def _stay(tokens: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Which tokens of captions [B, T] the captions of the chosen pictures [B, T] have too, wherever they have them."""
+    found: np.ndarray = (tokens[:, :, None] == chosen[:, None]).any(-1)
+    return found
 
 
 def _limit_table(rows: Sequence[CaptionRow], states: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, np.ndarray]:

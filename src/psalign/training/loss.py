@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..adapter.matching import NEVER
 
-QUIET, NARROW = 3.0, 0.5  # of the two terms that hold matches down, beside the cross-entropy
+STAYING, QUIET, NARROW = 1.0, 3.0, 0.5  # weights of the terms that hold matches down
 Errors = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -53,21 +53,38 @@ def min_snr_weights(alphas: torch.Tensor, *, gamma: float) -> torch.Tensor:
 
 
 def match_loss(
-    logits: torch.Tensor, rewritten: torch.Tensor, *, rows: int, rewritten_rows: int, is_sharp: bool
+    logits: tuple[torch.Tensor, torch.Tensor],
+    rewritten: torch.Tensor,
+    stays: torch.Tensor | None = None,
+    *,
+    rows: int,
+    rewritten_rows: int,
+    is_sharp: bool,
 ) -> torch.Tensor:
     """This batch's share of a step's match loss of kind `prompt`, a scalar.
 
     A prompt with something to take away must have a match, and no other may have one: binary cross-entropy of its
-    largest logit. Once the matcher is sharp, all logits of other prompts are held down, and few tokens of a prompt
-    shall match. logits: [B, T, S]. rewritten: [B], whether there is something to take away. rows, rewritten_rows: of
-    the whole step.
+    largest logit, of both ways of matching. Of matches by what a token itself adds, the match must be of a token that
+    goes, and none may be of a token that stays. Once the matcher is sharp, all logits of other prompts are held down,
+    and few tokens of a prompt shall match.
+    logits: of PromptAdapter.match, [B, T, S] each. rewritten: whether there is something to take away, [B]. stays:
+    tokens that the caption of the chosen picture has too, [B, T]; None: it is not known which. rows, rewritten_rows:
+    of the whole step.
     """
     label = rewritten.float()
-    total = F.binary_cross_entropy_with_logits(logits.amax((1, 2)), label, reduction="sum") / rows
+    within, own = logits
+    largest = own.amax(-1)  # [B, T]
+    stays = torch.zeros_like(largest, dtype=torch.bool) if stays is None else stays
+    gone = largest.masked_fill(stays & rewritten[:, None], NEVER).amax(1)
+    kept = largest.masked_fill(~stays, NEVER).amax(1)
+    total = F.binary_cross_entropy_with_logits(
+        torch.stack([within.amax((1, 2)), gone]), label.expand(2, -1), reduction="sum"
+    )
+    total = (total + STAYING * (F.softplus(kept) * label).sum()) / rows
     if not is_sharp:
         return total
-    there = (logits > 0.95 * NEVER).float()
-    quiet = (F.softplus(logits) * there).sum((1, 2)) / there.sum((1, 2)).clamp(min=1)
-    broad = logits.sigmoid().amax(-1).mean(-1)
+    there = (within > 0.95 * NEVER).float()
+    quiet = ((F.softplus(within) + F.softplus(own)) * there).sum((1, 2)) / there.sum((1, 2)).clamp(min=1)
+    broad = within.sigmoid().amax(-1).mean(-1)
     total = total + QUIET * (quiet * (1 - label)).sum() / max(1, rows - rewritten_rows)
     return total + NARROW * (broad * label).sum() / max(1, rewritten_rows)

@@ -41,7 +41,7 @@ from ..sage.rows import SageRow
 from ..sage.share import Share
 from ..users.store import EmbeddingStore
 from .caption_objective import CaptionObjective, make_reader
-from .captions import Captions
+from .captions import Captions, caption_tokens
 from .config import PRECISIONS, TrainingConfig
 from .objective import Objective
 from .pairs import Pairs
@@ -118,7 +118,10 @@ def load_captions(
     texts = build_texts(sorted(captions), pipeline, folder, share=Share(shard.index, shard.count, shard.wait))
     phrases = sorted({phrase for row in rows for phrase in row.limits or ()})
     states = dict(zip(phrases, phrase_states(pipeline, phrases), strict=True)) if phrases else {}
-    return Captions(rows, texts, users, phrases=states, memory_gb=config.text_memory_gb, compare=split == "val")
+    return Captions(
+        rows, texts, users, caption_tokens(pipeline.tokenizer, texts),
+        phrases=states, memory_gb=config.text_memory_gb, compare=split == "val",
+    )  # fmt: skip
 
 
 def _read_rows(
