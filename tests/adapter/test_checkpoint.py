@@ -48,7 +48,8 @@ def test_exact_keys_of_the_prompt_kind(saved):
     layers = ("user_proj.proj", "user_proj.norm", "features.0", "features.2", "breadth.0", "breadth.2")
     matcher = [f"matcher.{name}.{part}" for name in layers for part in ("weight", "bias")]
     matcher += [f"matcher.{name}" for name in ("centre", "spread", "categories", "bans_bias", "words_down.weight",
-                                               "words_up.weight", "words_scale", "words_bias")]  # fmt: skip
+                                               "words_up.weight", "words_scale", "words_bias", "before_down.weight",
+                                               "before_up.weight")]  # fmt: skip
     assert sorted(load_file(saved[1] / WEIGHTS)) == sorted([*block, *ends, *matcher])
 
 

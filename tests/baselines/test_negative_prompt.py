@@ -10,6 +10,9 @@ class Users(Nobody):
     def banned(self, user_id):
         return ("Hate", "Violence") if user_id == "0000001" else ()
 
+    def limits(self, user_id):
+        return (("spiders", 1.0), ("red wine", 0.5)) if user_id == "0000003" else ()
+
 
 def test_words_of_banned_categories_in_order():
     assert negative_prompt(("Violence", "Hate")) == "hate violence"
@@ -33,3 +36,9 @@ def test_what_every_method_shares_comes_first():
     config = with_negative_prompts(GenerationConfig(negative_prompt="blurred"), rows, Users())
     assert config.negatives(rows) == ["blurred, hate violence", "blurred"]
     assert config.negative_prompt == "blurred"
+
+
+def test_limits_in_words_are_said_too():
+    rows = [PromptRow("a.png", "a cat", 1, "0000003")]
+    config = with_negative_prompts(GenerationConfig(negative_prompt="blurred"), rows, Users())
+    assert config.negatives(rows) == ["blurred, spiders, red wine"]

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from prompt_set_files import write_set
 from psalign.adapter.checkpoint import save_adapter
+from psalign.baselines.sld import SafeGuidance
 from psalign.benchmark.grid import GridConfig, describe, draw_grid, plan_cells
 from psalign.benchmark.methods import draw_by
 from psalign.diffusion.prompts import derive_seed
@@ -242,6 +243,18 @@ def test_sld_for_what_each_user_bans(world, tmp_path):
     assert concepts["all"] == ["hate harassment violence self-harm sexuality shocking propaganda"]
     banned = read_manifest(cell.folder(tmp_path / "user") / "manifest.jsonl")[0].banned
     assert concepts["user"] == [" ".join(category.lower() for category in banned)]
+
+
+def test_sld_is_given_limits_in_words_and_records_categories_alone(world, tmp_path, monkeypatch):
+    given = []
+    condition = SafeGuidance.condition
+    monkeypatch.setattr(SafeGuidance, "condition", lambda self, texts: given.extend(texts) or condition(self, texts))
+    monkeypatch.setattr(EmbeddingStore, "limits", lambda self, user_id, today=None: (("red wine", 1.0),))
+    cell = Cell("sage_unseen", "sld", "sd15")
+    draw_grid([cell], tmp_path, config=config_of(world, sld_concepts="user"))
+    assert given
+    assert all(text.endswith("red wine") for text in given)
+    assert not [path for path in tmp_path.rglob("*.json*") if "red wine" in path.read_text()]
 
 
 def test_users_whose_bans_are_not_known_are_not_drawn(world, tmp_path):

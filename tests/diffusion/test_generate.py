@@ -1,6 +1,7 @@
 """Pictures from prompts: independent of their batch, resumable, never of another run, whole or absent."""
 
 import errno
+import json
 import os
 from dataclasses import replace
 from types import SimpleNamespace
@@ -27,6 +28,9 @@ class NoUsers:
     def banned(self, user_id):
         return ("Hate",)
 
+    def limits(self, user_id):
+        return ()
+
 
 class Users:
     """Vectors and bans that a test may change, under one fingerprint."""
@@ -35,17 +39,20 @@ class Users:
 
     def __init__(self, **bans):
         self.bans = {"0000001": ("Hate",), **bans}
-        self.vector, self.limits = np.zeros(4, np.float32), ()
+        self.vector, self.phrases = np.zeros(4, np.float32), ()
 
     def batch(self, user_ids):
         missing = [user_id for user_id in user_ids if user_id not in self.bans]
         if missing:
             raise EmbeddingMissing(f"user {missing[0]} has no embedding")
-        limits = tuple(self.limits for _ in user_ids)
+        limits = tuple(self.phrases for _ in user_ids)
         return UserBatch(tuple(self.vector for _ in user_ids), self.fingerprint, (), limits)
 
     def banned(self, user_id):
         return self.bans.get(user_id, ())
+
+    def limits(self, user_id):
+        return self.phrases
 
 
 class Pipeline:
@@ -167,7 +174,7 @@ def test_other_vectors_or_bans_of_the_same_users_are_another_run(tmp_path):
         generate(Pipeline(), ROWS, tmp_path / "psa", config=CONFIG, users=users, attached=adapter)
     users.vector -= 1
     generate(Pipeline(), ROWS, tmp_path / "psa", config=CONFIG, users=users, attached=adapter)
-    users.limits = (("spiders", 1.0),)
+    users.phrases = (("spiders", 1.0),)
     with pytest.raises(OutputError, match="another run") as fault:
         generate(Pipeline(), ROWS, tmp_path / "psa", config=CONFIG, users=users, attached=adapter)
     assert "spiders" not in f"{fault.value}{(tmp_path / 'psa/run.json').read_text()}"  # limits are private
@@ -320,3 +327,13 @@ def test_rows_that_make_no_sense():
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(UsageError, match=message):
         GenerationConfig(**settings)
+
+
+def test_a_run_is_named_by_negative_prompts_and_does_not_hold_them(tmp_path):
+    """They may say a user's limits in words. Another limit is another run."""
+    for phrase in ("spiders", "snakes"):
+        out, config = tmp_path / phrase, GenerationConfig(steps=1, negative_prompts={"0000001": phrase})
+        generate(Pipeline(), [PromptRow("a.png", "a cat", 1, "0000001")], out, config=config, users=Users())
+        assert not [path for path in out.rglob("*.json*") if phrase in path.read_text()]
+    records = [json.loads((tmp_path / phrase / "run.json").read_text()) for phrase in ("spiders", "snakes")]
+    assert records[0]["fingerprint"] != records[1]["fingerprint"]

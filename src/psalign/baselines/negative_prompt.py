@@ -25,17 +25,23 @@ def negative_prompt(banned: Sequence[str], words: Mapping[str, str] | None = Non
 def with_negative_prompts(
     config: GenerationConfig, rows: Sequence[PromptRow], users: Users, words: Mapping[str, str] | None = None
 ) -> GenerationConfig:
-    """The same drawing, whose negative prompts also say what each row's user bans; all categories for a row of no user.
+    """The same drawing, whose negative prompts also say what each row's user does not want to see; all categories for a
+    row of no user.
 
     The words come after the negative prompt that the drawing has already, which every method shares.
     Raises UnknownUser where nothing says what a user bans.
     """
-    texts = {
-        NOBODY: category_names(),
-        **{row.user_id: known_bans(users, row.user_id) for row in rows if row.user_id is not None},
-    }
-    said = {user_id: _joined(config.negative_prompt, negative_prompt(bans, words)) for user_id, bans in texts.items()}
+    texts = {NOBODY: negative_prompt(category_names(), words)}
+    for user_id in {row.user_id for row in rows if row.user_id is not None}:
+        texts[user_id] = with_limits(negative_prompt(known_bans(users, user_id), words), users, user_id)
+    said = {user_id: _joined(config.negative_prompt, text) for user_id, text in texts.items()}
     return replace(config, negative_prompts=said)
+
+
+def with_limits(text: str, users: Users, user_id: str | None) -> str:
+    """A text, followed by a user's limits in words, which are personal: nothing may record the result."""
+    phrases = () if user_id is None else tuple(phrase for phrase, _ in users.limits(user_id))
+    return _joined(text, *phrases)
 
 
 def _joined(*texts: str) -> str:

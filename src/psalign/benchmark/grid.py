@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from psalign.ids import level_id, level_of
 from psalign.mini.dataset import WORDS_TO_AVOID
 from psalign.records import PromptRow, read_manifest
 from psalign.users.levels import PUBLISHED_LEVELS
+from psalign.users.limits import phrases_of
 from psalign.users.policy import banned_categories
 from psalign.users.profile import load_profiles
 from psalign.users.store import EmbeddingStore
@@ -157,6 +159,7 @@ class Grid:
         self.config, self.shard = config, shard
         self._profiles = load_profiles(config.users) if config.users else []
         self._bans = {profile.user_id: banned_categories(profile) for profile in self._profiles}
+        self._limits = {one.user_id: phrases_of(one.limits or (), date.today()) for one in self._profiles}
         self._stores: dict[str, EmbeddingStore] = {}
 
     def rows(self, dataset: str) -> list[PromptRow]:
@@ -283,7 +286,9 @@ class Grid:
             return self._store(cell.base)
         if not DATASETS[cell.dataset].has_users:
             return Nobody()
-        return Bans(self._store(cell.base).banned if self._store_knows_bans(cell.base) else self._bans.get)
+        if self._store_knows_bans(cell.base):
+            return Bans(self._store(cell.base).banned, self._store(cell.base).limits)
+        return Bans(self._bans.get, lambda user_id: self._limits.get(user_id, ()))
 
 
 def _not_drawn(cell: Cell, why: str, manifest: Path) -> Outcome:
@@ -294,12 +299,16 @@ def _not_drawn(cell: Cell, why: str, manifest: Path) -> Outcome:
 
 
 class Bans:
-    """Users of whom only their bans are known."""
+    """Users of whom only their bans and limits in words are known."""
 
     fingerprint = "bans"
 
-    def __init__(self, banned: Callable[[str], tuple[str, ...] | None]) -> None:
-        self.banned = banned
+    def __init__(
+        self,
+        banned: Callable[[str], tuple[str, ...] | None],
+        limits: Callable[[str], tuple[tuple[str, float], ...]],
+    ) -> None:
+        self.banned, self.limits = banned, limits
 
     def batch(self, user_ids: Sequence[str | None]) -> Any:
         raise UsageError(f"There are no user vectors; saw {', '.join(map(str, user_ids[:5]))}.")

@@ -15,7 +15,7 @@ from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import adapter_fingerprint, load_adapter
 from psalign.adapter.guard import AttachedAdapter
 from psalign.baselines.edited_unet import edited_unet
-from psalign.baselines.negative_prompt import negative_prompt, with_negative_prompts
+from psalign.baselines.negative_prompt import negative_prompt, with_limits, with_negative_prompts
 from psalign.baselines.safetydpo import USUAL_NAME, lora_weights
 from psalign.baselines.sld import find_strength, safe_latent_diffusion
 from psalign.baselines.weights import find_weights
@@ -109,13 +109,18 @@ def _negative_prompt(pipeline: Any, rows: Sequence[PromptRow], config: Generatio
 def _sld(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, means: Means) -> Iterator[How]:
     everything = negative_prompt(category_names(), means.words)
 
-    def concept(row: PromptRow) -> str:
+    def categories(row: PromptRow) -> str:
         if means.sld_concepts == "all" or row.user_id is None:
             return everything
         return negative_prompt(known_bans(means.users, row.user_id), means.words)
 
     strength = find_strength(means.sld)
-    told = {"strength": asdict(strength), "concepts": sorted({concept(row) for row in rows})}
+    # Manifests name these concepts, and have no place for anybody's limits in words.
+    told = {"strength": asdict(strength), "concepts": sorted({categories(row) for row in rows})}
+
+    def concept(row: PromptRow) -> str:
+        return with_limits(categories(row), means.users, row.user_id)
+
     with safe_latent_diffusion(pipeline, strength) as guidance:
         yield How(_with_option(config, sld=told), guide=lambda batch: guidance.condition([concept(r) for r in batch]))
 

@@ -53,6 +53,8 @@ class Users(Protocol):
 
     def banned(self, user_id: str) -> tuple[str, ...] | None: ...
 
+    def limits(self, user_id: str) -> tuple[tuple[str, float], ...]: ...
+
 
 class Nobody:
     """No users: the base model draws."""
@@ -64,6 +66,9 @@ class Nobody:
 
     def banned(self, user_id: str) -> tuple[str, ...] | None:
         return None
+
+    def limits(self, user_id: str) -> tuple[tuple[str, float], ...]:
+        return ()
 
 
 def known_bans(users: Users, user_id: str) -> tuple[str, ...]:
@@ -153,7 +158,7 @@ def generate(
             open_run(
                 out,
                 {
-                    "config": asdict(config),
+                    "config": _config_record(config),
                     "base": base_fingerprint(pipeline),
                     "rows": fingerprint([asdict(row) for row in rows]),
                     "users": users.fingerprint,
@@ -376,15 +381,20 @@ def _user_ids(rows: Sequence[PromptRow]) -> list[str]:
 
 
 def _users_fingerprint(rows: Sequence[PromptRow], users: Users, *, with_vectors: bool) -> str:
-    """Names what a run's pictures take from its users: their bans and, with an adapter, their vectors."""
+    """Names what a run's pictures take from its users: their bans, limits and, with an adapter, their vectors."""
     ids = _user_ids(rows)
     bans: Any = [users.banned(user_id) for user_id in ids]
-    if not with_vectors:
-        return fingerprint([bans, None])
-    batch = users.batch(ids)
-    limits = [[list(one) for one in row] for row in getattr(batch, "limits", ())]
-    vectors = [None if vector is None else vector.tobytes().hex() for vector in batch.vectors]
+    limits = [[list(one) for one in users.limits(user_id)] for user_id in ids]
+    vectors = None
+    if with_vectors:
+        vectors = [None if vector is None else vector.tobytes().hex() for vector in users.batch(ids).vectors]
     return fingerprint([bans, vectors, *[limits] * any(limits)])
+
+
+def _config_record(config: GenerationConfig) -> Record:
+    """A config as files may hold it: negative prompts of users, which may say their limits, by a fingerprint alone."""
+    said = config.negative_prompts
+    return {**asdict(config), "negative_prompts": None if said is None else fingerprint(dict(said))}
 
 
 def _manifest_row(row: PromptRow, config: GenerationConfig, users: Users) -> ManifestRow:

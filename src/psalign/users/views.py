@@ -17,6 +17,7 @@ from .profile import UserProfile
 from .store import EmbeddingStore
 from .vectors import UserBatch
 
+Phrases = tuple[tuple[str, float], ...]
 NO_VECTORS = "no vectors"  # in place of a recipe
 
 
@@ -49,6 +50,10 @@ class VectorsAlone:
         """What the user bans, for those who measure. See EmbeddingStore.banned."""
         return self.store.banned(user_id)
 
+    def limits(self, user_id: str) -> Phrases:
+        """(phrase, strength) of the user's limits in words. See EmbeddingStore.limits."""
+        return self.store.limits(user_id)
+
 
 class WordsAlone:
     """Users of which an adapter knows the limits in words alone. For a user without any the base draws.
@@ -65,11 +70,13 @@ class WordsAlone:
 
     def batch(self, user_ids: Sequence[str | None]) -> UserBatch:
         """Rows without vectors and ban lists, with the limits of their users."""
-        limits = [
-            () if user_id is None else tuple((one, 1.0) for one in self._phrases[user_id]) for user_id in user_ids
-        ]
+        limits = [() if user_id is None else self.limits(user_id) for user_id in user_ids]
         nothing = (None,) * len(limits)
         return UserBatch(nothing, self.fingerprint, nothing, tuple(limits))
+
+    def limits(self, user_id: str) -> Phrases:
+        """(phrase, strength) of the user's limits in words."""
+        return tuple((phrase, 1.0) for phrase in self._phrases[user_id])
 
     def banned(self, user_id: str) -> Bans:
         """None where nothing says it."""
