@@ -1,5 +1,6 @@
 """What many tests need once: the shipped mini base, and a small run of the quickstart."""
 
+import json
 import os
 import signal
 
@@ -7,6 +8,7 @@ import diffusers  # noqa: F401  its log handler keeps the stderr of its import, 
 import pytest
 import torch
 import transformers  # noqa: F401  the same
+from filelock import FileLock
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,20 +41,20 @@ def interruptible():
 
 
 SMALL = (
-    "dataset.limit_rows=40",
+    "dataset.limit_rows=14",
     "dataset.train_users=40",
     "dataset.pictured_users=40",
     "dataset.val_users=1",
     "dataset.test_users=30",
-    "dataset.concepts=3",
+    "dataset.concepts=2",
     "dataset.scenes=7",
-    "dataset.seen=7",
-    "dataset.wordings=7",
-    "dataset.two_motifs=7",
-    "dataset.motifs=7",
-    "dataset.safe=4",
-    "dataset.levels=3",
-    "generation.steps=3",
+    "dataset.seen=2",
+    "dataset.wordings=2",
+    "dataset.two_motifs=2",
+    "dataset.motifs=2",
+    "dataset.safe=2",
+    "dataset.levels=1",
+    "generation.steps=2",
     "prompt.training.steps=3",
     "prompt.training.batch_size=4",
     "prompt.training.save_every=2",
@@ -70,8 +72,14 @@ def small_preset():
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory, small_preset):
-    """A quickstart of a minute's hundredth: (folder, metrics). Read it, never write into it."""
+    """A very small quickstart, made once for all workers: (folder, metrics). Read it, never write into it."""
     from psalign.quickstart import run
 
-    out = tmp_path_factory.mktemp("run") / "quickstart"
-    return out, run(out, small_preset)
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # of all workers of this run
+    out = place / "small-run"
+    with FileLock(place / "small-run.lock"):
+        if not (out / "metrics.json").exists():
+            run(out, small_preset)
+    return out, json.loads((out / "metrics.json").read_text(encoding="utf-8"))

@@ -1,34 +1,30 @@
-"""infer.py as one of several processes, which notes what it drew; a prompt with the word of $FAIL cannot be drawn.
+"""psalign generate as one of several processes, which notes what it drew."""
 
-accelerate launch --multi_gpu --num_processes 2 tests/one_of_several.py NOTES [arguments of infer.py]
-"""
+from __future__ import annotations
 
-import os
-import runpy
-import sys
 from pathlib import Path
-
-from accelerate import PartialState
-
-from psalign.diffusion import generate
-
-NOTES, ROOT = Path(sys.argv.pop(1)), Path(__file__).parents[1]
-write, draw = generate.write_picture, generate.draw_batch
+from typing import Any
 
 
-def noted(path, picture):
-    state = PartialState()
-    with (NOTES / f"{state.process_index} of {state.num_processes}").open("a") as stream:
-        stream.write(f"{path.name}\n")
-    write(path, picture)
+def generate(notes: Path, fail: str, flags: list[str]) -> int:
+    """Run the command. notes: the folder of the notes; fail: a prompt with this word cannot be drawn."""
+    from accelerate import PartialState
 
+    from psalign.cli import main
+    from psalign.diffusion import generate as module
 
-def failing(pipeline, rows, **more):
-    if any(os.environ.get("FAIL", "nothing fails") in row.prompt for row in rows):
-        raise RuntimeError("no memory left")
-    return draw(pipeline, rows, **more)
+    write, draw = module.write_picture, module.draw_batch
 
+    def noted(path: Path, picture: Any) -> None:
+        state = PartialState()
+        with (notes / f"{state.process_index} of {state.num_processes}").open("a") as stream:
+            stream.write(f"{path.name}\n")
+        write(path, picture)
 
-generate.write_picture, generate.draw_batch = noted, failing
-sys.argv[0] = str(ROOT / "infer.py")
-runpy.run_path(sys.argv[0], run_name="__main__")
+    def failing(pipeline: Any, rows: Any, **more: Any) -> Any:
+        if any(fail in row.prompt for row in rows):
+            raise RuntimeError("no memory left")
+        return draw(pipeline, rows, **more)
+
+    module.write_picture, module.draw_batch = noted, failing
+    return main(["generate", *flags])

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from commands import run
 from picture_folders import make_clip
 from prompt_set_files import write_set
 from psalign.adapter.checkpoint import save_adapter
-from psalign.cli import eval_run
+from psalign.cli import eval_run, main
 from psalign.evaluation.cells import Cell
 from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.records import read_manifest
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
-from test_cli import run
 from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
 
 ROOT = Path(__file__).parents[1]
@@ -46,10 +46,10 @@ def mini(tmp_path_factory, small_run):
     where, source = tmp_path_factory.mktemp("mini"), small_run[0]
     arguments = ["--mini", source / "data", "--embeddings", source / "embeddings", "--adapter",
                  source / "training/prompt/adapter", "--levels", "user", 0, 5, "--limit", 9, "--steps", 2]  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "psalign", "eval", "generate", *map(str, arguments)], cwd=where,
-                          env=environment(), capture_output=True, text=True, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("drawn") == 6
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(where)
+        assert main(["eval", "generate", *map(str, arguments)]) == 0
+    assert len(list(where.rglob("manifest.jsonl"))) == 6
     return where
 
 

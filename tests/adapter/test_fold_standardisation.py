@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from commands import run
 from psalign.adapter.checkpoint import load_adapter, save_adapter
 from psalign.adapter.convert import read_published
 from psalign.users import EmbeddingStore, StructuredEmbedder, sample_profiles
-from test_cli import run
 from tiny_pipelines import PIPELINES, random_adapter
 
 LLM_DIM = 12

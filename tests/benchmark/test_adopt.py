@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from commands import run
 from prompt_set_files import write_set
 from psalign.benchmark.adopt import adopt
 from psalign.errors import EvaluationError, UsageError
@@ -13,7 +14,6 @@ from psalign.evaluation.pictures import complete_rows
 from psalign.users import UserProfile
 from psalign.users.levels import PUBLISHED_LEVEL_BANS
 from psalign.users.profile import save_profiles
-from test_cli import run
 
 
 @pytest.fixture

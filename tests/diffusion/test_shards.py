@@ -1,4 +1,4 @@
-"""A process alone; several are shown by tests/test_cli_generate.py, with processes."""
+"""A process alone; several are shown by tests/cli/test_generate.py, with processes."""
 
 import pytest
 import torch

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from commands import run
 from psalign.sage.dataset import load_split, write_split
 from psalign.sage.names import picture_name
 from sage_rows import make_row
-from test_cli import run
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import stat
 import pytest
 from PIL import Image
 
+from commands import run
 from psalign.errors import DatasetError, OutputError
 from psalign.sage.dataset import find_splits, load_split, write_split
 from psalign.sage.import_layout_b import import_layout_b
@@ -19,7 +20,6 @@ from psalign.users.profile import load_profiles
 from psalign.users.store import EmbeddingStore
 from psalign.users.vectors import StructuredEmbedder
 from sage_rows import make_row
-from test_cli import run
 
 HEADER = ("file_name", "labels", "severity", "prompt_id", "user_id", "religion", "age")
 NAMES = [picture_name(user_id="0000033", category="Hate", concept="a word", index=2, unsafe=side) for side in (0, 1)]

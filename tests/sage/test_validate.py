@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 
+from commands import run
 from psalign.sage.counts import count_rows
 from psalign.sage.dataset import load_split, write_split
 from psalign.sage.validate import FAULTS, validate
 from sage_rows import make_row
-from test_cli import run
 
 
 @pytest.fixture(scope="module")

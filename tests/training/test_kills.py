@@ -1,48 +1,28 @@
 """SIGKILL at any moment, and the same weights; two processes, and the losses of one."""
 
 import csv
-import multiprocessing
-import os
 import random
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import mini_training
+import processes
 from psalign.training.checkpoints import list_checkpoints
 
-TESTS = Path(__file__).parents[1]
-STEPS, LIMIT_S = 160, 300
+STEPS = 160
 WEIGHTS = "adapter/diffusion_pytorch_model.safetensors"
 
 
-# Runs are forked from a server that has the libraries loaded and has computed nothing: a fork of this process would
-# inherit locks of threads that it does not have, and could wait for them for ever.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["psalign.training.run", "psalign.training.trainer", "accelerate.accelerator", "torch.optim",
-     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"]
-)  # fmt: skip
-
-
 def start(*arguments):
-    """Start mini_training.train_quietly in a process of its own."""
-    child = SERVER.Process(target=mini_training.train_quietly, args=arguments)
-    child.start()
-    return child
+    """Start mini_training.train in a process of its own; arguments: data, vectors, out, steps, batch size."""
+    return processes.start(arguments[2].parent / "said", mini_training.train, *arguments)
 
 
-def finish(child):
-    child.join(LIMIT_S)
-    if child.is_alive():
-        child.kill()
-        pytest.fail(f"a run took more than {LIMIT_S} s")
-    assert child.exitcode == 0
+def finish(process):
+    assert processes.finish(process) == 0
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
@@ -86,28 +66,15 @@ def losses(folder):
         return [float(row["loss"]) for row in csv.DictReader(stream)]
 
 
-def launch(script, arguments, *, processes):
-    """Start a script as users do on several devices; here they are processes on one CPU."""
-    run = [sys.executable]
-    if processes > 1:
-        run += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        run += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(TESTS.parent / "src"),
-    }  # fmt: skip
-    done = subprocess.run([*run, script, *map(str, arguments)], env=environment, capture_output=True, text=True,
-                          timeout=LIMIT_S)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-@pytest.mark.parametrize("objective", [pytest.param("pictures", marks=pytest.mark.slow), "captions"])
+@pytest.mark.parametrize("objective", ["pictures", "captions"])
 def test_two_processes_give_the_losses_of_one(small_run, tmp_path, objective):
     """Two processes of two pairs each, and one of four: the same global batch."""
-    data, embeddings, script = small_run[0] / "data", small_run[0] / "embeddings", TESTS / "mini_training.py"
-    for processes in (1, 2):
-        out = tmp_path / f"of-{processes}" / "run"
-        launch(script, [data, embeddings, out, 6, 4 // processes, objective], processes=processes)
-    one, two = (losses(tmp_path / f"of-{processes}" / "run") for processes in (1, 2))
+    data, embeddings = small_run[0] / "data", small_run[0] / "embeddings"
+    for count in (1, 2):
+        said, arguments = tmp_path / "said", (data, embeddings, tmp_path / f"of-{count}/run", 6, 4 // count, objective)
+        ended = processes.run_several(said, mini_training.train, *arguments, count=count)
+        assert ended == [0] * count, said.read_text()
+    one, two = (losses(tmp_path / f"of-{count}/run") for count in (1, 2))
     assert len(one) == 6
     assert two == pytest.approx(one, rel=1e-6)
     for name, weight in load_file(tmp_path / "of-1/run" / WEIGHTS).items():

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,9 +13,11 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+import processes
+from commands import run
+from psalign.cli import main
 from psalign.errors import DatasetError, GenerationError, OutputError, UsageError
 from psalign.mini.writer import TemplateWriter, all_motifs
 from psalign.sage.build import builder as building
@@ -31,7 +31,6 @@ from psalign.sage.validate import validate
 from psalign.users.policy import banned_categories
 from psalign.users.population import sample_profiles, split_users
 from psalign.users.profile import load_profiles, save_profiles
-from test_cli import run
 
 ROOT = Path(__file__).parents[2]
 PEOPLE = sample_profiles(6, seed=4)
@@ -392,17 +391,9 @@ def flags(folder, name, **changes):
 
 @pytest.fixture(scope="module")
 def built(folder):
-    """The build that others are compared with; never interrupted, in a process of its own."""
-    done = start(flags(folder, "built"))
-    assert done.wait(300) == 0
+    """The build that others are compared with; never interrupted."""
+    assert main(flags(folder, "built")) == 0
     return folder / "built"
-
-
-def start(arguments):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": str(torch.get_num_threads()),
-                   "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
-    return subprocess.Popen([sys.executable, "-m", "psalign", *arguments], env=environment,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
 
 
 def test_a_build_by_command_is_fit_for_training_and_is_trained_on(built, folder, capsys):
@@ -421,11 +412,13 @@ def test_a_build_by_command_is_fit_for_training_and_is_trained_on(built, folder,
 
 
 def test_killed_and_started_again_is_never_killed(built, folder, capsys):
-    process, drawn = start(flags(folder, "killed")), folder / "killed/.unfinished/pictures"
-    while process.poll() is None and len(list(drawn.glob("*.png"))) < 2:
+    drawn = folder / "killed/.unfinished/pictures"
+    process = processes.start(folder / "killed-said", main, flags(folder, "killed"))
+    while process.is_alive() and len(list(drawn.glob("*.png"))) < 2:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert len(list(drawn.glob("*.png"))) >= 2  # of 12: 3 concepts of 2 pairs
     status, out, _ = run(capsys, *flags(folder, "killed"))
     assert (status, f"Dataset: {folder / 'killed'}" in out) == (0, True)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from commands import run
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter, save_adapter
 from psalign.adapter.convert import write_published
 from psalign.users import EmbeddingStore, StructuredEmbedder, sample_profiles
-from test_cli import run
 from tiny_pipelines import PIPELINES, draw, random_adapter
 
 LIMITS_MB = {"psa-sd15": 8, "psa-sdxl": 12, "psa-sdxl-vipl": 15}

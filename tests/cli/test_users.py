@@ -6,9 +6,9 @@ import stat
 import numpy as np
 import pytest
 
+from commands import run
 from psalign.users import EmbeddingStore, load_profiles
 from taxonomies import CATEGORIES
-from test_cli import run
 from tiny_language_model import save_language_model
 
 

@@ -1,22 +1,19 @@
 """psalign generate, by command: who is drawn, shards, interruptions, and every mistake with its message."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import one_of_several
+import processes
+from commands import run
+from psalign.cli import main
 from psalign.records import read_manifest
 from psalign.users import EmbeddingStore
 from taxonomies import CATEGORIES
-from test_cli import run
 
-ROOT = Path(__file__).parents[1]
 PROMPTS = [
     f"a {colour} {subject} on the left at night" for colour in ("red", "blue", "green") for subject in ("cat", "dog")
 ]
@@ -50,32 +47,25 @@ def pictures(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
 
 
-def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
 @pytest.fixture(scope="module")
 def whole(folder):
     """The run that others are compared with: one process, never interrupted."""
-    command = [sys.executable, str(ROOT / "infer.py"), *flags(folder, out="whole")]
-    subprocess.run(command, check=True, env=environment(), capture_output=True)
+    assert main(["generate", *flags(folder, out="whole")]) == 0
     return folder / "whole"
 
 
 def several(folder, out, *, fail="nothing fails"):
-    """Two processes; what each of them draws is noted in <out>-notes."""
-    notes = folder / f"{out}-notes"
+    """Two processes; what each of them draws is noted in <out>-notes. Returns their statuses and what they said."""
+    notes, said = folder / f"{out}-notes", folder / f"{out}-said"
     notes.mkdir()
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    script = [str(ROOT / "tests/one_of_several.py"), str(notes)]
-    command = [*launch, "--main_process_port", "0", *script, *flags(folder, out=out)]
-    return subprocess.run(command, env={**environment(), "FAIL": fail}, capture_output=True, text=True, timeout=300)
+    statuses = processes.run_several(said, one_of_several.generate, notes, fail, flags(folder, out=out))
+    return statuses, said.read_text()
 
 
 def test_two_processes_write_the_files_of_one(folder, whole):
-    done = several(folder, "two")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("6 pictures and manifest.jsonl") == 1
+    statuses, said = several(folder, "two")
+    assert statuses == [0, 0], said
+    assert said.count("6 pictures and manifest.jsonl") == 1
     first, second = ((folder / "two-notes" / f"{i} of 2").read_text().split() for i in range(2))
     assert sorted(first + second) == sorted(pictures(whole))  # each by one of them, once
     assert min(len(first), len(second)) == 2
@@ -83,28 +73,27 @@ def test_two_processes_write_the_files_of_one(folder, whole):
     assert (folder / "two/manifest.jsonl").read_text() == (whole / "manifest.jsonl").read_text()
 
 
-@pytest.mark.slow
 def test_what_fails_in_any_process_is_told_at_the_end_and_the_others_are_kept(folder, whole):
-    done = several(folder, "failed", fail="cat")
+    statuses, said = several(folder, "failed", fail="cat")
     rows = read_manifest(whole / "manifest.jsonl")
     cats = sorted(row.file_name for row in rows if "cat" in row.prompt)
     told = "\n".join(f"  {name}: no memory left" for name in cats)
-    assert done.returncode == 1
+    assert statuses == [1, 1]
     where = folder / "failed"
-    assert f"3 of 6 pictures could not be made; the others are in {where}.\n{told}\nRun the same" in done.stderr
+    assert f"3 of 6 pictures could not be made; the others are in {where}.\n{told}\nRun the same" in said
     assert sorted(pictures(where)) == sorted(row.file_name for row in rows if row.file_name not in cats)
     assert not (where / "manifest.jsonl").exists()
 
 
 def test_killed_and_started_again_is_never_killed(folder, whole):
-    command = [sys.executable, str(ROOT / "infer.py"), *flags(folder, out="killed")]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(pictures(folder / "killed")) < 2:
+    command = ["generate", *flags(folder, out="killed")]
+    process = processes.start(folder / "killed-said", main, command)
+    while process.is_alive() and len(pictures(folder / "killed")) < 2:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert len(pictures(folder / "killed")) >= 2
-    subprocess.run(command, check=True, env=environment(), capture_output=True)
+    assert main(command) == 0
     assert pictures(folder / "killed") == pictures(whole)
     assert (folder / "killed/manifest.jsonl").read_text() == (whole / "manifest.jsonl").read_text()
 

@@ -6,9 +6,9 @@ from datetime import date
 
 import pytest
 
+from commands import run
 from psalign.cli import main
 from psalign.users import EmbeddingStore, Limit, UserProfile, load_profiles, save_profiles
-from test_cli import run
 
 WHO = ("--users", "users.csv", "--user", "33")
 

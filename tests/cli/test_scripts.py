@@ -139,7 +139,7 @@ def test_a_fault_about_a_path_that_nobody_gave_is_not_ours_to_tell():
 
 def psalign(*words, **settings):
     code = "import sys; from psalign.cli import main; sys.exit(main())"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     return subprocess.run(
         [sys.executable, "-c", code, *words], text=True, timeout=120, env=environment, **{"stderr": -1, **settings}
     )

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from commands import run
 from conftest import SMALL
 from psalign.cli import main
 from psalign.sage.dataset import write_split
@@ -17,17 +18,6 @@ from psalign.users.profile import save_profiles
 from psalign.users.store import EmbeddingStore
 from psalign.users.vectors import StructuredEmbedder
 from sage_rows import make_row
-
-
-def run(capsys, *arguments):
-    """Exit status, stdout and stderr of a command."""
-    try:
-        status = main([str(argument) for argument in arguments])
-    except SystemExit as exit_:
-        status = exit_.code
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    return status, captured.out, captured.err
 
 
 def changes(*names):
