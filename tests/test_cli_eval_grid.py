@@ -113,11 +113,12 @@ def test_both_commands_say_it_as_json(folder, tmp_path, capsys):
     assert json.loads(run(capsys, *measure, "--json")[1]) == []
 
 
-def test_the_mini_world_drawn_and_measured_by_workers(mini, tmp_path, capsys):
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_mini_world_drawn_and_measured(workers, mini, tmp_path, capsys):
     results = tmp_path / "results.csv"
     command = ("eval", "run", "--images", mini / "eval_images", "--output", results, "--cache", tmp_path / "cache",
                "--metrics", *DETECTED)  # fmt: skip
-    status, out, err = run(capsys, *command, "--workers", 2)
+    status, out, err = run(capsys, *command, "--workers", workers)
     assert (status, "30 measured, 0 failed, of 6 cells" in out) == (0, True), out + err
     rows = {row.key[1:]: row for row in read_results(results)}
     assert {key[2] for key in rows if key[0] == "psa"} == {"user", "level_0", "level_5"}

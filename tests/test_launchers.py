@@ -17,7 +17,7 @@ from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sa
 from psalign.users.language_model import PublishedEmbedder, TransformersEmbedder
 from taxonomies import CATEGORIES
 from tiny_language_model import save_language_model
-from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
+from tiny_pipelines import LLM_DIM, WHOLE, random_adapter, save_pipeline
 
 ROOT = Path(__file__).parents[1]
 LAUNCHERS = sorted(path.stem for path in (ROOT / "launchers").glob("infer_*.sh"))
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
     where = tmp_path_factory.mktemp("launchers")
     store = EmbeddingStore.build([*sample_profiles(3, seed=1), *level_profiles()], StructuredEmbedder(LLM_DIM))
     store.save(where / "embeddings")
-    for base, make in PIPELINES.items():
+    for base, make in WHOLE.items():
         pipe = make()
         save_pipeline(pipe, where / base)
         adapter = random_adapter(pipe, "prompt")
@@ -145,7 +145,7 @@ def test_pictures_go_to_a_folder_by_base_method_and_level(folder, launch):
 
 
 def test_all_six_are_there():
-    assert [f"infer_{base}_{method}" for base in PIPELINES for method in ("base", "psa", "psa_llm")] == LAUNCHERS
+    assert [f"infer_{base}_{method}" for base in WHOLE for method in ("base", "psa", "psa_llm")] == LAUNCHERS
 
 
 def test_a_level_and_a_published_checkpoint(folder, launch):
@@ -178,7 +178,7 @@ def test_a_published_checkpoint_draws_for_people_who_have_no_stored_vector(folde
     llm = save_language_model(folder / "published llm")
     people = [*sample_profiles(2, seed=1), *level_profiles()]
     EmbeddingStore.build(people, PublishedEmbedder(llm)).save_npy(folder / "llm npy")
-    adapter = random_adapter(PIPELINES["sd15"](), "published", llm_dim=32)
+    adapter = random_adapter(WHOLE["sd15"](), "published", llm_dim=32)
     write_published(adapter, folder / "llm-published/psa_adapter.safetensors")
     (folder / "new.csv").write_text("prompt,user_id,age,gender\na cat,new,9,female\na dog,0000001,30,male\n")
     given = {"PSA_PATH": "llm-published", "EMBEDS": "llm npy", "LLM": llm, "META_FILE": "new.csv", "OUT": "new"}
@@ -194,7 +194,7 @@ def test_profiles_read_by_a_language_model(folder, launch):
     llm = save_language_model(folder / "llm of ours")
     store = EmbeddingStore.build([*sample_profiles(20, seed=1), *level_profiles()], TransformersEmbedder(llm))
     store.save(folder / "llm-embeddings")
-    adapter = random_adapter(PIPELINES["sd15"](), "prompt", llm_dim=store.recipe.llm_dim)
+    adapter = random_adapter(WHOLE["sd15"](), "prompt", llm_dim=store.recipe.llm_dim)
     adapter.register_to_config(recipe=store.fingerprint)
     save_adapter(adapter, folder / "llm-adapter")
     given = {"PSA_PATH": "llm-adapter", "EMBEDS": "llm-embeddings", "LLM": llm, "OUT": "by-llm"}

@@ -24,7 +24,7 @@ from psalign.evaluation.results import read_results
 from psalign.sage.dataset import find_splits, to_record
 from psalign.users import EmbeddingStore
 from test_train_launchers import rows_of
-from tiny_pipelines import PIPELINES, save_pipeline
+from tiny_pipelines import WHOLE, save_pipeline
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ def clone(tmp_path_factory):
         (where / name).mkdir()
         for path in [ROOT / name / "README.md", *(ROOT / name).glob("example_*.csv")]:
             shutil.copy(path, where / name)
-    for base, make in PIPELINES.items():
+    for base, make in WHOLE.items():
         save_pipeline(make(), where.parent / base)
     banned = {"0000001": "Hate", "0000002": "Shocking"}  # by these example users
     rows = [row for user, category in banned.items() for row in rows_of(user, category)]
@@ -98,14 +98,14 @@ def test_the_example_users_are_embedded(clone):
     assert "0000001" in EmbeddingStore.load(clone / "data/embeddings/sage")
 
 
-@pytest.mark.parametrize("base", PIPELINES)
+@pytest.mark.parametrize("base", WHOLE)
 def test_training(clone, base):
     fine(type_line(clone, f"bash launchers/train_psa_{base}.sh", more=TRAIN, SD_MODEL=f"../{base}", MAX_STEPS="2",
                    BATCH_SIZE="2"))  # fmt: skip
     assert (clone / f"trained_models/psa-{base}/adapter/config.json").is_file()
 
 
-@pytest.mark.parametrize("base", PIPELINES)
+@pytest.mark.parametrize("base", WHOLE)
 @pytest.mark.parametrize("method", ["base", "psa", "psa_llm"])
 def test_inference(clone, base, method):
     fine(type_line(clone, f"bash launchers/infer_{base}_{method}.sh", more=SMALL, SD_MODEL=f"../{base}"))
@@ -120,7 +120,7 @@ def test_the_evaluation_draws(clone):
     """Both bases, every method that has weights; the prompts' files are the published ones' layout, cut to two rows."""
     for name in DATASETS:
         write_set(clone / "evaluation/eval_data", name, user_id="1")
-    models = [part for base in PIPELINES for part in ("--model", f"{base}=../../{base}")]
+    models = [part for base in WHOLE for part in ("--model", f"{base}=../../{base}")]
     line = "for dataset in {}; do export DATASET=$dataset; bash scripts/run_gen.sh {}; done"
     line = line.format(" ".join(DATASETS), " ".join([*models, *SMALL, "--limit", "2"]))
     done = fine(type_line(clone, line, folder="evaluation"))
@@ -154,7 +154,7 @@ def test_the_judge(clone, line):
     assert status == 0, said
     found = {path.relative_to(clone / "evaluation/eval_gpt").parts[:3] for path in
              (clone / "evaluation/eval_gpt" / JUDGED[line]).rglob("*.json")}  # fmt: skip
-    assert found == {(JUDGED[line], "sage_unseen", base) for base in PIPELINES}
+    assert found == {(JUDGED[line], "sage_unseen", base) for base in WHOLE}
 
 
 def type_at_a_terminal(folder, line, answer, **environment):

@@ -1,7 +1,9 @@
 """train.py and launchers/train_psa_*.sh: the published names of settings, on tiny pipelines of the real layout."""
 
 import csv
+import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import yaml
 from PIL import Image
 
 from psalign.adapter.checkpoint import load_adapter
+from psalign.cli.published import ENVIRONMENT
 from psalign.config import load_preset
 from psalign.sage.dataset import write_split
 from psalign.sage.names import picture_name
@@ -63,13 +66,42 @@ def start(command, folder, **environment):
     )  # fmt: skip
 
 
+@pytest.fixture
+def launch(folder, tmp_path, monkeypatch, capsys):
+    """Run a launcher up to its Python, and its script in this process: no time goes into loading libraries.
+
+    Returns the exit status and stderr.
+    """
+    recorder, notes = tmp_path / "python", tmp_path / "notes.json"
+    code = 'import json, os, sys; json.dump([sys.argv[1:], dict(os.environ)], open(os.environ["NOTES"], "w"))'
+    recorder.write_text(f"#!/bin/sh\nexec {sys.executable} -I -S -c '{code}' \"$@\"\n")
+    recorder.chmod(0o755)
+
+    def one(*command, **environment):
+        done = start(command, folder, **{"PYTHON": str(recorder), "NOTES": str(notes), **environment})
+        if done.returncode:
+            return done.returncode, done.stderr
+        (script, *arguments), exported = json.loads(notes.read_text())
+        assert Path(script).resolve() == ROOT / "train.py"
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", [script, *arguments])
+            for name in ENVIRONMENT:
+                patch.setenv(name, exported.get(name, ""))
+            with pytest.raises(SystemExit) as ended:
+                runpy.run_path(script, run_name="__main__")
+        return ended.value.code, capsys.readouterr().err
+
+    return one
+
+
 @pytest.mark.parametrize("base", PIPELINES)
-def test_a_launcher_trains_an_adapter_of_its_base(base, folder):
-    done = start(
-        [ROOT / "launchers" / f"train_psa_{base}.sh"], folder,
+def test_a_launcher_trains_an_adapter_of_its_base(base, folder, launch):
+    status, err = launch(
+        ROOT / "launchers" / f"train_psa_{base}.sh",
         DATA="sage", EMBEDS="embeddings", SD_MODEL=base, BATCH_SIZE="2", MAX_STEPS="3", LR="0.001",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert status == 0, err
     out = folder / "trained_models" / f"psa-{base}"
     assert load_adapter(out / "adapter").config.base == base
     about = yaml.safe_load((out / "run.json").read_text())["config"]
@@ -80,35 +112,54 @@ def test_a_launcher_trains_an_adapter_of_its_base(base, folder):
 
 
 @pytest.mark.slow
-def test_a_launcher_trains_on_pictures_where_that_is_asked_for(folder):
+def test_a_launcher_trains_on_pictures_where_that_is_asked_for(folder, launch):
     changes = ("objective=pictures", "mixed_precision=bf16", "validation_pictures=1")
     flags = [part for change in changes for part in ("--set", f"prompt.training.{change}")]
-    done = start(
-        [ROOT / "launchers/train_psa_sd15.sh", *flags, "--set", "generation.steps=1"], folder,
+    status, err = launch(
+        ROOT / "launchers/train_psa_sd15.sh", *flags, "--set", "generation.steps=1",
         DATA="sage", EMBEDS="embeddings", SD_MODEL="sd15", BATCH_SIZE="2", MAX_STEPS="2", OUT="pictures",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert status == 0, err
     assert list((folder / "pictures/validation").glob("step-*.png"))
 
 
-def test_a_launcher_needs_no_picture(folder):
+def test_a_launcher_needs_no_picture(folder, launch):
     shutil.copytree(folder / "sage", folder / "bare", ignore=shutil.ignore_patterns("*.jpg"))
-    done = start(
-        [ROOT / "launchers/train_psa_sdxl.sh"], folder,
+    status, err = launch(
+        ROOT / "launchers/train_psa_sdxl.sh",
         DATA="bare", EMBEDS="embeddings", SD_MODEL="sdxl", BATCH_SIZE="2", MAX_STEPS="2", OUT="bare-out",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "no picture is read" in done.stderr
+    assert status == 0, err
+    assert "no picture is read" in err
 
 
-def test_flags_win_over_the_environment(folder):
-    done = start(
-        [sys.executable, ROOT / "train.py", "--preset", "psa-sd15", "--steps", "1", "--out", "by-flag"], folder,
+def test_flags_win_over_the_environment(folder, launch):
+    status, err = launch(
+        ROOT / "launchers/train_psa_sd15.sh", "--steps", "1", "--out", "by-flag",
         DATA="sage", EMBEDS="embeddings", SD_MODEL="sd15", MAX_STEPS="9", OUT="by-name", BATCH_SIZE="1",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert status == 0, err
     assert yaml.safe_load((folder / "by-flag/run.json").read_text())["config"]["steps"] == 1
     assert not (folder / "by-name").exists()
+
+
+def test_several_processes_are_started_by_accelerate(folder, tmp_path):
+    """By a config of accelerate, or by their number; the tests marked slow train so."""
+    recorder, notes = tmp_path / "python", tmp_path / "notes"
+    recorder.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$NOTES"\n')
+    recorder.chmod(0o755)
+    common = {"DATA": "sage", "EMBEDS": "embeddings", "PYTHON": str(recorder), "NOTES": str(notes)}
+    for given, flags in (
+        ({"ACCELERATE_CONFIG": "own.yaml"}, ["--config_file", "own.yaml"]),
+        ({"NUM_PROCESSES": "3"}, ["--multi_gpu", "--num_processes", "3", "--num_machines", "1", "--mixed_precision",
+                                  "no", "--dynamo_backend", "no", "--main_process_port", "0"]),
+    ):  # fmt: skip
+        done = start([ROOT / "launchers/train_psa_sd15.sh"], folder, **common, **given)
+        assert done.returncode == 0, done.stderr
+        words = notes.read_text().splitlines()
+        assert words[: 2 + len(flags)] == ["-m", "accelerate.commands.launch", *flags]
+        script, *arguments = words[2 + len(flags) :]
+        assert (Path(script).resolve(), arguments[:2]) == (ROOT / "train.py", ["--preset", "psa-sd15"])
 
 
 def losses_of_two_processes(folder, name):
@@ -124,6 +175,7 @@ def losses_of_two_processes(folder, name):
     return read_losses(folder / name)
 
 
+@pytest.mark.slow
 def test_two_processes_by_a_config_of_accelerate(folder):
     assert losses_of_two_processes(folder, "cpus_2")
 
@@ -167,7 +219,7 @@ def test_mistakes_give_a_message(environment, message, folder):
         ({"DATA": "embeddings"}, "embeddings", 1),
     ],
 )
-def test_wrong_values_give_a_message(environment, message, status, folder):
+def test_wrong_values_give_a_message(environment, message, status, launch):
     given = {
         "DATA": "sage",
         "EMBEDS": "embeddings",
@@ -176,9 +228,9 @@ def test_wrong_values_give_a_message(environment, message, status, folder):
         "MAX_STEPS": "1",
         **environment,
     }
-    done = start([ROOT / "launchers/train_psa_sd15.sh"], folder, **given)
-    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
-    assert message in done.stderr
+    ended, err = launch(ROOT / "launchers/train_psa_sd15.sh", **given)
+    assert (ended, "Traceback" in err) == (status, False), err
+    assert message in err
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "launchers/accelerate").glob("*.yaml")), ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,17 @@ RECIPE = "tests"
 SIZE_PX = 32
 
 
-def sd15_pipeline() -> StableDiffusionPipeline:
-    """Stable Diffusion 1.5's layout: 16 cross-attentions, text states of width 768. Pictures of 32 px."""
+def sd15_pipeline(*, blocks: int = 4) -> StableDiffusionPipeline:
+    """Stable Diffusion 1.5's layout: 16 cross-attentions, text states of width 768. Pictures of 32 px.
+
+    blocks: resolutions of the UNet; with 1 it has 4 cross-attentions and compiles five times as quickly.
+    """
     torch.manual_seed(0)
     tokenizer = _tokenizer()
+    few = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    shape = {**_shape(), "layers_per_block": 1, **few} if blocks == 1 else _shape()
     unet = UNet2DConditionModel(
-        block_out_channels=(8, 16, 16, 16), cross_attention_dim=768, attention_head_dim=2, **_shape()
+        block_out_channels=(8, 16, 16, 16)[:blocks], cross_attention_dim=768, attention_head_dim=2, **shape
     )
     pipeline = StableDiffusionPipeline(
         vae=_autoencoder(),
@@ -49,15 +55,18 @@ def sd15_pipeline() -> StableDiffusionPipeline:
     return _quiet(pipeline)
 
 
-def sdxl_pipeline() -> StableDiffusionXLPipeline:
-    """SDXL's layout: 70 cross-attentions, text states of width 2048, pooled of 1280. Pictures of 32 px."""
+def sdxl_pipeline(*, layers: tuple[int, int, int] = (1, 1, 2)) -> StableDiffusionXLPipeline:
+    """SDXL's layout: two text encoders, text states of width 2048, pooled of 1280. Pictures of 32 px.
+
+    layers: transformer layers of each block. SDXL has (1, 2, 10), which makes 70 cross-attentions; the default has 17.
+    """
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     unet = UNet2DConditionModel(
         block_out_channels=(8, 16, 16),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 10),
+        transformer_layers_per_block=layers,
         attention_head_dim=(1, 2, 2),
         cross_attention_dim=2048,
         use_linear_projection=True,
@@ -80,6 +89,7 @@ def sdxl_pipeline() -> StableDiffusionXLPipeline:
 
 
 PIPELINES = {"sd15": sd15_pipeline, "sdxl": sdxl_pipeline}
+WHOLE = {"sd15": sd15_pipeline, "sdxl": partial(sdxl_pipeline, layers=(1, 2, 10))}  # with every cross-attention
 
 
 def save_pipeline(pipeline: Any, folder: Path) -> Path:

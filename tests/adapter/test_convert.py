@@ -13,7 +13,7 @@ from psalign.adapter.convert import LAYOUTS, read_published, write_ip_adapter, w
 from psalign.diffusion.base_models import BASES
 from psalign.errors import CheckpointError, UsageError
 from psalign.records import PUBLISHED_RECIPE
-from tiny_pipelines import PIPELINES, draw, random_adapter, users
+from tiny_pipelines import WHOLE, draw, random_adapter, users
 
 VECTORS = torch.stack([torch.from_numpy(vector) for vector in users().vectors])
 
@@ -42,7 +42,7 @@ def published(request, tmp_path):
             save_file({f"{group}.{name}": value for group, part in parts.items() for name, value in part.items()}, path)
         return path
 
-    return write, random_adapter(PIPELINES["sd15"](), "published")
+    return write, random_adapter(WHOLE["sd15"](), "published")
 
 
 def test_the_layouts_are_those_of_the_base_models():
@@ -51,11 +51,11 @@ def test_the_layouts_are_those_of_the_base_models():
     }
 
 
-@pytest.mark.parametrize("base", PIPELINES)
+@pytest.mark.parametrize("base", WHOLE)
 @pytest.mark.parametrize("n_tokens", [1, 3])
 def test_a_published_file_comes_back_bit_for_bit(base, n_tokens, tmp_path):
     """Of three tokens the first alone: the published code reads no other."""
-    adapter = random_adapter(PIPELINES[base](), "published", n_tokens=n_tokens)
+    adapter = random_adapter(WHOLE[base](), "published", n_tokens=n_tokens)
     torch.save(parts_of(adapter), tmp_path / "psa_adapter.bin")
     write_published(adapter, tmp_path / "other/psa_adapter.safetensors")
     for place in (tmp_path / "psa_adapter.bin", tmp_path, tmp_path / "other"):
@@ -74,9 +74,9 @@ def test_a_published_file_comes_back_bit_for_bit(base, n_tokens, tmp_path):
 
 def test_a_published_file_steers_a_pipeline(published):
     write, adapter = published
-    pipe = PIPELINES["sd15"]()
+    pipe = WHOLE["sd15"]()
     expected = draw(pipe, attach(pipe, adapter))
-    pipe = PIPELINES["sd15"]()
+    pipe = WHOLE["sd15"]()
     psa = load_psa_adapter(pipe, write(parts_of(adapter)))
     torch.testing.assert_close(draw(pipe, psa, VECTORS, recipe="published"), expected, atol=1e-6, rtol=0)
 
@@ -141,7 +141,7 @@ def test_files_that_are_something_else(tmp_path, capsys):
     with pytest.raises(CheckpointError, match=r"user_proj\.proj\.weight is no tensor"):
         load_adapter(path)
     whole = tmp_path / "whole.safetensors"
-    write_published(random_adapter(PIPELINES["sd15"](), "published"), whole)
+    write_published(random_adapter(WHOLE["sd15"](), "published"), whole)
     whole.write_bytes(whole.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_adapter(whole)
@@ -153,11 +153,11 @@ def test_another_base(published):
         load_adapter(write(parts_of(adapter)), base="sdxl")
 
 
-@pytest.mark.parametrize("base", PIPELINES)
+@pytest.mark.parametrize("base", WHOLE)
 @pytest.mark.parametrize("guidance", [4.0, 1.0])
 def test_it_computes_what_the_ip_adapter_attention_of_diffusers_computes(base, guidance, tmp_path):
     """One user at a time, which is all that diffusers can: the user vector is the "image embedding"."""
-    pipe = PIPELINES[base]()
+    pipe = WHOLE[base]()
     adapter = random_adapter(pipe, "published")
     write_ip_adapter(adapter, tmp_path / "ip.safetensors")
 
@@ -180,7 +180,7 @@ def test_it_computes_what_the_ip_adapter_attention_of_diffusers_computes(base, g
 
 
 def test_adapters_without_a_published_form(tmp_path):
-    pipe = PIPELINES["sd15"]()
+    pipe = WHOLE["sd15"]()
     with pytest.raises(UsageError, match="this one is of kind 'prompt'"):
         write_published(random_adapter(pipe, "prompt"), tmp_path / "a.safetensors")
     with pytest.raises(UsageError, match="takes one user token; this adapter has 3"):

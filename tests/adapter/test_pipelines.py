@@ -30,6 +30,7 @@ from tiny_pipelines import (
     draw_text,
     load_ip_adapter,
     random_adapter,
+    sd15_pipeline,
     users,
 )
 
@@ -334,10 +335,11 @@ def test_an_ip_adapter_loaded_before_keeps_its_picture_prompt(kind):
 @pytest.mark.parametrize("kind", ["prompt", "published"])
 def test_compiled_once_for_every_scale_and_user(kind):
     """One graph (fullgraph), and neither another scale nor another user compiles again or gives stale pictures."""
-    pipe, psa = attached("sd15", kind)
+    pipe = sd15_pipeline(blocks=1)
+    psa = attach(pipe, random_adapter(pipe, kind))
     others = type(users())(users().vectors[::-1], users().recipe)
     wanted = [draw(pipe, psa, who, scale=scale) for who, scale in ((users(), 0.5), (others, 1.0))]
-    pipe = PIPELINES["sd15"]()
+    pipe = sd15_pipeline(blocks=1)
     pipe.unet = torch.compile(pipe.unet, backend="eager", fullgraph=True)
     psa = attach(pipe, random_adapter(pipe, kind))
     draw(pipe, psa)

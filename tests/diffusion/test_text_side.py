@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from psalign.diffusion.reader import Reader, random_pools
 from psalign.diffusion.text_side import READ, CrossAttentions, load_text_side, read_cross_attentions
 from psalign.errors import CheckpointError
-from tiny_pipelines import save_pipeline, sdxl_pipeline
+from tiny_pipelines import WHOLE, save_pipeline
 
 STATES = torch.randn((2, 40, 128), generator=torch.Generator().manual_seed(0))
 
@@ -32,7 +32,7 @@ def test_readings_are_those_of_the_whole_unet(mini_pipeline):
 
 
 def test_of_sdxl_the_pooled_state_is_read_too(tmp_path):
-    whole = sdxl_pipeline()
+    whole = WHOLE["sdxl"]()
     part = load_text_side("sdxl", source=str(save_pipeline(whole, tmp_path / "sdxl")))
     pooled, sizes = torch.randn((2, 1280)), torch.full((2, 6), 64.0)
     one, other = (Reader(pipe.unet, random_pools(pipe.unet, seed=2)) for pipe in (part, whole))
