@@ -10,7 +10,7 @@ from judge_server import JudgeServer, completion
 from psalign.errors import ExtraMissing, UsageError
 from psalign.llm import Chat, json_text, no_redirects, open_endpoint, openai_library
 
-HERE = {"base_url": "http://127.0.0.1:9/v1", "timeout_s": 1.0, "retries": 0}
+HERE = {"base_url": "http://127.0.0.1:9/v1", "timeout_s": 1.0}
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):

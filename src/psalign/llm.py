@@ -72,10 +72,11 @@ def require_consent(shown: str, *, things: str, agreed: bool, flag: str) -> None
         raise UsageError("Nothing was sent.")
 
 
-def open_endpoint(*, base_url: str | None, api_key: str | None, timeout_s: float, retries: int = 0) -> Any:
-    """A client of the endpoint; None takes OPENAI_BASE_URL and OPENAI_API_KEY of the environment.
+def open_endpoint(*, base_url: str | None, api_key: str | None, timeout_s: float) -> Any:
+    """A client of the endpoint; None takes OPENAI_BASE_URL and OPENAI_API_KEY from the environment.
 
-    retries: by the library itself; `Chat.ask` has its own.
+    The library's own retries are off: they do not see an error inside HTTP 200, cannot be counted against a
+    budget, and cannot be stopped.
     Raises ExtraMissing without the extra `openai`, UsageError without a key.
     """
     openai = openai_library()
@@ -84,7 +85,7 @@ def open_endpoint(*, base_url: str | None, api_key: str | None, timeout_s: float
             "OPENAI_API_KEY is not set.", hint="export OPENAI_API_KEY=... (a server of your own may take any word)"
         )
     return openai.OpenAI(
-        base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=retries, http_client=no_redirects()
+        base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=0, http_client=no_redirects()
     )
 
 
