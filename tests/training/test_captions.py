@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from psalign.errors import DatasetError
-from psalign.sage.cache import build_texts
+from psalign.sage.cache.texts import build_texts
 from psalign.training.captions import CaptionPlan, caption_tokens
 from psalign.training.config import TrainingConfig
 from training_captions import CALM, make_captions
