@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seeds import cell, over_seeds
+from seeds import cell, of_pictures, over_seeds
 
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter
@@ -25,10 +25,8 @@ from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig, generate
 from psalign.diffusion.prompts import load_prompts
 from psalign.embed import embed_users
-from psalign.evaluation.metrics.benchmark import evaluate_methods
 from psalign.files import Record, write_json
 from psalign.mini import dataset
-from psalign.mini.detector import load_detector
 from psalign.training.run import load_rows, train_adapter, training_config
 from psalign.users.vectors import StructuredEmbedder
 
@@ -103,11 +101,11 @@ def measure(bench: Bench, name: str, preset: Record, seed: int) -> Record:
     kind = "published" if name.startswith("published") else "prompt"
     train_adapter(preset, kind, bench.pipeline, bench.rows_for(preset, kind), bench.users, out, seed=seed)
     attached = attach(bench.pipeline.unet, load_adapter(out / "adapter", base="mini"))
-    config = replace(settings(GenerationConfig, preset["generation"], section="generation"), method="prompt")
-    pictures = out / "pictures" / "prompt"
+    config = replace(settings(GenerationConfig, preset["generation"], section="generation"), method="psa")
+    pictures = out / "pictures"
     generate(bench.pipeline, bench.rows, pictures, config=config, users=bench.users, attached=attached)
     attached.unload()
-    metrics = evaluate_methods(out / "pictures", load_detector())
+    metrics = of_pictures(pictures, bench.rows)
     write_json(out / "metrics.json", metrics)
     return metrics
 
@@ -125,8 +123,7 @@ def split_changes(text: str) -> list[str]:
 
 def figures(metrics: Record) -> list[Record]:
     """The figures of one run, in the order of the columns."""
-    scenes, suites = metrics["methods"]["prompt"], metrics["suites"]
-    return [(scenes if suite == "scenes" else suites[suite]["prompt"])[name] for suite, name in COLUMNS]
+    return [metrics[suite][name] for suite, name in COLUMNS]
 
 
 if __name__ == "__main__":

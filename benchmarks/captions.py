@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from inference import make_unet
-from seeds import cell, over_seeds
+from seeds import cell, of_pictures, over_seeds
 from torch.utils.flop_counter import FlopCounterMode
 
 from psalign.adapter.attach import attach
@@ -46,12 +46,10 @@ from psalign.diffusion.prompts import load_prompts
 from psalign.diffusion.reader import Reader, random_pools
 from psalign.diffusion.text_side import READ, CrossAttentions
 from psalign.embed import embed_users
-from psalign.evaluation.metrics.benchmark import evaluate_methods
 from psalign.evaluation.pictures import read_picture
 from psalign.files import Record, write_json
 from psalign.fingerprints import versions
 from psalign.mini import dataset
-from psalign.mini.detector import load_detector
 from psalign.records import PromptRow
 from psalign.training.caption_objective import CaptionObjective, CaptionTotals
 from psalign.training.captions import CaptionBatch
@@ -203,13 +201,13 @@ def measure(
 ) -> None:
     """Draw the prompts of a view and write metrics.json: figures of each suite and of each level."""
     attached = attach(pipeline.unet, load_adapter(adapter, base="mini"))
-    draw(folder / "pictures", "prompt", pipeline, preset, rows, users, attached)
+    pictures = draw(folder / "pictures", "psa", pipeline, preset, rows, users, attached)
     attached.unload()
     safe = [row.file_name for row in rows if row.meta["kind"] == "safe"]
-    found = evaluate_methods(folder / "pictures", load_detector())
-    figures = {suite: found["suites"][suite].get("prompt") for suite in ("two_motifs", "motifs")}
-    scenes = {**found["methods"]["prompt"], "harmless_distance": distance(folder / "pictures" / "prompt", base, safe)}
-    write_json(folder / "metrics.json", {"scenes": scenes, **figures, "levels": found.get("levels") or {}})
+    found = of_pictures(pictures, rows)
+    figures = {suite: found.get(suite) for suite in ("two_motifs", "motifs")}
+    scenes = {**found["scenes"], "harmless_distance": distance(pictures, base, safe)}
+    write_json(folder / "metrics.json", {"scenes": scenes, **figures, "levels": found["levels"]})
 
 
 def distance(folder: Path, base: Path, names: list[str]) -> Record:

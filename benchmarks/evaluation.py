@@ -27,10 +27,10 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from psalign.evaluation.metrics.cache import Pictures, open_pictures
 from psalign.evaluation.metrics.clip_model import ClipModel
 from psalign.evaluation.metrics.clip_score import clip_scores
 from psalign.evaluation.metrics.q16 import Q16, q16_scores
+from psalign.evaluation.pictures import Pictures, open_pictures
 from psalign.files import write_json, write_jsonl
 from psalign.fingerprints import versions
 from psalign.mini import world
@@ -74,7 +74,7 @@ def _compare(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str
     """Both metrics with one model: pictures a second of each way, and the ratios to the loop."""
     pictures = _draw(folder / "pictures", arguments.pictures, SIZES_PX[name])
     clip = ClipModel(str(clip_folder()) if name == "mini" else _vit_b_32(folder / "model"), device=arguments.device)
-    width = clip.see([clip.prepare(np.zeros((64, 64, 3), np.uint8))]).shape[1]
+    width = clip.encode_image([clip.prepare(np.zeros((64, 64, 3), np.uint8))]).shape[1]
     vectors = np.random.default_rng(0).normal(size=(2, width)).astype(np.float32)
     q16 = Q16(clip, vectors, "random")
     ways: dict[str, dict[str, Callable[[Path], Any]]] = {

@@ -13,13 +13,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from seeds import cell, over_seeds
+from seeds import cell, of_results, over_seeds
 
 from psalign.config import load_preset
 from psalign.files import write_json
 from psalign.quickstart import run
 
 METRICS = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject", "harmless_distance")
+OURS = "psa-prompt"
 SUITES = {"wordings": "held-out wordings", "two_motifs": "two motifs at once", "motifs": "held-out motifs"}
 
 
@@ -32,11 +33,17 @@ def main() -> None:
     arguments = parser.parse_args()
     preset = load_preset(arguments.preset, changes=arguments.set)
     runs = [run(arguments.out / f"seed-{seed}", preset, seed=seed) for seed in arguments.seeds]
+    scenes = [of_results(rows, "mini_scenes") for rows in runs]
+    levels = [of_results(rows, "mini_levels") for rows in runs]
+
+    def ours(dataset: str) -> dict[str, Any]:
+        return over_runs([of_results(rows, dataset)[OURS] for rows in runs], METRICS[:4])
+
     table = {
-        "methods": {m: over_runs([r["methods"][m] for r in runs], METRICS) for m in runs[0]["methods"]},
-        "suites": {s: over_runs([r["suites"][s]["prompt"] for r in runs], METRICS[:4]) for s in SUITES},
-        "seen_users": over_runs([r["users"]["seen"]["prompt"] for r in runs], METRICS[:4]),
-        "levels": over_runs([r["levels"] for r in runs], tuple(runs[0]["levels"])),
+        "methods": {method: over_runs([run[method] for run in scenes], METRICS) for method in scenes[0]},
+        "suites": {suite: ours(f"mini_{suite}") for suite in SUITES},
+        "seen_users": ours("mini_seen"),
+        "levels": {level: over_seeds([run[level]["any_motif"] for run in levels]) for level in levels[0]},
     }
     write_json(arguments.out / "results.json", {"preset": preset, "seeds": arguments.seeds, **table})
     print(markdown(table))
@@ -52,7 +59,7 @@ def markdown(table: dict[str, Any]) -> str:
     lines = ["| method | " + " | ".join(METRICS) + " |", "|---|" + "---|" * len(METRICS)]
     for method, figures in table["methods"].items():
         lines.append(f"| {method} | " + " | ".join(cell(figures[name]) for name in METRICS) + " |")
-    lines += ["", "| `prompt` on | " + " | ".join(METRICS[:4]) + " |", "|---|" + "---|" * 4]
+    lines += ["", f"| `{OURS}` on | " + " | ".join(METRICS[:4]) + " |", "|---|" + "---|" * 4]
     for suite, name in SUITES.items():
         lines.append(f"| {name} | " + " | ".join(cell(table["suites"][suite][m]) for m in METRICS[:4]) + " |")
     lines.append("| seen users | " + " | ".join(cell(table["seen_users"][m]) for m in METRICS[:4]) + " |")

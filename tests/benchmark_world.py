@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -11,11 +11,14 @@ import numpy as np
 from PIL import Image
 
 from psalign.evaluation.cells import Cell
+from psalign.evaluation.estimate import Estimate
+from psalign.evaluation.metrics.limits import FactsFile, facts_path, judge_row, rates, write_facts
+from psalign.evaluation.metrics.registry import made_of_facts
 from psalign.evaluation.results import FAILED, MISSING, append_results, result_row
-from psalign.evaluation.statistics import mean_rate, wilson
+from psalign.evaluation.statistics import wilson
 from psalign.files import write_json, write_jsonl
 from psalign.mini import world
-from psalign.records import ManifestRow
+from psalign.records import ManifestRow, Verdict
 from taxonomies import CATEGORIES
 
 # Shares of what a method suppresses of the banned, and keeps of the allowed.
@@ -68,24 +71,27 @@ def share(*words: object) -> float:
 
 def _mini(paths: dict[str, Path], prompts: int) -> None:
     for cell in cells("mini", "mini", ("base", "negative_prompt", "psa")):
-        rows, outcomes = [], {"suppressed": [], "kept": [], "harmless_subject": []}
+        rows, facts = [], []
         for number in range(prompts + prompts // 4):
-            row, gone, fact = _mini_picture(cell, number, safe=number >= prompts)
+            row, gone = _mini_picture(cell, number, safe=number >= prompts)
             rows.append(row)
             shown = picture(number, safe=number >= prompts, gone=gone, seed=row.seed)
             _write(cell.folder(paths["images"]) / row.file_name, shown, SHAPES["mini"])
-            outcomes[fact[0]].append(fact[1])
+            motifs, categories = ([], []) if gone else (row.meta["motifs"], row.meta["categories"])
+            facts.append(judge_row(row, Verdict(frozenset(motifs), frozenset(categories), row.meta["subject"], "red")))
         _write_cell(cell, paths["images"], rows, {"steps": 15, "guidance": 4.0, "method": cell.method})
-        append_results(paths["results"], _mini_rows(cell, outcomes))
+        known = FactsFile(fingerprint=str(cell), pictures=facts)
+        write_facts(facts_path(paths["results"], cell), known)
+        append_results(paths["results"], _mini_rows(cell, known))
 
 
-def _mini_picture(cell: Cell, number: int, *, safe: bool) -> tuple[ManifestRow, bool, tuple[str, bool]]:
+def _mini_picture(cell: Cell, number: int, *, safe: bool) -> tuple[ManifestRow, bool]:
+    """A row, and whether its motif is gone."""
     asked = scene(number, safe=safe)
     banned = CATEGORIES[: BANNED_AT[cell.level]] if cell.level is not None else _banned(number)
     is_banned = bool(set(asked.categories) & set(banned))
     suppresses, keeps = SKILL[cell.method]
     good = share(cell.method, number) < (1.0 if safe else suppresses if is_banned else keeps)
-    gone = good if is_banned else not good
     row = ManifestRow(
         file_name=f"{number:03d}.png",
         prompt=world.caption(asked, world.WORDINGS[number % len(world.WORDINGS)]),
@@ -104,8 +110,7 @@ def _mini_picture(cell: Cell, number: int, *, safe: bool) -> tuple[ManifestRow, 
             "seen_user": number % 3 == 0,
         },
     )
-    side = "harmless_subject" if safe else "suppressed" if is_banned else "kept"
-    return row, gone, (side, good)
+    return row, good if is_banned else not good
 
 
 def _banned(number: int) -> tuple[str, ...]:
@@ -114,13 +119,16 @@ def _banned(number: int) -> tuple[str, ...]:
     return (CATEGORIES[own if (number // 7) % 2 else (own + 3) % 7],)
 
 
-def _mini_rows(cell: Cell, outcomes: dict[str, list[bool]]) -> list:
-    rates = {name: wilson(sum(seen), len(seen)) for name, seen in outcomes.items()}
-    rates["pass"] = mean_rate([rates["suppressed"], rates["kept"]])
-    rows = [_result(cell, name, rate.value, rate.n, rate.low, rate.high) for name, rate in rates.items()]
+def _mini_rows(cell: Cell, facts: FactsFile) -> list:
+    known = rates(facts.pictures)
+    rows = [
+        result_row(cell, name, estimate=known[name], fingerprint=f"x-{made_of_facts(name, facts.fingerprint)}")
+        for name in ("suppressed", "kept", "harmless_subject", "pass")
+    ]
     level = {"base": 0, "negative_prompt": 4, "psa": 2}[cell.method] if cell.level is None else cell.level
     fid = MINI_FID[level] + (0.4 if cell.method == "negative_prompt" else 0.1)
-    rows.append(replace(_result(cell, "fid", fid, 21), note="biased upwards at n=21: compare it with the same n only"))
+    note = "biased upwards at n=21: compare it with the same n only"
+    rows.append(result_row(cell, "fid", estimate=Estimate(fid, 21), fingerprint=_digest("fid"), note=note))
     rows.append(_result(cell, "clip", 31.5 - level / 5, 105, 31.1 - level / 5, 31.9 - level / 5))
     return rows
 
@@ -229,10 +237,11 @@ def _plain(rate: object) -> dict:
 
 
 def _result(cell: Cell, metric: str, value: float, n: int, low: float | None = None, high: float | None = None):
-    row = result_row(cell, metric)
-    return replace(
-        row, score=value, n=n, low=low, high=high, fingerprint=hashlib.sha256(metric.encode()).hexdigest()[:16]
-    )
+    return result_row(cell, metric, estimate=Estimate(value, n, low, high), fingerprint=_digest(metric))
+
+
+def _digest(metric: str) -> str:
+    return hashlib.sha256(metric.encode()).hexdigest()[:16]
 
 
 def _write(path: Path, picture: np.ndarray, size: int) -> None:

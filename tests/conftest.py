@@ -1,6 +1,5 @@
 """What many tests need once: the shipped mini base, and a small run of the quickstart."""
 
-import json
 import os
 import signal
 
@@ -72,7 +71,8 @@ def small_preset():
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory, small_preset):
-    """A very small quickstart, made once for all workers: (folder, metrics). Read it, never write into it."""
+    """A very small quickstart, made once for all workers: (folder, rows of results.csv). It is only read."""
+    from psalign.evaluation.results import read_results
     from psalign.quickstart import run
 
     place = tmp_path_factory.getbasetemp()
@@ -80,6 +80,6 @@ def small_run(tmp_path_factory, small_preset):
         place = place.parent  # of all workers of this run
     out = place / "small-run"
     with FileLock(place / "small-run.lock"):
-        if not (out / "metrics.json").exists():
+        if not (out / "report.html").exists():
             run(out, small_preset)
-    return out, json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    return out, read_results(out / "results.csv")

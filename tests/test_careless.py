@@ -124,10 +124,6 @@ FILES = {
     "preset_latin.yaml": b"base: \xe9\n",
     "preset_none.yaml": b"",
     "pictures/base/manifest.jsonl": manifest(),
-    "manifest_ban/base/manifest.jsonl": manifest(banned="Hate"),
-    "manifest_level/base/manifest.jsonl": manifest(level=9),
-    "manifest_keys/base/manifest.jsonl": '{"file_name": "a.png", "file_name": "b.png"}\n',
-    "manifest_cut/base/manifest.jsonl": manifest()[:30],
     "notes.json": "mine\n",
     "splits_list.json": "[1, 2]\n",
     "key_words": "words\n",
@@ -153,7 +149,6 @@ FILES = {
     "page.bin": "<!doctype html><html></html>",
     "no_stack.bin": b".",
     "page.safetensors": "<!doctype html><html></html>",
-    "row_keys/base/manifest.jsonl": '{"a": 1}\n',
 }
 
 
@@ -349,7 +344,6 @@ TRIES += [
     ("mini build --out foreign", 1, "holds users.csv, not built here"),
     ("mini build --out foreign_rows", 1, "holds train/metadata.jsonl, not built here"),
     ("mini build --out damaged", 1, "dataset.json is damaged"),
-    ("eval measure --pictures pictures --out notes.json", 1, "is not a file of metrics"),
     ("eval report --images pictures --results results.csv --out new", 1, ""),
     # settings
     ("quickstart --out new --set two_motifs=3", 2, "expected section.name=value"),
@@ -414,16 +408,6 @@ TRIES += [
     ("generate --prompts prompts.jsonl --adapter published.bin --embeddings vectors --out new", 1, "published.bin"),
     ("generate --prompts prompts_nobody.jsonl --model none/at/all --local-files-only --out new", 1, "cannot be loaded"),
     # pictures and results
-    *((f"eval measure --pictures {name} --out new.json", 1, message) for name, message in {
-        "none": "holds no method",
-        "users.csv": "holds no method|Not a directory",
-        "pictures": "missing",
-        "manifest_ban": "banned must be",
-        "manifest_level": "level must be",
-        "manifest_keys": "'file_name' is there twice",
-        "manifest_cut": "not JSON",
-        "row_keys": "not a manifest row: it has no file_name, prompt, seed, method, base; unknown a",
-    }.items()),
     ("eval run --images none --output new.csv", 2, "holds no cell"),
     ("eval generate --methods magic --out new", 2, "magic"),
     ("eval generate --datasets magic --out new", (1, 2), "magic"),

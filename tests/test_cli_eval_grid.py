@@ -13,7 +13,7 @@ from commands import run
 from picture_folders import make_clip
 from prompt_set_files import write_set
 from psalign.adapter.checkpoint import save_adapter
-from psalign.cli import eval_run, main
+from psalign.cli import main
 from psalign.evaluation.cells import Cell
 from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.records import read_manifest
@@ -150,15 +150,15 @@ def test_a_cell_that_is_drawn_in_part_is_told_and_not_measured(mini, tmp_path, c
 
 def test_another_detector_or_nudenet_measures_again(monkeypatch, tmp_path):
     """What is known hangs on the weights that come with us or with a library, though no flag names them."""
-    from psalign.benchmark import models
+    from psalign.benchmark import measure, models
     from psalign.evaluation.metrics import nudity
 
-    config = models.ToolsConfig(cache=tmp_path)
+    config = models.ModelsConfig(cache=tmp_path)
 
     def names():
-        eval_run._tools.cache_clear()
+        measure._models.cache_clear()
         cells = [Cell("mini", "base", "mini"), Cell("debug", "base", "sd15")]
-        jobs = eval_run.plan(cells, tmp_path, tmp_path / "results.csv", ["clip"], config)
+        jobs = measure.plan(cells, tmp_path, tmp_path / "results.csv", metrics=["clip"], config=config)
         return {(job.cell.base, metric): name for job in jobs for metric, name in job.made_with.items()}
 
     monkeypatch.setattr(nudity, "_name", lambda: "NudeNet 1")
@@ -235,7 +235,10 @@ def test_seed_scripts_are_short():
     ("arguments", "message"),
     [
         (("--adapter", "a"), "'a' is for which base model? Write sd15=a."),
-        (("--weights", "psa/sd15=a"), "--weights psa/sd15=a: expected METHOD/BASE=PATH with safetydpo, esdu or uce."),
+        (
+            ("--weights", "psa/sd15=a"),
+            "--weights psa/sd15=a: expected METHOD/BASE=PATH with esdu, uce, safetydpo, psa-",
+        ),
         (("--weights", "esdu=a"), "'esdu=a' is for which base model? Write esdu/sd15=a."),
         (("--weights", "esdu/sd3=a"), "--weights esdu/sd3=a: expected METHOD/BASE=PATH"),
         (("--levels", "user"), "The rows of debug are for no user"),

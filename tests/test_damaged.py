@@ -18,8 +18,8 @@ from psalign.cli import main
 from psalign.diffusion.generate import open_run
 from psalign.errors import PSAlignError
 from psalign.evaluation.cells import Cell
-from psalign.evaluation.report.findings import _marks, _read_run
-from psalign.evaluation.report.judgements import read_judgements
+from psalign.evaluation.judge.results import judge_files, read_results_file
+from psalign.evaluation.report.leaderboard import _marks, _read_run
 from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.mini.dataset import claim_build
 from psalign.quickstart import _open
@@ -99,14 +99,18 @@ def drawing(folder):
     return folder / "run.json"
 
 
-def marks(path):
-    from psalign.evaluation.report.contenders import Contender
-    from psalign.evaluation.report.findings import Arena, Drawn
+def judgements_in(folder):
+    return [read_results_file(record, path) for path, record in judge_files([folder])]
 
-    who = Contender("base")
-    arena = Arena("debug", "sd15")
-    arena.drawn[who] = Drawn(path.parent, {}, _read_run(path))
-    return _marks(arena, who)
+
+def marks(path):
+    from psalign.evaluation.cells import Variant
+    from psalign.evaluation.report.leaderboard import Drawn, Leaderboard
+
+    who = Variant("base")
+    board = Leaderboard("debug", "sd15")
+    board.drawn[who] = Drawn(path.parent, {}, _read_run(path))
+    return _marks(board, who)
 
 
 PRESET = {"base": "mini", "prompt": {"adapter": {}, "training": {"steps": 5}}, "generation": {"steps": 3}}
@@ -146,8 +150,8 @@ def manifest(folder):
 BUILD = {"state": "building", "fingerprint": "0", "recipe": {}, "counts": {"train": 1}}
 # What writes a file, and what reads it.
 FILES = {
-    "judge evaluate": (evaluated, lambda path: read_judgements([path.parent])),
-    "judge compare": (compared, lambda path: read_judgements([path.parent])),
+    "judge evaluate": (evaluated, lambda path: judgements_in(path.parent)),
+    "judge compare": (compared, lambda path: judgements_in(path.parent)),
     "results.csv": (results, read_results),
     "log.csv": (log, read_log),
     "run.json of training": (training, go_on_training),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from picture_folders import make_clip, make_folder
-from psalign.cli import eval_run, main
+from psalign.cli import main
 
 CELLS = ("base", "psa")
 METRICS = ("clip", "fid", "kid")
@@ -24,7 +24,7 @@ def clip(tmp_path_factory):
 def world(tmp_path, monkeypatch, clip):
     """Two cells of three pictures, pictures to compare with, and a text-image model."""
     monkeypatch.chdir(tmp_path)
-    eval_run._tools.cache_clear()  # a process keeps the models it has loaded
+    measure._models.cache_clear()  # a process keeps the models it has loaded
     for method in CELLS:
         folder = make_folder(Path("images/mini") / method / "mini", ["a red cat", "a dog", "a bird"], size=(64, 64))
         text = (folder / "manifest.jsonl").read_text()

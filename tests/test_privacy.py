@@ -93,7 +93,7 @@ def test_a_dataset_is_built_without_the_limits_of_its_users():
 
 
 def test_a_quickstart(small_run):
-    assert {"users.csv", "*/metadata.jsonl", "manifest.jsonl", "metrics.json", "log.csv"} <= check(small_run[0])
+    assert {"users.csv", "*/metadata.jsonl", "manifest.jsonl", "results.csv", "log.csv"} <= check(small_run[0])
 
 
 def test_the_table_was_read():

@@ -130,7 +130,7 @@ def test_the_evaluation_draws(clone):
     assert not (images / "debug/safetydpo").exists()
 
 
-def test_the_evaluation_measures_what_there_are_tools_for(clone):
+def test_the_evaluation_measures_what_there_are_models_for(clone):
     done = type_line(clone, "python scripts/run_eval.py --gpus 0,1,2,3 --output eval_results.csv", folder="evaluation")
     assert "Traceback" not in done.stderr
     assert done.stderr.count("--gpus 0,1,2,3: there are 0 GPUs here; measuring on the CPU.") == 1

@@ -9,30 +9,53 @@ import pytest
 from PIL import Image
 
 from psalign.diffusion.generate import GenerationConfig
+from psalign.diffusion.prompts import load_prompts
 from psalign.errors import EmbeddingMissing, OutputError, RecipeMismatch
+from psalign.evaluation.cells import Cell, find_cells
+from psalign.evaluation.results import read_results
 from psalign.quickstart import _open, run
 from psalign.records import read_manifest
 from psalign.users.profile import load_profiles
 from psalign.users.store import EmbeddingStore
 from psalign.users.vectors import StructuredEmbedder
 
-METHODS = ("base", "negative_prompt", "published", "prompt", "prompt_vector", "prompt_words")
+METHODS = ("base", "negative_prompt", "psa-published", "psa-prompt", "psa-prompt-vector", "psa-prompt-words")
 RATES = {"suppressed", "kept", "pass", "subject_kept", "harmless_subject"}
 
+SCENES, PSA, BASE = "pictures/mini_scenes", "pictures/mini_scenes/psa-prompt", "pictures/mini_scenes/base"
 
-def test_metrics_have_the_promised_shape(small_run):
-    metrics = json.loads((small_run[0] / "metrics.json").read_text())
-    assert set(metrics["methods"]) == set(METHODS)
-    for rates in metrics["methods"].values():
-        assert set(rates) >= RATES
-        for name in RATES:
-            assert set(rates[name]) == {"value", "n", "low", "high"}
-            assert 0 <= rates[name]["low"] <= rates[name]["value"] <= rates[name]["high"] <= 1
-    assert list(metrics["levels"]) == [str(level) for level in range(6)]
-    assert metrics["methods"]["prompt"]["suppressed"]["n"] == 7
-    assert {"training prompt", "pictures base", "measuring"} <= set(metrics["seconds"])
-    assert metrics["config"]["seed"] == 0
-    assert "torch" in metrics["versions"]
+
+def rates_of(rows, dataset="mini_scenes"):
+    return {(row.method, row.level, row.metrics): row.estimate for row in rows if row.dataset == dataset}
+
+
+def test_results_have_every_method_suite_and_level(small_run):
+    out, rows = small_run
+    assert rows == read_results(out / "results.csv")
+    assert {row.state for row in rows} == {"succeeded"}
+    scenes = rates_of(rows)
+    assert {method for method, _, _ in scenes} == set(METHODS)
+    assert {metric for _, _, metric in scenes} == {*RATES, "harmless_distance"}
+    for method, _, metric in scenes:
+        assert (
+            metric == "harmless_distance" or 0 <= scenes[method, _, metric].low <= scenes[method, _, metric].high <= 1
+        )
+    assert scenes["psa-prompt", "user", "suppressed"].n == 7
+    assert scenes["base", "none", "harmless_distance"].value == 0.0
+    alone = {row.dataset for row in rows if row.method == "psa-prompt"} - {
+        row.dataset for row in rows if row.method == "base"
+    }
+    assert alone == {"mini_wordings", "mini_two_motifs", "mini_motifs", "mini_levels"}
+    levels = rates_of(rows, "mini_levels")
+    assert {level for _, level, _ in levels} == {f"level_{level}" for level in range(6)}
+    assert {number.n for number in levels.values()} == {1}
+
+
+def test_a_run_says_what_it_was_made_with_and_how_long_each_part_took(small_run):
+    made = json.loads((small_run[0] / "quickstart.json").read_text())
+    assert (made["seed"], "torch" in made["versions"]) == (0, True)
+    seconds = json.loads((small_run[0] / "seconds.json").read_text())
+    assert {"training prompt", "pictures base", "measuring"} <= set(seconds)
 
 
 def test_report_and_sheet_are_there(small_run):
@@ -42,11 +65,22 @@ def test_report_and_sheet_are_there(small_run):
 
 
 def test_every_picture_is_made_and_told_in_a_manifest(small_run):
-    for method in METHODS:
-        folder = small_run[0] / "pictures" / method
+    for cell in find_cells(small_run[0] / "pictures"):
+        folder = cell.folder(small_run[0] / "pictures")
         rows = read_manifest(folder / "manifest.jsonl")
         assert {row.file_name for row in rows} == {path.name for path in folder.glob("*.png")}
-        assert {row.method for row in rows} == {method}
+        assert {row.method for row in rows} == {cell.method}
+
+
+def test_a_level_s_pictures_are_those_of_the_level_s_own_prompts(small_run):
+    """As the mini dataset has them: the same prompt and seed at each level."""
+    out, _ = small_run
+    prompts = {row.file_name: row for row in load_prompts(out / "data/prompts.jsonl")}
+    for level in range(6):
+        cell = Cell("mini_levels", "psa-prompt", "mini", level)
+        for row in read_manifest(cell.folder(out / "pictures") / "manifest.jsonl"):
+            own = prompts[f"level_{level}_{row.file_name}"]
+            assert (row.prompt, row.seed, row.user_id) == (own.prompt, own.seed, own.user_id)
 
 
 def test_nothing_but_the_users_own_files_holds_an_attribute_of_a_person(small_run):
@@ -72,12 +106,12 @@ def copy_of_run(small_run, tmp_path):
 
 
 def test_an_interrupted_run_goes_on(copy_of_run, small_preset):
-    before = json.loads((copy_of_run / "metrics.json").read_text())
-    picture = copy_of_run / "pictures/prompt/scenes_00000.png"
+    before = rates_of(read_results(copy_of_run / "results.csv"))
+    picture = copy_of_run / "pictures/mini_scenes/psa-prompt/mini/scenes_00000.png"
     expected = picture.read_bytes()
-    kept = (copy_of_run / "pictures/prompt/scenes_00001.png").stat().st_mtime_ns
+    kept = (copy_of_run / "pictures/mini_scenes/psa-prompt/mini/scenes_00001.png").stat().st_mtime_ns
     picture.unlink()
-    (copy_of_run / "metrics.json").unlink()
+    (copy_of_run / "report.html").unlink()
     after = run(copy_of_run, small_preset)
     assert (
         np.abs(
@@ -86,8 +120,8 @@ def test_an_interrupted_run_goes_on(copy_of_run, small_preset):
         ).max()
         <= 2
     )  # alone in its batch, so the last bit may differ
-    assert (copy_of_run / "pictures/prompt/scenes_00001.png").stat().st_mtime_ns == kept
-    assert after["methods"] == before["methods"]
+    assert (copy_of_run / "pictures/mini_scenes/psa-prompt/mini/scenes_00001.png").stat().st_mtime_ns == kept
+    assert rates_of(after) == before
 
 
 def _written(folder, content):
@@ -101,7 +135,7 @@ def test_a_finished_run_with_other_settings_is_refused_by_what_differs(copy_of_r
         run(copy_of_run, small_preset, seed=5)
     message, hint = str(refused.value).rsplit("\n", 1)
     assert message.splitlines()[1:] == ["  seed: 0 -> 5"]
-    assert hint.startswith("Choose another --out, or add --force: it makes pictures/prompt,")
+    assert hint.startswith("Choose another --out, or add --force: it makes pictures/mini_levels/psa-prompt,")
 
 
 def test_a_finished_run_is_made_again_where_it_is_forced(tmp_path):
@@ -109,24 +143,24 @@ def test_a_finished_run_is_made_again_where_it_is_forced(tmp_path):
     _open(tmp_path, preset, 0)
     for part in ("data", "cache", "training/prompt"):
         (tmp_path / part).mkdir(parents=True)
-    (tmp_path / "metrics.json").write_text("{}")
+    (tmp_path / "report.html").write_text("<html>")
     corrected = {**preset, "prompt": {"adapter": {}, "training": {"steps": 5, "lr": 1e-4}}}
     with pytest.raises(OutputError, match=r"lr: not given -> 0\.0001\n.*it makes training/prompt again"):
         _open(tmp_path, corrected, 0)
     assert made(tmp_path) == {"data", "cache", "training", "training/prompt"}
     _open(tmp_path, corrected, 0, force=True)
     assert made(tmp_path) == {"data", "cache", "training"}
-    assert not (tmp_path / "metrics.json").exists()
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_finished_run_stays_with_settings_that_decide_nothing(tmp_path):
     _open(tmp_path, {"base": "mini"}, 0)
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "metrics.json").write_text("{}")
+    (tmp_path / "report.html").write_text("<html>")
     steps = GenerationConfig().steps  # as it is where it is not given
     _open(tmp_path, {"base": "mini", "generation": {"steps": steps}, "prompt": {"training": {"log_every": 3}}}, 0)
     assert made(tmp_path) == {"pictures"}
-    assert (tmp_path / "metrics.json").exists()
+    assert (tmp_path / "report.html").exists()
 
 
 def made(out):
@@ -136,18 +170,18 @@ def made(out):
 @pytest.mark.parametrize(
     ("change", "stale"),
     [
-        ({"prompt": {"adapter": {}, "training": {"steps": 9}}}, {"training/prompt", "pictures/prompt", "sheet"}),
-        ({"generation": {"steps": 7}}, {"pictures", "pictures/prompt", "pictures/base", "sheet"}),
+        ({"prompt": {"adapter": {}, "training": {"steps": 9}}}, {"training/prompt", PSA, "sheet"}),
+        ({"generation": {"steps": 7}}, {"pictures", SCENES, PSA, BASE, "sheet"}),
         ({"prompt": {"adapter": {}, "training": {"steps": 5, "save_every": 2}}}, set()),
         ({"dataset": {"seed": 3}}, {"data", "cache", "embeddings", "training", "training/prompt", "training/published",
-                                    "pictures", "pictures/prompt", "pictures/base", "sheet"}),
+                                    "pictures", SCENES, PSA, BASE, "sheet"}),
     ],
 )  # fmt: skip
 def test_a_corrected_setting_goes_on_from_what_it_does_not_change(change, stale, tmp_path, capsys):
     preset = {"base": "mini", "dataset": {"seed": 2}, "prompt": {"adapter": {}, "training": {"steps": 5}}}
     _open(tmp_path, preset, 0)
-    for part in ("data", "cache", "embeddings", "training/prompt", "training/published", "pictures/prompt",
-                 "pictures/base", "sheet"):  # fmt: skip
+    for part in ("data", "cache", "embeddings", "training/prompt", "training/published", PSA,
+                 BASE, "sheet"):  # fmt: skip
         (tmp_path / part).mkdir(parents=True)
     before = made(tmp_path)
     _open(tmp_path, {**preset, **change}, 0)

@@ -15,22 +15,22 @@ from psalign.adapter.checkpoint import load_adapter, save_adapter
 from psalign.adapter.convert import write_published
 from psalign.adapter.published import PublishedAdapter
 from psalign.baselines.negative_prompt import with_negative_prompts
-from psalign.benchmark.models import tools_for
+from psalign.benchmark.models import models_for
 from psalign.categories import default_taxonomy, use_taxonomy
 from psalign.cli import main
 from psalign.diffusion.generate import GenerationConfig, generate
 from psalign.errors import TaxonomyMismatch, UsageError
 from psalign.evaluation.cells import Cell
-from psalign.evaluation.judge.ask import Answers, Sheet, make_trials
+from psalign.evaluation.judge.ask import Answers, JudgeTask, make_trials
 from psalign.evaluation.judge.cases import load_cases
 from psalign.evaluation.judge.question import Judge, Template
 from psalign.evaluation.judge.reply import Answer
+from psalign.evaluation.judge.results import judge_files, read_results_file
 from psalign.evaluation.judge.summary import results
 from psalign.evaluation.metrics.registry import measure, metrics_for
-from psalign.evaluation.report.benchmark_report import write_benchmark_report
 from psalign.evaluation.report.figures import _heat, write_figures
-from psalign.evaluation.report.findings import load_findings
-from psalign.evaluation.report.judgements import read_judgements
+from psalign.evaluation.report.leaderboard import load_leaderboards
+from psalign.evaluation.report.page import write_report
 from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.files import write_json, write_jsonl
 from psalign.mini.detector import load_detector
@@ -107,7 +107,7 @@ def test_a_published_form_carries_the_taxonomy(in_use, tmp_path):
 def test_the_detector_of_the_mini_world_is_refused(in_use, tmp_path):
     """It would see nothing of what is banned here, and every picture would be clean. What needs no verdict works."""
     pictures, message = np.zeros((1, 64, 64, 3), np.uint8), "detector of the mini world has the categories of the def"
-    detector, tools = load_detector(), tools_for("mini")
+    detector, tools = load_detector(), models_for("mini")
     with pytest.raises(UsageError, match=message):
         detector(pictures)
     with pytest.raises(UsageError, match=message):
@@ -176,7 +176,7 @@ def test_judgements_and_the_report(in_use, tmp_path):
         asked = set(trial.case.asked)
         facts = {"banned_visible": sorted(asked & seen), "allowed_present": "no" if asked == {"Horror"} else "yes"}
         answers.by_key[trial.questions[0].key] = Answer({**facts, "quality": 50, "reason": ""}, None, 1, 1, 1)
-    record = results(Sheet("sage_unseen", "sd15", ("psa",), template, trials, "psa"), answers, about={"model": "m"})
+    record = results(JudgeTask("sage_unseen", "sd15", ("psa",), template, trials, "psa"), answers, about={"model": "m"})
     rates = record["summary"]["categories"]
     assert tuple(rates) == in_use.names
     assert [rates[name]["banned_respected"]["value"] for name in in_use.names[:5]] == [1.0, 1.0, 0.0, 1.0, 1.0]
@@ -184,8 +184,8 @@ def test_judgements_and_the_report(in_use, tmp_path):
     write_json(tmp_path / "results_evaluate/sage_unseen/sd15/psa.json", record)
     row = replace(result_row(cell, "clip"), score=30.0, n=10, low=29.0, high=31.0)
     append_results(tmp_path / "results.csv", [row])
-    arenas = load_findings(tmp_path / "images", tmp_path / "results.csv", judge=[tmp_path / "results_evaluate"])
-    write_benchmark_report(tmp_path / "report.html", arenas, about={"command": "psalign eval report"})
+    arenas = load_leaderboards(tmp_path / "images", tmp_path / "results.csv", judge=[tmp_path / "results_evaluate"])
+    write_report(tmp_path / "report.html", arenas, about={"command": "psalign eval report"})
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     for name in in_use.names:
         assert name.replace("&", "&amp;") in page
@@ -195,7 +195,7 @@ def test_judgements_and_the_report(in_use, tmp_path):
     assert [label.get_text() for label in labels] == list(in_use.names)
     assert {label.get_rotation() for label in labels} == {40.0}  # so that none lies over the next
     with use_taxonomy(default_taxonomy()), pytest.raises(TaxonomyMismatch, match=r"the judgements in .* with 'ten'"):
-        read_judgements([tmp_path / "results_evaluate"])
+        [read_results_file(record, path) for path, record in judge_files([tmp_path / "results_evaluate"])]
 
 
 def _images(folder, taxonomy):
@@ -208,5 +208,5 @@ def test_a_report_on_mini_pictures_goes_by_the_judge(in_use, tmp_path):
     cell, images = Cell("mini", "psa", "mini"), _images(tmp_path, in_use)
     row = replace(result_row(cell, "clip"), score=30.0, n=10, low=29.0, high=31.0)
     append_results(tmp_path / "results.csv", [row])
-    (arena,) = load_findings(images, tmp_path / "results.csv", detector=load_detector)
+    (arena,) = load_leaderboards(images, tmp_path / "results.csv")
     assert arena.facts == {}

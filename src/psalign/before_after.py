@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .benchmark.methods import Means, draw_by
+from .benchmark.methods import MethodInputs, draw_by
 from .categories import category_names
 from .diffusion.base_models import Loading, count_weights, load_pipeline
 from .diffusion.generate import GenerationConfig, Nobody
@@ -47,10 +47,10 @@ def draw_before_after(
     pipeline = load_pipeline(config.base, **asdict(loading))
     folders = {method: out / "sheet" / method for method in ("base", "psa")}
     draw_by("base", pipeline, _rows(texts, None), folders["base"], config=replace(config, method="base"),
-            means=Means(Nobody()))  # fmt: skip
+            inputs=MethodInputs(Nobody()))  # fmt: skip
     steered = [row for user in people for row in _rows(texts, user)]
     draw_by("psa", pipeline, steered, folders["psa"], config=replace(config, method="psa"),
-            means=Means(users, weights=out / "adapter"))  # fmt: skip
+            inputs=MethodInputs(users, weights=out / "adapter"))  # fmt: skip
     path = out / "sheet.png"
     if Shard().is_first:
         write_sheet_png(path, _sheet(texts, people, users, folders))

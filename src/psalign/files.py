@@ -71,6 +71,27 @@ def write_together(contents: dict[Path, bytes], *, private: bool = False, sync: 
         raise
 
 
+def append_bytes(path: Path, content: bytes, *, sync: bool = True, private: bool = False) -> None:
+    """Append to a file, all of the content or nothing of it. sync: wait until it is on the disk itself.
+
+    Raises OutputError where it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab", buffering=0, opener=_private_opener if private else None) as stream:
+        end = os.fstat(stream.fileno()).st_size
+        try:
+            if os.write(stream.fileno(), content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if sync:
+                os.fsync(stream.fileno())
+        except OSError as err:
+            os.ftruncate(stream.fileno(), end)
+            raise OutputError(
+                f"{path} cannot be written ({err.strerror or err}).",
+                hint="Free some space and run the same command again: what is in the file is kept.",
+            ) from err
+
+
 def write_text(path: Path, content: str, *, private: bool = False, replace: bool = True) -> None:
     write_bytes(path, content.encode("utf-8"), private=private, replace=replace)
 

@@ -1,4 +1,5 @@
-"""The whole path on one base: dataset, user vectors, training, pictures, numbers, report. Each stage goes on from disk.
+"""The whole path on one base: dataset, user vectors, training, pictures, numbers, report. Each stage goes on
+from disk.
 
 Place on the path of data: all of it, in order; `psalign quickstart` calls `run`.
 """
@@ -19,16 +20,22 @@ import numpy as np
 import torch
 
 from .before_after import limits_told, pick_users, read_pictures
-from .benchmark.methods import Means, draw_by
+from .benchmark.grid import DRAWN, GridConfig, draw_grid
+from .benchmark.measure import measure_cells
+from .benchmark.methods import MethodInputs, draw_by
 from .categories import require_default
 from .config import settings, told_changes
 from .diffusion.base_models import find_base, load_pipeline
 from .diffusion.generate import GenerationConfig, Users
-from .diffusion.prompts import load_prompts
 from .embed import embed_users
-from .errors import OutputError, UsageError
-from .evaluation.metrics.benchmark import evaluate_methods
-from .evaluation.report.quickstart_report import Sheet, SheetRow, write_report, write_sheet_png
+from .errors import GenerationError, OutputError, UsageError
+from .evaluation.catalog import LEVELS
+from .evaluation.cells import Cell
+from .evaluation.metrics.registry import MEASURED, METRICS
+from .evaluation.report.contact_sheet import Sheet, SheetRow, write_sheet_png
+from .evaluation.report.leaderboard import load_leaderboards
+from .evaluation.report.page import RunParts, write_report
+from .evaluation.results import ResultRow, read_results
 from .files import Record, read_json, write_json
 from .fingerprints import fingerprint, versions
 from .mini import dataset, world
@@ -44,16 +51,23 @@ from .users.levels import level_profiles
 from .users.limits import Limit
 from .users.store import EmbeddingStore
 from .users.vectors import StructuredEmbedder
-from .users.views import VectorsAlone, WordsAlone
+from .users.views import WordsAlone
 
 ADAPTERS = ("published", "prompt")  # by kind
-# What the prompt adapter learns of its users: their ban lists; their vectors alone; their categories in words alone.
-BY_LIST, BY_VECTOR, BY_WORDS = "prompt", "prompt_vector", "prompt_words"
-DRAWN_BY = {"published": "published", BY_LIST: "prompt", BY_VECTOR: "prompt", BY_WORDS: "prompt"}  # method -> adapter
-# Folders of a run that hang on a section of the preset, or on the seed.
-PROMPT_PICTURES = tuple(f"pictures/{method}" for method, adapter in DRAWN_BY.items() if adapter == "prompt")
-OF_ADAPTERS = ("training", *PROMPT_PICTURES, "pictures/published", "sheet")
-OF_PROMPT = ("training/prompt", *PROMPT_PICTURES, "sheet")
+PSA = "psa-prompt"
+ADAPTER_OF = {"psa-published": "published", PSA: "prompt", "psa-prompt-vector": "prompt", "psa-prompt-words": "prompt"}
+METHODS = ("base", "negative_prompt", *ADAPTER_OF)
+COMPARED = ("mini_scenes", "mini_seen")  # every method draws them, our own the others too
+OURS_ALONE = ("mini_wordings", "mini_two_motifs", "mini_motifs", "mini_levels")
+METRICS_OF_RUN = tuple(name for name in MEASURED if METRICS[name].needs == ("detector",))
+SUMMARY = (
+    "A small adapter was trained on captions or preference pairs so that a frozen text-to-image model keeps to each "
+    "user's own limits. It then made pictures for users it had never met, and a detector looked at every one: is what "
+    "this user bans gone, is what this user allows still there, and are safe pictures left alone?"
+)
+# What depends on a section of the preset, or on the seed: folders of a run, as patterns.
+OF_PROMPT = ("training/prompt", "pictures/*/psa-prompt*", "sheet")
+OF_ADAPTERS = ("training", "pictures/*/psa-*", "sheet")
 MADE_WITH = {
     "base": ("cache", "training", "pictures", "sheet"),
     "llm_dim": ("embeddings", "embeddings_structured", *OF_ADAPTERS),
@@ -62,13 +76,12 @@ MADE_WITH = {
     "pictures": ("cache", *OF_ADAPTERS),
     "generation": ("pictures", "sheet"),
     "prompt": OF_PROMPT,
-    "published": ("data", "training/published", "pictures/published"),  # whose length decides what is drawn
+    "published": ("data", "training/published", "pictures/*/psa-published"),  # its length decides what is drawn
     "seed": OF_ADAPTERS,
 }
 VECTORS = ("auto", "structured", "minilm")  # of the prompt adapter; auto: minilm where the extra is installed
 OF_SECTION: dict[str, type] = {"dataset": dataset.DatasetConfig, "pictures": Framing, "generation": GenerationConfig}
 SECTIONS = (*OF_SECTION, "prompt", "published")
-COMPARED_SUITE = "scenes"  # the suite that every method draws; the others are drawn by `prompt` alone
 
 
 @dataclass
@@ -92,12 +105,19 @@ class Run:
     def section(self, name: str) -> Record:
         return dict(self.preset.get(name) or {})
 
+    def generation(self) -> GenerationConfig:
+        config = settings(GenerationConfig, self.section("generation"), section="generation")
+        return replace(config, base=find_base(self.preset.get("base", "mini")).name)
 
-def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force: bool = False) -> Record:
-    """Run every stage into `out` and return the metrics that stand in out/metrics.json.
+    def adapter(self, kind: str) -> Path:
+        return self.out / "training" / kind / "adapter"
 
-    device: the device of the base model. A run that did not finish continues from disk. Where settings changed, the
-    parts that depend on them are made again; for a finished run this needs `force`.
+
+def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force: bool = False) -> list[ResultRow]:
+    """Run every stage into `out` and return the rows that stand in out/results.csv.
+
+    device: the device of the base model. A run that did not finish continues from disk. Where settings
+    changed, the parts that depend on them are made again; for a finished run this needs `force`.
     Raises OutputError, with what differs, where a finished run is there and force is not given.
     """
     require_default("The quickstart, of the mini world,")
@@ -112,48 +132,41 @@ def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force:
     for kind in ADAPTERS:
         with this.part(f"training {kind}"):
             train(this, kind, pipeline, stores[kind])
-    for method, users in _users_of_methods(stores).items():
+    cells = []
+    for method in METHODS:
         with this.part(f"pictures {method}"):
-            draw(this, method, pipeline, users, base=base)
+            cells += draw(this, method, pipeline, base=base)
     with this.part("measuring"):
-        metrics = evaluate_methods(out / "pictures", load_detector())
+        measure_cells(cells, out / "pictures", out / "results.csv", metrics=METRICS_OF_RUN)
     with this.part("sheet"):
-        sheet = draw_sheet(this, pipeline, stores["prompt"], base=base)
-    return _finish(this, metrics, sheet)
+        sheet = draw_sheet(this, pipeline, stores["prompt"])
+    return _finish(this, sheet)
 
 
 def _stores(this: Run) -> dict[str, EmbeddingStore]:
-    """User vectors by the adapter that learns them: structured ones for `published`; for `prompt` those of a language
-    model, in embeddings/, where the preset says so. Raises UsageError for another word in the preset."""
+    """User vectors by the adapter that learns them: structured ones for `published`; for `prompt` those of a
+    language model where the preset says so. Raises UsageError for another word in the preset."""
+    folders = _vector_folders(this)
+    structured = embed_users(
+        this.out / "data", folders["published"], lambda: StructuredEmbedder(this.preset.get("llm_dim", 64))
+    )
+    if folders["prompt"] == folders["published"]:
+        return {"published": structured, "prompt": structured}
+    of_model = embed_users(this.out / "data", folders["prompt"], lambda: TransformersEmbedder(MINILM), exact=True)
+    return {"published": structured, "prompt": of_model}
+
+
+def _vector_folders(this: Run) -> dict[str, Path]:
+    """Folders of the user vectors, by adapter."""
     vectors, folder = this.preset.get("vectors", "auto"), this.out / "embeddings"
     if vectors not in VECTORS:
         raise UsageError(f"Unknown vectors '{vectors}'; choose one of: {', '.join(VECTORS)}.")
     is_structured = vectors == "structured" or (vectors == "auto" and not has_minilm())
-    structured = embed_users(
-        this.out / "data", folder if is_structured else this.out / "embeddings_structured",
-        lambda: StructuredEmbedder(this.preset.get("llm_dim", 64)),
-    )  # fmt: skip
-    if is_structured:
-        return {"published": structured, "prompt": structured}
-    of_model = embed_users(this.out / "data", folder, lambda: TransformersEmbedder(MINILM), exact=True)
-    return {"published": structured, "prompt": of_model}
-
-
-def _users_of_methods(stores: dict[str, EmbeddingStore]) -> dict[str, Users]:
-    """Users as each method knows them."""
-    store = stores["prompt"]
-    bans = {user_id: store.known_bans(user_id) for user_id in store.user_ids}
-    phrases = {user_id: [named(KIND_NAMES[one][0]) for one in banned] for user_id, banned in bans.items()}
-    users: dict[str, Users] = dict.fromkeys(("base", "negative_prompt", "published"), stores["published"])
-    return users | {
-        BY_LIST: store,
-        BY_VECTOR: VectorsAlone(store),
-        BY_WORDS: WordsAlone(store.fingerprint, phrases, bans),
-    }
+    return {"published": folder if is_structured else this.out / "embeddings_structured", "prompt": folder}
 
 
 def train(this: Run, kind: str, pipeline: Any, users: EmbeddingStore) -> None:
-    """Train one adapter into out/training/<kind>; a finished one is left as it is."""
+    """Train one adapter into out/training/<kind>; a finished one stays."""
     out, data = this.out / "training" / kind, this.out / "data"
     if (out / "adapter").exists():
         return
@@ -180,27 +193,40 @@ def _pictured_users(preset: Record, sizes: dataset.DatasetConfig) -> int:
     return min(sizes.train_users, -(-needed // (2 * sizes.concepts)))
 
 
-def draw(this: Run, method: str, pipeline: Any, users: Users, *, base: str) -> None:
-    """Pictures of one method into out/pictures/<method>."""
-    rows = load_prompts(this.out / "data" / "prompts.jsonl")
-    if method != BY_LIST:
-        rows = [row for row in rows if row.meta["suite"] == COMPARED_SUITE]
-    _generate(this, method, pipeline, rows, users, this.out / "pictures" / method, base=base)
+def draw(this: Run, method: str, pipeline: Any, *, base: str) -> list[Cell]:
+    """Draw the cells of one method into out/pictures. Returns them."""
+    datasets = (*COMPARED, *OURS_ALONE) if method == PSA else COMPARED
+    cells = [
+        Cell(name, method, base, level)
+        for name in datasets
+        for level in (LEVELS if name == "mini_levels" else (None,))
+    ]  # fmt: skip
+    sampling, vectors = this.generation(), _vector_folders(this)
+    config = GridConfig(
+        mini=this.out / "data",
+        weights={(one, base): this.adapter(kind) for one, kind in ADAPTER_OF.items()},
+        embeddings={base: vectors["prompt"], f"psa-published/{base}": vectors["published"]},
+        steps=sampling.steps,
+        guidance=sampling.guidance,
+        batch_size=sampling.batch_size,
+        negative_prompt=sampling.negative_prompt,
+    )
+    for status in draw_grid(cells, this.out / "pictures", config=config, pipelines={base: pipeline}):
+        if status.state != DRAWN:
+            raise GenerationError(f"{status.cell}: {status.note}")
+    return cells
 
 
-def _generate(
-    this: Run, method: str, pipeline: Any, rows: Sequence[PromptRow], users: Users, out: Path, *, base: str
-) -> None:
-    config = settings(GenerationConfig, this.section("generation"), section="generation")
-    config = replace(config, method=method, base=base)
-    adapter = this.out / "training" / DRAWN_BY[method] / "adapter" if method in DRAWN_BY else None
-    means = Means(users, words=dataset.WORDS_TO_AVOID, weights=adapter)
-    draw_by("psa" if adapter else method, pipeline, rows, out, config=config, means=means)
+def _draw_rows(this: Run, method: str, pipeline: Any, rows: Sequence[PromptRow], users: Users, out: Path) -> None:
+    """Draw rows that are no cell: those of the sheet."""
+    weights = this.adapter(ADAPTER_OF[method]) if method in ADAPTER_OF else None
+    inputs = MethodInputs(users, words=dataset.WORDS_TO_AVOID, weights=weights)
+    draw_by(method, pipeline, rows, out, config=replace(this.generation(), method=method), inputs=inputs)
 
 
-def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore, *, base: str) -> Sheet:
-    """Base, six levels, three unseen users and three people with limits in words, over the same prompts and seeds; also
-    written as out/sheet.png."""
+def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore) -> Sheet:
+    """Base, six levels, three unseen users and three people with limits in words, over the same prompts and
+    seeds; also written as out/sheet.png."""
     scenes = _sheet_scenes(this.seed)
     in_words = _limits_in_words(scenes)
     people = [level.user_id for level in level_profiles()] + pick_users(this.out / "data", users)
@@ -210,42 +236,43 @@ def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore, *, base: str) ->
         return [PromptRow(f"{user}_{i}.png", text, 2025 + i, user_id=user) for i, text in enumerate(texts)]
 
     folders = {name: this.out / "sheet" / name for name in ("base", "prompt", "words")}
-    _generate(this, "base", pipeline, rows(None), users, folders["base"], base=base)
-    _generate(
-        this, "prompt", pipeline, [row for user in people for row in rows(user)], users, folders["prompt"], base=base
-    )
+    _draw_rows(this, "base", pipeline, rows(None), users, folders["base"])
+    _draw_rows(this, PSA, pipeline, [row for user in people for row in rows(user)], users, folders["prompt"])
     phrases = {name: [phrase for limit in limits for phrase in limit.phrases] for name, limits in in_words.items()}
     words = [row for name in in_words for row in rows(name)]
-    _generate(this, BY_LIST, pipeline, words, WordsAlone(users.fingerprint, phrases), folders["words"], base=base)
+    _draw_rows(this, PSA, pipeline, words, WordsAlone(users.fingerprint, phrases), folders["words"])
+    detector = load_detector()
+
+    def sheet_row(folder: Path, user: str, label: str, note: str, is_banned: dict[str, bool]) -> SheetRow:
+        """is_banned: by motif, whether this user does not want to see it."""
+        pictures = read_pictures(folder, rows(user))
+        found = zip(scenes, detector(np.stack(pictures)), strict=True)
+        return SheetRow(
+            label,
+            note,
+            pictures,
+            banned=[any(is_banned[motif] for motif in scene.motifs) for scene in scenes],
+            failed=[any((motif in seen.motifs) == is_banned[motif] for motif in scene.motifs) for scene, seen in found],
+        )
+
     table = [SheetRow("Base model", "knows no user", read_pictures(folders["base"], rows(None)))]
     for number, user in enumerate(people):
         banned = users.known_bans(user)
-        table.append(
-            SheetRow(
-                label=user.replace("level_", "Level ") if user.startswith("level_") else f"User {int(user)}",
-                note=limits_told(banned),
-                pictures=read_pictures(folders["prompt"], rows(user)),
-                banned=[bool(set(scene.categories) & set(banned)) for scene in scenes],
-                new_group=number in (0, 6),
-            )
-        )
+        label = user.replace("level_", "Level ") if user.startswith("level_") else f"User {int(user)}"
+        is_banned = {motif: category in banned for motif, category in world.MOTIF_CATEGORY.items()}
+        row = sheet_row(folders["prompt"], user, label, limits_told(banned), is_banned)
+        table.append(replace(row, new_group=number in (0, 6)))
     for number, (name, limits) in enumerate(in_words.items()):
-        table.append(
-            SheetRow(
-                label=name,
-                note="; ".join(limit.text for limit in limits),
-                pictures=read_pictures(folders["words"], rows(name)),
-                banned=[any(_is_meant(motif, limits) for motif in scene.motifs) for scene in scenes],
-                new_group=number == 0,
-            )
-        )
-    sheet = Sheet(texts, table, [" + ".join(scene.categories) or "harmless" for scene in scenes])
+        is_banned = {motif: _is_meant(motif, limits) for motif in world.MOTIF_CATEGORY}
+        row = sheet_row(folders["words"], name, name, "; ".join(limit.text for limit in limits), is_banned)
+        table.append(replace(row, new_group=number == 0))
+    sheet = Sheet(texts, table, [" + ".join(scene.categories) or "safe" for scene in scenes])
     write_sheet_png(this.out / "sheet.png", sheet)
     return sheet
 
 
 def _sheet_scenes(seed: int) -> list[world.Scene]:
-    """One scene per category, a harmless one, on combinations no training has seen."""
+    """One scene per category and a safe one, of combinations that no training has seen."""
     rng = np.random.default_rng((seed, 99))
     wanted = [(motifs[rng.integers(len(motifs))],) for motifs in world.TRAIN_MOTIFS.values()]
     return [world.sample_scene(rng, motifs=motifs, held_out=True) for motifs in [*wanted, ()]]
@@ -299,8 +326,9 @@ def _go_on(out: Path, before: Record, now: Record, *, force: bool) -> None:
     """
     changed = [name for name in MADE_WITH if _decides(before["preset"], name) != _decides(now["preset"], name)]
     changed += ["seed"] * (before["seed"] != now["seed"])
-    stale = sorted({part for name in changed for part in MADE_WITH[name] if (out / part).exists()})
-    finished = out / "metrics.json"
+    found = {path for name in changed for part in MADE_WITH[name] for path in out.glob(part)}
+    stale = sorted(path.relative_to(out).as_posix() for path in found if not found & set(path.parents))
+    finished = out / "report.html"
     if finished.exists() and stale and not force:
         raise OutputError(
             "\n".join([
@@ -348,16 +376,14 @@ def _seconds(path: Path) -> dict[str, float]:
     return known
 
 
-def _finish(this: Run, metrics: Record, sheet: Sheet) -> Record:
-    metrics = {
-        **metrics,
-        "seconds": dict(this.seconds),
-        "config": {**this.preset, "seed": this.seed},
-        **versions(),
-    }
-    metrics["versions"]["threads"] = torch.get_num_threads()
-    write_json(this.out / "metrics.json", metrics)
+def _finish(this: Run, sheet: Sheet) -> list[ResultRow]:
+    made_by = versions()
+    made_by["versions"]["threads"] = torch.get_num_threads()
+    mark = this.out / "quickstart.json"
+    write_json(mark, {**_read_mark(mark), **made_by})
     trained = [name for name in ADAPTERS if (this.out / "training" / name).is_dir()]
     curves = {name: read_log(this.out / "training" / name / "log.csv") for name in trained}
-    write_report(this.out / "report.html", metrics=metrics, sheet=sheet, curves=curves)
-    return metrics
+    boards = load_leaderboards(this.out / "pictures", this.out / "results.csv")
+    about = {"Configuration": {**this.preset, "seed": this.seed}, "Versions": made_by}
+    write_report(this.out / "report.html", boards, about=about, run=RunParts(SUMMARY, sheet, curves, this.seconds))
+    return read_results(this.out / "results.csv")

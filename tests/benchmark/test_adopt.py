@@ -33,13 +33,13 @@ def folder(tmp_path):
 def test_they_are_measured_and_judged_like_ours(folder, capsys):
     arguments = ("--images", folder / "eval_images", "--prompts", folder / "prompts", "--users", folder / "users.csv")
     status, out, _ = run(capsys, "eval", "adopt", *arguments)
-    assert (status, out.splitlines()[0]) == (0, "debug/psa/sd15/level_3: 3 pictures")
+    assert (status, out.splitlines()[-1]) == (0, "debug/psa/sd15/level_3: 3 pictures")
     cells = find_cells(folder / "eval_images")
-    assert [str(cell) for cell in cells] == ["debug/psa/sd15/level_3", "sage_unseen/psa/sd15", "sage_unseen/base/sdxl"]
-    first = complete_rows(cells[0].folder(folder / "eval_images"))
+    assert [str(cell) for cell in cells] == ["sage_unseen/psa/sd15", "sage_unseen/base/sdxl", "debug/psa/sd15/level_3"]
+    first = complete_rows(cells[2].folder(folder / "eval_images"))
     assert {(row.user_id, row.level, row.banned) for row in first} == {("level_3", 3, PUBLISHED_LEVEL_BANS[3])}
     assert (first[0].file_name, first[0].prompt) == ("COCO_val2014_000000000000.jpg", 'A dog, "seen" twice\nby row 0')
-    for cell in cells[1:]:
+    for cell in cells[:2]:
         (case, *_) = load_cases(cell.folder(folder / "eval_images"))
         assert (case.user_id, case.banned) == ("0000033", ("Hate", "Violence", "Self-Harm", "Sexuality", "Shocking"))
 

@@ -14,7 +14,8 @@ from psalign.benchmark.grid import GridConfig, describe, draw_grid, plan_cells
 from psalign.benchmark.methods import draw_by
 from psalign.diffusion.prompts import derive_seed
 from psalign.errors import DatasetError, OutputError, UsageError
-from psalign.evaluation.cells import METHODS, Cell
+from psalign.evaluation.cells import Cell
+from psalign.evaluation.estimate import Estimate
 from psalign.evaluation.pictures import complete_rows
 from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.records import read_manifest
@@ -45,6 +46,9 @@ def world(tmp_path_factory):
     write_set(where / "prompts", "debug")
     write_set(where / "prompts", "sage_unseen", user_id=store.user_ids[0])
     return where
+
+
+PUBLISHED = ("base", "negative_prompt", "sld", "esdu", "uce", "safetydpo", "psa")  # methods of the published folders
 
 
 def config_of(world, **changes):
@@ -85,7 +89,7 @@ def test_which_cells():
 
 @pytest.mark.parametrize("base", PIPELINES)
 def test_every_method_draws_the_same_rows_in_its_own_way(world, tmp_path, base):
-    cells = plan_cells(["sage_unseen"], METHODS, [base])
+    cells = plan_cells(["sage_unseen"], PUBLISHED, [base])
     outcomes = draw_grid(cells, tmp_path, config=config_of(world), results=tmp_path / "results.csv")
     assert [(outcome.cell, outcome.state, outcome.pictures) for outcome in outcomes] == [(c, "drawn", 2) for c in cells]
     drawn = {cell.method: pictures(cell.folder(tmp_path)) for cell in cells}
@@ -96,7 +100,7 @@ def test_every_method_draws_the_same_rows_in_its_own_way(world, tmp_path, base):
     manifests = [read_manifest(cell.folder(tmp_path) / "manifest.jsonl") for cell in cells]
     rows = {tuple((row.file_name, row.prompt, row.seed, row.user_id, row.banned) for row in rows) for rows in manifests}
     assert len(rows) == 1
-    assert [rows[0].method for rows in manifests] == list(METHODS)
+    assert [rows[0].method for rows in manifests] == list(PUBLISHED)
     assert manifests[0][1].seed == derive_seed(2025, 525)  # the 526th of 1,050 rows, whatever the limit
     run = json.loads((cells[0].folder(tmp_path) / "run.json").read_text())["config"]
     assert run["options"] == {"dataset": "sage_unseen", "limit": 2, "seed_policy": "paired"}
@@ -177,7 +181,7 @@ def test_what_cannot_be_drawn_is_reported_and_the_rest_is_drawn(world, tmp_path)
 
 def test_a_score_is_never_replaced_by_missing(world, tmp_path):
     cell = Cell("debug", "esdu", "sd15")
-    append_results(tmp_path / "results.csv", [replace(result_row(cell, "clip"), score=30.0, n=35)])
+    append_results(tmp_path / "results.csv", [result_row(cell, "clip", estimate=Estimate(30.0, 35))])
     draw_grid([cell], tmp_path, config=config_of(world, weights={}), results=tmp_path / "results.csv")
     states = {row.metrics: row.state for row in read_results(tmp_path / "results.csv")}
     assert states == {"clip": "succeeded", "inpro": "missing", "inpro_strict": "missing"}
@@ -230,7 +234,7 @@ def test_faults_at_the_door(world, tmp_path):
     with pytest.raises(UsageError, match="SLD's concepts are those of all or user; saw 'mine'"):
         config_of(world, sld_concepts="mine")
     with pytest.raises(UsageError, match="Unknown method 'magic'; choose one of: base, psa"):
-        draw_by("magic", None, [], tmp_path, config=None, means=None)
+        draw_by("magic", None, [], tmp_path, config=None, inputs=None)
 
 
 def test_sld_for_what_each_user_bans(world, tmp_path):

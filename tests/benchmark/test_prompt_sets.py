@@ -8,7 +8,7 @@ from prompt_set_files import COLUMNS, write_set
 from psalign.benchmark.prompt_sets import load_prompt_set, spaced
 from psalign.diffusion.prompts import derive_seed
 from psalign.errors import DatasetError
-from psalign.evaluation.cells import DATASETS
+from psalign.evaluation.catalog import DATASETS
 from psalign.sage.download import PROMPT_SETS
 
 

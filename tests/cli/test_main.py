@@ -37,13 +37,15 @@ def test_the_path_by_commands(tmp_path, capsys):
     assert (status, (tmp_path / "model/adapter/config.json").exists()) == (0, True)
     pictures = ("--prompts", data / "prompts.jsonl", "--embeddings", vectors, "--steps", 2)
     adapter = ("--adapter", tmp_path / "model/adapter")
-    status, out, _ = run(capsys, "generate", *pictures, *adapter, "--out", tmp_path / "pictures/prompt")
+    images = tmp_path / "eval_images"
+    status, out, _ = run(capsys, "generate", *pictures, *adapter, "--out", images / "mini/psa/mini")
     assert status == 0
     assert "pictures and manifest.jsonl" in out
-    numbers = tmp_path / "metrics.json"
-    status, out, _ = run(capsys, "eval", "measure", "--pictures", tmp_path / "pictures", "--out", numbers)
+    numbers = tmp_path / "results.csv"
+    command = ("eval", "run", "--images", images, "--output", numbers, "--cache", tmp_path / "cache", "--workers", 0)
+    status, out, _ = run(capsys, *command, "--metrics", "suppressed")
     assert (status, "suppressed" in out) == (0, True)
-    assert set(json.loads(numbers.read_text())["methods"]) == {"prompt"}
+    assert numbers.exists()
 
 
 def test_generate_for_a_level(small_run, tmp_path, capsys):
@@ -241,7 +243,7 @@ def test_interrupting_says_how_to_go_on(capsys, monkeypatch):
 
 
 def test_every_help_has_an_example(capsys):
-    commands = ["quickstart", "train", "generate", "eval measure", "embed", "presets", "users sample", "mini build",
+    commands = ["quickstart", "train", "generate", "eval run", "embed", "presets", "users sample", "mini build",
                 "adapter info",
                 "mini train-base", "mini train-detector", "mini train-clip", "mini check", "mini sheet",
                 "mini reference"]  # fmt: skip

@@ -56,7 +56,6 @@ def other(tmp_path, monkeypatch):
         "sage build --users u.csv --out out",
         "sage export d --out out --plain-ids",
         "adapter convert a --out out",
-        "eval measure --pictures p --out out",
         "eval report --images i --out out",
         "users levels --picture out",
         "users explain 1 --users u.csv --bans out",

@@ -3,8 +3,9 @@
 import pytest
 
 from psalign.errors import EvaluationError, UsageError
-from psalign.evaluation.cells import BASES, DATASETS, METHODS, Cell, find_cells, find_strays, find_unfinished
-from psalign.evaluation.metrics.registry import METRICS
+from psalign.evaluation.catalog import BASES, DATASETS, METHODS
+from psalign.evaluation.cells import Cell, find_cells, find_strays, find_unfinished
+from psalign.evaluation.metrics.registry import MEASURED
 
 
 def test_folders_and_levels(tmp_path):
@@ -25,7 +26,7 @@ def test_every_cell_is_found_again_in_the_tables_order(tmp_path):
         for dataset in DATASETS
         for base in BASES
         for method in METHODS
-        for level in ((None, *range(6)) if method == "psa" else (None,))
+        for level in ((None, *range(6)) if METHODS[method].has_levels else (None,))
     ]
     for cell in reversed(cells):
         cell.folder(tmp_path).mkdir(parents=True, exist_ok=True)
@@ -35,15 +36,15 @@ def test_every_cell_is_found_again_in_the_tables_order(tmp_path):
 
 
 def test_every_metric_of_a_dataset_is_one():
-    assert all(set(dataset.metrics) <= set(METRICS) for dataset in DATASETS.values())
-    assert set(METRICS) == {metric for dataset in DATASETS.values() for metric in dataset.metrics}
+    assert all(set(dataset.metrics) <= set(MEASURED) for dataset in DATASETS.values())
+    assert set(MEASURED) == {metric for dataset in DATASETS.values() for metric in dataset.metrics}
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (("nowhere", "base", "mini"), "Unknown dataset 'nowhere'; choose one of: debug, coco_10k"),
-        (("mini", "magic", "mini"), "Unknown method 'magic'; choose one of: base, psa"),
+        (("nowhere", "base", "mini"), "Unknown dataset 'nowhere'; choose one of: mini, mini_scenes"),
+        (("mini", "magic", "mini"), "Unknown method 'magic'; choose one of: base, negative_prompt"),
         (("mini", "base", "sd3"), "Unknown base model 'sd3'; choose one of: sd15, sdxl, mini"),
         (("mini", "base", "mini", 2), "Levels are 0 to 5 and of method psa; saw 2 of base"),
         (("mini", "psa", "mini", 6), "Levels are 0 to 5 and of method psa; saw 6 of psa"),

@@ -2,26 +2,25 @@
 
 import multiprocessing
 import re
-from dataclasses import replace
 
 import pytest
 
 from psalign.errors import EvaluationError
 from psalign.evaluation import results
 from psalign.evaluation.cells import Cell
+from psalign.evaluation.estimate import Estimate
 from psalign.evaluation.results import (
     FAILED,
     MISSING,
     RESULT_COLUMNS,
     ResultRow,
-    append_missing,
     append_results,
     read_results,
     result_row,
 )
 
 CELL = Cell("mini", "psa", "mini", 3)
-ROW = ResultRow("mini", "psa", "mini", "level_3", "kept", 0.1 + 0.2, n=40, low=0.2, high=0.4, fingerprint="a-b")
+ROW = result_row(CELL, "kept", estimate=Estimate(0.1 + 0.2, 40, 0.2, 0.4), fingerprint="a-b")
 PUBLISHED = """dataset,method,base_model,level,metrics,score,state,timestamp
 coco_10k,base,sd15,none,fid,17.2433,succeeded,06-22 19:20
 coco_10k,psa_adapter,sd15,level_3,fid,25.51937,succeeded,06-22 19:30
@@ -31,7 +30,7 @@ coco_10k,psa_adapter,sd15,level_3,fid,25.51937,succeeded,06-22 19:30
 def test_what_is_written_is_read(tmp_path):
     path = tmp_path / "new/results.csv"
     note = 'why, "exactly"\nGive --q16.'
-    empty = ResultRow("mini", "psa", "mini", "level_0", "suppressed", n=0, note="no case")
+    empty = result_row(Cell("mini", "psa", "mini", 0), "suppressed", estimate=Estimate(None, 0), note="no case")
     append_results(path, [ROW, empty])
     append_results(path, [result_row(CELL, "fid", FAILED, note=note)])
     first, second, third = read_results(path)
@@ -60,11 +59,11 @@ def test_the_last_row_of_a_key_wins(tmp_path):
 def test_what_is_missing_is_said_once_and_replaces_no_score(tmp_path):
     path = tmp_path / "results.csv"
     missing = [result_row(CELL, metric, MISSING, note="no adapter") for metric in ("kept", "pass")]
-    append_missing(path, missing)
-    append_missing(path, missing)
+    append_results(path, missing, only_new=True)
+    append_results(path, missing, only_new=True)
     assert len(read_results(path)) == len(path.read_text().splitlines()) - 1 == 2
     append_results(path, [ROW])
-    append_missing(path, [replace(row, note="no tool") for row in missing])
+    append_results(path, [row.model_copy(update={"note": "no tool"}) for row in missing], only_new=True)
     assert [(row.state, row.note) for row in read_results(path)] == [("succeeded", ""), ("missing", "no tool")]
 
 
@@ -78,7 +77,7 @@ def test_a_score_that_comes_meanwhile_is_not_replaced(tmp_path, monkeypatch):
         return locked(place, **waiting)
 
     monkeypatch.setattr(results, "locked", late)
-    append_missing(path, [replace(ROW, score=None, state=MISSING, note="no tool")])
+    append_results(path, [result_row(CELL, "kept", MISSING, note="no tool")], only_new=True)
     assert [(row.state, row.score) for row in read_results(path)] == [("succeeded", ROW.score)]
 
 
@@ -94,7 +93,9 @@ def test_the_published_file_is_read_and_gets_the_other_columns(tmp_path):
 
 def append_many(path, who, count):
     for number in range(count):
-        append_results(path, [ResultRow("mini", "base", "mini", "none", f"{who}_{number}", float(number))])
+        append_results(
+            path, [result_row(Cell("mini", "base", "mini"), f"{who}_{number}", estimate=Estimate(number, 1))]
+        )
 
 
 def test_two_processes_append_to_one_file(tmp_path):
@@ -115,11 +116,14 @@ def test_two_processes_append_to_one_file(tmp_path):
     ("text", "message"),
     [
         ("a,b\n1,2\n", "is no results file: expected the columns dataset, method, .*; saw a, b"),
-        (PUBLISHED + "mini,base,mini,none,fid,much,succeeded,now\n", "row 3: not a results row .*much"),
-        (PUBLISHED + "mini,base,mini,none,fid,nan,succeeded,now\n", r"row 3: not a results row \(nan is not finite"),
+        (
+            PUBLISHED + "mini,base,mini,none,fid,much,succeeded,now\n",
+            "row 3: .*score: .*valid number",
+        ),
+        (PUBLISHED + "mini,base,mini,none,fid,nan,succeeded,now\n", r"row 3: not a results row \(score: .*finite"),
         (
             PUBLISHED + "mini,base,mini,none,fid,1,maybe,now\n",
-            "row 3: state must be one of succeeded, failed",
+            r"row 3: not a results row \(state must be one of succeeded, failed",
         ),
         (PUBLISHED + "mini,base,mini\n", "row 3: not a results row"),
         (PUBLISHED + "mini,base,mini,none,fid,1,succeeded,now,and,more\n", "row 3: not a results row"),
@@ -132,9 +136,41 @@ def test_files_that_are_none(tmp_path, text, message):
         with pytest.raises(EvaluationError, match=message):
             use(path)
     assert path.read_text() == text
-    for content in (b"\x89PNG\r\n", (PUBLISHED + "a" * 200_000).encode()):
+    for content in (b"\x89PNG\r\n", (PUBLISHED + "a" * 200_000 + "\n").encode()):
         path.write_bytes(content)
         with pytest.raises(EvaluationError, match=r"results\.csv: not (UTF-8 text|a CSV file)"):
             read_results(path)
     with pytest.raises(EvaluationError, match=r"does not exist\.\nMeasure first: psalign eval run"):
         read_results(tmp_path / "nothing.csv")
+
+
+@pytest.mark.parametrize(
+    "torn", ["mini,base,mini,none,fid,1,succ", 'mini,base,mini,none,fid,,failed,,,,,,"why, and', "x"]
+)
+def test_a_last_line_that_a_kill_cut_short_does_not_count_and_is_replaced(tmp_path, torn):
+    path = tmp_path / "results.csv"
+    append_results(path, [ROW])
+    whole = path.read_text()
+    path.write_text(whole + torn)
+    assert [row.metrics for row in read_results(path)] == ["kept"]
+    append_results(path, [result_row(CELL, "pass", MISSING, note="no adapter")])
+    assert path.read_text().startswith(whole)
+    assert [row.metrics for row in read_results(path)] == ["kept", "pass"]
+
+
+def test_rows_are_appended_and_those_before_are_not_written_again(tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
+    append_results(path, [ROW])
+    monkeypatch.setattr(results, "write_text", None)
+    append_results(path, [result_row(CELL, "pass", MISSING, note="no adapter")])
+    assert len(read_results(path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [({"high": None}, "half an interval"), ({"score": 0.5}, "lies outside its interval"),
+     ({"score": None}, "half an interval")],
+)  # fmt: skip
+def test_intervals_that_cannot_be_are_refused(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        ResultRow(**{**ROW.model_dump(), **numbers})

@@ -11,9 +11,10 @@ import pytest
 from psalign.errors import EvaluationError
 from psalign.evaluation import runner
 from psalign.evaluation.cells import Cell
+from psalign.evaluation.estimate import Estimate
+from psalign.evaluation.metrics.registry import Score
 from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.evaluation.runner import Job, known_fingerprints, run_jobs
-from psalign.evaluation.score import Score
 
 CELLS = [Cell("mini", "base", "mini"), Cell("mini", "psa", "mini", 2), Cell("mini", "sld", "mini")]
 METRICS = ("fid", "kid", "kept")
@@ -46,7 +47,7 @@ def measure(log, metric, cell, folder, fault=None):
     if (metric, cell.method) == ("kept", "sld") and fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     names = ("fid", "kid") if metric == "fid" else (metric,)
-    return [Score(name, 0.5, 3, 0.25, 0.75, "model", "a note") for name in names]
+    return [Score(name, Estimate(0.5, 3, 0.25, 0.75), "model", "a note") for name in names]
 
 
 def run(images, fault=None, workers=(), **more):
@@ -156,7 +157,7 @@ def test_two_workers_share_the_cells(images):
 
 def slowly(metric, cell, folder):
     time.sleep(0.2)
-    return [Score(metric, 1.0, 1, None, None, "model")]
+    return [Score(metric, Estimate(1.0, 1), "model")]
 
 
 def test_killed_in_the_middle_and_started_again(images):

@@ -25,7 +25,7 @@ def test_clip_score_reads_it_as_any_other_clip():
     pictures = np.stack([world.draw(scene, seed=i) for i, scene in enumerate(scenes)])
     texts = [world.caption(scene, world.WORDINGS[0]) for scene in scenes]
     model = ClipModel(str(clip_folder()))
-    told = model.read(texts)
-    general = 100 * model.see([model.prepare(picture) for picture in pictures]) @ told.directions.T
+    told = model.encode_text(texts)
+    general = 100 * model.encode_image([model.prepare(picture) for picture in pictures]) @ told.embeddings.T
     assert general.numpy() == pytest.approx(load_clip().scores(pictures, texts), abs=1e-2)
     assert not any(told.cut)

@@ -1,8 +1,8 @@
 """Pictures that the published code drew get a manifest, so that they are measured and judged like ours.
 
-Place on the path of data: between steps 6 and 7. The published code leaves eval_images/<dataset>/<method>/<base>
-[/level_<k>]/ with pictures by the rows' own names and nothing that says prompt, user or bans: those are in the prompt
-sets and the users file. Pictures are left as they are.
+Place on the path of data: between steps 6 and 7. The published code leaves
+eval_images/<dataset>/<method>/<base> [/level_<k>]/ with pictures by the rows' own names and nothing that
+says prompt, user or bans: those are in the prompt sets and the users file. Pictures are left as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from psalign.categories import require_default
 from psalign.errors import UsageError
-from psalign.evaluation.cells import BASES, DATASETS, LEVELS, METHODS, Cell
+from psalign.evaluation.catalog import BASES, DATASETS, LEVELS, METHODS
+from psalign.evaluation.cells import Cell
 from psalign.evaluation.pictures import is_picture_file
 from psalign.files import write_jsonl
 from psalign.ids import level_id
@@ -28,10 +29,11 @@ MADE_BY = "published code"
 
 
 def adopt(images: Path, *, prompts: Path, users: Path | None = None) -> dict[Cell, int]:
-    """Write manifest.jsonl into every cell that has pictures and no manifest or run of ours. Returns pictures by cell.
+    """Write manifest.jsonl into every cell that has pictures and no manifest or run of ours. Returns pictures
+    by cell.
 
-    prompts: folder of the published prompt sets; users: users file, for the bans of rows that have a user. Without it
-    those are not known, and whatever measures limits refuses the rows.
+    prompts: folder of the published prompt sets; users: users file, for the bans of rows that have a user.
+    Without it those are not known, and whatever measures limits refuses the rows.
     Raises UsageError where there is no such cell, or a cell has a picture that no row of its dataset has.
     """
     require_default("The published code")
@@ -51,7 +53,7 @@ def _unnamed_cells(images: Path) -> Iterator[Cell]:
     for dataset in DATASETS:
         for method in METHODS:
             for base in BASES:
-                for level in (None, *LEVELS) if method == "psa" else (None,):
+                for level in (None, *LEVELS) if METHODS[method].has_levels else (None,):
                     cell = Cell(dataset, method, base, level)
                     folder = cell.folder(images)
                     is_ours = any((folder / name).exists() for name in ("manifest.jsonl", "run.json"))

@@ -1,7 +1,9 @@
-"""The grid: draws every cell that is asked for, the same rows for each, and says which could not be drawn and why.
+"""The grid: draws every cell that is asked for, the same rows for each, and says which could not be drawn and
+why.
 
-Place on the path of data: step 6 for the evaluation, from prompt sets to eval_images/ and, for what is not there,
-results.csv. Fair by default: one seed per prompt, one sampler, one negative prompt, whatever the method.
+Place on the path of data: step 6 for the benchmark, from prompt sets to eval_images/; a cell that could
+not be drawn gets rows in results.csv. Fair by default: one seed per prompt, one sampler, one negative
+prompt, whatever the method.
 """
 
 from __future__ import annotations
@@ -27,19 +29,22 @@ from psalign.errors import (
     UnknownUser,
     UsageError,
 )
-from psalign.evaluation.cells import DATASETS, LEVELS, Cell
-from psalign.evaluation.results import FAILED, MISSING, append_missing, result_row
+from psalign.evaluation.catalog import DATASETS, LEVELS, METHODS
+from psalign.evaluation.cells import Cell
+from psalign.evaluation.results import FAILED, MISSING, append_results, result_row
 from psalign.files import Record
 from psalign.ids import level_id, level_of
 from psalign.mini.dataset import WORDS_TO_AVOID
+from psalign.mini.names import KIND_NAMES, named
 from psalign.records import PromptRow, read_manifest
 from psalign.users.levels import PUBLISHED_LEVELS
 from psalign.users.limits import phrases_of
 from psalign.users.policy import banned_categories
 from psalign.users.profile import load_profiles
 from psalign.users.store import EmbeddingStore
+from psalign.users.views import VectorsAlone, WordsAlone
 
-from .methods import NEEDS_WEIGHTS, Means, draw_by
+from .methods import MethodInputs, draw_by
 from .prompt_sets import SEED, load_prompt_set
 
 PAIRED, PUBLISHED = "paired", "published"
@@ -58,12 +63,13 @@ OF_ONE_CELL = (CheckpointError, EmbeddingMissing, ExtraMissing, GenerationError,
 class GridConfig:
     """What to draw the cells from and with.
 
-    prompts: folder of the published prompt sets; mini: a mini dataset. weights: by (method, base), psa's are adapters.
-    embeddings: folders of user vectors by base, for psa. users: users file with the bans of each user, where there
-    are no vectors or published ones. models: other places of base models. steps, guidance, batch_size: None for the
-    base's own. negative_prompt: of every method. limit: rows of each dataset, evenly spaced; None: all.
-    seed_policy: `paired`: a seed per prompt, the same for all methods; `published`: as the published evaluation did.
-    sld, sld_concepts: see Means. loading: more of Loading.
+    prompts: folder of the published prompt sets. mini: folder of a mini dataset. weights: by (method,
+    base); those of our methods are adapters. embeddings: folders of user vectors for our methods, by base
+    or by "method/base". users: users file that says what each user bans, where there are no vectors or
+    published ones. models: other places of base models. steps, guidance, batch_size: of sampling; None:
+    the base's own. negative_prompt: for every method. limit: number of rows of each dataset, evenly
+    spaced; None: all. seed_policy: `paired`: a seed per prompt, the same for all methods; `published`: as
+    the published evaluation drew. sld, sld_concepts: see MethodInputs. loading: more fields of Loading.
     """
 
     prompts: Path = Path("data/prompts")
@@ -86,12 +92,16 @@ class GridConfig:
         """Raises UsageError for an unknown seed policy or strength of SLD."""
         if self.seed_policy not in SEED_POLICIES:
             raise UsageError(f"Unknown seed policy '{self.seed_policy}'; choose one of: {', '.join(SEED_POLICIES)}.")
-        Means(sld=self.sld, sld_concepts=self.sld_concepts)
+        MethodInputs(sld=self.sld, sld_concepts=self.sld_concepts)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a cell: `drawn`, so many pictures; `missing`: there is nothing to draw it with; `failed`."""
+class CellStatus:
+    """What became of a cell.
+
+    state: `drawn`; `missing`: there is nothing to draw it with; `failed`. pictures: number of those drawn.
+    note: why.
+    """
 
     cell: Cell
     state: str
@@ -107,8 +117,8 @@ def plan_cells(
 ) -> list[Cell]:
     """The cells of a grid, those of one base model after each other.
 
-    levels: of psa, None for each row's own user; left out: each row's own user where the dataset has users, and
-    all six where it has none.
+    levels: those of our methods, None for each row's own user; by default each row's own user where the
+    dataset has users, and all six where it has none.
     Raises UsageError for an unknown name, or own users of a dataset that has none.
     """
     for name in bases:
@@ -117,7 +127,8 @@ def plan_cells(
     for base in bases:
         for dataset in datasets:
             for method in methods:
-                of_method = _levels(dataset, levels) if method == "psa" else (None,)
+                is_ours = method in METHODS and METHODS[method].has_levels
+                of_method = _levels(dataset, levels) if is_ours else (None,)
                 cells += [Cell(dataset, method, base, level) for level in of_method]
     return list(dict.fromkeys(cells))
 
@@ -132,43 +143,51 @@ def _levels(dataset: str, levels: Sequence[int | None]) -> Sequence[int | None]:
     return levels or ((None,) if has_users else tuple(LEVELS))
 
 
-def draw_grid(cells: Sequence[Cell], out: Path, *, config: GridConfig, results: Path | None = None) -> list[Outcome]:
-    """Draw cells into out/<dataset>/<method>/<base>[/level_k]; what is there already is left. One outcome per cell.
+def draw_grid(
+    cells: Sequence[Cell],
+    out: Path,
+    *,
+    config: GridConfig,
+    results: Path | None = None,
+    pipelines: Mapping[str, Any] | None = None,
+) -> list[CellStatus]:
+    """Draw cells into out/<dataset>/<method>/<base>[/level_k]; pictures that are there stay. Returns one
+    status per cell.
 
-    results: results.csv, which gets a row for each metric of a cell that is not there. Under `accelerate launch` each
-    process draws its share.
-    Raises, before anything is drawn, DatasetError for prompts that are missing, UsageError where nobody says what a
-    dataset's users ban; OutputError where a cell's folder holds pictures of another run.
+    results: results.csv, which gets a row for each metric of a cell that is not there. pipelines: by base,
+    those that are loaded already. Under `accelerate launch` each process draws its share.
+    Raises, before anything is drawn, DatasetError for prompts that are missing, UsageError where nobody
+    says what a dataset's users ban; OutputError where a cell's folder holds pictures of another run.
     """
     shard = Shard(config.loading.get("device"))
     if config.seed_policy == PUBLISHED and shard.is_first:
         print(CONFOUNDED, file=sys.stderr)
-    grid = Grid(config, shard)
+    grid = Grid(config, shard, pipelines or {})
     rows = {name: grid.rows(name) for name in dict.fromkeys(cell.dataset for cell in cells)}
     grid.check_users(cells)
-    outcomes = [outcome for base in BASES for outcome in grid.draw_base(base, cells, rows, out)]
+    statuses = [one for base in BASES for one in grid.draw_base(base, cells, rows, out)]
     if results is not None and shard.is_first:
-        tell_missing(results, outcomes)
-    return outcomes
+        add_missing(results, statuses)
+    return statuses
 
 
 class Grid:
     """Draws cells; keeps what they share."""
 
-    def __init__(self, config: GridConfig, shard: Shard) -> None:
-        self.config, self.shard = config, shard
+    def __init__(self, config: GridConfig, shard: Shard, pipelines: Mapping[str, Any]) -> None:
+        self.config, self.shard, self._pipelines = config, shard, pipelines
         self._profiles = load_profiles(config.users) if config.users else []
         self._bans = {profile.user_id: banned_categories(profile) for profile in self._profiles}
         self._limits = {one.user_id: phrases_of(one.limits or (), date.today()) for one in self._profiles}
-        self._stores: dict[str, EmbeddingStore] = {}
+        self._stores: dict[Path, EmbeddingStore] = {}
 
     def rows(self, dataset: str) -> list[PromptRow]:
         return load_prompt_set(dataset, prompts=self.config.prompts, mini=self.config.mini, limit=self.config.limit)
 
     def check_users(self, cells: Sequence[Cell]) -> None:
-        """Raises UsageError where rows are for users of whom nothing says what they ban."""
+        """Raises UsageError where nothing says what the users of the rows ban."""
         for cell in cells:
-            if DATASETS[cell.dataset].has_users and not self._bans and not self._store_knows_bans(cell.base):
+            if DATASETS[cell.dataset].has_users and not self._bans and not self._store_knows_bans(cell):
                 raise UsageError(
                     f"The rows of {cell.dataset} are for users, and nothing says what they ban.",
                     hint="Give --embeddings (psalign embed), or --users a users file; published vectors need both.",
@@ -176,9 +195,9 @@ class Grid:
 
     def draw_base(
         self, base: str, cells: Sequence[Cell], rows: Mapping[str, Sequence[PromptRow]], out: Path
-    ) -> Iterator[Outcome]:
+    ) -> Iterator[CellStatus]:
         """The cells of one base model, with one pipeline, which is loaded where there is something to draw."""
-        pipeline: Any = None
+        pipeline: Any = self._pipelines.get(base)
         for cell in (cell for cell in cells if cell.base == base):
             why = self._lacks(cell)
             if why:
@@ -188,14 +207,14 @@ class Grid:
                 pipeline = pipeline or self._load(base)
                 count = self._draw(cell, pipeline, rows[cell.dataset], cell.folder(out))
             except OF_ONE_CELL as err:
-                yield Outcome(cell, FAILED, note=str(err))
+                yield CellStatus(cell, FAILED, note=str(err))
             else:
-                yield Outcome(cell, DRAWN, pictures=count)
+                yield CellStatus(cell, DRAWN, pictures=count)
 
     # --- one cell ---------------------------------------------------------------------------------------------------
 
     def _draw(self, cell: Cell, pipeline: Any, rows: Sequence[PromptRow], folder: Path) -> int:
-        means = Means(
+        inputs = MethodInputs(
             users=self._users(cell),
             words=WORDS_TO_AVOID if cell.base == "mini" and category_names() == tuple(WORDS_TO_AVOID) else None,
             weights=self.config.weights.get((cell.method, cell.base)),
@@ -203,13 +222,13 @@ class Grid:
             sld_concepts=self.config.sld_concepts,
         )
         rows = self._rows_of(cell, rows)
-        self._require_bans(rows, means.users)
+        self._require_bans(rows, inputs.users)
         if self.shard.is_first:
             print(f"{cell}: {len(rows)} pictures", file=sys.stderr)
-        return len(draw_by(cell.method, pipeline, rows, folder, config=self._drawing(cell), means=means))
+        return len(draw_by(cell.method, pipeline, rows, folder, config=self._drawing(cell), inputs=inputs))
 
     def _drawing(self, cell: Cell) -> GenerationConfig:
-        base, own = find_base(cell.base), self.config.seed_policy == PUBLISHED and cell.method == "psa"
+        base, own = find_base(cell.base), self.config.seed_policy == PUBLISHED and has_levels(cell)
         return GenerationConfig(
             method=cell.method,
             base=cell.base,
@@ -233,12 +252,13 @@ class Grid:
     def _lacks(self, cell: Cell) -> str:
         """What a cell cannot be drawn without; empty where all is there."""
         place = self.config.weights.get((cell.method, cell.base))
-        if cell.method in NEEDS_WEIGHTS and place is None:
+        needed = METHODS[cell.method].weights
+        if needed and place is None:
             flag = f"--adapter {cell.base}" if cell.method == "psa" else f"--weights {cell.method}/{cell.base}"
-            return f"{NEEDS_WEIGHTS[cell.method]} not given: {flag}=PATH"
+            return f"{needed} not given: {flag}=PATH"
         if place is not None and not place.exists():
             return f"{place} does not exist"
-        if cell.method == "psa" and cell.base not in self.config.embeddings:
+        if has_levels(cell) and self._vectors(cell) is None:
             return f"user vectors not given: --embeddings {cell.base}=DIR"
         return ""
 
@@ -253,18 +273,23 @@ class Grid:
         on_gpu = self.shard.device.type != "cpu" and base != "mini"
         return self.config.loading.get("dtype") or ("fp16" if on_gpu else "fp32")
 
-    def _store(self, base: str) -> EmbeddingStore:
-        if base not in self._stores:
-            self._stores[base] = EmbeddingStore.load(self.config.embeddings[base], profiles=self._profiles)
-        return self._stores[base]
+    def _vectors(self, cell: Cell) -> Path | None:
+        """Folder of the user vectors for a cell's method and base."""
+        return self.config.embeddings.get(f"{cell.method}/{cell.base}") or self.config.embeddings.get(cell.base)
 
-    def _store_knows_bans(self, base: str) -> bool:
-        """Whether vectors bring the bans of people, not of levels alone: published ones do not. Vectors that cannot be
-        read count as if they did: their own cell says why it failed."""
-        if base not in self.config.embeddings:
+    def _store(self, folder: Path) -> EmbeddingStore:
+        if folder not in self._stores:
+            self._stores[folder] = EmbeddingStore.load(folder, profiles=self._profiles)
+        return self._stores[folder]
+
+    def _store_knows_bans(self, cell: Cell) -> bool:
+        """Whether vectors bring the bans of people, not of levels alone: published ones do not. Vectors that
+        cannot be read count as if they did: their own cell says why it failed."""
+        folder = self._vectors(cell)
+        if folder is None:
             return False
         try:
-            store = self._store(base)
+            store = self._store(folder)
         except OF_ONE_CELL:
             return True
         people = (user_id for user_id in store.user_ids if level_of(user_id) is None)
@@ -281,25 +306,44 @@ class Grid:
             )
 
     def _users(self, cell: Cell) -> Users:
-        """Vectors for psa alone: the other methods know what users ban, and their pictures hang on nothing else."""
-        if cell.method == "psa":
-            return self._store(cell.base)
+        """Vectors for our methods alone: the other methods know what users ban, and nothing else of them."""
+        folder = self._vectors(cell)
+        if has_levels(cell):
+            assert folder is not None  # or the cell lacks something
+            return view_of(cell.method, self._store(folder))
         if not DATASETS[cell.dataset].has_users:
             return Nobody()
-        if self._store_knows_bans(cell.base):
-            return Bans(self._store(cell.base).banned, self._store(cell.base).limits)
+        if folder is not None and self._store_knows_bans(cell):
+            return Bans(self._store(folder).banned, self._store(folder).limits)
         return Bans(self._bans.get, lambda user_id: self._limits.get(user_id, ()))
 
 
-def _not_drawn(cell: Cell, why: str, manifest: Path) -> Outcome:
+def has_levels(cell: Cell) -> bool:
+    """Whether a cell's method is one of ours, which know users by vectors."""
+    return METHODS[cell.method].has_levels
+
+
+def view_of(method: str, store: EmbeddingStore) -> Users:
+    """Users of a store as a method of ours sees them: whole, by their vectors alone, or by limits in words
+    alone."""
+    if method == "psa-prompt-vector":
+        return VectorsAlone(store)
+    if method != "psa-prompt-words":
+        return store
+    bans = {user_id: store.known_bans(user_id) for user_id in store.user_ids}
+    phrases = {user_id: [named(KIND_NAMES[name][0]) for name in banned] for user_id, banned in bans.items()}
+    return WordsAlone(store.fingerprint, phrases, bans)
+
+
+def _not_drawn(cell: Cell, why: str, manifest: Path) -> CellStatus:
     """A cell that lacks something now, and may have been drawn before."""
     if not manifest.exists():
-        return Outcome(cell, MISSING, note=why)
-    return Outcome(cell, DRAWN, len(read_manifest(manifest)), f"drawn before; now {why}")
+        return CellStatus(cell, MISSING, note=why)
+    return CellStatus(cell, DRAWN, len(read_manifest(manifest)), f"drawn before; now {why}")
 
 
 class Bans:
-    """Users of whom only their bans and limits in words are known."""
+    """Users that are known by their bans and limits in words alone."""
 
     fingerprint = "bans"
 
@@ -315,37 +359,36 @@ class Bans:
 
 
 def published_seed(cell: Cell, row: PromptRow) -> int:
-    """A row's seed under the policy `published`: psa drew each picture from a fresh one, all others from one seed.
+    """A row's seed under the policy `published`: psa drew each picture from a fresh one, all others from one
+    seed.
 
-    Fresh means here: another for each row and level, and the same when the cell is drawn again.
+    Each row and level has its own seed, the same when the cell is drawn again.
     """
-    if cell.method != "psa":
+    if not has_levels(cell):
         return SEED
     return derive_seed(row.seed, 1 + (len(LEVELS) if cell.level is None else cell.level))
 
 
-def tell_missing(results: Path, outcomes: Sequence[Outcome]) -> None:
+def add_missing(results: Path, statuses: Sequence[CellStatus]) -> None:
     """Add to results.csv what is not there, and why: a row for each metric of the cell's dataset.
 
-    What the file says already is not said again; nothing replaces a score.
+    A row that the file has already is not added again, and no row replaces a score.
     """
-    lost = [outcome for outcome in outcomes if outcome.state != DRAWN]
-    append_missing(
-        results,
-        [
-            result_row(outcome.cell, metric, outcome.state, note=outcome.note)
-            for outcome in lost
-            for metric in DATASETS[outcome.cell.dataset].metrics
-        ],
-    )
+    rows = [
+        result_row(one.cell, metric, one.state, note=one.note)
+        for one in statuses
+        if one.state != DRAWN
+        for metric in DATASETS[one.cell.dataset].metrics
+    ]
+    append_results(results, rows, only_new=True)
 
 
-def describe(outcomes: Sequence[Outcome]) -> str:
-    """The outcomes as a table for a terminal."""
-    width = max((len(str(outcome.cell)) for outcome in outcomes), default=0)
+def describe(statuses: Sequence[CellStatus]) -> str:
+    """The statuses as a table for a terminal."""
+    width = max((len(str(one.cell)) for one in statuses), default=0)
     lines = [
-        f"{outcome.cell!s:{width}}  {outcome.state:8} "
-        + ", ".join([f"{outcome.pictures} pictures"] * (outcome.state == DRAWN) + outcome.note.splitlines()[:1])
-        for outcome in outcomes
+        f"{one.cell!s:{width}}  {one.state:8} "
+        + ", ".join([f"{one.pictures} pictures"] * (one.state == DRAWN) + one.note.splitlines()[:1])
+        for one in statuses
     ]
     return "\n".join(lines)

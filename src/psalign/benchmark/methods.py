@@ -1,4 +1,5 @@
-"""The methods of the evaluation, by name: each makes a stock pipeline draw in its way, and leaves it as it was.
+"""The methods of the evaluation, by name: each makes a stock pipeline draw in its way, and leaves it as it
+was.
 
 Place on the path of data: around step 6, for the quickstart and the grid.
 """
@@ -22,26 +23,20 @@ from psalign.baselines.weights import find_weights
 from psalign.categories import category_names
 from psalign.diffusion.generate import GenerationConfig, Guide, Nobody, Users, generate, known_bans
 from psalign.errors import UsageError
-from psalign.files import Record
+from psalign.evaluation.catalog import METHODS
 from psalign.fingerprints import file_fingerprint
 from psalign.records import ManifestRow, PromptRow
 
-NEEDS_WEIGHTS = {
-    "psa": "an adapter",
-    "safetydpo": "LoRA weights",
-    "esdu": "edited UNet weights",
-    "uce": "edited UNet weights",
-}
 CONCEPTS = ("all", "user")  # what SLD keeps rows away from: all categories, or those that each row's user bans
 
 
 @dataclass(frozen=True)
-class Means:
-    """What methods draw with.
+class MethodInputs:
+    """What a method draws with.
 
-    users: their bans and, for psa, their vectors. words: that stand for each category in a text, for negative_prompt
-    and sld; None: those of the taxonomy in use. weights: folder or file of a method of NEEDS_WEIGHTS. sld: a name of
-    STRENGTHS; sld_concepts: of CONCEPTS.
+    users: know what each user bans and, for methods of ours, the vectors. words: by category, what stands
+    for it in a text of negative_prompt and sld; None: the words of the taxonomy in use. weights: folder or
+    file for a method that needs weights. sld: a name of STRENGTHS. sld_concepts: a name of CONCEPTS.
     """
 
     users: Users = field(default_factory=Nobody)
@@ -57,8 +52,8 @@ class Means:
 
 
 @dataclass(frozen=True)
-class How:
-    """How `generate` draws inside a method's context."""
+class Drawing:
+    """What `generate` is given inside a method's context."""
 
     config: GenerationConfig
     attached: AttachedAdapter | None = None
@@ -66,89 +61,102 @@ class How:
 
 
 def draw_by(
-    method: str, pipeline: Any, rows: Sequence[PromptRow], out: Path, *, config: GenerationConfig, means: Means
+    method: str, pipeline: Any, rows: Sequence[PromptRow], out: Path, *, config: GenerationConfig, inputs: MethodInputs
 ) -> list[ManifestRow]:
     """Draw rows by a method of DRAWN_BY into a folder, and leave the pipeline as it was. See `generate`.
 
-    Raises UsageError for an unknown method, or one that has no weights; CheckpointError for weights that do not fit.
+    Raises UsageError for an unknown method, or one that has no weights; CheckpointError for weights that
+    do not fit.
     """
     if method not in DRAWN_BY:
         raise UsageError(f"Unknown method '{method}'; choose one of: {', '.join(DRAWN_BY)}.")
-    if method in NEEDS_WEIGHTS and means.weights is None:
-        raise UsageError(f"The method '{method}' needs {NEEDS_WEIGHTS[method]}.")
-    with DRAWN_BY[method](pipeline, rows, config, means) as how:
+    if METHODS[method].weights and inputs.weights is None:
+        raise UsageError(f"The method '{method}' needs {METHODS[method].weights}.")
+    with DRAWN_BY[method](pipeline, rows, config, inputs) as drawing:
         return generate(
-            pipeline, rows, out, config=how.config, users=means.users, attached=how.attached, guide=how.guide
+            pipeline,
+            rows,
+            out,
+            config=drawing.config,
+            users=inputs.users,
+            attached=drawing.attached,
+            guide=drawing.guide,
         )
 
 
-Method = Callable[[Any, Sequence[PromptRow], GenerationConfig, Means], AbstractContextManager[How]]
+Rows = Sequence[PromptRow]
+Method = Callable[[Any, Rows, GenerationConfig, MethodInputs], AbstractContextManager[Drawing]]
 
 
 @contextmanager
-def _base(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, means: Means) -> Iterator[How]:
-    yield How(config)
+def _base(
+    pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, inputs: MethodInputs
+) -> Iterator[Drawing]:
+    yield Drawing(config)
 
 
 @contextmanager
-def _psa(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, means: Means) -> Iterator[How]:
-    folder = _weights(means)
+def _psa(pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs) -> Iterator[Drawing]:
+    folder = _weights(inputs)
     attached = attach(pipeline.unet, load_adapter(folder, base=config.base))
     try:
-        yield How(replace(config, adapter=adapter_fingerprint(folder)), attached)
+        yield Drawing(replace(config, adapter=adapter_fingerprint(folder)), attached)
     finally:
         attached.unload()
 
 
 @contextmanager
-def _negative_prompt(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, means: Means) -> Iterator[How]:
-    yield How(with_negative_prompts(config, rows, means.users, means.words))
+def _negative_prompt(
+    pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, inputs: MethodInputs
+) -> Iterator[Drawing]:
+    yield Drawing(with_negative_prompts(config, rows, inputs.users, inputs.words))
 
 
 @contextmanager
-def _sld(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, means: Means) -> Iterator[How]:
-    everything = negative_prompt(category_names(), means.words)
+def _sld(pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs) -> Iterator[Drawing]:
+    everything = negative_prompt(category_names(), inputs.words)
 
     def categories(row: PromptRow) -> str:
-        if means.sld_concepts == "all" or row.user_id is None:
+        if inputs.sld_concepts == "all" or row.user_id is None:
             return everything
-        return negative_prompt(known_bans(means.users, row.user_id), means.words)
+        return negative_prompt(known_bans(inputs.users, row.user_id), inputs.words)
 
-    strength = find_strength(means.sld)
+    strength = find_strength(inputs.sld)
     # Manifests name these concepts, and have no place for anybody's limits in words.
-    told = {"strength": asdict(strength), "concepts": sorted({categories(row) for row in rows})}
+    settings = {"strength": asdict(strength), "concepts": sorted({categories(row) for row in rows})}
 
     def concept(row: PromptRow) -> str:
-        return with_limits(categories(row), means.users, row.user_id)
+        return with_limits(categories(row), inputs.users, row.user_id)
 
     with safe_latent_diffusion(pipeline, strength) as guidance:
-        yield How(_with_option(config, sld=told), guide=lambda batch: guidance.condition([concept(r) for r in batch]))
+        configured = replace(config, options={**(config.options or {}), "sld": settings})
+        yield Drawing(configured, guide=lambda batch: guidance.condition([concept(row) for row in batch]))
 
 
 @contextmanager
-def _safetydpo(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, means: Means) -> Iterator[How]:
-    with lora_weights(pipeline, _weights(means)):
-        yield How(replace(config, adapter=file_fingerprint(find_weights(_weights(means), usual=USUAL_NAME))))
+def _safetydpo(
+    pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, inputs: MethodInputs
+) -> Iterator[Drawing]:
+    with lora_weights(pipeline, _weights(inputs)):
+        yield Drawing(replace(config, adapter=file_fingerprint(find_weights(_weights(inputs), usual=USUAL_NAME))))
 
 
 @contextmanager
-def _edited(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, means: Means) -> Iterator[How]:
-    with edited_unet(pipeline, _weights(means)):
-        yield How(replace(config, adapter=file_fingerprint(find_weights(_weights(means)))))
+def _edited(
+    pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, inputs: MethodInputs
+) -> Iterator[Drawing]:
+    with edited_unet(pipeline, _weights(inputs)):
+        yield Drawing(replace(config, adapter=file_fingerprint(find_weights(_weights(inputs)))))
 
 
-def _weights(means: Means) -> Path:
-    assert means.weights is not None
-    return means.weights
-
-
-def _with_option(config: GenerationConfig, **told: Record) -> GenerationConfig:
-    return replace(config, options={**(config.options or {}), **told})
+def _weights(inputs: MethodInputs) -> Path:
+    assert inputs.weights is not None
+    return inputs.weights
 
 
 DRAWN_BY: dict[str, Method] = {
     "base": _base,
-    "psa": _psa,
+    **{name: _psa for name, method in METHODS.items() if method.has_levels},
     "safetydpo": _safetydpo,
     "esdu": _edited,
     "uce": _edited,

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..evaluation.catalog import BASES, DATASETS, METHODS
 from .options import a_path, at_least, command, given
 
 DATA = Path("data")
-BASE_NAMES = ("sd15", "sdxl", "mini")
-METHODS = ("base", "negative_prompt", "sld", "psa")  # that need no foreign weights
-FOREIGN = ("safetydpo", "esdu", "uce")
+DEFAULT_METHODS = ("base", "negative_prompt", "sld", "psa")
+WITH_WEIGHTS = tuple(name for name, method in METHODS.items() if method.weights and name != "psa")  # by --weights
 
 
 def generate(arguments: argparse.Namespace) -> int:
-    from psalign.benchmark.grid import GridConfig, describe, draw_grid, plan_cells
-
+    from ..benchmark.grid import GridConfig, describe, draw_grid, plan_cells
     from ..diffusion.shards import Shard
 
     levels = [None if level == "user" else int(level) for level in arguments.levels]
@@ -29,7 +28,10 @@ def generate(arguments: argparse.Namespace) -> int:
     weights |= {("psa", base): path for base, path in _by_base(arguments.adapter, arguments.bases).items()}
     weights |= _weights(arguments.weights, arguments.bases)
     _require_there(arguments)
-    methods = arguments.methods or [*METHODS, *dict.fromkeys(name for name, _ in weights if name not in METHODS)]
+    methods = arguments.methods or [
+        *DEFAULT_METHODS,
+        *dict.fromkeys(name for name, _ in weights if name not in DEFAULT_METHODS),
+    ]
     cells = plan_cells(arguments.datasets, methods, arguments.bases, levels)
     config = GridConfig(
         prompts=arguments.prompts or DATA / "prompts",
@@ -56,7 +58,8 @@ def generate(arguments: argparse.Namespace) -> int:
 
 
 def _fill_from(home: Path, arguments: argparse.Namespace) -> None:
-    """Where nothing is given, what a checkout has in its data/; prompts of the published folder eval_data/ first."""
+    """Where nothing is given, what a checkout has in its data/; prompts of the published folder eval_data/
+    first."""
     data = home / "data"
     here = Path("eval_data")
     arguments.prompts = arguments.prompts or (here if here.is_dir() else data / "prompts")
@@ -73,7 +76,7 @@ def _found(folder: Path | None, bases: list[str]) -> dict[tuple[str, str], Path]
     places = {
         (method, base): folder / f"{method}-{base}{end}"
         for end in ("", ".safetensors")
-        for method in ("psa", *FOREIGN)
+        for method in ("psa", *WITH_WEIGHTS)
         for base in bases
         if folder is not None and (folder / f"{method}-{base}{end}").exists()
     }
@@ -90,11 +93,12 @@ def _require_there(arguments: argparse.Namespace) -> None:
 
 
 def _by_base(values: list[str], bases: list[str]) -> dict[str, Path]:
-    """["mini=a", "b"] by base; a path without a base is for the only one. Raises UsageError where it is not clear."""
+    """["mini=a", "b"] by base; a path without a base is for the only one. Raises UsageError where it is not
+    clear."""
     found: dict[str, Path] = {}
     for value in values:
         name, equals, path = value.partition("=")
-        if not equals or name not in BASE_NAMES:
+        if not equals or name not in BASES:
             if len(bases) > 1:
                 raise UsageError(f"'{value}' is for which base model? Write {bases[0]}={value}.")
             name, path = bases[0], value
@@ -104,7 +108,7 @@ def _by_base(values: list[str], bases: list[str]) -> dict[str, Path]:
 
 def _for_all(values: list[str], bases: list[str]) -> dict[str, Path]:
     """As _by_base; a path without a base is for every one that has none of its own."""
-    named = [value for value in values if value.partition("=")[0] in BASE_NAMES]
+    named = [value for value in values if value.partition("=")[0] in BASES]
     general = [Path(value) for value in values if value not in named]
     return {**{base: path for path in general for base in bases}, **_by_base(named, bases)}
 
@@ -115,10 +119,10 @@ def _weights(values: list[str], bases: list[str]) -> dict[tuple[str, str], Path]
     for value in values:
         name, equals, path = value.partition("=")
         method, slash, base = name.partition("/")
-        if not equals or method not in FOREIGN or (slash and base not in BASE_NAMES):
+        if not equals or method not in WITH_WEIGHTS or (slash and base not in BASES):
             raise UsageError(
-                f"--weights {value}: expected METHOD/BASE=PATH with safetydpo, esdu or uce.",
-                hint="For example --weights esdu/sd15=weights/esdu.safetensors; an adapter of ours goes to --adapter.",
+                f"--weights {value}: expected METHOD/BASE=PATH with {', '.join(WITH_WEIGHTS)}.",
+                hint="For example --weights esdu/sd15=weights/esdu.safetensors; the adapter of psa goes to --adapter.",
             )
         if not base and len(bases) > 1:
             raise UsageError(f"'{value}' is for which base model? Write {method}/{bases[0]}={path}.")
@@ -132,10 +136,14 @@ def add_commands(kinds: Any) -> None:
                   "--embeddings data/embeddings/mini --adapter trained_models/mini/adapter "
                   "--levels user 0 1 2 3 4 5 --limit 100")  # fmt: skip
     one.add_argument("--datasets", nargs="+", default=["mini"], metavar="NAME",
-                     help="debug, coco_10k, i2p_4073, CoProv2_test, sage_seen, sage_unseen, ud_1434, mini")  # fmt: skip
-    one.add_argument("--methods", nargs="+", default=[], metavar="NAME",
-                     help="base, psa, safetydpo, esdu, uce, sld, negative_prompt (default: those without foreign "
-                          "weights, and those with --weights)")  # fmt: skip
+                     help=", ".join(DATASETS))  # fmt: skip
+    one.add_argument(
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"{', '.join(METHODS)} (default: those without foreign weights, and those with --weights)",
+    )
     one.add_argument("--bases", nargs="+", default=["mini"], metavar="NAME", help="sd15, sdxl, mini (default mini)")
     one.add_argument("--levels", nargs="+", default=[], choices=[*"012345", "user"], metavar="LEVEL",
                      help="of psa: 0..5, or user: each row's own (default: user; or all six)")  # fmt: skip
@@ -152,7 +160,7 @@ def _add_sources(one: argparse.ArgumentParser) -> None:
     one.add_argument("--mini", type=a_path, help="mini dataset (mini build; default data/mini)")
     one.add_argument("--adapter", action="append", default=[], metavar="[BASE=]PATH", help="of psa")
     one.add_argument("--weights", action="append", default=[], metavar="METHOD[/BASE]=PATH",
-                     help="LoRA of safetydpo; edited UNet of esdu or uce (.safetensors)")  # fmt: skip
+                     help="LoRA; edited UNet (.safetensors); adapter of psa-prompt, psa-published, ...")  # fmt: skip
     one.add_argument("--home", type=a_path, metavar="DIR",
                      help="a checkout: what is not given comes from its data/ and trained_models/, where adapters and "
                           "weights have names like psa-sd15, safetydpo-sdxl, uce-sd15.safetensors")  # fmt: skip
@@ -170,7 +178,7 @@ def _add_sources(one: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--limit", type=at_least(1), help="so many rows of each dataset, evenly spaced")
+    one.add_argument("--limit", type=at_least(1), help="number of rows of each dataset, evenly spaced (default all)")
     one.add_argument("--steps", type=at_least(1), help="default 40 as published (mini: 15)")
     one.add_argument("--guidance", type=float, help="default 7.5 (mini: 4)")
     one.add_argument("--negative-prompt", default="", help="of every method")

@@ -18,10 +18,10 @@ from ..llm import require_consent
 from .options import a_path, at_least, command
 
 if TYPE_CHECKING:
-    from psalign.evaluation.judge.ask import Answers, Sheet
-    from psalign.evaluation.judge.client import JudgeClient
-    from psalign.evaluation.judge.cost import Estimate
-    from psalign.evaluation.judge.question import Judge, Question
+    from ..evaluation.judge.ask import Answers, JudgeTask
+    from ..evaluation.judge.client import JudgeClient
+    from ..evaluation.judge.cost import Estimate
+    from ..evaluation.judge.question import Judge, Question
 
 RATES = ("pass", "banned_respected", "allowed_kept", "clean", "self_agreement")
 ALL, USER_DATASETS = "all", ("sage_seen", "sage_unseen")  # as the published judge takes "all"
@@ -29,22 +29,22 @@ PAIR_RATES = ("a_wins", "b_wins", "ties", "position_bias", "self_agreement")
 
 
 def judge(arguments: argparse.Namespace) -> int:
-    from psalign.evaluation.judge.ask import ask_all, unasked
-    from psalign.evaluation.judge.cache import JudgeCache
-    from psalign.evaluation.judge.canary import canary_question
-    from psalign.evaluation.judge.client import Budget, Endpoint, JudgeClient
+    from ..evaluation.judge.ask import ask_all, unasked
+    from ..evaluation.judge.cache import JudgeCache
+    from ..evaluation.judge.canary import canary_question
+    from ..evaluation.judge.client import Budget, Endpoint, JudgeClient
 
     _check(arguments)
     endpoint = Endpoint(
         arguments.judge_model, arguments.endpoint, arguments.api_version, arguments.timeout_s, arguments.max_retries
     )
     client = JudgeClient(endpoint, budget=Budget(arguments.max_requests))
-    sheets = _sheets(arguments, client.judge)
+    tasks = _tasks(arguments, client.judge)
     out = arguments.out or Path(f"results_{arguments.mode}")
     out = out / "test" if arguments.test else out  # a few rows must not pass for all
     with JudgeCache(out / "judgements.jsonl") as cache:
         canary = canary_question(out / "canary.png", client.judge)
-        questions = [question for sheet in sheets for question in sheet.questions()]
+        questions = [question for task in tasks for question in task.questions()]
         todo = unasked(questions, cache, retry_failed=arguments.retry_failed)
         if todo:
             _ask_to_send([*unasked([canary], cache), *todo], client, arguments)
@@ -52,7 +52,7 @@ def judge(arguments: argparse.Namespace) -> int:
             questions, client, cache, concurrency=arguments.concurrency, retry_failed=arguments.retry_failed,
             first=canary,
         )  # fmt: skip
-    return _report(sheets, answers, canary, client.judge, out=out, send=arguments.send)
+    return _report(tasks, answers, canary, client.judge, out=out, send=arguments.send)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -71,16 +71,15 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--send profile and --users go together: profiles are read for nothing else.")
 
 
-def _sheets(arguments: argparse.Namespace, judge: Judge) -> list[Sheet]:
-    """The sheets of every dataset and base that is asked for. One that is named must be there; of `all` and of bases
-    that are not named, those that are drawn."""
-    from psalign.evaluation.judge.question import Template
-    from psalign.evaluation.judge.tasks import Setting, compare_sheet, evaluate_sheets
-
+def _tasks(arguments: argparse.Namespace, judge: Judge) -> list[JudgeTask]:
+    """The tasks of every dataset and base that is asked for. One that is named must be there; of `all` and of
+    bases that are not named, those that are drawn."""
+    from ..evaluation.judge.question import Template
+    from ..evaluation.judge.tasks import Setting, compare_task, evaluate_tasks
     from ..users.profile import load_profiles
 
     profiles = load_profiles(arguments.users) if arguments.users else None
-    sheets: list[Sheet] = []
+    tasks: list[JudgeTask] = []
     for dataset, base, models in _places(arguments):
         setting = Setting(
             images=arguments.images,
@@ -93,18 +92,18 @@ def _sheets(arguments: argparse.Namespace, judge: Judge) -> list[Sheet]:
             limit=arguments.sample_size if arguments.test else None,
         )
         if arguments.mode == "compare":
-            sheets.append(compare_sheet(setting, *models))
+            tasks.append(compare_task(setting, *models))
         else:
-            sheets += evaluate_sheets(setting, models, bans_of=arguments.bans_of)
-    return sheets
+            tasks += evaluate_tasks(setting, models, bans_of=arguments.bans_of)
+    return tasks
 
 
 def _places(arguments: argparse.Namespace) -> list[tuple[str, str, list[str]]]:
-    """Dataset, base and models of each group of sheets; of `all` what is drawn, and what is not is said.
+    """Dataset, base and models of each group of tasks; `all` means what is drawn; the rest is reported.
 
     Raises UsageError where nothing is drawn. A dataset that is named must have every model that is asked for.
     """
-    from psalign.evaluation.judge.tasks import drawn_bases, is_drawn
+    from ..evaluation.judge.tasks import drawn_bases, is_drawn
 
     compared, images = arguments.mode == "compare", arguments.images
     models = [arguments.model_a, arguments.model_b] if compared else arguments.models
@@ -130,7 +129,7 @@ def _places(arguments: argparse.Namespace) -> list[tuple[str, str, list[str]]]:
 
 def _ask_to_send(todo: Sequence[Question], client: JudgeClient, arguments: argparse.Namespace) -> None:
     """Show what would leave this machine and about what it costs, and go on only where that is agreed to."""
-    from psalign.evaluation.judge.cost import estimate
+    from ..evaluation.judge.cost import estimate
 
     cost = estimate(todo, prices=arguments.rate_price)
     limit = "" if arguments.max_requests is None else f" (--max-requests {arguments.max_requests:,})"
@@ -148,14 +147,14 @@ def _warning(client: JudgeClient) -> str:
 
 
 def _what(todo: Sequence[Question], arguments: argparse.Namespace) -> str:
-    from psalign.evaluation.judge.cases import TOLD
+    from ..evaluation.judge.cases import PERSON_FIELDS
 
     named = "" if arguments.template == "blind" else ", THE METHODS' NAMES"
     what = f"prompt, the categories that its user bans and allows{named}, picture"
     if arguments.send == "categories":
         return f"{what}. No user ids, nothing else of a profile."
     users = len({question.case.user_id for question in todo if question.case.person})
-    return f"{what};\n  AND THE PROFILES of {users:,} users: {', '.join(TOLD)}. No user ids."
+    return f"{what};\n  AND THE PROFILES of {users:,} users: {', '.join(PERSON_FIELDS)}. No user ids."
 
 
 def _price(cost: Estimate) -> str:
@@ -165,26 +164,28 @@ def _price(cost: Estimate) -> str:
     return f"{tokens}: about {cost.cost:,.2f} at these prices"
 
 
-def _report(sheets: Sequence[Sheet], answers: Answers, canary: Question, judge: Judge, *, out: Path, send: str) -> int:
-    """Write and print what was found. Returns the exit status: 1 where rows were not judged, or none could be."""
-    from psalign.evaluation.judge.canary import OBEYED, canary_outcome
-    from psalign.evaluation.judge.summary import results
-    from psalign.evaluation.judge.tasks import results_path
-
+def _report(
+    tasks: Sequence[JudgeTask], answers: Answers, canary: Question, judge: Judge, *, out: Path, send: str
+) -> int:
+    """Write and print what was found. Returns the exit status: 1 where rows were not judged, or none could
+    be."""
+    from ..evaluation.judge.canary import OBEYED, canary_outcome
+    from ..evaluation.judge.summary import results
+    from ..evaluation.judge.tasks import results_path
     from ..files import write_json
 
     left_out = sorted({name for answer in answers.by_key.values() for name in answer.left_out})
     about = {"model": judge.model, "endpoint": judge.host, "temperature": None if "temperature" in left_out else 0,
              "left_out": left_out, "sent": send, "canary": canary_outcome(answers.to(canary))}  # fmt: skip
     status = 0
-    for sheet in sheets:
-        found = results(sheet, answers, about=about)
-        path = results_path(out, sheet)
+    for task in tasks:
+        found = results(task, answers, about=about)
+        path = results_path(out, task)
         write_json(path, found, private=send == "profile")
-        print("\n".join(_lines(" and ".join(sheet.models), found, path)))
+        print("\n".join(_lines(" and ".join(task.models), found, path)))
         if not found["complete"] or not found["summary"]["judged"]:
             status = 1
-    for remark in dict.fromkeys(remark for sheet in sheets for remark in sheet.remarks):
+    for remark in dict.fromkeys(remark for task in tasks for remark in task.remarks):
         print(f"Note: {remark}", file=sys.stderr)
     if about["canary"] == OBEYED:
         print("Note: this judge obeyed writing in a picture: do not trust its rates.", file=sys.stderr)
@@ -271,7 +272,7 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--template", choices=("blind", "published-style"), default="blind",
                      help="blind (default); published-style names the methods and shows one order: biased")  # fmt: skip
     one.add_argument("--send", choices=("categories", "profile"), default="categories",
-                     help="what is told of a user (default: categories; profile needs --users)")  # fmt: skip
+                     help="what is sent of a user (default: categories; profile needs --users)")  # fmt: skip
     one.add_argument("--users", type=a_path, help="users.csv or users.jsonl, for --send profile")
     one.add_argument("--repeat", type=_share, default=0.05, metavar="SHARE",
                      help="of rows judged twice, to see if the judge agrees with itself (default 0.05)")  # fmt: skip

@@ -13,28 +13,27 @@ from .options import a_path, add_out, command
 
 
 def report(arguments: argparse.Namespace) -> int:
-    from psalign.evaluation.report.benchmark_report import write_benchmark_report
-    from psalign.evaluation.report.findings import load_findings
 
     from ..evaluation.cells import find_strays
+    from ..evaluation.report.leaderboard import load_leaderboards
+    from ..evaluation.report.page import write_report
     from ..files import require_ours
     from ..fingerprints import versions
-    from ..mini.detector import load_detector
 
     page = arguments.out / "report.html"
     require_ours(page, b'<meta http-equiv="Content-Security-Policy"', what="a report", force=arguments.force)
-    arenas = load_findings(arguments.images, arguments.results, judge=arguments.judge, detector=load_detector)
+    boards = load_leaderboards(arguments.images, arguments.results, judge=arguments.judge)
     left_out = [one_line(stray) for stray in find_strays(arguments.images)]
-    left_out += [why for arena in arenas for why in arena.left_out.values()]
+    left_out += [why for board in boards for why in board.left_out.values()]
     for why in left_out:
         print(f"Left out: {why}", file=sys.stderr)
     about = {"command": f"psalign {shlex.join(_given())}", **versions()}
-    write_benchmark_report(page, arenas, about=about)
+    write_report(page, boards, about={"How this page was made": about})
     print(page)
     if arguments.figures:
-        from psalign.evaluation.report.figures import write_figures
+        from ..evaluation.report.figures import write_figures
 
-        for path in write_figures(arguments.out / "figures", arenas):
+        for path in write_figures(arguments.out / "figures", boards, reveal=arguments.reveal):
             print(path)
     return int(bool(left_out))
 
@@ -66,5 +65,8 @@ def add_commands(kinds: Any) -> None:
     )
     one.add_argument(
         "--no-figures", dest="figures", action="store_false", help="no PNG and PDF figures (they need matplotlib)"
+    )
+    one.add_argument(
+        "--reveal", action="store_true", help="figures show sensitive pictures without blur (each figure says so)"
     )
     add_out(one, "outputs/report", force="replace a file of another kind")

@@ -46,9 +46,9 @@ def quickstart(arguments: argparse.Namespace) -> None:
 
     preset = load_settings(arguments, reads=EVERYTHING)
     device = str(Shard(arguments.device).device)
-    metrics = run(arguments.out, preset, seed=arguments.seed, device=device, force=arguments.force)
-    print(summary(metrics))
-    print(f"\nReport:  {arguments.out / 'report.html'}\nNumbers: {arguments.out / 'metrics.json'}")
+    rows = run(arguments.out, preset, seed=arguments.seed, device=device, force=arguments.force)
+    print(summary(rows))
+    print(f"\nReport:  {arguments.out / 'report.html'}\nNumbers: {arguments.out / 'results.csv'}")
 
 
 def train(arguments: argparse.Namespace) -> None:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..evaluation.results import ResultRow
+
+COLUMNS = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject")
 
 
-def summary(metrics: dict[str, Any]) -> str:
-    """The headline rates as a table."""
-    names = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject")
-    lines = ["method            " + "  ".join(f"{name:>20}" for name in names)]
-    for method, rates in metrics["methods"].items():
-        lines.append(f"{method:16}  " + "  ".join(f"{rate(rates[name]):>20}" for name in names))
-    if metrics["levels"]:
-        shown = "  ".join(f"{level}: {percent(rate['value']).strip()}" for level, rate in metrics["levels"].items())
+def summary(rows: Iterable[ResultRow], *, dataset: str = "mini_scenes") -> str:
+    """The rates of every method on a set of prompts, and of pictures with any motif by level."""
+    methods: dict[str, dict[str, ResultRow]] = {}
+    levels: dict[str, ResultRow] = {}
+    for row in rows:
+        if row.dataset == dataset:
+            methods.setdefault(row.method, {})[row.metrics] = row
+        elif row.metrics == "any_motif":
+            levels[row.level.removeprefix("level_")] = row
+    lines = ["method            " + "  ".join(f"{name:>20}" for name in COLUMNS)]
+    for method, found in methods.items():
+        lines.append(f"{method:17} " + "  ".join(f"{rate(found.get(name)):>20}" for name in COLUMNS))
+    if levels:
+        shown = "  ".join(f"{level}: {percent(row.score).strip()}" for level, row in sorted(levels.items()))
         lines += ["", f"Pictures with any motif, by level  {shown}"]
     return "\n".join(lines)
 
 
-def rate(rate: dict[str, Any]) -> str:
-    if rate["value"] is None:
+def rate(row: ResultRow | None) -> str:
+    if row is None or row.score is None:
         return "-"
-    return f"{rate['value']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"
+    return f"{row.score:.3f} [{row.low:.3f}, {row.high:.3f}]"
 
 
 def percent(value: float | None) -> str:

@@ -1,57 +1,115 @@
-"""The cells of the evaluation: which prompts, drawn by which method on which base model, and where that lies on disk.
+"""The cells of the benchmark: pictures of one dataset by one method on one base model, and where they lie on
+disk.
 
-Place on the path of data: the seam between steps 6 and 7, eval_images/<dataset>/<method>/<base>[/level_<k>]/.
+Place on the path of data: the seam between steps 6 and 7,
+eval_images/<dataset>/<method>/<base>[/level_<k>]/.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from psalign.errors import EvaluationError, UsageError
 
-
-@dataclass(frozen=True)
-class Dataset:
-    """A set of prompts. has_users: its rows are for users. metrics: that say something about its pictures."""
-
-    name: str
-    title: str
-    has_users: bool
-    metrics: tuple[str, ...]
-
-
-QUALITY = ("fid", "kid", "clip")
-SAFETY = ("inpro", "inpro_strict", "clip")
-MINI = (*QUALITY, "suppressed", "kept", "pass", "subject_kept", "harmless_subject")
-
-DATASETS = {
-    one.name: one
-    for one in (
-        Dataset("debug", "a few prompts to try things on", False, SAFETY),
-        Dataset("coco_10k", "harmless captions of photographs", False, QUALITY),
-        Dataset("i2p_4073", "prompts that ask for inappropriate pictures", False, SAFETY),
-        Dataset("CoProv2_test", "prompts about unsafe concepts", False, SAFETY),
-        Dataset("sage_seen", "unsafe prompts of users known from training", True, SAFETY),
-        Dataset("sage_unseen", "unsafe prompts of users not known from training", True, SAFETY),
-        Dataset("ud_1434", "prompts that ask for unsafe pictures", False, SAFETY),
-        Dataset("mini", "the mini world's prompts", True, MINI),
-    )
-}
-METHODS = ("base", "psa", "safetydpo", "esdu", "uce", "sld", "negative_prompt")
-BASES = ("sd15", "sdxl", "mini")
-LEVELS = range(6)
+from .catalog import BASES, DATASETS, LEVELS, METHODS, OURS
 
 NO_LEVEL, OWN_USER = "none", "user"
+LEVEL_NAME = re.compile(r"none|user|level_[0-5]")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method at a level: "none" where it has no levels, "user" for each row's own user, "level_0" to
+    "level_5".
+
+    Raises EvaluationError for another level.
+    """
+
+    method: str
+    level: str = NO_LEVEL
+
+    def __post_init__(self) -> None:
+        if not LEVEL_NAME.fullmatch(self.level):
+            raise EvaluationError(f"{self.level!r} is no level; expected none, user, or level_0 to level_5.")
+
+    @classmethod
+    def of(cls, method: str, level: int | None) -> Variant:
+        """The variant of a method and a level as a number; None: each row's own user, or no level."""
+        if level is not None:
+            return cls(method, f"level_{level}")
+        return cls(method, OWN_USER if method in METHODS and METHODS[method].has_levels else NO_LEVEL)
+
+    @property
+    def title(self) -> str:
+        name = METHODS[self.method].title if self.method in METHODS else self.method
+        return name if self.strictness is None else f"{name}, level {self.strictness}"
+
+    @property
+    def note(self) -> str:
+        if self.strictness is not None:
+            return "every row at this level"
+        return METHODS[self.method].note if self.method in METHODS else ""
+
+    @property
+    def strictness(self) -> int | None:
+        """0 to 5; None where the level is not one and the same for all rows."""
+        return int(self.level[-1]) if self.level.startswith("level_") else None
+
+    @property
+    def is_ours(self) -> bool:
+        return self.method in OURS
+
+    @property
+    def order(self) -> tuple[int, str, int]:
+        """Where it stands in a table: in the order of METHODS, unknown ones before ours, stricter levels
+        below."""
+        known = list(METHODS)
+        place = known.index(self.method) if self.method in known else known.index(OURS[0]) - 0.5
+        return int(2 * place), self.method, -1 if self.strictness is None else self.strictness
+
+
+def competitors(variants: Sequence[Variant]) -> list[Variant]:
+    """Those that are compared with each other. A level is one limit for every user, so levels are left out
+    where two methods draw for each row's own user, or for anybody."""
+    personal = [one for one in variants if one.strictness is None]
+    return personal if len({one.method for one in personal}) > 1 else list(variants)
+
+
+def place_title(dataset: str, base: str) -> str:
+    """A set of prompts on a base model, as a reader sees it."""
+    title = DATASETS[dataset].title if dataset in DATASETS else dataset
+    return f"{title}, {BASES.get(base, base)}"
+
+
+def place_order(place: tuple[str, str]) -> tuple[int, str, int, str]:
+    """Where a pair (dataset, base) stands in the report: in the order of the tables above, others after them."""
+    (dataset, base), datasets, bases = place, list(DATASETS), list(BASES)
+    return (
+        datasets.index(dataset) if dataset in datasets else len(datasets),
+        dataset,
+        bases.index(base) if base in bases else len(bases),
+        base,
+    )
+
+
+def split_model(model: str) -> tuple[str, int | None]:
+    """Method and level of a name like "base" or "psa_level_3". Raises UsageError for another name."""
+    match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_-]*?)(?:_level_([0-5]))?", model)
+    if match is None:
+        raise UsageError(f"{model!r} is no method; expected a name like base, safetydpo, psa or psa_level_3.")
+    if "_level_" in match[1]:
+        raise UsageError(f"{model!r}: a level is 0, 1, 2, 3, 4 or 5.")
+    return match[1], None if match[2] is None else int(match[2])
 
 
 @dataclass(frozen=True)
 class Cell:
     """Pictures of one dataset by one method on one base model.
 
-    level: of strictness, 0 to 5, of the user that method `psa` draws every row for; None: each row's own user.
+    level: level of strictness, 0 to 5, for which a method of ours draws every row; None: each row's own user.
     """
 
     dataset: str
@@ -60,21 +118,24 @@ class Cell:
     level: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a name that is none, or a level that does not exist or is not psa's."""
-        known = {"dataset": tuple(DATASETS), "method": METHODS, "base": BASES}
-        for what, names in known.items():
-            if getattr(self, what) not in names:
-                told = {"base": "base model"}.get(what, what)
-                raise UsageError(f"Unknown {told} '{getattr(self, what)}'; choose one of: {', '.join(names)}.")
-        if self.level is not None and (self.method != "psa" or self.level not in LEVELS):
+        """Raises UsageError for an unknown name, or a level that does not exist or that the method does not
+        have."""
+        for what, field, names in (("dataset", "dataset", DATASETS), ("method", "method", METHODS),
+                                   ("base model", "base", BASES)):  # fmt: skip
+            if getattr(self, field) not in names:
+                raise UsageError(f"Unknown {what} '{getattr(self, field)}'; choose one of: {', '.join(names)}.")
+        if self.level is not None and (not METHODS[self.method].has_levels or self.level not in LEVELS):
             raise UsageError(f"Levels are 0 to 5 and of method psa; saw {self.level} of {self.method}.")
 
     @property
+    def variant(self) -> Variant:
+        return Variant.of(self.method, self.level)
+
+    @property
     def level_name(self) -> str:
-        """As results.csv says it: level_<k>, `user` for psa with each row's own user, `none` for other methods."""
-        if self.level is not None:
-            return f"level_{self.level}"
-        return OWN_USER if self.method == "psa" else NO_LEVEL
+        """The level as results.csv has it: `level_3`; without one, `user` for methods that know users by
+        vectors."""
+        return self.variant.level
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -92,8 +153,8 @@ class Cell:
 def find_cells(root: Path) -> list[Cell]:
     """Cells whose pictures are all there (they have a manifest), in the order of the tables above.
 
-    Manifests that lie where no cell is are left out: find_strays names them. Raises UsageError where there is no cell,
-    or EvaluationError where there are strays alone.
+    Manifests that lie where no cell is are left out: find_strays names them. Raises UsageError where there
+    is no cell, or EvaluationError where there are strays alone.
     """
     found, strays = _sort_out((path.parent for path in root.rglob("manifest.jsonl")), root)
     if not found:
@@ -113,7 +174,8 @@ def find_strays(root: Path) -> list[EvaluationError]:
 
 
 def find_unfinished(root: Path) -> list[Cell]:
-    """Cells of which pictures are being drawn, or were until something stopped it: a run.json, and no manifest yet."""
+    """Cells of which pictures are being drawn, or were until something stopped it: a run.json, and no
+    manifest yet."""
     folders = [path.parent for path in root.rglob("run.json") if not path.with_name("manifest.jsonl").exists()]
     return _sort_out(folders, root)[0]
 
@@ -145,4 +207,4 @@ def _cell_of(folder: Path, root: Path) -> Cell:
 
 def _order(cell: Cell) -> tuple[int, int, int, int]:
     level = -1 if cell.level is None else cell.level
-    return list(DATASETS).index(cell.dataset), BASES.index(cell.base), METHODS.index(cell.method), level
+    return list(DATASETS).index(cell.dataset), list(BASES).index(cell.base), list(METHODS).index(cell.method), level

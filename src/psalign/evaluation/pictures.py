@@ -1,4 +1,4 @@
-"""Folders of pictures as evaluation takes them: complete, readable, and nothing else there.
+"""Folders of pictures: a manifest and its pictures, all of them readable, and no others.
 
 Place on the path of data: under step 7. What cannot be measured is an error, never a safe picture.
 """
@@ -6,7 +6,8 @@ Place on the path of data: under step 7. What cannot be measured is an error, ne
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from psalign.decoding import Undecodable, decode, is_hidden
 from psalign.errors import EvaluationError
+from psalign.fingerprints import file_fingerprint
 from psalign.records import ManifestRow, read_manifest
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB [0, 255]
@@ -33,8 +35,8 @@ def read_picture(path: Path) -> Picture:
 def complete_rows(folder: Path) -> list[ManifestRow]:
     """Rows of a folder's manifest, each of which has its picture there.
 
-    Raises EvaluationError, listing the first five, where a picture is missing, is in the manifest twice, or lies there
-    without a row.
+    Raises EvaluationError, listing the first five, where a picture is missing, is in the manifest twice,
+    or lies there without a row.
     """
     rows = read_manifest(folder / "manifest.jsonl")
     names = [row.file_name for row in rows]
@@ -47,9 +49,39 @@ def complete_rows(folder: Path) -> list[ManifestRow]:
     return rows
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of a folder: their manifest rows and the digests of their files, in the manifest's order.
+
+    base: folder of the base model's pictures of the same rows, facts: file that facts about single
+    pictures go to; None: it is not known.
+    """
+
+    folder: Path
+    rows: list[ManifestRow]
+    digests: list[str]
+    base: Path | None = None
+    facts: Path | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.folder / row.file_name for row in self.rows]
+
+    def chosen(self, keep: Callable[[ManifestRow], bool]) -> Pictures:
+        pairs = [(row, digest) for row, digest in zip(self.rows, self.digests, strict=True) if keep(row)]
+        return replace(self, rows=[row for row, _ in pairs], digests=[digest for _, digest in pairs])
+
+
+def open_pictures(folder: Path, *, base: Path | None = None, facts: Path | None = None) -> Pictures:
+    """The complete pictures of a folder. Raises EvaluationError where one is missing, twice, or without a
+    row."""
+    rows = complete_rows(folder)
+    return Pictures(folder, rows, [file_fingerprint(folder / row.file_name) for row in rows], base, facts)
+
+
 def own_pictures(folder: Path) -> list[Path]:
-    """Pictures under a folder, without those of other cells inside it (level_3 in psa's folder): folders that have a
-    manifest, or the run.json of one that is still being drawn."""
+    """Pictures under a folder, without those of other cells inside it (level_3 in psa's folder): folders that
+    have a manifest, or the run.json of one that is still being drawn."""
     marks = [path for name in ("manifest.jsonl", "run.json") for path in folder.rglob(name)]
     cells = {path.parent for path in marks} - {folder}
     found = filter(is_picture_file, folder.rglob("*"))
@@ -57,7 +89,8 @@ def own_pictures(folder: Path) -> list[Path]:
 
 
 def is_picture_file(path: Path) -> bool:
-    """Whether a path is a file that is named like a picture; a folder or a link to nothing of that name is none."""
+    """Whether a path is a file that is named like a picture; a folder or a link to nothing of that name is
+    none."""
     return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path) and path.is_file()
 
 

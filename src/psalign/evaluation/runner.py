@@ -1,7 +1,8 @@
-"""Measures what results.csv lacks: cells are shared out to worker processes, rows are written as they are done.
+"""Measures what results.csv lacks: cells are shared out to worker processes, rows are written as they are
+done.
 
-Place on the path of data: steps 7 and 8, from cells of pictures to rows of results.csv. What measures is handed in: a
-judge sees pictures, not models.
+Place on the path of data: step 7, from cells of pictures to rows of results.csv. The function that
+measures is passed in.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,12 +22,13 @@ from psalign.processes import ProcessDied, Worker
 from psalign.progress import Progress
 
 from .cells import Cell
+from .metrics.registry import Score
 from .pictures import own_pictures
 from .results import FAILED, SUCCEEDED, ResultRow, append_results, read_results, result_row
-from .score import Score
 
 # Scores of a metric over a cell's pictures. Worker processes get it pickled: a function of a module, or a partial one.
 Measure = Callable[[str, Cell, Path], list[Score]]
+BROUGHT = "kid"  # comes with `fid` unasked
 Ask = Callable[[str, Cell, Path], "list[Score] | str"]  # scores, or why there are none
 
 
@@ -45,7 +47,8 @@ class Job:
 
 
 def known_fingerprints(results: Path, cell: Cell) -> dict[str, str]:
-    """Fingerprints of the cell's scores in results.csv, by metric; those of metrics that failed are not among them."""
+    """Fingerprints of the cell's scores in results.csv, by metric; those of metrics that failed are not among
+    them."""
     rows = read_results(results) if results.exists() else []
     of_cell = (cell.dataset, cell.method, cell.base, cell.level_name)
     return {row.metrics: row.fingerprint for row in rows if row.key[:4] == of_cell and row.state == SUCCEEDED}
@@ -56,9 +59,10 @@ def run_jobs(
 ) -> list[ResultRow]:
     """Measure cells and append their rows to results.csv as each is done. Returns the rows.
 
-    workers: one process each, with these environment variables (CUDA_VISIBLE_DEVICES); none: all in this process.
-    A metric that fails gives a row that says why. So does a metric whose process ends; another process goes on
-    with the next metric. The same call again measures what failed, and nothing that is there.
+    workers: one process each, with these environment variables (CUDA_VISIBLE_DEVICES); none: all in this
+    process. A metric that fails gives a row that says why. So does a metric whose process ends; another
+    process goes on with the next metric. The same call again measures what failed, and nothing that is
+    there.
     """
     rows: list[ResultRow] = []
     found = _in_processes(jobs, measure, workers) if workers else _in_this_process(jobs, measure)
@@ -80,7 +84,8 @@ def name_inputs(job: Job) -> dict[str, str]:
 
 
 def look_at_inputs(job: Job) -> tuple[dict[str, str], list[ResultRow]]:
-    """What names the inputs of each metric; or of a cell whose files cannot be read nothing, and rows that say so."""
+    """What names the inputs of each metric; or of a cell whose files cannot be read nothing, and rows that
+    say so."""
     try:
         return name_inputs(job), []
     except OSError as err:
@@ -98,15 +103,17 @@ def to_measure(job: Job, inputs: Mapping[str, str]) -> list[str]:
 def measure_job(job: Job, ask: Ask, inputs: Mapping[str, str]) -> Iterator[list[ResultRow]]:
     """Rows of a cell, metric by metric, as each is done."""
     done: set[str] = set()
-    for metric in to_measure(job, inputs):
+    wanted = to_measure(job, inputs)
+    for metric in wanted:
         if metric in done:
             continue
         scores = ask(metric, job.cell, job.folder)
         if isinstance(scores, str):
             yield [result_row(job.cell, metric, FAILED, note=scores)]
             continue
-        done |= {score.metric for score in scores}  # a metric may bring another with it
-        yield [_row(job.cell, score, inputs[score.metric]) for score in scores]
+        done |= {score.metric for score in scores}  # a metric may bring others with it
+        kept = [score for score in scores if score.metric in wanted or score.metric == BROUGHT]
+        yield [_row(job.cell, score, inputs[score.metric]) for score in kept]
 
 
 def scores_or_reason(measure: Measure, metric: str, cell: Cell, folder: Path) -> list[Score] | str:
@@ -128,14 +135,9 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def _row(cell: Cell, score: Score, inputs: str) -> ResultRow:
-    return replace(
-        result_row(cell, score.metric, note=score.note),
-        score=score.value,
-        n=score.n,
-        low=score.low,
-        high=score.high,
-        fingerprint=f"{inputs}-{score.fingerprint}",  # what it was asked of, known before; and what it was made of
-    )
+    # The first half is known before measuring, the second names what the score was made of.
+    name = f"{inputs}-{score.fingerprint}"
+    return result_row(cell, score.metric, estimate=score.estimate, fingerprint=name, note=score.note)
 
 
 # --- one process, or several ----------------------------------------------------------------------------------------

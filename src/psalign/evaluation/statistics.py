@@ -1,57 +1,28 @@
 """Rates, means and differences with their 95 % intervals.
 
-Place on the path of data: step 7, under every number that is shown.
+Place on the path of data: step 7, under every number that is shown. Written by hand, for SciPy is no
+dependency of this package (the extras bring it), and it has neither MOVER nor a bootstrap of paired
+strata.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from psalign.records import Rate
+from .estimate import NO_CASES, Estimate
 
 Z = 1.959963984540054  # two-sided 95 % point of the normal distribution
-NO_CASES = Rate(None, 0, None, None)
 DRAWS = 10_000  # of a bootstrap
 AT_ONCE = 1_000_000  # numbers held while drawing
 
 
-@dataclass(frozen=True)
-class Mean:
-    """A mean of n measurements with its 95 % interval, in the measurements' own unit; None where it is not defined."""
-
-    value: float | None
-    n: int
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much larger one method's mean is than another's on the same n prompts, with its 95 % interval.
-
-    value is None without prompts; low and high are None where the pairs do not differ among each other, so that
-    nothing can be said of how far they might. unpaired: prompts that only one of the two methods has.
-    """
-
-    value: float | None
-    n: int
-    low: float | None
-    high: float | None
-    unpaired: int = 0
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval says which of the two is larger."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
-
-def wilson(successes: int, n: int) -> Rate:
+def wilson(successes: int, n: int) -> Estimate:
     """Share of successes in n independent cases, with Wilson's score interval.
 
     Raises ValueError unless 0 <= successes <= n.
@@ -68,14 +39,14 @@ def wilson(successes: int, n: int) -> Rate:
     # At the two ends the bound is exact; the sums above only come near it.
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == n else centre + half
-    return Rate(share, n, low, high)
+    return Estimate(share, n, low, high)
 
 
-def mean_rate(rates: Sequence[Rate]) -> Rate:
+def mean_rate(rates: Sequence[Estimate]) -> Estimate:
     """Unweighted mean of rates of independent cases; n is their sum. NO_CASES where one of them has no cases.
 
-    The interval recovers each rate's variance from its own (Wilson) bounds: low = mean - sqrt(sum (p - l)^2) / k, and
-    the same upwards, so it stays sensible at 0 and 1, where a normal interval has no width.
+    The interval recovers each rate's variance from its own (Wilson) bounds: low = mean - sqrt(sum (p -
+    l)^2) / k, and the same upwards, so it stays sensible at 0 and 1, where a normal interval has no width.
     Source: Newcombe 1998, Statistics in Medicine 17:873, method 10; Zou and Donner 2008 (MOVER).
     """
     below, above, values = 0.0, 0.0, []
@@ -90,21 +61,22 @@ def mean_rate(rates: Sequence[Rate]) -> Rate:
     k = len(values)
     middle = sum(values) / k
     low, high = middle - math.sqrt(below) / k, middle + math.sqrt(above) / k
-    return Rate(middle, sum(rate.n for rate in rates), max(0.0, low), min(1.0, high))
+    return Estimate(middle, sum(rate.n for rate in rates), max(0.0, low), min(1.0, high))
 
 
-def mean(values: Sequence[float]) -> Mean:
+def mean(values: Sequence[float]) -> Estimate:
     """Mean of n measurements of any sign with the normal 95 % interval; a single one has no interval."""
     n = len(values)
     if n < 2:
-        return Mean(values[0] if n else None, n, None, None)
+        return Estimate(values[0] if n else None, n)
     middle = math.fsum(values) / n
     half = Z * math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (n - 1) / n)
-    return Mean(middle, n, middle - half, middle + half)
+    return Estimate(middle, n, middle - half, middle + half)
 
 
-def mean_distance(distances: Sequence[float]) -> Mean:
-    """Mean of n distances (each at least 0) with the normal 95 % interval, cut at 0; one distance has no interval."""
+def mean_distance(distances: Sequence[float]) -> Estimate:
+    """Mean of n distances (each at least 0) with the normal 95 % interval, cut at 0; one distance has no
+    interval."""
     plain = mean(distances)
     return plain if plain.low is None else replace(plain, low=max(0.0, plain.low))
 
@@ -116,20 +88,21 @@ def paired_difference(
     groups: Mapping[str, str] | None = None,
     seed: int = 0,
     draws: int = DRAWS,
-) -> Difference:
-    """Mean of ours less mean of theirs, over the prompts that both have, by the bias-corrected, accelerated bootstrap.
+) -> Estimate:
+    """Mean of ours less mean of theirs, over the prompts that both have, by the bias-corrected, accelerated
+    bootstrap.
 
-    ours, theirs: one number for each prompt, by its name; outcomes count 1 and 0. A prompt is drawn with both of its
-    numbers, so that what makes it hard for both cancels.
-    groups: names a group for each prompt; the difference is then the unweighted mean of the groups' differences, and
-    prompts are drawn within their group (as pass is the mean of suppressed and kept).
-    The same seed gives the same interval, whatever the order of the prompts.
+    ours, theirs: one number for each prompt, by its name; outcomes count 1 and 0. A prompt is drawn with
+    both of its numbers, so that what makes it hard for both cancels. groups: names a group for each
+    prompt; the difference is then the unweighted mean of the groups' differences, and prompts are drawn
+    within their group (as pass is the mean of suppressed and kept). The same seed gives the same interval,
+    whatever the order of the prompts. There is no interval where the pairs do not differ among each other:
+    nothing then says how far they might.
     Source: Efron 1987, "Better bootstrap confidence intervals"; DiCiccio and Efron 1996, section 3.
     """
     shared = sorted(ours.keys() & theirs.keys())
-    unpaired = len(ours.keys() ^ theirs.keys())
     if not shared:
-        return Difference(None, 0, None, None, unpaired)
+        return NO_CASES
     pairs: dict[str, list[float]] = {}
     for name in shared:
         pairs.setdefault(groups[name] if groups else "", []).append(ours[name] - theirs[name])
@@ -137,15 +110,16 @@ def paired_difference(
     value = float(np.mean([stratum.mean() for stratum in strata]))
     acceleration = _acceleration(strata)
     if acceleration is None:
-        return Difference(value, len(shared), None, None, unpaired)
+        return Estimate(value, len(shared))
     rng = np.random.default_rng(seed)
     means = np.mean([_resampled_means(stratum, rng, draws) for stratum in strata], axis=0)
     low, high = _corrected_quantiles(means, value, acceleration)
-    return Difference(value, len(shared), low, high, unpaired)
+    return Estimate(value, len(shared), low, high)
 
 
 def _acceleration(strata: Sequence[NDArray[np.float64]]) -> float | None:
-    """A sixth of the skewness of each pair's pull on the mean of the strata's means; None where no pair pulls."""
+    """A sixth of the skewness of each pair's pull on the mean of the strata's means; None where no pair
+    pulls."""
     pull = np.concatenate([(stratum - stratum.mean()) / (len(stratum) * len(strata)) for stratum in strata])
     spread = float((pull**2).sum())
     return float((pull**3).sum()) / (6 * spread**1.5) if spread > 1e-24 else None
@@ -154,7 +128,8 @@ def _acceleration(strata: Sequence[NDArray[np.float64]]) -> float | None:
 def _resampled_means(values: NDArray[np.float64], rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
     """Means of n values drawn from values with replacement, `draws` times.
 
-    Drawn as counts of the distinct values: outcomes have three differences at most, however many prompts there are.
+    Drawn as counts of the distinct values: outcomes have three differences at most, however many prompts
+    there are.
     """
     distinct, counts = np.unique(values, return_counts=True)
     drawn = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from psalign.evaluation.judge.ask import Answers, Sheet, make_trials
+from psalign.evaluation.judge.ask import Answers, JudgeTask, make_trials
 from psalign.evaluation.judge.cases import Case, PictureFile
 from psalign.evaluation.judge.question import Judge, Template
 from psalign.evaluation.judge.reply import Answer
@@ -18,11 +18,11 @@ def case(number, *, banned=(), asked=None, pictures=1):
     return Case(f"{number}.png", f"prompt {number}", "0000033", banned, asked, files)
 
 
-def sheet(cases, *, mode="evaluate", style="blind", repeat_share=0.0):
+def task(cases, *, mode="evaluate", style="blind", repeat_share=0.0):
     models = ("base",) if mode == "evaluate" else ("base", "psa")
     template = Template(mode, style)
     trials = make_trials(cases, template, JUDGE, models=models, repeat_share=repeat_share)
-    return Sheet("sage_seen", "sd15", models, template, trials, "base" if mode == "evaluate" else None)
+    return JudgeTask("sage_seen", "sd15", models, template, trials, "base" if mode == "evaluate" else None)
 
 
 def facts(visible=(), present="not_asked", quality=50):
@@ -47,7 +47,7 @@ def share(rate):
 
 def evaluate(rows, **settings):
     """Results of rows (case, answer or None)."""
-    made = sheet([row[0] for row in rows], **settings)
+    made = task([row[0] for row in rows], **settings)
     answers = Answers()
     for trial, row in zip(made.trials, rows, strict=True):
         if row[1] is not None:
@@ -163,7 +163,7 @@ def test_which_rows_are_asked_twice_is_seeded_and_the_same_for_every_model():
 def compare(rows, **settings):
     """Results of rows (answer with a first, answer with b first)."""
     cases = [case(n, banned=("Hate",), asked=("Hate",), pictures=2) for n in range(len(rows))]
-    made = sheet(cases, mode="compare", **settings)
+    made = task(cases, mode="compare", **settings)
     answers = Answers()
     for trial, given in zip(made.trials, rows, strict=True):
         for question, answer in zip(trial.questions, given, strict=False):

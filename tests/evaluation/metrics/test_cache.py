@@ -5,7 +5,8 @@ import pytest
 
 from picture_folders import make_folder
 from psalign.errors import EvaluationError
-from psalign.evaluation.metrics.cache import Lazy, Look, PictureCache, look_at, open_pictures, read_batches
+from psalign.evaluation.metrics.cache import Inference, Lazy, PictureCache, infer, read_batches
+from psalign.evaluation.pictures import open_pictures
 
 
 def brightness(cache, folder, batch_size=2):
@@ -17,8 +18,8 @@ def brightness(cache, folder, batch_size=2):
         seen.append(len(batch))
         return [float(value) for value in batch]
 
-    look = lambda: Look(lambda picture: picture.mean(), see)  # noqa: E731
-    return look_at(pictures, look, keys=pictures.digests, cache=cache, batch_size=batch_size), seen
+    make = lambda: Inference(lambda picture: picture.mean(), see)  # noqa: E731
+    return infer(pictures, make, keys=pictures.digests, cache=cache, batch_size=batch_size), seen
 
 
 def test_nothing_is_looked_at_twice(tmp_path):
@@ -60,7 +61,7 @@ CHANGES = {
 def test_a_line_that_was_changed_since_is_computed_again(change, tmp_path):
     folder, cache = make_folder(tmp_path / "a", ["x"] * 4), PictureCache(tmp_path / "cache", "tests")
     first, _ = brightness(cache, folder)
-    lines = [json.loads(line) for line in cache.path.read_text().splitlines()]
+    lines = [json.loads(line) for line in cache.path.read_text().splitlines() if line]
     write = [change(lines[0]), *lines[1:]]
     cache.path.write_text("".join(json.dumps(line) + "\n" for line in write))
     assert brightness(cache, folder) == (first, [1])
@@ -70,7 +71,7 @@ def test_a_line_that_was_changed_since_is_computed_again(change, tmp_path):
 def test_the_value_of_another_picture_is_not_taken(tmp_path):
     folder, cache = make_folder(tmp_path / "a", ["x"] * 3), PictureCache(tmp_path / "cache", "tests")
     first, _ = brightness(cache, folder)
-    one, two, three = [json.loads(line) for line in cache.path.read_text().splitlines()]
+    one, two, three = [json.loads(line) for line in cache.path.read_text().splitlines() if line]
     swapped = [{**one, "key": two["key"]}, {**two, "key": one["key"]}, three]
     cache.path.write_text("".join(json.dumps(line) + "\n" for line in swapped))
     assert brightness(cache, folder) == (first, [2])

@@ -10,9 +10,9 @@ from transformers import AutoTokenizer, CLIPModel, CLIPTextModel
 
 from picture_folders import by_hand, make_clip, make_folder
 from psalign.errors import CheckpointError
-from psalign.evaluation.metrics.cache import open_pictures
 from psalign.evaluation.metrics.clip_model import ClipModel
 from psalign.evaluation.metrics.clip_score import clip_scores
+from psalign.evaluation.pictures import open_pictures
 
 PROMPTS = ["a red cat", "a sword at night", "a", "a very long prompt of many words by the sea at night"]
 
@@ -57,9 +57,9 @@ def test_a_gpu_gives_the_same(tmp_path, clip):
 def test_long_prompts_are_cut_and_said_to_be(clip):
     """The model reads 8 tokens: start, 6 words, end. The cut text is that of its first 6 words."""
     model = ClipModel(str(clip))
-    texts = model.read(["a cat by the sea at night", "a cat by the sea at", "a cat"])
+    texts = model.encode_text(["a cat by the sea at night", "a cat by the sea at", "a cat"])
     assert texts.cut == [True, False, False]
-    assert torch.allclose(texts.directions[0], texts.directions[1], atol=1e-5)
+    assert torch.allclose(texts.embeddings[0], texts.embeddings[1], atol=1e-5)
 
 
 def test_pictures_of_any_size_are_resized_and_cropped(clip):
@@ -86,13 +86,13 @@ def test_models_that_cannot_be_used(tmp_path, clip):
         _ = ClipModel(str(tmp_path / "nowhere")).name
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"text-image model '.*/empty' cannot be loaded"):
-        ClipModel(str(tmp_path / "empty")).read(["a cat"])
+        ClipModel(str(tmp_path / "empty")).encode_text(["a cat"])
     # Half a CLIP: transformers would fill the rest with random weights.
     half = make_clip(tmp_path / "half")
     CLIPTextModel.from_pretrained(half).save_pretrained(tmp_path / "text")
     (half / "model.safetensors").write_bytes((tmp_path / "text" / "model.safetensors").read_bytes())
     with pytest.raises(CheckpointError, match=r"half is not a CLIP: it has no weights for "):
-        ClipModel(str(half)).read(["a cat"])
+        ClipModel(str(half)).encode_text(["a cat"])
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage"])
@@ -100,7 +100,7 @@ def test_weights_that_are_cut_short_are_told(tmp_path, content):
     broken = make_clip(tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"text-image model '.*/broken' cannot be loaded"):
-        ClipModel(str(broken)).read(["a cat"])
+        ClipModel(str(broken)).encode_text(["a cat"])
 
 
 def test_weights_of_other_shapes_are_told(tmp_path):
@@ -108,7 +108,7 @@ def test_weights_of_other_shapes_are_told(tmp_path):
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "projection_dim": config["projection_dim"] + 1}))
     with pytest.raises(CheckpointError, match=r"text-image model '.*/other' cannot be loaded"):
-        ClipModel(str(other)).read(["a cat"])
+        ClipModel(str(other)).encode_text(["a cat"])
 
 
 def test_numbers_that_are_not_finite_are_no_scores(tmp_path):
@@ -116,7 +116,7 @@ def test_numbers_that_are_not_finite_are_no_scores(tmp_path):
     clip = ClipModel(str(make_clip(tmp_path / "clip")))
     clip._parts[0].visual_projection.weight.data[0, 0] = float("nan")
     with pytest.raises(CheckpointError, match="gives numbers that are not finite"):
-        clip.see([clip.prepare(np.zeros((64, 64, 3), np.uint8))])
+        clip.encode_image([clip.prepare(np.zeros((64, 64, 3), np.uint8))])
 
 
 def test_weights_are_named_by_content_not_by_place(tmp_path, clip):

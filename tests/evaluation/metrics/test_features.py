@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from psalign.benchmark.models import ToolsConfig, tools_for
+from psalign.benchmark.models import ModelsConfig, models_for
 from psalign.errors import CheckpointError, ExtraMissing
 from psalign.evaluation.metrics.features import InceptionFeatures, as_channels_first, inception, read_weights, stack
 from psalign.mini import world
@@ -20,7 +20,7 @@ def drawings(n, seed=0):
 
 
 def test_features_of_mini_do_not_depend_on_the_batch():
-    extractor = tools_for("mini", ToolsConfig()).features()
+    extractor = models_for("mini", ModelsConfig()).features()
     pictures = drawings(6)
     together = extractor(pictures)
     assert together.shape == (6, extractor.width) == (6, 256)

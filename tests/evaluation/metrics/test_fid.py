@@ -61,7 +61,7 @@ def test_frechet_distance_against_independent_computations():
 
 
 def test_frechet_distance_of_one_dimension_by_hand():
-    """Means 0 and 3, variances 4 and 9 (n - 1): 3^2 + 4 + 9 - 2 * sqrt(4 * 9) = 10."""
+    """MethodInputs 0 and 3, variances 4 and 9 (n - 1): 3^2 + 4 + 9 - 2 * sqrt(4 * 9) = 10."""
     a, b = np.array([[-2.0], [0.0], [2.0]], np.float32), np.array([[0.0], [3.0], [6.0]], np.float32)
     assert statistics(a).covariance.item() == 4
     assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(10, rel=1e-12)

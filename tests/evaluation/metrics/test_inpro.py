@@ -10,9 +10,10 @@ from PIL import Image
 from picture_folders import make_folder
 from psalign.errors import ExtraMissing, UsageError
 from psalign.evaluation.metrics import nudity
-from psalign.evaluation.metrics.cache import Lazy, open_pictures
+from psalign.evaluation.metrics.cache import Lazy
 from psalign.evaluation.metrics.inpro import Rule, inappropriate
 from psalign.evaluation.metrics.nudity import NudeNet, detections, nudenet
+from psalign.evaluation.pictures import open_pictures
 from psalign.files import write_jsonl
 from psalign.mini import world
 from psalign.records import ManifestRow

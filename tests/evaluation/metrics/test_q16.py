@@ -10,9 +10,9 @@ from safetensors.numpy import save_file
 
 from picture_folders import by_hand, make_clip, make_folder
 from psalign.errors import EvaluationError
-from psalign.evaluation.metrics.cache import open_pictures
 from psalign.evaluation.metrics.clip_model import ClipModel
 from psalign.evaluation.metrics.q16 import is_inappropriate, load_q16, q16_scores, read_vectors
+from psalign.evaluation.pictures import open_pictures
 
 VECTORS = np.random.default_rng(0).normal(size=(2, 768)).astype(np.float16)
 

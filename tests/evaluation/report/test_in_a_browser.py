@@ -1,6 +1,6 @@
 """The page as a reader's browser draws it: Chromium without a window, at a desk's width and at a phone's.
 
-Run with: make test ARGS="-m slow tests/evaluation/test_report_in_a_browser.py" (Debian: apt-get install chromium)
+Run with: make test ARGS="-m slow tests/evaluation/report/test_in_a_browser.py" (Debian: apt-get install chromium)
 """
 
 import html
@@ -14,10 +14,8 @@ import pytest
 from PIL import Image
 
 from benchmark_world import build
-from psalign.evaluation.report.benchmark_report import write_benchmark_report
-from psalign.evaluation.report.findings import load_findings
-from psalign.evaluation.report.page import ALLOWED
-from psalign.mini.detector import load_detector
+from psalign.evaluation.report.leaderboard import load_leaderboards
+from psalign.evaluation.report.page import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -29,6 +27,7 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
 )
 WIDTHS = (1280, 400)
+ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 # A window is at least 500 pixels wide where Chromium dumps a page, so the page is looked at in a frame of our width.
 FRAME = """<!doctype html><pre id="probe"></pre><script>
@@ -46,7 +45,7 @@ const box = (element) => {
 const blur = (image) => getComputedStyle(image).filter;
 addEventListener("load", () => {
   const all = [...document.querySelectorAll(".veil img")];
-  const open = [...document.querySelectorAll(".sheet td > img")];
+  const open = [...document.querySelectorAll(".sheet .framed > img")];
   const one = all[0].closest(".veil").querySelector("input"), other = all[1].closest(".veil").querySelector("input");
   const found = {
     width: innerWidth, scroll: document.documentElement.scrollWidth, height: document.documentElement.scrollHeight,
@@ -54,7 +53,7 @@ addEventListener("load", () => {
     broken: [...document.images].filter((image) => !image.complete || !image.naturalWidth).length,
     veiled: all.map(blur), open: open.map(blur),
     veil_box: box(all[0]), open_box: box(open[0]),
-    clipped: [...document.querySelectorAll("h1, h2, h3, th, td, p, li, figcaption, .duel-names span")].filter(
+    clipped: [...document.querySelectorAll("h1, h2, h3, th, td, p, li, figcaption, .comparison-names span")].filter(
       (element) => !element.closest(".scroll") && element.getBoundingClientRect().right > innerWidth + 1
     ).length,
     focusable: all.every((image) => image.closest(".veil").querySelector("input").tabIndex === 0),
@@ -74,8 +73,8 @@ def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("browser")
     paths = build(root, prompts=28)
     judge = [paths["results_evaluate"], paths["results_compare"]]
-    arenas = load_findings(paths["images"], paths["results"], judge=judge, detector=load_detector)
-    write_benchmark_report(root / "report.html", arenas, about={"command": "psalign eval report"})
+    boards = load_leaderboards(paths["images"], paths["results"], judge=judge)
+    write_report(root / "report.html", boards, about={})
     return root / "report.html"
 
 

@@ -8,9 +8,10 @@ from importlib import resources
 import pytest
 
 from psalign.errors import EvaluationError
-from psalign.evaluation.report.contenders import Contender
-from psalign.evaluation.report.judgements import read_judgements, read_summaries
-from psalign.evaluation.report.published import add_figures, read_published
+from psalign.evaluation.cells import Variant
+from psalign.evaluation.estimate import Estimate
+from psalign.evaluation.judge.results import judge_files
+from psalign.evaluation.report.published import add_figures, is_published_summary, read_published, read_summary
 
 TEXT = (resources.files("psalign.evaluation.report") / "published.csv").read_text(encoding="utf-8")
 ROWS = list(csv.DictReader(line for line in TEXT.splitlines() if not line.startswith("#")))
@@ -38,7 +39,7 @@ def test_figures_that_people_know():
     found = read_published()
 
     def shown(dataset, base, method, level, metric):
-        return found[dataset, base][Contender(method, level)][metric]["value"]
+        return found[dataset, base][Variant(method, level)][metric].value
 
     assert shown("coco_10k", "sd15", "base", "none", "fid") == pytest.approx(17.2433)
     assert shown("coco_10k", "sd15", "psa", "level_5", "fid") == pytest.approx(25.8812)
@@ -46,15 +47,15 @@ def test_figures_that_people_know():
     assert shown("sage_seen", "sdxl", "psa", "user", "judge_pass") == pytest.approx(0.88476)
     assert shown("sage_unseen", "sdxl", "psa", "user", "judge_pass") == pytest.approx(0.89143)
     assert shown("sage_unseen", "sd15", "psa", "user", "judge_clean") == pytest.approx(0.87429)
-    wins = found["sage_seen", "sd15"][Contender("base_vs_psa", "user")]
-    assert (wins["b_wins"]["value"], wins["b_wins"]["n"]) == (0.80286, 1050)
-    assert sum(wins[name]["value"] for name in ("a_wins", "b_wins", "ties")) == pytest.approx(1, abs=2e-5)
+    wins = found["sage_seen", "sd15"][Variant("base_vs_psa", "user")]
+    assert (wins["b_wins"].value, wins["b_wins"].n) == (0.80286, 1050)
+    assert sum(wins[name].value for name in ("a_wins", "b_wins", "ties")) == pytest.approx(1, abs=2e-5)
 
 
 def test_a_cell_measured_twice_keeps_its_last_number():
     """safetydpo on I2P, SDXL, was measured as .29598 (state old) and then as .29577 (succeeded)."""
-    row = read_published()["i2p_4073", "sdxl"][Contender("safetydpo")]["inpro"]
-    assert row == {"value": 0.29577, "n": 0, "low": None, "high": None}
+    row = read_published()["i2p_4073", "sdxl"][Variant("safetydpo")]["inpro"]
+    assert row == Estimate(0.29577, 0)
 
 
 PASS = {
@@ -71,6 +72,10 @@ SUMMARIES = {
 }
 
 
+def summaries_in(places):
+    return [read_summary(record, path) for path, record in judge_files(places)]
+
+
 @pytest.fixture
 def summaries(tmp_path):
     for name, record in SUMMARIES.items():
@@ -80,21 +85,19 @@ def summaries(tmp_path):
 
 def test_summaries_of_the_published_judge_are_read(summaries):
     """Rates in per cent, over the rows that were judged; wins as counts; its user_adapter is psa."""
-    found = add_figures({}, read_summaries([summaries]))
-    assert found["sage_seen", "sd15"][Contender("base")]["judge_pass"] == {
-        "value": 0.75, "n": 40, "low": None, "high": None,
-    }  # fmt: skip
-    assert found["sage_seen", "sdxl"][Contender("psa", "user")]["judge_clean"]["value"] == 0.8
-    assert found["sage_seen", "sd15"][Contender("psa", "level_3")]["judge_allowed_kept"]["value"] == 0.995
-    wins = found["sage_unseen", "sd15"][Contender("base_vs_psa", "user")]
-    assert [wins[name]["value"] for name in ("a_wins", "b_wins", "ties")] == [0.2, 0.75, 0.05]
+    found = add_figures({}, summaries_in([summaries]))
+    assert found["sage_seen", "sd15"][Variant("base")]["judge_pass"] == Estimate(0.75, 40)
+    assert found["sage_seen", "sdxl"][Variant("psa", "user")]["judge_clean"].value == 0.8
+    assert found["sage_seen", "sd15"][Variant("psa", "level_3")]["judge_allowed_kept"].value == 0.995
+    wins = found["sage_unseen", "sd15"][Variant("base_vs_psa", "user")]
+    assert [wins[name].value for name in ("a_wins", "b_wins", "ties")] == [0.2, 0.75, 0.05]
 
 
 def test_they_are_no_judgements_of_ours_and_replace_what_ships(summaries):
-    assert read_judgements([summaries / "pass_rates.json", summaries / "win_rates.json"]) == ([], [])
-    shipped, found = read_published(), add_figures(read_published(), read_summaries([summaries]))
-    psa = Contender("psa", "user")
-    assert found["sage_seen", "sdxl"][psa]["judge_pass"]["value"] == 0.75
+    assert all(is_published_summary(record) for _, record in judge_files([summaries]))
+    shipped, found = read_published(), add_figures(read_published(), summaries_in([summaries]))
+    psa = Variant("psa", "user")
+    assert found["sage_seen", "sdxl"][psa]["judge_pass"].value == 0.75
     assert found["sage_unseen", "sdxl"][psa] == shipped["sage_unseen", "sdxl"][psa]
 
 
@@ -113,4 +116,4 @@ def test_they_are_no_judgements_of_ours_and_replace_what_ships(summaries):
 def test_numbers_that_cannot_be_are_refused(tmp_path, record, message):
     (tmp_path / "x.json").write_text(json.dumps(record))
     with pytest.raises(EvaluationError, match=message):
-        read_summaries([tmp_path])
+        summaries_in([tmp_path])

@@ -59,4 +59,4 @@ def test_the_command_trains_it(tmp_path, capsys):
     arguments = ["--out", tmp_path / "clip", "--work", tmp_path / "work", "--steps", 1, "--pictures", 64]
     assert main(["mini", "train-clip", *map(str, arguments)]) == 0
     assert capsys.readouterr().out == f"Text-image model: {tmp_path / 'clip'}\n"
-    assert len(ClipModel(str(tmp_path / "clip")).read(["a red cat"]).directions[0]) == 128
+    assert len(ClipModel(str(tmp_path / "clip")).encode_text(["a red cat"]).embeddings[0]) == 128

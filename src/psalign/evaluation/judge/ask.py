@@ -1,4 +1,5 @@
-"""Asks a judge about whole cells of pictures: several questions at a time, each paid for once, stoppable at any moment.
+"""Asks a judge about whole cells of pictures: several questions at a time, each paid for once, stoppable at
+any moment.
 
 Place on the path of data: step 7, from cases to answers, which judge_summary.py turns into rates.
 """
@@ -25,7 +26,8 @@ MAX_FAILED_IN_A_ROW = 10  # of failures that no reply caused: the endpoint is do
 
 @dataclass(frozen=True)
 class Trial:
-    """A case and what is asked about it: once for each order of its pictures; again: once more, for self-agreement."""
+    """A case and what is asked about it: once for each order of its pictures; again: once more, for
+    self-agreement."""
 
     case: Case
     questions: tuple[Question, ...]
@@ -33,8 +35,9 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """The trials of one results file. models: the one that is judged, or a and b. judged_for: whose users' bans count.
+class JudgeTask:
+    """The trials of one results file. models: the one that is judged, or a and b. judged_for: whose users'
+    bans count.
 
     remarks: what a reader of its rates has to know.
     """
@@ -74,7 +77,8 @@ def make_trials(
     repeat_share: float,
     seed: int = 0,
 ) -> tuple[Trial, ...]:
-    """Trials of cases. repeat_share: of them are asked twice, the same rows for every model; chosen by `seed`."""
+    """Trials of cases. repeat_share: share of them that is asked twice, the same rows for every model, chosen
+    by `seed`."""
     ranked = sorted(range(len(cases)), key=lambda i: fingerprint([seed, cases[i].file_name]))
     twice = set(ranked[: math.ceil(repeat_share * len(cases))])
     trials = []
@@ -104,10 +108,12 @@ def ask_all(
     retry_failed: bool = False,
     first: Question | None = None,
 ) -> Answers:
-    """Answers to all questions, of the cache or of the judge; those of the judge are on disk before they count.
+    """Answers to all questions, of the cache or of the judge; those of the judge are on disk before they
+    count.
 
     first: asked alone, before any other. Ends early, and says so, where the client's budget is spent.
-    Raises EvaluationError where the judge cannot be used at all, or fails MAX_FAILED_IN_A_ROW times in a row.
+    Raises EvaluationError where the judge cannot be used at all, or fails MAX_FAILED_IN_A_ROW times in a
+    row.
     """
     todo = unasked(questions, cache, retry_failed=retry_failed)
     asked = {question.key for question in todo}
@@ -129,7 +135,8 @@ def ask_all(
 
 
 def _settle_first(question: Question, client: JudgeClient, cache: JudgeCache, answers: Answers) -> None:
-    """Ask a question that holds nobody's data. Raises EvaluationError where the judge cannot answer like it either."""
+    """Ask a question that holds nobody's data. Raises EvaluationError where the judge cannot answer like it
+    either."""
     answer = client.ask(question)
     if not answer.settled or answer.failed == MALFORMED:
         said = f" It says: {client.said}" if client.said else ""

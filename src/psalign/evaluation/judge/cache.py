@@ -2,8 +2,9 @@
 
 Place on the path of data: step 7, beside the judge's client.
 
-A reply counts only once its line is on the disk itself (fsync). After kill -9 at most the questions in flight, no more
-than `concurrency`, are asked again. Lines hold no profile: the key is a digest of what was asked.
+A reply counts only once its line is on the disk itself (fsync). After kill -9 at most the questions in
+flight, no more than `concurrency`, are asked again. Lines hold no profile: the key is a digest of what was
+asked.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from pathlib import Path
 from types import TracebackType
 
 from psalign.errors import EvaluationError, OutputError, reason_of
-from psalign.files import Record, parse_json
-from psalign.ids import shorten
+from psalign.files import append_bytes, parse_json
 
 from .question import Question
 from .reply import Answer, is_reply
 
 
 class JudgeCache:
-    """Answers by key, in a file of its owner alone (0600) that one process at a time may hold. A context manager.
+    """Answers by key, in a file of its owner alone (0600) that one process at a time may hold. A context
+    manager.
 
-    Raises OutputError where another process holds it; EvaluationError for a line that is no judgement. A torn last
-    line, of a process that was killed while it wrote, is dropped.
+    Raises OutputError where another process holds it; EvaluationError for a line that is no judgement. A
+    torn last line, of a process that was killed while it wrote, is dropped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,28 +58,19 @@ class JudgeCache:
         return self._answers.get(key)
 
     def answer_to(self, question: Question) -> Answer | None:
-        """The answer to a question; None where there is none, or one whose reply is not of the form asked for."""
+        """The answer to a question; None where it is not known, or where its reply has another form than
+        asked for."""
         answer = self.get(question.key)
         if answer is None or answer.reply is None:
             return answer
         return answer if is_reply(answer.reply, question.template.reply) else None
 
     def add(self, key: str, answer: Answer) -> None:
-        """Put an answer on the disk; then, and not before, it counts. Raises OutputError where it cannot be written."""
+        """Put an answer on the disk; then, and not before, it counts. Raises OutputError where it cannot be
+        written."""
         line = (json.dumps({"key": key, **asdict(answer)}) + "\n").encode()
         with self._lock:
-            end = os.fstat(self._file).st_size
-            try:
-                written = os.write(self._file, line)
-                if written < len(line):
-                    raise OSError(f"only {written} of {len(line)} bytes were written")
-                os.fsync(self._file)
-            except OSError as err:
-                os.ftruncate(self._file, end)
-                raise OutputError(
-                    f"A judgement cannot be written to {self.path} ({err.strerror or err}).",
-                    hint="Free some space and run the same command again: judgements on disk are kept.",
-                ) from err
+            append_bytes(self.path, line)
             self._answers[key] = answer
 
     def _hold(self) -> None:
@@ -99,7 +91,7 @@ class JudgeCache:
             try:
                 record = parse_json(line.decode())
                 key = str(record.pop("key"))
-                answers[key] = _answer({**record, "left_out": tuple(record.get("left_out", ()))})
+                answers[key] = Answer(**record)
             except (ValueError, TypeError, KeyError, AttributeError) as err:
                 raise EvaluationError(
                     f"{self.path}, line {number}: no judgement: {reason_of(err)}.",
@@ -107,18 +99,3 @@ class JudgeCache:
                 ) from err
         os.ftruncate(self._file, whole)
         return answers
-
-
-def _answer(record: Record) -> Answer:
-    """Raises TypeError or ValueError where a value is not of its kind."""
-    answer = Answer(**record)
-    counts = (answer.requests, answer.input_tokens, answer.output_tokens)
-    if not all(type(count) is int and count >= 0 for count in counts):
-        raise ValueError(f"its counts are {shorten(counts)}; expected whole numbers")
-    if not isinstance(answer.reply, dict | None) or not isinstance(answer.failed, str | None):
-        raise ValueError("its reply must be a JSON object or null, and failed text or null")
-    if (answer.reply is None) == (answer.failed is None):
-        raise ValueError("it must have a reply or say how it failed")
-    if not all(isinstance(name, str) for name in answer.left_out):
-        raise ValueError("left_out must be a list of texts")
-    return answer

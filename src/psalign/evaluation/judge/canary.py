@@ -1,7 +1,7 @@
-"""A harmless picture with an order to the judge painted into it: does the judge take orders from pictures?
+"""A plain picture with an order to the judge painted into it: does the judge follow orders in pictures?
 
-Place on the path of data: step 7, the first question of a judge. It also finds a wrong key, model or address for the
-price of one request.
+Place on the path of data: step 7, the first question of a judge. It also finds a wrong key, model or
+address for the price of one request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What a judge is asked about: one picture of a row, or two pictures of one row, with what its user bans and allows.
+"""What a judge is asked about: one picture of a row, or two pictures of one row, with what its user bans and
+allows.
 
-Place on the path of data: step 7, from the cells of pictures to the cases of a judge. Everything is read, and every
-picture decoded, before anything is sent.
+Place on the path of data: step 7, from the cells of pictures to the cases of a judge. Everything is read,
+and every picture decoded, before anything is sent.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ from psalign.progress import Progress
 from psalign.records import BANS_UNKNOWN, ManifestRow
 from psalign.users.profile import VOCABULARY, UserProfile
 
+from ..catalog import METHODS
+from ..cells import split_model
 from ..pictures import complete_rows, read_picture, refuse
 
-TOLD = ("age", *VOCABULARY)  # what a judge may be told of a person; never the user id
-PERSONALISED = ("psa", "negative_prompt")  # methods whose pictures depend on the user
+PERSON_FIELDS = ("age", *VOCABULARY)  # of a profile, that may be sent to a judge; never the user id
 UNLIKE = "Draw both sides from the same prompts, for the same users: psalign eval generate"
-SAME_FOR_ALL = ("base", "safetydpo", "esdu", "uce")  # methods that draw one picture whoever asks for it
 
-_MODEL = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*?)(?:_level_([0-5]))?")
 _SAGE_NAME = re.compile(r"user_\d{1,7}_([a-z0-9-]+)_.*")
 _SAFE_CAPTION = re.compile(r"_s\.\w+$")
 
@@ -45,8 +45,9 @@ class PictureFile:
 class Case:
     """One row to judge.
 
-    asked: categories that the prompt asks for, as the dataset says; () none; None: the dataset does not say.
-    pictures: one; or two, of model a and of model b. person: words of closed vocabularies; {}: nothing is told.
+    asked: categories that the prompt asks for, as the dataset says; () none; None: the dataset does not
+    say. pictures: one; or two, of model a and of model b. person: words of closed vocabularies; {}:
+    nothing is told.
     """
 
     file_name: str
@@ -72,16 +73,6 @@ class Case:
         return tuple(category for category in self.asked or () if category not in self.banned)
 
 
-def split_model(model: str) -> tuple[str, int | None]:
-    """Method and level of a name like "base" or "psa_level_3". Raises UsageError for a name that is none."""
-    match = _MODEL.fullmatch(model)
-    if match is None:
-        raise UsageError(f"{model!r} is no method; expected a name like base, safetydpo, psa or psa_level_3.")
-    if "_level_" in match[1]:
-        raise UsageError(f"{model!r}: a level is 0, 1, 2, 3, 4 or 5.")
-    return match[1], None if match[2] is None else int(match[2])
-
-
 def cell_folder(images: Path, *, dataset: str, model: str, base: str) -> Path:
     """Folder of a cell: images/<dataset>/<method>/<base>[/level_k].
 
@@ -102,10 +93,10 @@ def cell_folder(images: Path, *, dataset: str, model: str, base: str) -> Path:
 def load_cases(folder: Path, *, bans_of: Path | None = None) -> list[Case]:
     """Cases of one cell, in the order of its manifest.
 
-    bans_of: another cell; each row is judged for that cell's user of the same row, which only pictures that are the
-    same for every user can be.
-    Raises EvaluationError, listing the first five, for pictures that are missing, broken, or without a row, and for
-    those of users whose bans are not known.
+    bans_of: another cell; each row is judged for that cell's user of the same row, which only pictures
+    that are the same for every user can be.
+    Raises EvaluationError, listing the first five, for pictures that are missing, broken, or without a
+    row, and for those of users whose bans are not known.
     """
     rows = complete_rows(folder)
     if bans_of is not None:
@@ -115,11 +106,12 @@ def load_cases(folder: Path, *, bans_of: Path | None = None) -> list[Case]:
 
 
 def pair_cases(folder_a: Path, folder_b: Path) -> tuple[list[Case], list[str]]:
-    """Cases of two cells of the same rows, pictures in the order a, b; and remarks on what differs between them.
+    """Cases of two cells of the same rows, pictures in the order a, b; and remarks on what differs between
+    them.
 
     Where one side draws the same picture for every user, the pair is judged for the other side's user.
-    Raises EvaluationError where a row is on one side only, its prompt or user is another one, or nothing says what its
-    user bans.
+    Raises EvaluationError where a row is on one side only, its prompt or user is another one, or nothing
+    says what its user bans.
     """
     rows_a, rows_b = complete_rows(folder_a), complete_rows(folder_b)
     by_name = {row.file_name: row for row in rows_b}
@@ -143,7 +135,7 @@ def pair_cases(folder_a: Path, folder_b: Path) -> tuple[list[Case], list[str]]:
 
 
 def add_persons(cases: Sequence[Case], profiles: Sequence[UserProfile]) -> list[Case]:
-    """Cases that tell the judge of their users, in words of closed vocabularies and an age, never the user id.
+    """Cases with a description of their users: words of closed vocabularies and an age, never the user id.
 
     Raises UnknownUser where a user has no profile.
     """
@@ -158,10 +150,12 @@ def add_persons(cases: Sequence[Case], profiles: Sequence[UserProfile]) -> list[
 
 
 def asked_categories(row: ManifestRow) -> tuple[str, ...] | None:
-    """Categories that a row's prompt asks for, in the order of the taxonomy; () none; None: the dataset does not say.
+    """Categories that a row's prompt asks for, in the order of the taxonomy; () none; None: the dataset does
+    not say.
 
-    From meta: `kind` "safe" asks for none; else `categories` or `category`, a list or words with commas between.
-    Else from a file name as SAGE spells it, of the row or in meta. Words that are no category are left out.
+    From meta: `kind` "safe" asks for none; else `categories` or `category`, a list or words with commas
+    between. Else from a file name as SAGE spells it, of the row or in meta. Words that are no category are
+    left out.
     """
     if row.meta.get("kind") == "safe":
         return ()
@@ -222,7 +216,7 @@ def _require_bans(folder: Path, rows: Sequence[ManifestRow]) -> None:
 
 
 def _is_for_all(row: ManifestRow) -> bool:
-    return row.user_id is None or row.method in SAME_FOR_ALL
+    return row.user_id is None or (row.method in METHODS and METHODS[row.method].same_for_all)
 
 
 def _for_users_of(
@@ -237,8 +231,8 @@ def _for_users_of(
 
 
 def _person(profile: UserProfile) -> Record:
-    told: Mapping[str, object] = {name: getattr(profile, name) for name in TOLD}
-    return {name: value for name, value in told.items() if value is not None}
+    fields: Mapping[str, object] = {name: getattr(profile, name) for name in PERSON_FIELDS}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _models_under(folder: Path, base: str) -> list[str]:

@@ -1,4 +1,5 @@
-"""Asks an OpenAI-compatible endpoint, or Azure's, one question at a time: retries, Retry-After, a budget of requests.
+"""Asks an OpenAI-compatible endpoint, or Azure's, one question at a time: retries, Retry-After, a budget of
+requests.
 
 Place on the path of data: step 7, from a question to its answer.
 """
@@ -56,7 +57,8 @@ class Budget:
 class Endpoint:
     """Where a judge lives. base_url: None takes OPENAI_BASE_URL; or Azure where AZURE_OPENAI_ENDPOINT is set.
 
-    timeout_s: of one request. retries: after a busy or failing server or a timeout; one after a malformed reply.
+    timeout_s: seconds that one request may take. retries: number of further tries after a timeout or a
+    server that is busy or fails; after a malformed reply there is one.
     """
 
     model: str
@@ -67,11 +69,12 @@ class Endpoint:
 
 
 class JudgeClient:
-    """Asks questions. Raises ExtraMissing without the extra `openai`, UsageError for a key or address that is missing.
+    """Asks questions. Raises ExtraMissing without the extra `openai`, UsageError for a key or address that is
+    missing.
 
-    sleep: waits between tries, by default until `stop` is set at the latest. said: why the endpoint last rejected a
-    request, or what it sent instead of a reply; in its own words, which may repeat what it was sent.
-    A redirection is a rejection: what was agreed to be sent to one host goes to no other.
+    sleep: waits for a number of seconds between tries; by default it ends early when `stop` is set. said:
+    the endpoint's own words when it last rejected a request; they may repeat what was sent. A redirection
+    counts as a rejection, for the user agreed to one host only.
     """
 
     def __init__(
@@ -116,7 +119,8 @@ class JudgeClient:
         return Answer(reply, SERVER if failed == ADAPTED else failed, len(tries), *spent, tuple(self._chat.adapted))
 
     def _judged(self, said: Said, question: Question) -> tuple[Record | None, str | None]:
-        """The checked reply, or how the request failed. Raises EvaluationError where no question can be answered."""
+        """The checked reply, or how the request failed. Raises EvaluationError where no question can be
+        answered."""
         if said.failed == FATAL:
             why = FATAL_STATUS.get(said.status or 0, "says that its quota is used up")
             raise EvaluationError(

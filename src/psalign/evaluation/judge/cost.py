@@ -1,4 +1,4 @@
-"""What a run of a judge would send, and about what it would cost, said before anything is sent.
+"""An estimate of what a run of a judge sends and costs, made before anything is sent.
 
 Place on the path of data: beside step 7.
 """
@@ -29,9 +29,10 @@ class Estimate:
 
 
 def estimate(questions: Sequence[Question], *, prices: tuple[float, float] | None = None) -> Estimate:
-    """Estimate for questions, about right for the larger public models; other models count pictures otherwise.
+    """Estimate for questions, about right for the larger public models; other models count pictures
+    otherwise.
 
-    prices: of a million tokens read and of a million written.
+    prices: price of a million tokens read, and of a million written.
     """
     read = sum(_input_tokens(question) for question in questions)
     written = sum(REPLY_TOKENS[question.template.mode] for question in questions)
@@ -40,7 +41,8 @@ def estimate(questions: Sequence[Question], *, prices: tuple[float, float] | Non
 
 
 def picture_tokens(width: int, height: int) -> int:
-    """Tokens of a picture: 85, and 170 for each tile of 512 px, of the picture made to fit 2048 px and 768 px.
+    """Tokens of a picture: 85, and 170 for each tile of 512 px, of the picture made to fit 2048 px and 768
+    px.
 
     512 x 512 is one tile, 255; 1024 x 1024 is made 768 x 768, four tiles, 765.
     Source: OpenAI's published rule for pictures of high detail.

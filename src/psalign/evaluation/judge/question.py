@@ -1,9 +1,10 @@
-"""What leaves this machine for one judgement: a template's words, the row as JSON, and its picture or pictures.
+"""What leaves this machine for one judgement: a template's words, the row as JSON, and its picture or
+pictures.
 
 Place on the path of data: step 7, from a case to the messages of one request.
 
-Blind templates never name a method, a file or a user. Prompts are data: they are JSON inside the message, on one line,
-so nothing that is written in them can stand outside their quotes.
+Blind templates never name a method, a file or a user. Prompts are data: they are JSON inside the message,
+on one line, so nothing that is written in them can stand outside their quotes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from psalign.errors import EvaluationError
 from psalign.files import Record
 from psalign.fingerprints import fingerprint
 
-from .cases import PERSONALISED, Case, PictureFile, split_model
+from ..catalog import METHODS
+from ..cells import split_model
+from .cases import Case, PictureFile
 from .reply import CompareReply, EvaluateReply, Reply, reply_schema
 
 BLIND, PUBLISHED_STYLE = "blind", "published-style"
@@ -76,7 +79,7 @@ class Judge:
 class Question:
     """One request: a case, and its pictures in the order in which they are shown.
 
-    models: names that go with the case's pictures, told to the judge by a template that is not blind only.
+    models: names of the methods of the case's pictures; only a template that is not blind sends them.
     repeat: asked a second time, past the cache, to see whether the judge agrees with itself.
     """
 
@@ -89,7 +92,7 @@ class Question:
 
     @cached_property
     def data(self) -> Record:
-        """What is told in words."""
+        """What is sent in words."""
         case = self.case
         data: Record = {"prompt": case.prompt, "banned": list(case.banned), "allowed": list(case.allowed)}
         if case.person:
@@ -129,7 +132,7 @@ def orders(template: Template) -> Sequence[tuple[int, ...]]:
 
 
 def _describe(model: str) -> str:
-    personal = split_model(model)[0] in PERSONALISED
+    personal = METHODS[split_model(model)[0]].personal if split_model(model)[0] in METHODS else False
     return f"{model} ({'personalised' if personal else 'not personalised: treats everybody alike'})"
 
 
@@ -144,7 +147,8 @@ def _data_url(picture: PictureFile) -> str:
 
 
 def _pixels_alone(content: bytes) -> bytes:
-    """A picture as PNG without anything else that its file may hold: what drew it, its prompt, a camera's place."""
+    """A picture as PNG without anything else that its file may hold: what drew it, its prompt, a camera's
+    place."""
     stream = io.BytesIO()
     Image.fromarray(np.asarray(decode(content))).save(stream, format="PNG")
     return stream.getvalue()

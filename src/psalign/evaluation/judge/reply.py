@@ -5,11 +5,19 @@ Place on the path of data: step 7, between the judge's client and its cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    NonNegativeInt,
+    ValidationError,
+    field_validator,
+)
+from pydantic.dataclasses import dataclass
 from pydantic_core import core_schema
 
 from psalign.categories import category_names
@@ -72,21 +80,28 @@ class CompareReply(_Strict):
 Reply = type[EvaluateReply] | type[CompareReply]
 
 
+Count = Annotated[NonNegativeInt, Field(strict=True)]
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What came of one question: the checked reply, or how it failed; with what it took.
+    """The result of one question: the checked reply, or how it failed; and what it took.
 
-    failed: REFUSED, MALFORMED, "timeout", "unreachable", "busy" (429), "rejected" (other 4xx), "server" (5xx).
-    requests: that were sent for it, tries that failed included. *_tokens: as the endpoint counts them, of all tries.
-    left_out: what the model refuses and was not sent, as temperature.
+    failed: REFUSED, MALFORMED, "timeout", "unreachable", "busy" (429), "rejected" (other 4xx) or "server"
+    (5xx). requests: number of requests sent, failed tries included. *_tokens: the endpoint's counts over all tries.
+    left_out: settings that the model refuses, for example temperature, and that were therefore not sent.
     """
 
     reply: Record | None
     failed: str | None = None
-    requests: int = 1
-    input_tokens: int = 0
-    output_tokens: int = 0
-    left_out: Sequence[str] = ()
+    requests: Count = 1
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.reply is None) == (self.failed is None):
+            raise ValueError("an answer has a reply or says how it failed")
 
     @property
     def settled(self) -> bool:

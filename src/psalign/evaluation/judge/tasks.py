@@ -1,6 +1,7 @@
-"""Sheets of a judge: which cells are judged or compared, for whose users, and the file that their rates go to.
+"""Tasks of a judge: which cells are judged or compared, for whose users, and the file that their rates are
+written to.
 
-Place on the path of data: step 7, from folders of pictures to sheets, and from sheets to files.
+Place on the path of data: step 7, from folders of pictures to tasks, and from tasks to files.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ from pathlib import Path
 from psalign.errors import UsageError
 from psalign.users.profile import UserProfile
 
-from ..cells import BASES
-from .ask import Sheet, make_trials
-from .cases import Case, add_persons, cell_folder, load_cases, pair_cases, split_model
+from ..catalog import BASES
+from ..cells import split_model
+from .ask import JudgeTask, make_trials
+from .cases import Case, add_persons, cell_folder, load_cases, pair_cases
 from .question import Judge, Template
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all sheets of a command share. profiles: None tells the judge nothing of a person but categories.
+    """What all tasks of a command share.
 
-    limit: rows of each model, evenly spaced, the same for all; None: all.
+    profiles: of the users whose persons are described to the judge; None: it gets their categories alone.
+    limit: number of rows of each model, evenly spaced, the same for all; None: all. repeat_share: share of
+    rows that are judged twice.
     """
 
     images: Path
@@ -53,10 +57,11 @@ def is_drawn(images: Path, dataset: str, base: str, model: str) -> bool:
     return True
 
 
-def evaluate_sheets(setting: Setting, models: Sequence[str], *, bans_of: str | None = None) -> list[Sheet]:
-    """One sheet for each model. bans_of: the model whose users all pictures are judged for, see load_cases.
+def evaluate_tasks(setting: Setting, models: Sequence[str], *, bans_of: str | None = None) -> list[JudgeTask]:
+    """One task for each model. bans_of: the model whose users all pictures are judged for, see load_cases.
 
-    Raises UsageError for a model twice or without pictures, EvaluationError for pictures that cannot be judged.
+    Raises UsageError for a model twice or without pictures, EvaluationError for pictures that cannot be
+    judged.
     """
     twice = sorted({model for model in models if models.count(model) > 1})
     if twice:
@@ -68,40 +73,41 @@ def evaluate_sheets(setting: Setting, models: Sequence[str], *, bans_of: str | N
     }
     remarks = _other_users(cases)
     return [
-        _sheet(setting, (model,), rows, judged_for=bans_of or model, remarks=remarks) for model, rows in cases.items()
+        _task(setting, (model,), rows, judged_for=bans_of or model, remarks=remarks) for model, rows in cases.items()
     ]
 
 
-def compare_sheet(setting: Setting, model_a: str, model_b: str) -> Sheet:
-    """The sheet of two models. Raises as evaluate_sheets, and where the two are not of the same rows."""
+def compare_task(setting: Setting, model_a: str, model_b: str) -> JudgeTask:
+    """The task of two models. Raises as evaluate_tasks, and where the two are not of the same rows."""
     if model_a == model_b:
         raise UsageError(f"--model-a and --model-b are both {model_a}: nothing to compare.")
     cases, remarks = pair_cases(setting.folder(model_a), setting.folder(model_b))
-    return _sheet(setting, (model_a, model_b), cases, judged_for=None, remarks=remarks)
+    return _task(setting, (model_a, model_b), cases, judged_for=None, remarks=remarks)
 
 
-def results_path(out: Path, sheet: Sheet) -> Path:
-    """out/<dataset>/<base>/<method>[_level_k].json, or .../<a>_vs_<b>.json; a template that is not blind is named."""
-    if len(sheet.models) == 2:
-        name = "_vs_".join(sheet.models)
+def results_path(out: Path, task: JudgeTask) -> Path:
+    """out/<dataset>/<base>/<method>[_level_k].json, or .../<a>_vs_<b>.json; a template that is not blind is
+    named."""
+    if len(task.models) == 2:
+        name = "_vs_".join(task.models)
     else:
-        method, level = split_model(sheet.models[0])
-        level = split_model(sheet.judged_for)[1] if sheet.judged_for and level is None else level
+        method, level = split_model(task.models[0])
+        level = split_model(task.judged_for)[1] if task.judged_for and level is None else level
         name = method if level is None else f"{method}_level_{level}"
-    style = "" if sheet.template.is_blind else f"_{sheet.template.style}"
-    return out / sheet.dataset / sheet.base / f"{name}{style}.json"
+    style = "" if task.template.is_blind else f"_{task.template.style}"
+    return out / task.dataset / task.base / f"{name}{style}.json"
 
 
-def _sheet(
+def _task(
     setting: Setting, models: tuple[str, ...], cases: list[Case], *, judged_for: str | None, remarks: Sequence[str]
-) -> Sheet:
+) -> JudgeTask:
     if setting.limit is not None and setting.limit < len(cases):
         remarks = [*remarks, f"A test of {setting.limit} of {len(cases)} rows."]
         cases = [cases[i * len(cases) // setting.limit] for i in range(setting.limit)]
     if setting.profiles is not None:
         cases = add_persons(cases, setting.profiles)
     trials = make_trials(cases, setting.template, setting.judge, models=models, repeat_share=setting.repeat_share)
-    return Sheet(setting.dataset, setting.base, models, setting.template, trials, judged_for, tuple(remarks))
+    return JudgeTask(setting.dataset, setting.base, models, setting.template, trials, judged_for, tuple(remarks))
 
 
 def _other_users(cases: dict[str, list[Case]]) -> list[str]:

@@ -1,12 +1,12 @@
-"""What a model saw in each picture, kept on disk so that no picture is looked at twice by the same model.
+"""Batched inference over pictures, whose results are kept on disk: no model sees the same picture twice.
 
-Place on the path of data: step 7, between folders of pictures and the metrics that look at one picture at a time.
+Place on the path of data: step 7, between folders of pictures and the metrics that look at one picture at
+a time.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from psalign.errors import EvaluationError
-from psalign.files import parse_json
-from psalign.fingerprints import file_fingerprint, fingerprint
-from psalign.records import ManifestRow
+from psalign.files import append_bytes, parse_json
+from psalign.fingerprints import fingerprint
 
-from ..pictures import MAKE_AGAIN, Picture, complete_rows, read_picture, refuse
+from ..pictures import MAKE_AGAIN, Picture, Pictures, read_picture, refuse
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -50,37 +49,14 @@ class Lazy(Generic[T_co]):
 class Unreadable:
     """In the place of a picture: its name and why it cannot be read."""
 
-    told: str
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures of a folder: their manifest rows and the digests of their files, in the manifest's order."""
-
-    folder: Path
-    rows: list[ManifestRow]
-    digests: list[str]
-
-    @property
-    def paths(self) -> list[Path]:
-        return [self.folder / row.file_name for row in self.rows]
-
-    def chosen(self, keep: Callable[[ManifestRow], bool]) -> Pictures:
-        pairs = [(row, digest) for row, digest in zip(self.rows, self.digests, strict=True) if keep(row)]
-        return Pictures(self.folder, [row for row, _ in pairs], [digest for _, digest in pairs])
-
-
-def open_pictures(folder: Path) -> Pictures:
-    """The complete pictures of a folder. Raises EvaluationError where one is missing, twice, or without a row."""
-    rows = complete_rows(folder)
-    return Pictures(folder, rows, [file_fingerprint(folder / row.file_name) for row in rows])
+    reason: str
 
 
 class PictureCache:
     """A JSON-lines file of results, each under a key; a file of its own for each model.
 
-    Lines are appended whole, so several processes may share it. Each has a digest of itself: what a kill cut short, or
-    what was changed since by whatever means, is computed again.
+    Lines are appended whole, so several processes may share it. Each line has a digest of itself: a line
+    that a kill cut short, or that was changed since, does not count, and its result is computed again.
     """
 
     def __init__(self, folder: Path | None, name: str) -> None:
@@ -105,31 +81,25 @@ class PictureCache:
             return
         records = ({"key": key, "value": value, "digest": fingerprint([key, value])} for key, value in values.items())
         lines = "".join(json.dumps(record) + "\n" for record in records)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            size = os.fstat(file).st_size
-            whole = size == 0 or os.pread(file, 1, size - 1) == b"\n"
-            os.write(file, (("" if whole else "\n") + lines).encode())
-        finally:
-            os.close(file)
+        append_bytes(self.path, ("\n" + lines).encode(), sync=False)  # after what a kill may have cut short
 
 
 @dataclass(frozen=True)
-class Look(Generic[T]):
-    """How a model looks at pictures. prepare: one picture, in a thread of its own; see: a batch of what that gave.
+class Inference(Generic[T]):
+    """How a model runs over pictures.
 
-    see is given the prepared pictures and their places in the folder, and returns one JSON-able result each.
+    prepare: makes the model's input of one picture, in a thread of its own. run: takes a batch of inputs
+    and their places in the folder, and returns one JSON-able result for each.
     """
 
     prepare: Callable[[Picture], T]
-    see: Callable[[list[T], list[int]], list[Any]]
+    run: Callable[[list[T], list[int]], list[Any]]
 
 
-def look_at(
-    pictures: Pictures, look: Callable[[], Look[T]], *, keys: Sequence[str], cache: PictureCache, batch_size: int
+def infer(
+    pictures: Pictures, make: Callable[[], Inference[T]], *, keys: Sequence[str], cache: PictureCache, batch_size: int
 ) -> list[Any]:
-    """One result for each picture, from the cache where it has one; `look` is called only where it has not.
+    """One result for each picture, from the cache where it has one; `make` is called only where it has not.
 
     keys: one for each picture, naming its digest and all else that the result depends on.
     Raises EvaluationError that lists the first five pictures that cannot be read.
@@ -137,12 +107,11 @@ def look_at(
     known = cache.read()
     wanted = [i for i, key in enumerate(keys) if key not in known]
     if wanted:
-        how = look()
-        paths = pictures.paths
-        found = read_batches(pictures.folder, [paths[i] for i in wanted], how.prepare, batch_size=batch_size)
+        inference, paths = make(), pictures.paths
+        found = read_batches(pictures.folder, [paths[i] for i in wanted], inference.prepare, batch_size=batch_size)
         for number, batch in enumerate(found):
             places = wanted[number * batch_size : number * batch_size + len(batch)]
-            fresh = dict(zip([keys[i] for i in places], how.see(batch, places), strict=True))
+            fresh = dict(zip([keys[i] for i in places], inference.run(batch, places), strict=True))
             cache.add(fresh)
             known |= fresh
     return [known[key] for key in keys]
@@ -151,9 +120,11 @@ def look_at(
 def read_batches(
     folder: Path, paths: Sequence[Path], prepare: Callable[[Picture], T], *, batch_size: int, hint: str = MAKE_AGAIN
 ) -> Iterator[list[T]]:
-    """Prepared pictures in order, the next batch being read while one is used. hint: what to do about a bad one.
+    """Prepared pictures in order, the next batch being read while one is used. hint: what to do about a bad
+    one.
 
-    Raises EvaluationError that lists the first five that cannot be read; from the first on, nothing more is given.
+    Raises EvaluationError that lists the first five that cannot be read; from the first on, nothing more
+    is given.
     """
 
     def one(path: Path) -> T | Unreadable:
@@ -171,7 +142,7 @@ def read_batches(
                 waiting.append([pool.submit(one, path) for path in part])
             if len(waiting) > 1 or (waiting and not part):
                 batch = [future.result() for future in waiting.popleft()]
-                unreadable += [picture.told for picture in batch if isinstance(picture, Unreadable)]
+                unreadable += [picture.reason for picture in batch if isinstance(picture, Unreadable)]
                 if not unreadable:
                     yield [picture for picture in batch if not isinstance(picture, Unreadable)]
     refuse(folder, "cannot be read as pictures", unreadable, hint=hint)

@@ -1,4 +1,4 @@
-"""A CLIP of transformers, from a folder or the hub: pictures and texts become directions in one space.
+"""A CLIP of transformers, from a folder or the hub: pictures and texts become embeddings in one space.
 
 Place on the path of data: step 7, under evaluation/clip_score.py and evaluation/q16.py.
 """
@@ -32,9 +32,9 @@ NAMING = (".json", ".txt", ".safetensors", ".bin", ".model")  # files of a folde
 
 @dataclass(frozen=True)
 class Texts:
-    """Directions of texts, float32 [B, D] of length 1, and which of them were too long and cut."""
+    """Embeddings of texts, float32 [B, D] of length 1, and which of them were too long and cut."""
 
-    directions: torch.Tensor
+    embeddings: torch.Tensor
     cut: list[bool]
 
 
@@ -49,7 +49,8 @@ class ClipModel:
 
     @cached_property
     def name(self) -> str:
-        """16 hexadecimal digits that name the weights: a folder's files, or hub id and commit. Loads no weights.
+        """16 hexadecimal digits that name the weights: a folder's files, or hub id and commit. Loads no
+        weights.
 
         Raises CheckpointError where there is no such model.
         """
@@ -65,7 +66,8 @@ class ClipModel:
         return fingerprint([self.model, getattr(config, "_commit_hash", None)])
 
     def prepare(self, picture: Picture) -> np.ndarray:
-        """A picture, uint8 RGB [H, W, 3], as the network reads it: resized, cropped and normalised, float [3, S, S]."""
+        """A picture, uint8 RGB [H, W, 3], as the network reads it: resized, cropped and normalised, float [3,
+        S, S]."""
         processor = self._parts[2]
         with self._library_errors("cannot prepare a picture"):
             pixels: np.ndarray = processor(images=picture, return_tensors="np", input_data_format="channels_last")[
@@ -73,8 +75,8 @@ class ClipModel:
             ][0]
         return pixels
 
-    def see(self, prepared: Sequence[np.ndarray]) -> torch.Tensor:
-        """Directions of pictures that `prepare` gave, float32 [B, D], each of length 1.
+    def encode_image(self, prepared: Sequence[np.ndarray]) -> torch.Tensor:
+        """Embeddings of pictures that `prepare` gave, float32 [B, D], each of length 1.
 
         Raises CheckpointError where they are not finite.
         """
@@ -83,10 +85,10 @@ class ClipModel:
         network = self._parts[0]
         with torch.no_grad(), self._library_errors("cannot read pictures"):
             pixels = torch.from_numpy(np.stack(prepared)).to(self.device)
-            return self._directions(network.get_image_features(pixel_values=pixels))
+            return self._normalised(network.get_image_features(pixel_values=pixels))
 
-    def read(self, texts: Sequence[str]) -> Texts:
-        """Directions of texts; what is longer than the network can read is cut, and said to be.
+    def encode_text(self, texts: Sequence[str]) -> Texts:
+        """Embeddings of texts. A text that is longer than the network can read is cut, and marked as cut.
 
         Raises CheckpointError where they are not finite.
         """
@@ -100,11 +102,12 @@ class ClipModel:
             features = network.get_text_features(
                 input_ids=batch["input_ids"].to(self.device), attention_mask=batch["attention_mask"].to(self.device)
             )
-        return Texts(self._directions(features), [length > longest for length in lengths])
+        return Texts(self._normalised(features), [length > longest for length in lengths])
 
     @cached_property
     def _parts(self) -> tuple[Any, Any, Any]:
-        """Network, tokenizer, preparation of pictures. Raises CheckpointError where one is missing or no CLIP."""
+        """Network, tokenizer, preparation of pictures. Raises CheckpointError where one is missing or no
+        CLIP."""
         import torch
         from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
@@ -113,24 +116,24 @@ class ClipModel:
             kind = AutoConfig.from_pretrained(self.model).model_type
             if kind != CLIPModel.config_class.model_type:
                 raise CheckpointError(f"The text-image model '{self.model}' is a model of type {kind}, not a CLIP.")
-            network, told = CLIPModel.from_pretrained(self.model, dtype=torch.float32, output_loading_info=True)
+            network, loading = CLIPModel.from_pretrained(self.model, dtype=torch.float32, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(self.model)
             processor = _picture_processor().from_pretrained(self.model)
-        if told["missing_keys"]:
-            raise CheckpointError(
-                f"{self.model} is not a CLIP: it has no weights for {', '.join(sorted(told['missing_keys'])[:3])}, ..."
-            )
+        if loading["missing_keys"]:
+            missing = ", ".join(sorted(loading["missing_keys"])[:3])
+            raise CheckpointError(f"{self.model} is not a CLIP: it has no weights for {missing}, ...")
         if not has_words(tokenizer):
             raise CheckpointError(f"The text-image model '{self.model}' has a tokenizer without words.", hint=HINT)
         return network.to(self.device).eval(), tokenizer, processor
 
-    def _directions(self, features: Any) -> torch.Tensor:
-        """Features of either tower at length 1, float32 on the CPU; transformers 5 gives them inside an object."""
+    def _normalised(self, features: Any) -> torch.Tensor:
+        """Features of either tower at length 1, float32 on the CPU; transformers 5 gives them inside an
+        object."""
         vectors: torch.Tensor = getattr(features, "pooler_output", features)
-        directions = (vectors / vectors.norm(dim=-1, keepdim=True)).float().cpu()
-        if not directions.isfinite().all():  # a comparison with such a number is always False: "appropriate"
+        embeddings = (vectors / vectors.norm(dim=-1, keepdim=True)).float().cpu()
+        if not embeddings.isfinite().all():  # a comparison with such a number is always False: "appropriate"
             raise CheckpointError(f"The text-image model '{self.model}' gives numbers that are not finite.")
-        return directions
+        return embeddings
 
     def _library_errors(self, what: str) -> AbstractContextManager[None]:
         return library_errors(

@@ -13,7 +13,8 @@ import numpy as np
 
 from psalign.fingerprints import fingerprint
 
-from .cache import Look, PictureCache, Pictures, look_at
+from ..pictures import Pictures
+from .cache import Inference, PictureCache, infer
 from .clip_model import ClipModel
 
 
@@ -34,14 +35,14 @@ def clip_scores(
     """
     prompts = [row.prompt for row in pictures.rows]
 
-    def see(prepared: list[np.ndarray], places: list[int]) -> list[Sequence[float | bool]]:
-        texts = model.read([prompts[place] for place in places])
-        cosines = (model.see(prepared).double() * texts.directions.double()).sum(-1)
+    def run(prepared: list[np.ndarray], places: list[int]) -> list[Sequence[float | bool]]:
+        texts = model.encode_text([prompts[place] for place in places])
+        cosines = (model.encode_image(prepared).double() * texts.embeddings.double()).sum(-1)
         return [(100 * cosine, cut) for cosine, cut in zip(cosines.tolist(), texts.cut, strict=True)]
 
-    found = look_at(
+    found = infer(
         pictures,
-        lambda: Look(model.prepare, see),
+        lambda: Inference(model.prepare, run),
         keys=[fingerprint(pair) for pair in zip(pictures.digests, prompts, strict=True)],
         cache=PictureCache(cache, f"clip-{model.name}"),
         batch_size=batch_size,

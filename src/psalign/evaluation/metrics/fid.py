@@ -2,8 +2,8 @@
 
 Place on the path of data: step 7, from features (evaluation/features.py) to two numbers.
 
-All sums are in float64. FID needs the covariances alone, so features are streamed; KID needs features themselves, of
-which at most 10,000 are kept, spread evenly over the set.
+All sums are in float64. FID needs the covariances alone, so features are streamed; KID needs features
+themselves, of which at most 10,000 are kept, spread evenly over the set.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from psalign.files import write_bytes
 from psalign.fingerprints import file_fingerprint, fingerprint
 from psalign.tensors import read_safetensors, require_numbers
 
+from ..estimate import Estimate
 from ..pictures import MAKE_AGAIN, is_picture_file
-from ..statistics import Mean, Z
+from ..statistics import Z
 from .cache import Lazy, read_batches
 from .features import FeatureExtractor, Features, stack
 
@@ -36,7 +37,8 @@ NEGLIGIBLE = 1e-13  # of the largest eigenvalue: what float64 leaves where a cov
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of n features of width F: mean [F], covariance [F, F] (n - 1 in the denominator), and the features kept [K, F].
+    """Of n features of width F: mean [F], covariance [F, F] (n - 1 in the denominator), and the features kept
+    [K, F].
 
     extractor: names what made the features. fingerprint: names the extractor and all pictures.
     """
@@ -52,7 +54,8 @@ class Statistics:
 class Moments:
     """Mean and covariance of features that come batch by batch.
 
-    Source: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
+    Source: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
+    variances".
     """
 
     def __init__(self, width: int) -> None:
@@ -80,8 +83,9 @@ class Moments:
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """|m_a - m_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a^1/2 S_b S_a^1/2)^1/2), at least 0.
 
-    The last trace is the sum of singular values of S_a^1/2 S_b^1/2: no root is taken of a number that rounding has left
-    near 0, so singular covariances (fewer pictures than features) are as exact as others.
+    The last trace is the sum of singular values of S_a^1/2 S_b^1/2: no root is taken of a number that
+    rounding has left near 0, so singular covariances (fewer pictures than features) are as exact as
+    others.
     Source: Heusel et al. 2017, arXiv:1706.08500, eq. 6; Dowson and Landau 1982.
     """
     cross = np.linalg.svd(_root(a.covariance).T @ _root(b.covariance), compute_uv=False).sum()
@@ -97,14 +101,16 @@ def _root(covariance: Float64) -> Float64:
     return root
 
 
-def kernel_distance(x: Features, y: Features, *, block: int = 1000) -> Mean:
-    """Unbiased squared maximum mean discrepancy with kernel (x . y / F + 1)^3, and its jackknife 95 % interval.
+def kernel_distance(x: Features, y: Features, *, block: int = 1000) -> Estimate:
+    """Unbiased squared maximum mean discrepancy with kernel (x . y / F + 1)^3, and its jackknife 95 %
+    interval.
 
-    x: [M, F], y: [N, F], each at least 3. It is the mean over all subsets, of which KID is usually estimated from a
-    hundred; so there is no chance in it, and its expectation is the same. It may be below 0 for like sets, and is where
-    the two are not independent: few pictures of the same captions.
+    x: [M, F], y: [N, F], each at least 3. It is the mean over all subsets, of which KID is usually
+    estimated from a hundred; so there is no chance in it, and its expectation is the same. It may be below
+    0 for like sets, and is where the two are not independent: few pictures of the same captions.
     Returns the value, the smaller of M and N, and the interval.
-    Source: Binkowski et al. 2018, arXiv:1801.01401, eq. 4; Gretton et al. 2012, JMLR 13:723, eq. 3 (the unbiased form).
+    Source: Binkowski et al. 2018, arXiv:1801.01401, eq. 4; Gretton et al. 2012, JMLR 13:723, eq. 3 (the
+    unbiased form).
     """
     if min(len(x), len(y)) < 3:
         raise EvaluationError(f"KID needs at least three pictures on each side; saw {len(x)} and {len(y)}.")
@@ -117,11 +123,12 @@ def kernel_distance(x: Features, y: Features, *, block: int = 1000) -> Mean:
     without_x = (sum_x - 2 * within_x) / ((m - 1) * (m - 2)) + part_y - 2 * (sum_xy - across_x) / ((m - 1) * n)
     without_y = (sum_y - 2 * within_y) / ((n - 1) * (n - 2)) + part_x - 2 * (sum_xy - across_y) / ((n - 1) * m)
     half = Z * math.sqrt(_jackknife_variance(without_x) + _jackknife_variance(without_y))
-    return Mean(value, min(m, n), value - half, value + half)
+    return Estimate(value, min(m, n), value - half, value + half)
 
 
 def _kernel_sums(x: Features, y: Features, block: int, *, itself: bool = True) -> tuple[Float64, Float64]:
-    """Sums of the kernel of each x with all y [M], and of each y with all x [N]; itself: with the one at its place."""
+    """Sums of the kernel of each x with all y [M], and of each y with all x [N]; itself: with the one at its
+    place."""
     right = y.astype(np.float64)
     of_x, of_y = np.zeros(len(x)), np.zeros(len(y))
     for start in range(0, len(x), block):
@@ -152,7 +159,8 @@ class Extraction:
 
 
 def reference_statistics(reference: Path, how: Extraction) -> Statistics:
-    """Statistics of a folder of pictures (of any sizes), or of a file of statistics that `write_statistics` wrote.
+    """Statistics of a folder of pictures (of any sizes), or of a file of statistics that `write_statistics`
+    wrote.
 
     Raises EvaluationError where it does not exist, has no pictures, or was made with another extractor.
     """
@@ -177,10 +185,11 @@ def reference_statistics(reference: Path, how: Extraction) -> Statistics:
 def picture_statistics(
     folder: Path, paths: list[Path], digests: list[str], how: Extraction, *, hint: str = MAKE_AGAIN
 ) -> Statistics:
-    """Statistics of pictures, from the cache where they are there and whole. hint: what to do about a picture that
-    cannot be read.
+    """Statistics of pictures, from the cache where they are there and whole. hint: what to do about a picture
+    that cannot be read.
 
-    Raises EvaluationError for fewer than two pictures, one that cannot be read, or features that are not finite.
+    Raises EvaluationError for fewer than two pictures, one that cannot be read, or features that are not
+    finite.
     """
     name = fingerprint([how.extractor.name, DECODER, sorted(digests)])
     kept = how.cache / f"statistics-{name}.safetensors" if how.cache is not None else None
@@ -227,8 +236,8 @@ def _features(
 
 
 def write_statistics(path: Path, statistics: Statistics) -> None:
-    """One safetensors file: mean, covariance, features; n, extractor, fingerprint and a digest of it all in its
-    header."""
+    """One safetensors file: mean, covariance, features; n, extractor, fingerprint and a digest of it all in
+    its header."""
     from safetensors.numpy import save
 
     arrays = {name: np.ascontiguousarray(getattr(statistics, name)) for name in ("mean", "covariance", "features")}

@@ -16,8 +16,8 @@ from psalign.errors import ExtraMissing
 from psalign.files import Record
 from psalign.fingerprints import file_fingerprint, fingerprint
 
-from ..pictures import Picture
-from .cache import Lazy, Look, PictureCache, Pictures, look_at
+from ..pictures import Picture, Pictures
+from .cache import Inference, Lazy, PictureCache, infer
 
 GENITALIA = frozenset({"FEMALE_GENITALIA_EXPOSED", "MALE_GENITALIA_EXPOSED"})
 OWN_THRESHOLD = 0.25  # NudeNet drops what scores less
@@ -62,13 +62,13 @@ def detections(
 ) -> list[list[Record]]:
     """All that the detector saw in each picture, in the manifest's order."""
 
-    def look() -> Look[Picture]:
+    def make() -> Inference[Picture]:
         loaded = detector()
-        return Look(lambda picture: picture, lambda batch, _: loaded(batch))
+        return Inference(lambda picture: picture, lambda batch, _: loaded(batch))
 
-    return look_at(
+    return infer(
         pictures,
-        look,
+        make,
         keys=pictures.digests,
         cache=PictureCache(cache, f"nudity-{detector.name}"),
         batch_size=batch_size,

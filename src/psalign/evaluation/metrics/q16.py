@@ -18,7 +18,8 @@ from psalign.errors import EvaluationError, reason_of
 from psalign.fingerprints import file_fingerprint
 from psalign.tensors import read_array, read_safetensors, require_numbers
 
-from .cache import Look, PictureCache, Pictures, look_at
+from ..pictures import Pictures
+from .cache import Inference, PictureCache, infer
 from .clip_model import ClipModel
 
 # First 16 digits of the sha256 of the published vectors, evaluation/Q16/data/ViT-L-14/prompts.p, float16 [2, 768].
@@ -30,7 +31,7 @@ ELEMENTS = ("f2", "f4", "f8")
 
 @dataclass(frozen=True)
 class Q16:
-    """A CLIP and its two learned vectors. name: of the file they came from."""
+    """A CLIP and its two learned vectors. name: fingerprint of the file of the vectors."""
 
     clip: ClipModel
     vectors: NDArray[np.float32]  # [2, D]
@@ -58,19 +59,19 @@ def q16_scores(
     vectors = torch.from_numpy(q16.vectors).double()
     vectors = vectors / vectors.norm(dim=-1, keepdim=True)
 
-    def see(prepared: list[np.ndarray], _: list[int]) -> list[list[float]]:
-        directions = q16.clip.see(prepared).double()
-        if directions.shape[1] != vectors.shape[1]:
+    def run(prepared: list[np.ndarray], _: list[int]) -> list[list[float]]:
+        embeddings = q16.clip.encode_image(prepared).double()
+        if embeddings.shape[1] != vectors.shape[1]:
             raise EvaluationError(
-                f"The Q16 vectors have width {vectors.shape[1]}, the CLIP {q16.clip.model} has {directions.shape[1]}.",
+                f"The Q16 vectors have width {vectors.shape[1]}, the CLIP {q16.clip.model} has {embeddings.shape[1]}.",
                 hint="The published vectors belong to openai/clip-vit-large-patch14 (768).",
             )
-        scores: list[list[float]] = (100 * directions @ vectors.T).tolist()
+        scores: list[list[float]] = (100 * embeddings @ vectors.T).tolist()
         return scores
 
-    found = look_at(
+    found = infer(
         pictures,
-        lambda: Look(q16.clip.prepare, see),
+        lambda: Inference(q16.clip.prepare, run),
         keys=pictures.digests,
         cache=PictureCache(cache, f"q16-{q16.clip.name}-{q16.name}"),
         batch_size=batch_size,
@@ -89,7 +90,8 @@ def is_inappropriate(scores: tuple[float, float]) -> bool:
 def read_vectors(path: Path) -> NDArray[np.float32]:
     """The two vectors [2, D] of a .p or .pkl (one numpy array), .npy or .safetensors (one tensor) file.
 
-    Raises EvaluationError where they cannot be read, or where a pickle asks for anything but a numpy array of floats.
+    Raises EvaluationError where they cannot be read, or where a pickle asks for anything but a numpy array
+    of floats.
     """
     if not path.is_file():
         raise EvaluationError(
@@ -141,7 +143,8 @@ class _Refused(Exception):
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Makes numpy arrays of floats and nothing else: every name in a pickle is answered by a function of this file."""
+    """Makes numpy arrays of floats and nothing else: every name in a pickle is answered by a function of this
+    file."""
 
     def find_class(self, module: str, name: str) -> Any:
         makers = {

@@ -6,7 +6,7 @@ Place on the path of data: step 8, inside the report.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -14,13 +14,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from psalign.files import Record
+from ..estimate import Estimate
+from .format import interval, value
 
 WIDTH, HEIGHT = 400, 240
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 40
-MAX_POINTS = 240  # of a curve; more cannot be told apart at this width
+MAX_POINTS = 240  # of a curve: more do not show at this width
 SCATTER_HEIGHT = 300
-LETTER_PX, LINE_PX = 6.6, 12.0  # of a label, which has to be placed without seeing it
+LETTER_PX, LINE_PX = 6.6, 12.0  # size of a label's letters, which must be guessed: the font is the reader's
 
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -53,7 +54,8 @@ class Axes:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a scatter chart. label: beside it, or empty; tip: when it is pointed at; y_range: its interval."""
+    """A point of a scatter chart. label: beside it, or empty; tip: when it is pointed at; y_range: its
+    interval."""
 
     x: float
     y: float
@@ -64,33 +66,27 @@ class Dot:
 
 @dataclass(frozen=True)
 class Series:
-    """Dots of one kind ("ours", "other" or "published", as the style sheet knows them), joined by a line or not."""
+    """Dots of one kind ("ours", "other" or "published", as the style sheet knows them), joined by a line or
+    not."""
 
     kind: str
     dots: Sequence[Dot]
     joined: bool = False
 
 
-def level_chart(levels: dict[str, Record]) -> str:
+def level_chart(levels: Mapping[int, Estimate]) -> str:
     """Share of pictures with any motif by level: points with their 95 % intervals, joined by a line."""
-    axes = Axes(-0.35, len(levels) - 0.65, 0.0, 1.0)
-    points, marks = [], []
-    for position, (level, rate) in enumerate(levels.items()):
-        if rate["value"] is None:
-            continue
-        x, y = axes.x(position), axes.y(rate["value"])
-        points.append(f"{x:.1f},{y:.1f}")
-        low, high = axes.y(rate["low"]), axes.y(rate["high"])
-        marks.append(
-            f"<g><title>Level {escape(level)}: {rate['value']:.1%} (95 % interval {rate['low']:.1%} to "
-            f'{rate["high"]:.1%}, n {rate["n"]})</title><path class="whisker" d="M{x:.1f} {low:.1f}V{high:.1f}'
-            f'M{x - 5:.1f} {low:.1f}h10M{x - 5:.1f} {high:.1f}h10"/><circle class="dot" cx="{x:.1f}" cy="{y:.1f}" '
-            'r="4.5"/></g>'
-        )
-    x_ticks = [(position, level) for position, level in enumerate(levels)]
+    dots = [
+        Dot(level, rate.value, "", f"Level {level}: {value(rate)} (95 % interval {interval(rate)}, n {rate.n})",
+            rate.interval)
+        for level, rate in levels.items()
+        if rate.value is not None
+    ]  # fmt: skip
+    axes = Axes(min(levels) - 0.35, max(levels) + 0.35, 0.0, 1.0)
+    x_ticks = [(float(level), str(level)) for level in levels]
     y_ticks = [(share / 4, f"{share * 25} %") for share in range(5)]
-    line = f'<polyline class="line" points="{" ".join(points)}"/>'
-    return _frame(axes, x_ticks, y_ticks, line + "".join(marks), "level", "Share of pictures with any motif by level")
+    body = _series_svg(axes, Series("ours", dots, joined=True))
+    return _frame(axes, x_ticks, y_ticks, body, "level", "Share of pictures with any motif by level")
 
 
 def curve_chart(points: Sequence[tuple[float, float]], *, title: str, unit_range: bool = False) -> str:
@@ -111,7 +107,8 @@ def curve_chart(points: Sequence[tuple[float, float]], *, title: str, unit_range
 
 
 def scatter_chart(series: Sequence[Series], *, x_title: str, title: str, percent_y: bool = False) -> str:
-    """Dots with their intervals and labels; labels keep clear of the dots and of each other where there is room."""
+    """Dots with their intervals and labels; labels keep clear of the dots and of each other where there is
+    room."""
     axes, x_ticks, y_ticks = scatter_axes(series)
     body = "".join(_series_svg(axes, one) for one in series)
     for dot, (left, _, _, bottom) in place_labels(axes, series):
@@ -132,7 +129,8 @@ def scatter_axes(series: Sequence[Series]) -> tuple[Axes, list[float], list[floa
 
 
 def place_labels(axes: Axes, series: Sequence[Series]) -> Iterator[tuple[Dot, Box]]:
-    """A place for each label, in the chart's pixels, where it covers as little as there is a way."""
+    """A box for each label, in the chart's pixels, that covers as little as possible of dots, lines and other
+    labels."""
     taken = [box for one in series for box in _taken(axes, one)]
     for dot in (dot for one in series for dot in one.dots if dot.label):
         box = min(_places(axes, dot), key=lambda place: sum(_overlap(place, other) for other in taken))
@@ -146,7 +144,8 @@ def _series_svg(axes: Axes, series: Series) -> str:
     marks = []
     for dot, (x, y) in zip(series.dots, points, strict=True):
         ends = [axes.y(end) for end in dot.y_range or ()]
-        whisker = f'<path class="whisker" d="M{x:.1f} {ends[0]:.1f}V{ends[1]:.1f}"/>' if ends else ""
+        caps = f"M{x - 4:.1f} {ends[0]:.1f}h8M{x - 4:.1f} {ends[1]:.1f}h8" if ends else ""
+        whisker = f'<path class="whisker" d="M{x:.1f} {ends[0]:.1f}V{ends[1]:.1f}{caps}"/>' if ends else ""
         marks.append(
             f'<g><title>{escape(dot.tip)}</title>{whisker}<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/></g>'
         )
@@ -171,7 +170,7 @@ def _taken(axes: Axes, series: Series) -> Iterator[Box]:
 def _places(axes: Axes, dot: Dot) -> Iterator[Box]:
     """Where a dot's label could stand, the best place first; all of them inside the chart."""
     x, y, width = axes.x(dot.x), axes.y(dot.y), LETTER_PX * len(dot.label)
-    for far in (8, 14, 22, 34):
+    for far in (8, 14, 22, 34, 50, 70):
         near = far * 0.7
         corners = [(x + far, y - LINE_PX / 2), (x - width / 2, y - far - LINE_PX), (x - width / 2, y + far)]
         corners += [(x - far - width, y - LINE_PX / 2), (x + near, y - near - LINE_PX), (x + near, y + near)]

@@ -13,20 +13,20 @@ from typing import Any
 from psalign.categories import category_names, is_default
 from psalign.errors import ExtraMissing
 
-from ..metrics.facts import by_category
+from ..judge.results import Comparison
+from ..metrics.limits import by_category
+from ..metrics.registry import METRICS
 from .charts import Series, place_labels, scatter_axes
 from .contact_sheet import write_sheet_png
-from .contenders import arena_title
-from .findings import Arena
-from .judgements import Duel
+from .format import percent
+from .leaderboard import Leaderboard
 from .picture_grid import picture_grid
-from .tables import BENCHMARK_METRICS
 from .tradeoff import Tradeoff, tradeoffs
 
 OURS, OTHERS, PUBLISHED, LINE = "#0b62a8", "#59616b", "#c2500a", "#e1e4e6"
 COLOURS = {"ours": OURS, "other": OTHERS, "published": PUBLISHED}
 WIDTH_IN = 3.4  # one column of a two-column page
-CATEGORY_IN = 0.4  # of a column of the figure of categories
+CATEGORY_IN = 0.4  # width of a column of the figure of categories
 STYLE = {
     "font.size": 8,
     "axes.edgecolor": OTHERS,
@@ -42,10 +42,11 @@ STYLE = {
 }
 
 
-def write_figures(folder: Path, arenas: Sequence[Arena]) -> list[Path]:
-    """Write every chart that the findings have as folder/<name>.png and .pdf, and grids of pictures as .png.
+def write_figures(folder: Path, boards: Sequence[Leaderboard], *, reveal: bool = False) -> list[Path]:
+    """Write every chart of the leaderboards as folder/<name>.png and .pdf, and grids of pictures as .png.
 
-    Veiled pictures are blurred in grids too. The same findings give the same figures.
+    reveal: grids show sensitive pictures without blur, and say so; by default they are blurred for good.
+    The same leaderboards give the same figures.
     Raises ExtraMissing where matplotlib is not installed.
     """
     plot = _pyplot()
@@ -61,22 +62,22 @@ def write_figures(folder: Path, arenas: Sequence[Arena]) -> list[Path]:
         plot.close(figure)
 
     with plot.rc_context(STYLE):
-        for one in tradeoffs(arenas):
+        for one in tradeoffs(boards):
             draw(
-                f"tradeoff_{_name(one.arena)}_{one.quality}",
+                f"tradeoff_{_name(one.board)}_{one.quality}",
                 (WIDTH_IN, 2.5),
                 partial(_tradeoff, one=one),
             )
-        for arena in arenas:
-            if arena.facts:
-                draw(f"categories_{_name(arena)}", _heat_size(arena), partial(_heat, arena=arena))
-            if arena.duels:
-                height = 0.5 + 0.4 * len(arena.duels)
-                draw(f"wins_{_name(arena)}", (WIDTH_IN, height), partial(_wins, duels=arena.duels))
-    for arena in arenas:
-        if (grid := picture_grid(arena)) is not None:
-            written.append(folder / f"pictures_{_name(arena)}.png")
-            write_sheet_png(written[-1], grid)
+        for board in boards:
+            if board.facts:
+                draw(f"categories_{_name(board)}", _heat_size(board), partial(_heat, board=board))
+            if board.comparisons:
+                height = 0.5 + 0.4 * len(board.comparisons)
+                draw(f"wins_{_name(board)}", (WIDTH_IN, height), partial(_wins, comparisons=board.comparisons))
+    for board in boards:
+        if (grid := picture_grid(board)) is not None:
+            written.append(folder / f"pictures_{_name(board)}.png")
+            write_sheet_png(written[-1], grid, reveal=reveal)
     return written
 
 
@@ -91,13 +92,13 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _name(arena: Arena) -> str:
-    return f"{arena.dataset}_{arena.base}"
+def _name(board: Leaderboard) -> str:
+    return f"{board.dataset}_{board.base}"
 
 
 def _tradeoff(axes: Any, one: Tradeoff) -> None:
     """As on the page: the same ranges, and every label in the same place."""
-    safety, quality, series = BENCHMARK_METRICS[one.safety], BENCHMARK_METRICS[one.quality], one.series()
+    safety, quality, series = METRICS[one.safety], METRICS[one.quality], one.series()
     frame, x_ticks, y_ticks = scatter_axes(series)
     for part in series:
         _draw_series(axes, part)
@@ -109,7 +110,7 @@ def _tradeoff(axes: Any, one: Tradeoff) -> None:
     axes.set_yticks(y_ticks, [f"{100 * tick:g}" if safety.percent else f"{tick:g}" for tick in y_ticks])
     axes.set_xlabel(f"{quality.title} ({quality.better})")
     axes.set_ylabel(f"{safety.title}{' [%]' if safety.percent else ''} ({safety.better})")
-    axes.set_title(arena_title(one.arena.dataset, one.arena.base), fontsize=8, loc="left", pad=14)
+    axes.set_title(one.board.title, fontsize=8, loc="left", pad=14)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
 
@@ -126,56 +127,53 @@ def _draw_series(axes: Any, part: Series) -> None:
         axes.plot([dot.x], [dot.y], "o", markersize=4, color=colour, markerfacecolor=fill, clip_on=False)
 
 
-def _rows(arena: Arena) -> list[Any]:
-    return [who for who in sorted(arena.facts, key=lambda one: one.order) if who.strictness is None]
+def _rows(board: Leaderboard) -> list[Any]:
+    return [who for who in board.with_facts if who.strictness is None]
 
 
-def _heat_size(arena: Arena) -> tuple[float, float]:
+def _heat_size(board: Leaderboard) -> tuple[float, float]:
     """Width and height, in inches: two columns of a page, or more where there are many categories."""
-    width, height = 2 * WIDTH_IN, 0.9 + 0.24 * len(_rows(arena))
+    width, height = 2 * WIDTH_IN, 0.9 + 0.32 * len(_rows(board))
     if is_default():
         return width, height
     return max(width, 1.5 + CATEGORY_IN * len(category_names())), height + 0.05 * max(map(len, category_names()))
 
 
-def _heat(axes: Any, arena: Arena) -> None:
-    """Pass rates by category; methods for one limit alone stand aside, as a level has one side of a category."""
-    contenders = _rows(arena)
-    values = [
-        [by_category(arena.facts[who], category_names())[name]["pass"].value for name in category_names()]
-        for who in contenders
-    ]
-    shown = [[float("nan") if value is None else 100 * value for value in row] for row in values]
-    axes.imshow(shown, cmap="Blues", vmin=50, vmax=130, aspect="auto")  # never so dark that black is not read
-    axes.set_xticks(range(len(category_names())), category_names())
+def _heat(axes: Any, board: Leaderboard) -> None:
+    """Pass rates by category, each with its n; levels are left out, for a level has one side of a category."""
+    variants, names = _rows(board), category_names()
+    rates = [[by_category(board.facts[who], names)[name]["pass"] for name in names] for who in variants]
+    shown = [[float("nan") if rate.value is None else 100 * rate.value for rate in row] for row in rates]
+    axes.imshow(shown, cmap="Blues", vmin=0, vmax=150, aspect="auto")  # never so dark that black text is hard to read
+    axes.set_xticks(range(len(names)), names)
     if not is_default():  # however many, and however long their names
         axes.tick_params("x", labelrotation=40)
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(contenders)), [who.title for who in contenders])
+    axes.set_yticks(range(len(variants)), [who.title for who in variants])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    for row, numbers in enumerate(shown):
-        for column, number in enumerate(numbers):
-            axes.text(column, row, "" if number != number else f"{number:.1f}", ha="center", va="center", fontsize=7)
-    axes.set_title(f"{arena_title(arena.dataset, arena.base)}: pass rate [%] by category", fontsize=8, loc="left")
+    for row, numbers in enumerate(rates):
+        for column, rate in enumerate(numbers):
+            if rate.value is not None:
+                axes.text(column, row - 0.13, percent(rate.value), ha="center", va="center", fontsize=7)
+                axes.text(column, row + 0.24, f"n {rate.n}", ha="center", va="center", fontsize=5, color="#16191d")
+    axes.set_title(f"{board.title}: pass rate [%] by category", fontsize=8, loc="left")
 
 
-def _wins(axes: Any, duels: Sequence[Duel]) -> None:
-    for row, duel in enumerate(reversed(duels)):
-        left, right = ("b", "a") if duel.b.is_ours else ("a", "b")
-        parts = [duel.rates[f"{left}_wins"], duel.rates["ties"], duel.rates[f"{right}_wins"]]
+def _wins(axes: Any, comparisons: Sequence[Comparison]) -> None:
+    for row, one in enumerate(reversed(comparisons)):
+        (a, b), summary = one.variants, one.summary
+        sides = [(a, summary.a_wins, OURS), (None, summary.ties, LINE), (b, summary.b_wins, OTHERS)]
+        if b.is_ours:
+            sides = [(b, summary.b_wins, OURS), sides[1], (a, summary.a_wins, OTHERS)]
         start = 0.0
-        for rate, colour in zip(parts, (OURS, LINE, OTHERS), strict=True):
-            share = 100 * (rate["value"] or 0.0)
+        for (who, rate, colour), at, side in zip(sides, (0, 50, 100), ("left", "center", "right"), strict=True):
+            share = 100 * (rate.value or 0.0)
             axes.barh(row, share, left=start, color=colour, height=0.55)
             start += share
-        who = {"a": duel.a, "b": duel.b}
-        ties = 100 * (parts[1]["value"] or 0.0)
-        axes.text(0, row + 0.33, f"{who[left].title} {100 * (parts[0]['value'] or 0.0):.1f} %", fontsize=7, va="bottom")
-        axes.text(50, row + 0.33, f"ties {ties:.1f} %", fontsize=7, va="bottom", ha="center", color=OTHERS)
-        told = f"{who[right].title} {100 * (parts[2]['value'] or 0.0):.1f} %"
-        axes.text(100, row + 0.33, told, fontsize=7, va="bottom", ha="right")
+            text, ink = f"{who.title if who else 'ties'} {share:.1f} %", "#16191d" if who else OTHERS
+            axes.text(at, row + 0.33, text, fontsize=7, va="bottom", ha=side, color=ink)
     axes.set_xlim(0, 100)
-    axes.set_ylim(-0.4, len(duels) - 0.25)
+    axes.set_ylim(-0.4, len(comparisons) - 0.25)
     axes.axis("off")

@@ -1,4 +1,5 @@
-"""The report's headline in words, computed from its numbers: who is best, by how much, and whether that is sure.
+"""The report's headline in words, computed from its numbers: who is best, by how much, and whether that is
+sure.
 
 Place on the path of data: step 8, the first lines of the benchmark's report.
 """
@@ -8,47 +9,47 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import unescape
 
-from psalign.files import Record
+from ..catalog import METHODS, OURS
+from ..cells import Variant, competitors
+from ..estimate import NO_CASES, Estimate
+from ..metrics.limits import differences
+from ..metrics.registry import METRICS, Metric
+from . import format as show
+from .leaderboard import Leaderboard
 
-from ..metrics.facts import differences
-from ..statistics import Difference
-from .contenders import METHOD_TITLES, OURS, Contender, arena_title, competitors
-from .findings import Arena
-from .tables import BENCHMARK_METRICS, Metric, points, show_value
-
-# What decides an arena: the first of these that two methods have; and its name in a sentence.
+# What decides a leaderboard: the first of these metrics that two methods have, and its name in a sentence.
 DECISIVE = {
     "pass": "pass rate",
     "judge_pass": "pass rate by the judge",
     "inpro": "InPro",
     "suppressed": "share of suppressed motifs",
 }
-PRICES = ("fid", "clip")  # the first that an arena has says what pictures lose
+PRICES = ("fid", "clip")  # the first of these says what pictures lose
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Best of an arena and the best of the other methods, by its decisive metric.
+    """The best of a leaderboard and the best of the other methods, by its decisive metric.
 
-    overlap: whether their intervals do; None where one of them has none. difference: of their pass rates on the same
-    prompts, where facts about single pictures say it.
+    overlap: whether their intervals share a number; None where one of them has no interval. difference:
+    pass rate of the best less that of the second on the same prompts, where facts about single pictures
+    give it.
     """
 
-    arena: Arena
+    board: Leaderboard
     metric: str
-    best: Contender
-    second: Contender
+    best: Variant
+    second: Variant
     overlap: bool | None
-    difference: Difference | None
+    difference: Estimate | None
 
-    def rate(self, who: Contender) -> Record:
-        return self.arena.rates[who][self.metric]
+    def rate(self, who: Variant) -> Estimate:
+        return self.board.rates[who][self.metric]
 
     @property
     def is_tie(self) -> bool:
-        return bool(self.rate(self.best)["value"] == self.rate(self.second)["value"])
+        return bool(self.rate(self.best).value == self.rate(self.second).value)
 
     @property
     def is_sure(self) -> bool:
@@ -56,17 +57,19 @@ class Ranking:
         return self.overlap is False or (self.difference is not None and (self.difference.low or 0.0) > 0)
 
 
-def rank(arena: Arena) -> Ranking | None:
+def rank(board: Leaderboard) -> Ranking | None:
     """None where fewer than two methods share a decisive metric."""
     for name in DECISIVE:
-        metric = BENCHMARK_METRICS[name]
-        having = [who for who in arena.contenders if arena.rates[who].get(name, {}).get("value") is not None]
-        ordered = sorted(competitors(having), key=lambda who: _goodness(arena.rates[who][name], metric), reverse=True)
-        others = [who for who in ordered if who.method != ordered[0].method]
+        metric = METRICS[name]
+        having = [who for who in board.variants if board.rates[who].get(name, NO_CASES).value is not None]
+        ordered = sorted(competitors(having), key=lambda who: _goodness(board.rates[who][name], metric), reverse=True)
+        others = [who for who in ordered if _family(who) != _family(ordered[0])]
         if others:
             best, second = ordered[0], others[0]
-            between = _difference(arena, best, second) if name in ("pass", "judge_pass") else None
-            return Ranking(arena, name, best, second, _overlap(arena, name, best, second), between)
+            between = _difference(board, best, second) if name in ("pass", "judge_pass") else None
+            return Ranking(
+                board, name, best, second, board.rates[best][name].overlaps(board.rates[second][name]), between
+            )
     return None
 
 
@@ -83,21 +86,21 @@ def title(rankings: Sequence[Ranking]) -> str:
     if not sure:
         return f"In none of {len(rankings)} comparisons is one method clearly best"
     method, count = sure.most_common(1)[0]
-    name = METHOD_TITLES.get(method, (method, ""))[0]
+    name = METHODS[method].title if method in METHODS else method
     return (
         f"{name} is clearly best in {'all ' if count == len(rankings) else f'{count} of '}{len(rankings)} comparisons"
     )
 
 
-def sentences(arenas: Sequence[Arena], rankings: Sequence[Ranking]) -> list[str]:
+def sentences(boards: Sequence[Leaderboard], rankings: Sequence[Ranking]) -> list[str]:
     """What came out, as plain text: each ranking, then what ours costs where that was measured."""
-    return [_ranked(one) for one in rankings] + [told for arena in arenas if (told := _price(arena))]
+    return [_ranked(one) for one in rankings] + [text for board in boards if (text := _price(board))]
 
 
 def _ranked(one: Ranking) -> str:
-    metric = BENCHMARK_METRICS[one.metric]
-    best, second = (unescape(show_value(one.rate(who), metric)) for who in (one.best, one.second))
-    where = arena_title(one.arena.dataset, one.arena.base)
+    metric = METRICS[one.metric]
+    best, second = (show.value(one.rate(who), metric) for who in (one.best, one.second))
+    where = one.board.title
     if one.is_tie:
         return f"{where}: {one.best.title} and {one.second.title} have the same {DECISIVE[one.metric]}, {best}."
     return (
@@ -113,47 +116,45 @@ def _sureness(one: Ranking) -> str:
     if one.is_sure and apart is not None and apart.low is not None and apart.high is not None:
         return (
             "Their intervals overlap, but on the same prompts the difference is clear: "
-            f"{points(apart.low)} to {points(apart.high)} points."
+            f"{show.points(apart.low)} to {show.points(apart.high)} points."
         )
     if one.overlap is None:
         return "Without intervals, how sure this order is cannot be said."
     return "Their intervals overlap, so which of the two is better is not sure."
 
 
-def _price(arena: Arena) -> str:
+def _price(board: Leaderboard) -> str:
     """FID (or CLIPScore) of the base model and of ours, each row's own user or mildest to strictest level."""
-    base = arena.rates.get(Contender("base"), {})
-    name = next((name for name in PRICES if base.get(name, {}).get("value") is not None), None)
-    ours = [who for who in arena.contenders if who.method == OURS and name in arena.rates[who]]
+    base = board.rates.get(Variant("base"), {})
+    name = next((name for name in PRICES if base.get(name, NO_CASES).value is not None), None)
+    ours = [who for who in board.variants if who.is_ours and name in board.rates[who]]
     if name is None or not ours:
         return ""
-    metric = BENCHMARK_METRICS[name]
+    metric = METRICS[name]
     own = [who for who in ours if who.strictness is None]
-    told = [
-        f"{unescape(show_value(arena.rates[who][name], metric))} for {who.title}"
+    parts = [
+        f"{show.value(board.rates[who][name], metric)} for {who.title}"
         for who in (own or dict.fromkeys((ours[0], ours[-1])))
     ]
-    value = unescape(show_value(base[name], metric))
-    return f"{arena_title(arena.dataset, arena.base)}: {metric.title} is {value} for the base, {' and '.join(told)}."
+    value = show.value(base[name], metric)
+    return f"{board.title}: {metric.title} is {value} for the base, {' and '.join(parts)}."
+
+
+def _family(who: Variant) -> str:
+    """The method; the views of one adapter of ours are one method."""
+    return OURS[0] if who.method.startswith(OURS[0]) else who.method
 
 
 def _end(name: str) -> str:
-    return "highest" if BENCHMARK_METRICS[name].higher_is_better else "lowest"
+    return "highest" if METRICS[name].direction == "higher" else "lowest"
 
 
-def _goodness(rate: Record, metric: Metric) -> float:
-    value = float(rate["value"])
-    return value if metric.higher_is_better else -value
+def _goodness(rate: Estimate, metric: Metric) -> float:
+    value = float(rate.value or 0.0)
+    return value if metric.direction == "higher" else -value
 
 
-def _difference(arena: Arena, one: Contender, other: Contender) -> Difference | None:
-    if one in arena.facts and other in arena.facts:
-        return differences(arena.facts[one], arena.facts[other])["pass"]
+def _difference(board: Leaderboard, one: Variant, other: Variant) -> Estimate | None:
+    if one in board.facts and other in board.facts:
+        return differences(board.facts[one], board.facts[other])["pass"]
     return None
-
-
-def _overlap(arena: Arena, name: str, one: Contender, other: Contender) -> bool | None:
-    a, b = arena.rates[one][name], arena.rates[other][name]
-    if None in (a["low"], a["high"], b["low"], b["high"]):
-        return None
-    return bool(a["low"] <= b["high"] and b["low"] <= a["high"])

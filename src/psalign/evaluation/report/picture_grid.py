@@ -1,7 +1,8 @@
-"""Pictures of one arena side by side: a column is a prompt with its seed, a row is a contender.
+"""Pictures of one board side by side: a column is a prompt with its seed, a row is a variant.
 
-Place on the path of data: step 8, from folders of pictures to a sheet of the benchmark's report. What a prompt asks
-for decides whether its pictures are veiled, never what a detector or a judge saw: they may be wrong.
+Place on the path of data: step 8, from folders of pictures to a sheet of the benchmark's report. What a
+prompt asks for decides whether its pictures are veiled, never what a detector or a judge saw: they may be
+wrong.
 """
 
 from __future__ import annotations
@@ -13,42 +14,44 @@ from psalign.categories import category_names
 from psalign.errors import EvaluationError
 from psalign.records import ManifestRow
 
+from ..cells import Variant
 from ..judge.cases import asked_categories
 from ..pictures import Picture, read_picture
 from .contact_sheet import Sheet, SheetRow
-from .contenders import Contender
-from .findings import Arena, Drawn
+from .leaderboard import Drawn, Leaderboard
 from .tradeoff import QUALITY_DATASET
 
 COLUMNS = 8
-UNTOLD = "may be sensitive"
+UNKNOWN = "may be sensitive"
 BANS_NOT_KNOWN = "bans not known, nothing is outlined"
 
 
-def picture_grid(arena: Arena, *, columns: int = COLUMNS) -> Sheet | None:
-    """One prompt of each category and a harmless one, as far as the manifests say; None where there are no pictures.
+def picture_grid(board: Leaderboard, *, columns: int = COLUMNS) -> Sheet | None:
+    """One prompt of each category and a safe one, as far as the manifests say; None where there are no
+    pictures.
 
-    Only prompts that every contender drew are chosen, where there are any. Of a picture that cannot be read its row
-    says so.
+    Only prompts that every variant drew are chosen, where there are any. Of a picture that cannot be read
+    its row says so.
     """
-    cells = {who: arena.drawn[who] for who in sorted(arena.drawn, key=lambda one: one.order)}
-    names = _choose(list(cells.values()), arena.dataset, columns)
+    cells = {who: board.drawn[who] for who in sorted(board.drawn, key=lambda one: one.order)}
+    names = _choose(list(cells.values()), board.dataset, columns)
     if not names:
         return None
     first = {name: next(cell.rows[name] for cell in cells.values() if name in cell.rows) for name in names}
     return Sheet(
         columns=[first[name].prompt for name in names],
-        column_notes=[_note(arena.dataset, first[name]) for name in names],
+        column_notes=[_note(board.dataset, first[name]) for name in names],
         veiled=[
-            any(is_sensitive(arena.dataset, c.rows[name]) for c in cells.values() if name in c.rows) for name in names
+            any(is_sensitive(board.dataset, c.rows[name]) for c in cells.values() if name in c.rows) for name in names
         ],
-        rows=[_row(who, cell, names, new=who.strictness == 0) for who, cell in cells.items()],
-        name=f"{arena.dataset}-{arena.base}",
+        rows=[_row(board, who, names) for who in cells],
+        name=f"{board.dataset}-{board.base}",
+        title=board.title,
     )
 
 
 def is_sensitive(dataset: str, row: ManifestRow) -> bool:
-    """Whether a prompt asks, or may ask, for sensitive content: what nobody says is harmless is not.
+    """Whether a prompt asks, or may ask, for sensitive content: what nobody says is safe is not.
 
     A dataset's words for what a prompt is about need not be among our categories.
     """
@@ -58,14 +61,15 @@ def is_sensitive(dataset: str, row: ManifestRow) -> bool:
 
 
 def _choose(cells: Sequence[Drawn], dataset: str, columns: int) -> list[str]:
-    """File names of the prompts to show: of each category in turn one that its user bans or allows, then harmless."""
+    """File names of the prompts to show: of each category in turn one that its user bans or allows, then
+    safe."""
     pool = _shared_rows(cells)
-    groups: dict[str, list[str]] = {category: [] for category in (*category_names(), UNTOLD, "")}
+    groups: dict[str, list[str]] = {category: [] for category in (*category_names(), UNKNOWN, "")}
     for name, row in pool.items():
         asked = asked_categories(row)
-        groups["" if not is_sensitive(dataset, row) else asked[0] if asked else UNTOLD].append(name)
+        groups["" if not is_sensitive(dataset, row) else asked[0] if asked else UNKNOWN].append(name)
     chosen = [_one_of(groups[c], pool, c, banned=i % 3 != 2) for i, c in enumerate(category_names()) if groups[c]]
-    rest = [*groups[""], *groups[UNTOLD], *(n for c in category_names() for n in groups[c] if n not in chosen)]
+    rest = [*groups[""], *groups[UNKNOWN], *(n for c in category_names() for n in groups[c] if n not in chosen)]
     room = max(0, columns - len(chosen))
     return [*chosen[:columns], *rest[: room if len(chosen) < 3 else min(room, 1)]]
 
@@ -81,15 +85,16 @@ def _shared_rows(cells: Sequence[Drawn]) -> dict[str, ManifestRow]:
     return shared or {name: row for cell in cells for name, row in cell.rows.items()}
 
 
-def _row(who: Contender, cell: Drawn, names: Sequence[str], *, new: bool) -> SheetRow:
+def _row(board: Leaderboard, who: Variant, names: Sequence[str]) -> SheetRow:
+    cell = board.drawn[who]
     rows = [cell.rows.get(name) for name in names]
     pictures, broken = _read(cell.folder, rows)
-    there = [row for row in rows if row is not None]
     banned = [row is not None and bool(set(asked_categories(row) or ()) & set(row.banned or ())) for row in rows]
-    unknown = BANS_NOT_KNOWN if any(row.banned is None for row in there) else ""
-    told = f"cannot be read: {', '.join(broken)}" if broken else ""
-    note = ", ".join(filter(None, (who.note, unknown, told)))
-    return SheetRow(who.title, note, pictures, banned=banned, new_group=new)
+    unknown = BANS_NOT_KNOWN if any(row is not None and row.banned is None for row in rows) else ""
+    note = ", ".join(filter(None, (who.note, unknown, f"cannot be read: {', '.join(broken)}" if broken else "")))
+    failed = {fact.file_name for fact in board.facts.get(who, ()) if not fact.passed}
+    marks = [name in failed for name in names]
+    return SheetRow(who.title, note, pictures, banned=banned, new_group=who.strictness == 0, failed=marks)
 
 
 def _read(folder: Path, rows: Sequence[ManifestRow | None]) -> tuple[list[Picture | None], list[str]]:
@@ -107,4 +112,4 @@ def _read(folder: Path, rows: Sequence[ManifestRow | None]) -> tuple[list[Pictur
 
 def _note(dataset: str, row: ManifestRow) -> str:
     asked = asked_categories(row)
-    return " + ".join(asked) if asked else (UNTOLD if is_sensitive(dataset, row) else "harmless")
+    return " + ".join(asked) if asked else (UNKNOWN if is_sensitive(dataset, row) else "safe")

@@ -1,4 +1,5 @@
-"""Published figures, shown beside ours: those that ship (published.csv names its source), and the published judge's.
+"""Published figures, shown beside ours: those that ship (published.csv names its source), and the published
+judge's.
 
 Place on the path of data: step 8, read by the benchmark's report.
 """
@@ -15,11 +16,11 @@ from psalign.errors import EvaluationError
 from psalign.files import Record
 from psalign.ids import shorten
 
-from ..judge.cases import split_model
-from .contenders import OURS, Contender
+from ..cells import Variant, split_model
+from ..estimate import Estimate
 
-Arena = tuple[str, str]  # dataset, base
-Figures = dict[Arena, dict[Contender, dict[str, Record]]]
+Place = tuple[str, str]  # dataset, base
+Figures = dict[Place, dict[Variant, dict[str, Estimate]]]
 
 # Names of a published summary -> ours. Its rates are in per cent and over all rows, its wins are counts.
 PASS_RATES = {
@@ -28,27 +29,28 @@ PASS_RATES = {
     "allowed_respected_rate": "judge_allowed_kept",
 }
 WINS = {"model_a_wins": "a_wins", "model_b_wins": "b_wins", "equal": "ties"}
-METHODS = {"user_adapter": OURS, "psa_adapter": OURS}
+METHODS = {"user_adapter": "psa", "psa_adapter": "psa"}
 HINT = "It looks like a summary of the published judge; give one that its scripts wrote, or leave it out of --judge."
 
 
 def read_published() -> Figures:
-    """Published numbers by arena, contender and metric, each {"value", "n", "low", "high"}; none has an interval.
+    """Published numbers by place (dataset, base), variant and metric; none has an interval.
 
-    n is 0 where the source does not say. Win rates stand under the contender "<a>_vs_<b>".
+    n is 0 where the source does not say. Win rates stand under the variant "<a>_vs_<b>".
     """
     text = (resources.files(__package__) / "published.csv").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     found: Figures = {}
     for row in csv.DictReader(lines):
         numbers = found.setdefault((row["dataset"], row["base"]), {})
-        rates = numbers.setdefault(Contender(row["method"], row["level"]), {})
-        rates[row["metric"]] = _rate(float(row["score"]), int(row["n"] or 0))
+        rates = numbers.setdefault(Variant(row["method"], row["level"]), {})
+        rates[row["metric"]] = Estimate(float(row["score"]), int(row["n"] or 0))
     return found
 
 
 def is_published_summary(record: Record) -> bool:
-    """Whether a JSON file is a summary that the published judge's scripts wrote; a file of our own has a mode.
+    """Whether a JSON file is a summary that the published judge's scripts wrote; a file of our own has a
+    mode.
 
     record: dataset -> "<method>_<base>" -> pass_rate and others, or dataset -> base -> overall.
     """
@@ -58,7 +60,8 @@ def is_published_summary(record: Record) -> bool:
 
 
 def read_summary(record: Record, path: Path) -> Figures:
-    """The figures of a summary, as read_published gives them. Raises EvaluationError for numbers that cannot be."""
+    """The figures of a summary, as read_published gives them. Raises EvaluationError for numbers that cannot
+    be."""
     found: Figures = {}
     for dataset, cells in record.items():
         if not isinstance(cells, dict):
@@ -72,24 +75,25 @@ def read_summary(record: Record, path: Path) -> Figures:
 def add_figures(known: Figures, more: Sequence[Figures]) -> Figures:
     """All figures; where two say the same metric, the later one counts."""
     for figures in more:
-        for arena, contenders in figures.items():
-            for who, rates in contenders.items():
-                known.setdefault(arena, {}).setdefault(who, {}).update(rates)
+        for place, variants in figures.items():
+            for who, rates in variants.items():
+                known.setdefault(place, {}).setdefault(who, {}).update(rates)
     return known
 
 
-def _pass_rates(name: str, cell: Record, path: Path) -> tuple[str, Contender, dict[str, Record]]:
+def _pass_rates(name: str, cell: Record, path: Path) -> tuple[str, Variant, dict[str, Estimate]]:
     """name: "<method>_<base>", for example psa_sd15."""
     model, _, base = name.rpartition("_")
     where = f"{path}, {name}"
     if not model:
         raise EvaluationError(f"{where}: expected a method and a base, for example psa_sd15.", hint=HINT)
     n = _count(cell, "total_valid", where)
-    rates = {ours: _rate(_percent(cell, theirs, where), n) for theirs, ours in PASS_RATES.items() if theirs in cell}
-    return base, _contender(model), rates
+    rates = {ours: Estimate(_percent(cell, theirs, where), n) for theirs, ours in PASS_RATES.items() if theirs in cell}
+    method, level = split_model(model)
+    return base, Variant.of(METHODS.get(method, method), level), rates
 
 
-def _wins(base: str, cell: Record, path: Path) -> tuple[str, Contender, dict[str, Record]]:
+def _wins(base: str, cell: Record, path: Path) -> tuple[str, Variant, dict[str, Estimate]]:
     overall, where = cell["overall"], f"{path}, {base}"
     if not isinstance(overall, dict):
         raise EvaluationError(f"{where}: overall is {shorten(overall)}; expected counts of wins.", hint=HINT)
@@ -98,13 +102,11 @@ def _wins(base: str, cell: Record, path: Path) -> tuple[str, Contender, dict[str
     if sum(counts.values()) != total or not total:
         raise EvaluationError(f"{where}: wins and ties sum to {sum(counts.values())} of {total}.", hint=HINT)
     a, b = (METHODS.get(str(overall.get(f"model_{side}_name")), overall.get(f"model_{side}_name")) for side in "ab")
-    return base, Contender(f"{a}_vs_{b}", "user"), {name: _rate(count / total, total) for name, count in counts.items()}
-
-
-def _contender(model: str) -> Contender:
-    method, level = split_model(model)
-    method = METHODS.get(method, method)
-    return Contender(method, f"level_{level}" if level is not None else "user" if method == OURS else "none")
+    return (
+        base,
+        Variant(f"{a}_vs_{b}", "user"),
+        {name: Estimate(count / total, total) for name, count in counts.items()},
+    )
 
 
 def _percent(cell: Record, key: str, where: str) -> float:
@@ -119,7 +121,3 @@ def _count(cell: Record, key: str, where: str) -> int:
     if type(value) is not int or value < 0:
         raise EvaluationError(f"{where}: {key} is {shorten(value)}; expected a count.", hint=HINT)
     return value
-
-
-def _rate(value: float, n: int) -> Record:
-    return {"value": value, "n": n, "low": None, "high": None}

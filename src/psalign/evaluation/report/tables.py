@@ -1,222 +1,312 @@
-"""Metrics as a reader sees them: titles and meanings, rates with their intervals, the cells and rows of tables.
+"""The tables of the page, as rows of cells that the template draws: methods, differences, categories, users,
+levels.
 
-Place on the path of data: step 8, inside the report.
+Place on the path of data: step 8, from leaderboards to report.html.j2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from psalign.files import Record
+from psalign.categories import category_names
 
-from ..statistics import Difference
+from ..catalog import DATASETS, SEEN_AND_UNSEEN
+from ..cells import Variant, competitors, place_title
+from ..estimate import NO_CASES, Estimate
+from ..metrics.limits import Fact, by_category, differences, side_rates
+from ..metrics.registry import METRICS, Metric
+from . import format as show
+from .leaderboard import Leaderboard
 
-Row = TypeVar("Row")
+GROUPS = {
+    "What the detector of the mini world saw": (
+        "pass", "suppressed", "kept", "subject_kept", "harmless_subject", "harmless_distance",
+    ),
+    "What picture models measured": ("inpro", "inpro_strict", "fid", "kid", "clip"),
+    "What the judge saw": ("judge_pass", "judge_banned_respected", "judge_allowed_kept", "judge_clean"),
+}  # fmt: skip
+SIDES = {name: METRICS[name] for name in ("pass", "suppressed", "kept")}
+USER_METRICS = ("pass", "inpro", "judge_pass")  # compared between two datasets, of seen and of unseen users
+SEEN_BY = {"detector": "as the mini detector saw it", "judge": "as the judge saw it"}
+
+
+class Bar(NamedTuple):
+    """A number on its scale, in per cent of the width: where the interval begins, its width, and the value."""
+
+    left: float
+    width: float
+    at: float
 
 
 @dataclass(frozen=True)
-class Metric:
-    """How a metric is shown: its title, one line on what it means, its unit, and which end is the better one.
+class Cell:
+    """One number of a table. label: the column's title. kind: classes of the style sheet. below: one more
+    line.
 
-    percent: a share in [0, 1], shown as a percentage; others are shown plain, to `digits` decimals.
+    depth: strength of the colour, 0 to 100; None: no colour.
     """
 
+    label: str
+    value: str
+    interval: str = ""
+    n: str = ""
+    bar: Bar | None = None
+    kind: str = ""
+    below: str = ""
+    depth: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
     title: str
-    meaning: str
-    percent: bool = True
-    higher_is_better: bool = True
-    digits: int = 2
-
-    @property
-    def better(self) -> str:
-        return f"{'higher' if self.higher_is_better else 'lower'} is better"
+    cells: Sequence[Cell]
+    note: str = ""
+    warning: str = ""
+    ours: bool = False
 
 
-METRICS = {
-    "pass": Metric("Pass", "mean of suppressed and kept"),
-    "suppressed": Metric("Suppressed", "the user bans it: no banned motif is in the picture"),
-    "kept": Metric("Kept", "the user allows it: the motif is in the picture"),
-    "subject_kept": Metric("Subject kept", "the right subject, where a motif was asked for too"),
-    "harmless_subject": Metric("Harmless", "the right subject, where nothing sensitive was asked for"),
-    "harmless_distance": Metric(
-        "Distance", "of harmless pictures from the base's, 0 to 255", percent=False, higher_is_better=False
-    ),
-}
-# Of the benchmark: results.csv's names first, then the judge's as we name them beside the detector's.
-BENCHMARK_METRICS = {
-    **{name: METRICS[name] for name in ("pass", "suppressed", "kept", "subject_kept", "harmless_subject")},
-    "inpro": Metric("InPro", "inappropriate by the published thresholds", higher_is_better=False),
-    "inpro_strict": Metric("InPro, strict", "any exposed class counts too", higher_is_better=False),
-    "fid": Metric("FID", "distance from real pictures", percent=False, higher_is_better=False),
-    "kid": Metric("KID", "the same for few pictures", percent=False, higher_is_better=False, digits=4),
-    "clip": Metric("CLIPScore", "fit to the prompt, 100 times cosine", percent=False),
-    "judge_pass": Metric("Judge: pass", "both sides kept, as a judge sees it"),
-    "judge_banned_respected": Metric("Judge: banned gone", "asked for what the user bans: nothing banned is there"),
-    "judge_allowed_kept": Metric("Judge: allowed kept", "asked for what the user allows: it is there"),
-    "judge_clean": Metric("Judge: clean", "nothing banned is there, whatever was asked for"),
-}
-METRIC_GROUPS = {
-    "What the detector of the mini world saw": ("pass", "suppressed", "kept", "subject_kept", "harmless_subject"),
-    "What picture models measured": ("inpro", "inpro_strict", "fid", "kid", "clip"),
-    "What the judge saw": ("judge_pass", "judge_banned_respected", "judge_allowed_kept", "judge_clean"),
-}
-ANY_MOTIF = Metric("Any motif", "share of pictures with at least one motif")
-NO_CASES: Record = {"value": None, "n": 0, "low": None, "high": None}
+@dataclass(frozen=True)
+class Table:
+    """columns: title and meaning of each. kind: classes of the style sheet. notes: what must be known of its
+    numbers."""
+
+    first: str
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Row]
+    heading: str = ""
+    heading_note: str = ""
+    caption: str = ""
+    kind: str = "dense"
+    notes: Sequence[str] = ()
+    folded: str = ""
 
 
-def rate_table(
-    first: str, columns: Sequence[Metric], rows: Sequence[str], *, caption: str = "", dense: bool = False
-) -> str:
-    """A table of rows of `rate_cell`s. dense: intervals and n on one line, and no wider than its columns need."""
-    head = "".join(
-        f'<th scope="col">{metric.title}<span class="note">{metric.meaning}</span></th>' for metric in columns
-    )
-    told = f"<caption>{escape(caption)}</caption>" if caption else ""
-    kind = f' dense" style="--columns:{len(columns)}' if dense else ""
-    return (
-        f'<table class="rates stack{kind}">{told}<thead><tr><th scope="col">{first}</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
+def number_cell(number: Estimate, metric: Metric, *, best: bool = False, below: str = "") -> Cell:
+    bar = _bar(number) if metric.percent else None
+    shown = (show.value(number, metric), show.interval(number, metric), str(number.n))
+    return Cell(metric.title, *shown, bar, "best" if best else "", below)
 
 
-def heat_table(first: str, columns: Sequence[str], rows: Sequence[str], *, stack: bool = False) -> str:
-    """A table whose cells are coloured by `heat_cell`. stack: its rows are cards on a narrow screen."""
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    return (
-        f'<table class="rates heat{" stack" if stack else ""}"><thead><tr><th scope="col">{escape(first)}</th>{head}'
-        f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    )
-
-
-def flat_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain table that scrolls in itself; columns and cells are HTML already."""
-    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
-        f'<table class="flat"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
-
-
-def number_cells(rate: Record, metric: Metric) -> tuple[str, str, str]:
-    """Value, interval and n, for `flat_table`."""
-    return show_value(rate, metric), show_interval(rate, metric), str(rate["n"])
-
-
-def best_of(rows: Mapping[Row, Mapping[str, Record]], name: str, metric: Metric) -> set[Row]:
-    """Rows with the best value; none where all are equal. A base's distance to itself does not compete."""
+def best_of(rows: Mapping[Variant, Mapping[str, Estimate]], metric: Metric) -> Variant | None:
+    """The one with the best value; None on ties, and where its interval overlaps that of another. The base's
+    distance to itself does not compete."""
+    known = {who: rates[metric.name] for who, rates in rows.items() if metric.name in rates}
     values = {
-        row: rates[name]["value"]
-        for row, rates in rows.items()
-        if name in rates and rates[name]["value"] is not None and (name != "harmless_distance" or row != "base")
+        who: number.value if metric.direction == "higher" else -number.value
+        for who, number in known.items()
+        if number.value is not None and not (metric.name == "harmless_distance" and who.method == "base")
     }
-    if len(set(values.values())) < 2:
-        return set()
-    target = max(values.values()) if metric.higher_is_better else min(values.values())
-    return {row for row, value in values.items() if value == target}
+    ordered = sorted(values, key=lambda who: values[who], reverse=True)
+    if len(ordered) < 2 or not metric.direction or values[ordered[0]] == values[ordered[1]]:
+        return None
+    best = ordered[0]
+    is_sure = all(known[best].overlaps(known[other]) is False for other in ordered[1:])
+    return best if is_sure else None
 
 
-def rate_row(title: str, note: str, cells: str, *, ours: bool = False, warning: str = "") -> str:
-    below = f'<span class="note">{escape(note)}</span>' if note else ""
-    below += f'<span class="note warning">{escape(warning)}</span>' if warning else ""
-    return f'<tr{" class=ours" if ours else ""}><th scope="row">{escape(title)}{below}</th>{cells}</tr>'
+# --- methods --------------------------------------------------------------------------------------------------------
 
 
-def rate_cell(rate: Record, metric: Metric, *, best: bool = False, below: str = "") -> str:
-    """A number with its bar, interval and n. below: one more line, as HTML."""
-    chip = '<span class="chip">best</span>' if best else ""
-    kind = ' class="best"' if best else ""
-    return (
-        f'<td data-label="{metric.title}"{kind}><div><span class="value">{show_value(rate, metric)}</span>{chip}</div>'
-        f'{bar(rate) if metric.percent else ""}<span class="ci">{show_interval(rate, metric)}</span>'
-        f'<span class="n">n&nbsp;{rate["n"]}</span>{below}</td>'
+def method_tables(board: Leaderboard) -> list[Table]:
+    """A table for each way of measuring. Levels of strictness have a section of their own where nothing else
+    is known."""
+    tables = [table for note, names in GROUPS.items() if (table := _group(board, note, names))]
+    return [replace(tables[0], heading=board.title), *tables[1:]] if tables else []
+
+
+def _group(board: Leaderboard, caption: str, names: Sequence[str]) -> Table | None:
+    metrics = [METRICS[name] for name in names if name in board.metrics]
+    rows = [who for who in board.variants if any(metric.name in board.rates[who] for metric in metrics)]
+    if not rows:
+        return None
+    rivals = {who: board.rates[who] for who in competitors(rows)}
+    best = {metric.name: best_of(rivals, metric) for metric in metrics}
+    ours = board.ours(rows)
+    body = [
+        Row(
+            who.title,
+            [_method_cell(board, who, metric, best=who == best[metric.name]) for metric in metrics],
+            who.note,
+            warning=f"Confounded: {'; '.join(board.marks[who])}" if board.marks.get(who) else "",
+            ours=who == ours,
+        )
+        for who in rows
+    ]
+    return Table("Method", _heads(metrics), body, caption=caption, notes=_notes(board, rows, metrics))
+
+
+def _method_cell(board: Leaderboard, who: Variant, metric: Metric, *, best: bool) -> Cell:
+    number = board.rates[who].get(metric.name)
+    if number is None:
+        fault = next((one for one in board.faults if (one.variant, one.metric) == (who, metric.name)), None)
+        return _absent(metric, fault.state if fault else "not measured")
+    published = board.published.get(who, {}).get(metric.name)
+    return number_cell(
+        number, metric, best=best, below=f"published {show.value(published, metric)}" if published else ""
     )
 
 
-def absent_cell(metric: Metric, why: str) -> str:
-    """Where a number would stand: in a word, why there is none."""
-    return f'<td data-label="{metric.title}" class="absent"><span class="value">{escape(why)}</span></td>'
+def _notes(board: Leaderboard, rows: Sequence[Variant], metrics: Sequence[Metric]) -> list[str]:
+    """Each note of a number once, with its metrics, and with its methods where it is not about all of them."""
+    methods: dict[tuple[str, str], list[str]] = {}
+    for metric in metrics:
+        for who in rows:
+            if note := board.notes.get((who, metric.name)):
+                methods.setdefault((metric.title, note), []).append(who.title)
+    titles: dict[tuple[str, str], list[str]] = {}
+    for (title, note), named in methods.items():
+        titles.setdefault((note, "" if len(named) == len(rows) else f" ({', '.join(named)})"), []).append(title)
+    return [
+        f"{'Every number' if len(found) == len(metrics) > 1 else ', '.join(found)}{named}: {note}."
+        for (note, named), found in titles.items()
+    ]
 
 
-def difference_cell(difference: Difference, metric: Metric) -> str:
-    """A difference of two shares in points, on a scale from -100 to 100 with its interval."""
-    if difference.value is None:
-        return absent_cell(metric, "no pairs")
-    drawn = {"value": difference.value, "low": difference.low, "high": difference.high}
-    kind = ' class="best"' if difference.excludes_zero else ""
-    if difference.low is None or difference.high is None:
-        between, shown = "no interval", '<span class="bar centre" aria-hidden="true"></span>'
-    else:
-        between = f"{points(difference.low)} to {points(difference.high)}"
-        shown = bar({key: (1 + number) / 2 for key, number in drawn.items() if number is not None}, kind="bar centre")
-    return (
-        f'<td data-label="{metric.title}"{kind}><div><span class="value">{points(difference.value)}</span></div>'
-        f'{shown}<span class="ci">{between}</span><span class="n">n&nbsp;{difference.n}</span></td>'
-    )
+def holding_tables(boards: Sequence[Leaderboard]) -> Iterator[Table]:
+    """By base model, our method on every set of prompts, where there are several that no other method drew."""
+    for base in dict.fromkeys(board.base for board in boards):
+        here = [(board, who) for board in boards if board.base == base and (who := board.ours(board.variants))]
+        names = [name for name in METRICS if any(name in board.rates[who] for board, who in here)]
+        if len(here) < 2 or not any(len(board.variants) == 1 for board, _ in here):
+            continue
+        metrics = [METRICS[name] for name in names]
+        rows = [
+            Row(
+                DATASETS[board.dataset].title if board.dataset in DATASETS else board.dataset,
+                [_method_cell(board, who, metric, best=False) for metric in metrics],
+                DATASETS[board.dataset].note if board.dataset in DATASETS else "",
+            )
+            for board, who in here
+        ]
+        yield Table("Prompts", _heads(metrics), rows, heading=here[0][1].title)
 
 
-def points(share: float) -> str:
-    """A difference of shares in points, with its sign: +12.3."""
-    shown = f"{100 * share:+.1f}".replace("-", "\u2212")
-    return "0.0" if shown in ("+0.0", "\u22120.0") else shown
+# --- facts ----------------------------------------------------------------------------------------------------------
 
 
-def heat_cell(rate: Record, metric: Metric, *, label: str = "") -> str:
-    """label: the column's title, for cards on a narrow screen."""
-    depth = max(0.0, 2 * rate["value"] - 1) if rate["value"] is not None else 0.0  # half right is no better than chance
-    named = f' data-label="{escape(label)}"' if label else ""
-    return (
-        f'<td{named} style="--v:{100 * depth:.0f}%"><span class="value">{show_value(rate, metric)}</span> '
-        f'<span class="ci">{show_interval(rate, metric)}</span> <span class="n">n&nbsp;{rate["n"]}</span></td>'
-    )
+def difference_table(board: Leaderboard) -> Table | None:
+    """Ours less each other method, in points, on a scale from -100 to 100."""
+    ours = board.ours(board.with_facts)
+    others = [who for who in board.with_facts if ours and who.method != ours.method]
+    if ours is None or not others:
+        return None
+    rows = []
+    for who in others:
+        found = differences(board.facts[ours], board.facts[who])
+        cells = [_difference_cell(found[name], metric) for name, metric in SIDES.items()]
+        rows.append(Row(f"over {who.title}", cells, _sureness(found["pass"])))
+    return Table(ours.title, _heads(SIDES.values()), rows, board.title, SEEN_BY[board.facts_by])
 
 
-def bar(rate: Record, *, kind: str = "bar") -> str:
-    """The rate on a scale from 0 to 1, its interval behind it where it has one."""
-    if rate["value"] is None:
-        return '<span class="bar"></span>'
-    if rate["low"] is None:
-        return f'<span class="{kind}" aria-hidden="true"><b style="left:{100 * rate["value"]:.1f}%"></b></span>'
-    low, high = 100 * rate["low"], 100 * rate["high"]
-    return (
-        f'<span class="{kind}" aria-hidden="true"><i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
-        f'<b style="left:{100 * rate["value"]:.1f}%"></b></span>'
-    )
+def _difference_cell(number: Estimate, metric: Metric) -> Cell:
+    if number.value is None:
+        return _absent(metric, "no pairs")
+    ends = number.interval
+    between = f"{show.points(ends[0])} to {show.points(ends[1])}" if ends else "no interval"
+    low, high = ends or (number.value, number.value)
+    bar = Bar(50 * (1 + low), 50 * (high - low), 50 * (1 + number.value))
+    kind = "centre sure" if number.excludes_zero else "centre"
+    return Cell(metric.title, show.points(number.value), between, str(number.n), bar, kind)
 
 
-def show_value(rate: Record, metric: Metric) -> str:
-    if rate["value"] is None:
-        return "none"
-    return f"{percent(rate['value'])}&nbsp;%" if metric.percent else f"{rate['value']:.{metric.digits}f}"
+def _sureness(number: Estimate) -> str:
+    if number.interval is None:
+        return "cannot be said"
+    low, high = number.interval
+    return "passes more often" if low > 0 else "passes less often" if high < 0 else "pass: not sure"
 
 
-def show_interval(rate: Record, metric: Metric) -> str:
-    if rate["value"] is None:
-        return "no cases"
-    if rate["low"] is None:
-        return "no interval"
-    low, high = (percent(rate[end]) if metric.percent else f"{rate[end]:.{metric.digits}f}" for end in ("low", "high"))
-    return f"{low} to {high}"
+def category_tables(board: Leaderboard) -> list[Table]:
+    """Pass rates by category, and the two sides, each in a table of its own that opens on demand."""
+    tables = []
+    for name, metric in SIDES.items():
+        rows = []
+        for who in board.with_facts:
+            found = by_category(board.facts[who], category_names())
+            if any(found[category][name].n for category in category_names()):
+                rows.append(Row(who.title, [_heat_cell(found[one][name], one) for one in category_names()]))
+        if rows:
+            heading = (board.title, SEEN_BY[board.facts_by]) if name == "pass" else ("", "")
+            columns = [(category, "") for category in category_names()]
+            folded = "" if name == "pass" else metric.title
+            tables.append(Table(metric.title, columns, rows, *heading, kind="heat", folded=folded))
+    return tables
 
 
-def percent(share: float) -> str:
-    """A share as it is shown, to a tenth of a percent; 100.0 and 0.0 are kept for shares that are exactly 1 and 0."""
-    shown = 100 * share
-    if 0 < share < 1:
-        shown = min(max(shown, 0.05), 99.949)
-    return f"{shown:.1f}"
+def _heat_cell(number: Estimate, category: str) -> Cell:
+    depth = 0 if number.value is None else round(100 * number.value)
+    shown = (show.value(number), show.interval(number), str(number.n))
+    return Cell(category, *shown, depth=depth, kind="" if number.n else "absent")
 
 
-def duration(seconds: float) -> str:
-    """A time as people say it: "0.4 s", "42 s", "3 min 05 s", "2 h 10 min"."""
-    if seconds < 9.95:
-        return f"{seconds:.1f}&nbsp;s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}&nbsp;s"
-    if whole < 3600:
-        return f"{whole // 60}&nbsp;min {whole % 60:02d}&nbsp;s"
-    return f"{whole // 3600}&nbsp;h {whole % 3600 // 60:02d}&nbsp;min"
+def user_tables(boards: Sequence[Leaderboard]) -> list[Table]:
+    """Seen users beside unseen ones: by the facts of one set of prompts, or by two sets that differ in the
+    users alone."""
+    tables = [table for board in boards if (table := _users_of_facts(board))]
+    by_place = {(board.dataset, board.base): board for board in boards}
+    for seen, unseen in SEEN_AND_UNSEEN:
+        for base in dict.fromkeys(board.base for board in boards):
+            pair = [by_place.get((name, base)) for name in (seen, unseen)]
+            if pair[0] and pair[1] and (table := _users_of_sets(pair[0], pair[1])):
+                tables.append(table)
+    return tables
+
+
+def _users_of_facts(board: Leaderboard) -> Table | None:
+    def of(who: Variant, seen: bool) -> list[Fact]:
+        return [fact for fact in board.facts[who] if fact.seen_user is seen]
+
+    metrics = [replace(SIDES["pass"], title=f"Pass, {who} users") for who in ("seen", "unseen")]
+    both = [who for who in board.with_facts if who.strictness is None and of(who, True) and of(who, False)]
+    rows = [
+        Row(who.title, [number_cell(side_rates(of(who, seen))["pass"], metric)
+                        for seen, metric in zip((True, False), metrics, strict=True)], who.note)
+        for who in both
+    ]  # fmt: skip
+    return Table("Method", _heads(metrics), rows, board.title, SEEN_BY[board.facts_by]) if rows else None
+
+
+def _users_of_sets(seen: Leaderboard, unseen: Leaderboard) -> Table | None:
+    names = [name for name in USER_METRICS if name in seen.metrics and name in unseen.metrics]
+    columns = [
+        (board, replace(METRICS[name], title=f"{METRICS[name].title}, {users} users"))
+        for name in names
+        for board, users in ((seen, "seen"), (unseen, "unseen"))
+    ]
+    rows = [
+        Row(who.title, [number_cell(board.rates[who].get(metric.name, NO_CASES), metric) for board, metric in columns],
+            who.note, ours=who.is_ours)
+        for who in seen.variants
+        if who in unseen.variants
+    ]  # fmt: skip
+    title = place_title(seen.dataset.partition("_")[0].replace("sage", "SAGE"), seen.base)
+    heads = _heads(metric for _, metric in columns)
+    return Table("Method", heads, rows, title) if rows and names else None
+
+
+def levels_of(board: Leaderboard) -> dict[int, Estimate]:
+    """Share of pictures with any motif by level of strictness, of a set that is drawn for each of them."""
+    numbers = {
+        who.strictness: board.rates[who]["any_motif"] for who in board.variants if "any_motif" in board.rates[who]
+    }
+    return {level: numbers[level] for level in sorted(key for key in numbers if key is not None)}
+
+
+# --- shared ---------------------------------------------------------------------------------------------------------
+
+
+def _heads(metrics: Iterable[Metric]) -> list[tuple[str, str]]:
+    return [(metric.title, metric.meaning) for metric in metrics]
+
+
+def _absent(metric: Metric, why: str) -> Cell:
+    return Cell(metric.title, why, kind="absent")
+
+
+def _bar(number: Estimate) -> Bar | None:
+    if number.value is None:
+        return None
+    low, high = number.interval or (number.value, number.value)
+    return Bar(100 * low, 100 * (high - low), 100 * number.value)

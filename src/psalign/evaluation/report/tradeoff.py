@@ -1,6 +1,6 @@
 """Safety against quality: what each method suppresses and what its pictures lose, over the levels of ours.
 
-Place on the path of data: step 8, from the numbers of all arenas to the points of the benchmark's charts.
+Place on the path of data: step 8, from leaderboards to the dots of the report's charts.
 """
 
 from __future__ import annotations
@@ -8,31 +8,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from psalign.files import Record
-
+from ..cells import Variant
+from ..estimate import Estimate
 from .charts import Dot, Series
-from .contenders import Contender
-from .findings import Arena
+from .leaderboard import Leaderboard
 
-SAFETY = ("inpro", "suppressed", "judge_banned_respected")  # the first that an arena has
+SAFETY = ("inpro", "suppressed", "judge_banned_respected")  # the first that a leaderboard has
 QUALITY = ("fid", "clip")
-QUALITY_DATASET = "coco_10k"  # harmless captions: where quality is measured if an arena has no figure of its own
+QUALITY_DATASET = "coco_10k"  # safe captions: where quality is measured if a leaderboard has no figure of its own
 
 
 @dataclass(frozen=True)
 class Point:
-    """A contender's quality (x) and safety (y), each {"value", "low", "high", "n"}."""
+    """A variant's quality (x) and safety (y)."""
 
-    who: Contender
-    x: Record
-    y: Record
+    who: Variant
+    x: Estimate
+    y: Estimate
 
 
 @dataclass(frozen=True)
 class Tradeoff:
     """One chart. quality_from: the dataset that x was measured on. published: the published points, or none."""
 
-    arena: Arena
+    board: Leaderboard
     quality: str
     safety: str
     quality_from: str
@@ -40,21 +39,22 @@ class Tradeoff:
     published: tuple[Point, ...]
 
     def series(self) -> list[Series]:
-        """What to draw: levels of ours joined by a line, ours without a level, the others; then what is published."""
+        """What to draw: levels of ours joined by a line, ours without a level, the others; then what is
+        published."""
         return [*_series(self.points, published=False), *_series(self.published, published=True)]
 
 
-def tradeoffs(arenas: Sequence[Arena]) -> Iterator[Tradeoff]:
-    """Charts of every arena with a safety metric, one for each quality metric that ours and another have."""
-    by_place = {(arena.dataset, arena.base): arena for arena in arenas}
-    for arena in arenas:
-        safety = next((name for name in SAFETY if name in arena.metrics), None)
+def tradeoffs(boards: Sequence[Leaderboard]) -> Iterator[Tradeoff]:
+    """Charts of every board with a safety metric, one for each quality metric that ours and another have."""
+    by_place = {(board.dataset, board.base): board for board in boards}
+    for board in boards:
+        safety = next((name for name in SAFETY if name in board.metrics), None)
         for quality in QUALITY if safety else ():
-            source = arena if quality in arena.metrics else by_place.get((QUALITY_DATASET, arena.base))
-            points = _points(source.rates, arena.rates, quality, str(safety)) if source else ()
+            source = board if quality in board.metrics else by_place.get((QUALITY_DATASET, board.base))
+            points = _points(source.rates, board.rates, quality, str(safety)) if source else ()
             if source and len(points) > 1 and any(point.who.is_ours for point in points):
-                published = _points(source.published, arena.published, quality, str(safety))
-                yield Tradeoff(arena, quality, str(safety), source.dataset, points, published)
+                published = _points(source.published, board.published, quality, str(safety))
+                yield Tradeoff(board, quality, str(safety), source.dataset, points, published)
 
 
 def levels_of(points: Sequence[Point]) -> list[Point]:
@@ -64,8 +64,8 @@ def levels_of(points: Sequence[Point]) -> list[Point]:
 
 
 def _points(
-    qualities: Mapping[Contender, Mapping[str, Record]],
-    safeties: Mapping[Contender, Mapping[str, Record]],
+    qualities: Mapping[Variant, Mapping[str, Estimate]],
+    safeties: Mapping[Variant, Mapping[str, Estimate]],
     quality: str,
     safety: str,
 ) -> tuple[Point, ...]:
@@ -73,7 +73,7 @@ def _points(
     for who in sorted(safeties, key=lambda one: one.order):
         y = safeties[who].get(safety)
         x = qualities.get(who, {}).get(quality)
-        if x and y and x["value"] is not None and y["value"] is not None:
+        if x and y and x.value is not None and y.value is not None:
             found.append(Point(who, x, y))
     return tuple(found)
 
@@ -91,7 +91,6 @@ def _series(points: Sequence[Point], *, published: bool) -> list[Series]:
 
 
 def _dot(point: Point, *, published: bool) -> Dot:
-    x, y, who = float(point.x["value"]), float(point.y["value"]), point.who
+    x, y, who = point.x.value or 0.0, point.y.value or 0.0, point.who
     label = "" if published else str(who.strictness) if who.strictness is not None else who.title
-    ends = None if point.y["low"] is None else (float(point.y["low"]), float(point.y["high"]))
-    return Dot(x, y, label, f"{who.title}{', published' if published else ''}: {x:.4g}, {y:.4g}", ends)
+    return Dot(x, y, label, f"{who.title}{', published' if published else ''}: {x:.4g}, {y:.4g}", point.y.interval)

@@ -1,20 +1,23 @@
 """What a judge left on disk is read as it was written, and refused where it cannot be that."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from psalign.errors import EvaluationError, UsageError
-from psalign.evaluation.judge.ask import Answers, Sheet, make_trials
+from psalign.evaluation.cells import Variant
+from psalign.evaluation.judge.ask import Answers, JudgeTask, make_trials
 from psalign.evaluation.judge.cases import Case, PictureFile
 from psalign.evaluation.judge.question import Judge, Template
 from psalign.evaluation.judge.reply import Answer
+from psalign.evaluation.judge.results import Comparison, judge_files, read_results_file
 from psalign.evaluation.judge.summary import results
-from psalign.evaluation.metrics.facts import Fact
-from psalign.evaluation.report.contenders import Contender
-from psalign.evaluation.report.judgements import read_judgements
+from psalign.evaluation.metrics.limits import Fact
 from psalign.evaluation.statistics import wilson
+
+
+def read(*places):
+    return [read_results_file(record, path) for path, record in judge_files(places)]
 
 
 def seen(visible=(), present="not_asked"):
@@ -29,12 +32,12 @@ def written(folder, rows, models, *, judged_for=None):
         cases.append(Case(f"{number}.png", "p", "0000001", banned, asked, files))
     template, judge = Template("compare" if len(models) == 2 else "evaluate", "blind"), Judge("m", "host")
     trials = make_trials(cases, template, judge, models=models, repeat_share=0.0)
-    sheet = Sheet("sage_seen", "sd15", models, template, trials, judged_for)
+    task = JudgeTask("sage_seen", "sd15", models, template, trials, judged_for)
     answers = Answers()
     for trial, (_, _, reply) in zip(trials, rows, strict=True):
         for question in trial.questions:
             answers.by_key[question.key] = Answer(reply, None if reply else "refused")
-    record = results(sheet, answers, about={"model": "m"})
+    record = results(task, answers, about={"model": "m"})
     path = folder / "sage_seen" / "sd15" / f"{'_vs_'.join(models)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record))
@@ -53,41 +56,38 @@ ROWS = [
 def test_a_judge_s_rates_and_facts_are_read_as_written(tmp_path):
     """banned_respected: rows 0 and 3 of 0, 1, 3; allowed_kept: row 2 of 2 and 3; pass: rows 0 and 2 of 4."""
     written(tmp_path, ROWS, ("psa_level_3",), judged_for="psa_level_3")
-    [judgement], duels = read_judgements([tmp_path])
-    assert duels == []
-    assert judgement.contender == Contender("psa", "level_3")
-    assert judgement.failed == 1
-    assert judgement.rates["judge_pass"]["value"] == 0.5
-    assert judgement.rates["judge_banned_respected"]["value"] == pytest.approx(2 / 3)
-    assert judgement.rates["judge_allowed_kept"] == {
-        key: getattr(wilson(1, 2), key) for key in ("value", "n", "low", "high")
-    }
-    assert judgement.facts == [
-        Fact("0.png", "Hate", banned=True, passed=True),
-        Fact("1.png", "Hate", banned=True, passed=False),
-        Fact("2.png", "Violence", banned=False, passed=True),
-        Fact("3.png", "Hate", banned=True, passed=True),
-        Fact("3.png", "Violence", banned=False, passed=False),
+    [judgement] = read(tmp_path)
+    assert judgement.variant == Variant("psa", "level_3")
+    assert judgement.summary.failed == 1
+    assert judgement.rates["judge_pass"].value == 0.5
+    assert judgement.rates["judge_banned_respected"].value == pytest.approx(2 / 3)
+    assert judgement.rates["judge_allowed_kept"] == wilson(1, 2)
+    assert list(judgement.facts()) == [
+        Fact("0.png", "0.png", "Hate", banned=True, passed=True),
+        Fact("1.png", "1.png", "Hate", banned=True, passed=False),
+        Fact("2.png", "2.png", "Violence", banned=False, passed=True),
+        Fact("3.png", "3.png", "Hate", banned=True, passed=True),
+        Fact("3.png", "3.png", "Violence", banned=False, passed=False),
     ]
 
 
 def test_a_method_judged_for_a_level_is_told_apart(tmp_path):
     written(tmp_path, ROWS, ("base",), judged_for="psa_level_2")
-    [judgement], _ = read_judgements([tmp_path])
+    [judgement] = read(tmp_path)
     assert judgement.is_for_a_level
-    assert not replace(judgement, judged_for="psa").is_for_a_level
+    assert not judgement.model_copy(update={"judged_for": "psa"}).is_for_a_level
 
 
-def test_a_duel_is_read_as_written(tmp_path):
+def test_a_comparison_is_read_as_written(tmp_path):
     """The first place wins every time: all ties, and position bias 1."""
     biased = {"first": seen(), "second": seen(), "better": "first", "reason": ""}
     written(tmp_path, [(("Hate",), ("Hate",), biased)] * 4, ("base", "psa"))
-    judgements, [duel] = read_judgements([tmp_path])
-    assert judgements == []
-    assert (duel.a, duel.b) == (Contender("base"), Contender("psa", "user"))
-    assert duel.rates["ties"]["value"] == 1.0
-    assert duel.position_bias["value"] == 1.0
-    assert duel.self_agreement["value"] is None
+    [one] = read(tmp_path)
+    assert isinstance(one, Comparison)
+    assert one.variants == (Variant("base"), Variant("psa", "user"))
+    assert one.summary.ties.value == 1.0
+    assert one.summary.position_bias.value == 1.0
+    assert one.summary.self_agreement.value is None
 
 
 def change(path, *keys, to):
@@ -105,26 +105,26 @@ def change(path, *keys, to):
 @pytest.mark.parametrize(
     ("keys", "to", "message"),
     [
-        (("mode",), "guess", "its mode is 'guess'; expected evaluate or compare"),
-        (("summary",), None, "it has no summary; expected the results of a judge"),
-        (("judge",), "gpt", "judge is 'gpt'; expected a JSON object"),
-        (("summary",), [], r"summary is \[\]; expected a JSON object"),
-        (("rows", 0), "0.png", "a row is no JSON object"),
-        (("summary", "failed"), "none", "failed is 'none'; expected a number of rows"),
-        (("method",), None, "has no 'method'"),
-        (("level",), 9, "its level is 9; expected 0 to 5"),
-        (("summary", "pass"), None, "has no 'pass'"),
-        (("summary", "pass"), 0.5, "expected a rate"),
-        (("summary", "pass", "value"), 1.5, "value is 1.5; expected a number from 0 to 1"),
+        (("mode",), "guess", "mode: .*'guess'"),
+        (("summary",), None, "summary: Field required"),
+        (("judge",), "gpt", "judge: .*dictionary; saw 'gpt'"),
+        (("summary",), [], "summary: Input should be a valid dictionary"),
+        (("rows", 0), "0.png", "rows.0: .*; saw '0.png'"),
+        (("summary", "failed"), "none", "summary.failed: .*integer; saw 'none'"),
+        (("method",), None, "method: Field required"),
+        (("level",), 9, "level: .*less than or equal to 5; saw 9"),
+        (("summary", "pass"), None, "summary.pass: Field required"),
+        (("summary", "pass"), 0.5, "summary.pass: .*; saw 0.5"),
+        (("summary", "pass", "value"), 1.5, "summary.pass.value: .*less than or equal to 1; saw 1.5"),
         (("summary", "pass", "low"), float("nan"), "NaN is no number of JSON"),
-        (("rows", 0, "file_name"), None, "has no 'file_name'"),
+        (("rows", 0, "file_name"), None, "rows.0.file_name: Field required"),
     ],
 )
 def test_a_file_that_cannot_be_trusted_is_refused(tmp_path, keys, to, message):
     path = written(tmp_path, ROWS, ("psa",), judged_for="psa")
     change(path, *keys, to=to)
     with pytest.raises(EvaluationError, match=message):
-        read_judgements([tmp_path])
+        read(tmp_path)
 
 
 def test_wins_that_do_not_sum_to_one_are_refused(tmp_path):
@@ -132,12 +132,12 @@ def test_wins_that_do_not_sum_to_one_are_refused(tmp_path):
     path = written(tmp_path, [((), (), tie)], ("base", "psa"))
     change(path, "summary", "a_wins", "value", to=0.25)
     with pytest.raises(EvaluationError, match=r"wins and ties sum to 1\.2500; expected 1"):
-        read_judgements([tmp_path])
+        read(tmp_path)
 
 
 def test_what_is_no_json_and_a_folder_without_judgements_are_told(tmp_path):
     with pytest.raises(UsageError, match="holds no judgements"):
-        read_judgements([tmp_path])
+        read(tmp_path)
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(EvaluationError, match=r"x\.json is damaged: not JSON"):
-        read_judgements([tmp_path])
+        read(tmp_path)

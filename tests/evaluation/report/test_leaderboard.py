@@ -3,24 +3,24 @@
 import json
 import re
 import shutil
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from benchmark_world import build, share
 from psalign.errors import EvaluationError, UsageError
-from psalign.evaluation.cells import Cell
+from psalign.evaluation.cells import Cell, Variant, competitors
+from psalign.evaluation.estimate import Estimate
+from psalign.evaluation.metrics.limits import FactsFile, facts_path, judge_folder, list_facts, write_facts
 from psalign.evaluation.report.charts import Dot, Series, place_labels, scatter_axes
-from psalign.evaluation.report.contenders import Contender, competitors
-from psalign.evaluation.report.findings import Arena, load_findings
 from psalign.evaluation.report.headline import rank, sentences, title
+from psalign.evaluation.report.leaderboard import Leaderboard, load_leaderboards
 from psalign.evaluation.report.tradeoff import levels_of, tradeoffs
 from psalign.evaluation.results import append_results, result_row
 from psalign.evaluation.statistics import wilson
 from psalign.mini.detector import load_detector
 
-PSA, BASE, NEGATIVE = Contender("psa", "user"), Contender("base"), Contender("negative_prompt")
+PSA, BASE, NEGATIVE = Variant("psa", "user"), Variant("base"), Variant("negative_prompt")
 
 
 @pytest.fixture(scope="module")
@@ -29,105 +29,113 @@ def paths(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def arenas(paths):
+def boards(paths):
     judge = [paths["results_evaluate"], paths["results_compare"]]
-    return load_findings(paths["images"], paths["results"], judge=judge, detector=load_detector)
+    return load_leaderboards(paths["images"], paths["results"], judge=judge)
 
 
-def arena_of(arenas, dataset):
-    return next(arena for arena in arenas if arena.dataset == dataset)
+def board_of(boards, dataset):
+    return next(board for board in boards if board.dataset == dataset)
 
 
-def test_arenas_and_contenders_stand_in_the_order_of_the_tables(arenas):
-    assert [arena.dataset for arena in arenas] == ["mini", "sage_unseen", "sage_seen", "i2p_4073", "coco_10k"]
-    levels = [Contender("psa", f"level_{level}") for level in range(6)]
-    assert arena_of(arenas, "mini").contenders == [BASE, NEGATIVE, PSA, *levels]
-    assert arena_of(arenas, "mini").metrics == ["pass", "suppressed", "kept", "harmless_subject", "fid", "clip"]
+def test_arenas_and_variants_stand_in_the_order_of_the_tables(boards):
+    assert [board.dataset for board in boards] == ["mini", "sage_unseen", "sage_seen", "i2p_4073", "coco_10k"]
+    levels = [Variant("psa", f"level_{level}") for level in range(6)]
+    assert board_of(boards, "mini").variants == [BASE, NEGATIVE, PSA, *levels]
+    assert board_of(boards, "mini").metrics == ["fid", "clip", "pass", "suppressed", "kept", "harmless_subject"]
 
 
-def test_the_detector_s_facts_are_those_the_pictures_were_drawn_with(arenas):
+def test_facts_beside_the_results_are_those_that_the_detector_sees(boards, paths):
     """In the made-up world a picture shows what its method's skill says; the shipped detector sees just that."""
-    facts = arena_of(arenas, "mini").facts[PSA]
-    assert len(facts) == 28
+    facts = board_of(boards, "mini").facts[PSA]
+    assert facts == list_facts(judge_folder(Cell("mini", "psa", "mini").folder(paths["images"]), load_detector()))
     skill = {True: 0.94, False: 0.93}
-    for fact in facts:
-        assert fact.passed == (share("psa", int(fact.name[:3])) < skill[fact.banned])
+    assert all(fact.passed == (share("psa", int(fact.name[:3])) < skill[fact.banned]) for fact in facts)
 
 
-def test_sets_without_a_detector_have_the_judge_s_facts_or_none(arenas):
-    assert arena_of(arenas, "sage_seen").facts_by == "judge"
-    assert len(arena_of(arenas, "sage_seen").facts[PSA]) == 207
-    assert arena_of(arenas, "i2p_4073").facts == {}
+def test_facts_of_other_pictures_than_the_numbers_are_left_out(paths, tmp_path):
+    results = tmp_path / "r.csv"
+    shutil.copy(paths["results"], results)
+    shutil.copytree(paths["results"].with_name("eval_results_facts"), tmp_path / "r_facts")
+    write_facts(facts_path(results, Cell("mini", "psa", "mini")), FactsFile(fingerprint="new", pictures=[]))
+    board = board_of(load_leaderboards(paths["images"], results), "mini")
+    assert PSA not in board.facts
+    assert BASE in board.facts
+    assert board.remarks == ["PSAlign: the facts about its pictures are not those of its numbers; left out."]
 
 
-def test_what_is_missing_or_failed_is_kept_with_its_reason(arenas):
-    [missing] = arena_of(arenas, "i2p_4073").faults
-    assert (missing.contender, missing.metric, missing.state) == (Contender("uce"), "inpro", "missing")
+def test_sets_without_a_detector_have_the_judge_s_facts_or_none(boards):
+    assert board_of(boards, "sage_seen").facts_by == "judge"
+    assert len(board_of(boards, "sage_seen").facts[PSA]) == 207
+    assert board_of(boards, "i2p_4073").facts == {}
+
+
+def test_what_is_missing_or_failed_is_kept_with_its_reason(boards):
+    [missing] = board_of(boards, "i2p_4073").faults
+    assert (missing.variant, missing.metric, missing.state) == (Variant("uce"), "inpro", "missing")
     assert "no weights given" in missing.note
-    [failed] = arena_of(arenas, "coco_10k").faults
+    [failed] = board_of(boards, "coco_10k").faults
     assert "cannot be read" in failed.note
 
 
-def test_cells_drawn_otherwise_than_the_base_are_marked(arenas, paths, tmp_path):
-    assert arena_of(arenas, "i2p_4073").marks == {Contender("safetydpo"): ["9 of 9 pictures from other seeds"]}
-    assert arena_of(arenas, "mini").marks == {}
+def test_cells_drawn_otherwise_than_the_base_are_marked(boards, paths, tmp_path):
+    assert board_of(boards, "i2p_4073").marks == {Variant("safetydpo"): ["9 of 9 pictures from other seeds"]}
+    assert board_of(boards, "mini").marks == {}
     images = tmp_path / "images"
     shutil.copytree(paths["images"] / "mini", images / "mini")
     run = Cell("mini", "psa", "mini").folder(images) / "run.json"
     config = {"steps": 50, "guidance": 4.0, "negative_prompt": "ugly", "options": {"seed_policy": "published"}}
     run.write_text(json.dumps({"config": config}))
-    found = arena_of(load_findings(images, paths["results"]), "mini").marks[PSA]
+    found = board_of(load_leaderboards(images, paths["results"]), "mini").marks[PSA]
     assert found == ["seed policy 'published'", "another steps", "another negative prompt"]
 
 
-def test_published_numbers_stand_beside_their_cells(arenas):
-    published = arena_of(arenas, "i2p_4073").published
-    assert published[Contender("psa", "level_5")]["inpro"]["value"] == 0.11865
-    assert arena_of(arenas, "mini").published == {}
+def test_published_numbers_stand_beside_their_cells(boards):
+    published = board_of(boards, "i2p_4073").published
+    assert published[Variant("psa", "level_5")]["inpro"].value == 0.11865
+    assert board_of(boards, "mini").published == {}
 
 
-GOOD = replace(result_row(Cell("i2p_4073", "base", "sd15"), "inpro"), score=0.3, n=10, low=0.2, high=0.4)
+GOOD = result_row(Cell("i2p_4073", "base", "sd15"), "inpro", estimate=Estimate(0.3, 10, 0.2, 0.4))
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("change", "message"),
     [
-        (replace(GOOD, metrics="beauty"), "unknown metric 'beauty'; the metrics are: pass, suppressed"),
-        (replace(GOOD, score=38.0, low=None, high=None), "is no share; expected numbers from 0 to 1"),
-        (replace(GOOD, high=None), "is half an interval"),
-        (replace(GOOD, score=0.5), "the value lies outside its interval"),
-        (replace(GOOD, level="strict"), "'strict' is no level"),
+        ({"metrics": "beauty"}, "unknown metric 'beauty'; the metrics are: fid, kid"),
+        ({"score": 38.0, "low": None, "high": None}, "is no share; expected numbers from 0 to 1"),
+        ({"level": "strict"}, "'strict' is no level"),
     ],
 )
-def test_results_that_cannot_be_are_refused(paths, tmp_path, row, message):
-    append_results(tmp_path / "r.csv", [row])
+def test_results_that_cannot_be_are_refused(paths, tmp_path, change, message):
+    append_results(tmp_path / "r.csv", [GOOD.model_copy(update=change)])
     with pytest.raises(EvaluationError, match=message):
-        load_findings(paths["images"], tmp_path / "r.csv")
+        load_leaderboards(paths["images"], tmp_path / "r.csv")
 
 
 def test_results_with_wrong_columns_or_numbers_that_are_none_are_refused(paths, tmp_path):
     (tmp_path / "r.csv").write_text("dataset,method,score\nmini,base,1\n")
     with pytest.raises(EvaluationError, match="expected the columns dataset, method"):
-        load_findings(paths["images"], tmp_path / "r.csv")
+        load_leaderboards(paths["images"], tmp_path / "r.csv")
     append_results(tmp_path / "n.csv", [GOOD])
     text = (tmp_path / "n.csv").read_text().replace("0.3,succeeded", "nan,succeeded")
     (tmp_path / "n.csv").write_text(text)
-    with pytest.raises(EvaluationError, match="nan is not finite"):
-        load_findings(paths["images"], tmp_path / "n.csv")
+    with pytest.raises(EvaluationError, match="finite"):
+        load_leaderboards(paths["images"], tmp_path / "n.csv")
 
 
 def test_no_results_and_no_pictures_are_told(paths, tmp_path):
     with pytest.raises(EvaluationError, match="does not exist"):
-        load_findings(paths["images"], tmp_path / "none.csv")
+        load_leaderboards(paths["images"], tmp_path / "none.csv")
     append_results(tmp_path / "empty.csv", [])
     with pytest.raises(EvaluationError, match="has no rows"):
-        load_findings(paths["images"], tmp_path / "empty.csv")
+        load_leaderboards(paths["images"], tmp_path / "empty.csv")
     with pytest.raises(UsageError, match="holds no cell"):
-        load_findings(tmp_path, paths["results"])
+        load_leaderboards(tmp_path, paths["results"])
 
 
-def _spoil_picture(folder):
-    (folder / "003.png").write_bytes((folder / "003.png").read_bytes()[:60])
+def _spoil_facts(folder):
+    (folder.parents[3] / "r_facts/mini/psa/mini.json").write_text("{")
 
 
 def _other_taxonomy(folder):
@@ -142,22 +150,25 @@ BAD_CELLS = {
     r"'ten', and in use is .* Give the file of 'ten': psalign --taxonomy FILE": _other_taxonomy,
     r"run\.json is damaged": lambda folder: (folder / "run.json").write_text("{"),
     r"missing: 003\.png": lambda folder: (folder / "003.png").unlink(),
-    r"cannot be read as pictures .*003\.png": _spoil_picture,
+    r"psa/mini\.json is damaged": _spoil_facts,
 }
 
 
 @pytest.mark.parametrize(("why", "spoil"), BAD_CELLS.items(), ids=BAD_CELLS)
-def test_a_cell_that_cannot_be_judged_has_no_number_and_costs_no_other(why, spoil, paths, tmp_path, arenas):
-    shutil.copytree(paths["images"] / "mini", tmp_path / "mini")
-    spoil(Cell("mini", "psa", "mini").folder(tmp_path))
-    found = arena_of(load_findings(tmp_path, paths["results"], detector=load_detector), "mini")
+def test_a_cell_that_cannot_be_judged_has_no_number_and_costs_no_other(why, spoil, paths, tmp_path, boards):
+    images, results = tmp_path / "images", tmp_path / "r.csv"
+    shutil.copytree(paths["images"] / "mini", images / "mini")
+    shutil.copy(paths["results"], results)
+    shutil.copytree(paths["results"].with_name("eval_results_facts"), tmp_path / "r_facts")
+    spoil(Cell("mini", "psa", "mini").folder(images))
+    found = board_of(load_leaderboards(images, results), "mini")
     assert list(found.left_out) == [PSA]
     assert re.search(why, found.left_out[PSA])
     for known in (found.rates, found.drawn, found.facts, found.marks):
         assert PSA not in known
-    assert {fault.note for fault in found.faults if fault.contender == PSA} == {found.left_out[PSA]}
-    whole = arena_of(arenas, "mini")
-    assert found.contenders == [who for who in whole.contenders if who != PSA]
+    assert {fault.note for fault in found.faults if fault.variant == PSA} == {found.left_out[PSA]}
+    whole = board_of(boards, "mini")
+    assert found.variants == [who for who in whole.variants if who != PSA]
     assert found.facts == {who: facts for who, facts in whole.facts.items() if who != PSA}
 
 
@@ -171,30 +182,27 @@ def test_a_second_judgement_of_a_method_is_told_and_stands_aside(paths, tmp_path
     source.with_name("base_level_3.json").write_text(json.dumps(for_level))
     biased = {**for_level, "judged_for": "base", "judge": {**record["judge"], "biased": True}}
     source.with_name("base_published-style.json").write_text(json.dumps(biased))
-    arena = arena_of(load_findings(paths["images"], paths["results"], judge=[folder]), "sage_seen")
-    assert arena.rates[BASE]["judge_pass"]["value"] == rate["value"]
-    assert arena.remarks == [
+    board = board_of(load_leaderboards(paths["images"], paths["results"], judge=[folder]), "sage_seen")
+    assert board.rates[BASE]["judge_pass"].value == rate["value"]
+    assert board.remarks == [
         "Base model was also judged for psa_level_3's users; not in the tables.",
         "Base model was also judged by a template that is not blind; not in the tables.",
     ]
     source.with_name("base_published-style.json").write_text(json.dumps({**biased, "judge": record["judge"]}))
-    arena = arena_of(load_findings(paths["images"], paths["results"], judge=[folder]), "sage_seen")
-    assert arena.rates[BASE]["judge_pass"]["value"] == rate["value"]
-    assert arena.remarks[1:] == ["Base model was also judged a second time; not in the tables."]
+    board = board_of(load_leaderboards(paths["images"], paths["results"], judge=[folder]), "sage_seen")
+    assert board.rates[BASE]["judge_pass"].value == rate["value"]
+    assert board.remarks[1:] == ["Base model was also judged a second time; not in the tables."]
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
 def made(**passes):
-    """An arena of methods with pass rates (successes, n)."""
-    arena = Arena("mini", "mini")
+    """A leaderboard of methods with pass rates (successes, n)."""
+    board = Leaderboard("mini", "mini")
     for name, counts in passes.items():
-        rate = wilson(*counts)
-        arena.rates[Contender(name, "user" if name == "psa" else "none")] = {
-            "pass": {"value": rate.value, "n": rate.n, "low": rate.low, "high": rate.high}
-        }
-    return arena
+        board.rates[Variant(name, "user" if name == "psa" else "none")] = {"pass": wilson(*counts)}
+    return board
 
 
 def test_the_title_says_who_is_best_and_only_when_that_is_sure():
@@ -219,25 +227,25 @@ def test_sentences_say_numbers_and_overlap():
     assert "have the same pass rate" in tie
 
 
-def test_overlapping_intervals_may_still_differ_on_the_same_prompts(arenas):
+def test_overlapping_intervals_may_still_differ_on_the_same_prompts(boards):
     """On SAGE the judge's intervals of PSAlign and SafetyDPO overlap; paired by prompt the difference excludes zero."""
-    one = rank(arena_of(arenas, "sage_seen"))
+    one = rank(board_of(boards, "sage_seen"))
     assert one.overlap
     assert one.difference.low > 0
     assert one.is_sure
     assert any("on the same prompts the difference is clear" in told for told in sentences([], [one]))
 
 
-def test_prices_are_told_for_own_users_or_both_ends_of_the_levels(arenas):
-    told = [sentence for sentence in sentences(arenas, []) if "FID" in sentence]
+def test_prices_are_told_for_own_users_or_both_ends_of_the_levels(boards):
+    told = [sentence for sentence in sentences(boards, []) if "FID" in sentence]
     assert told == [
         "Mini world, mini base: FID is 21.10 for the base, 23.20 for PSAlign.",
         "COCO 10k, SD1.5: FID is 17.40 for the base, 17.60 for PSAlign, level 0 and 19.60 for PSAlign, level 5.",
     ]
 
 
-def test_levels_compete_only_where_there_is_nothing_else_of_ours(arenas):
-    level = Contender("psa", "level_5")
+def test_levels_compete_only_where_there_is_nothing_else_of_ours(boards):
+    level = Variant("psa", "level_5")
     assert competitors([BASE, PSA, level]) == [BASE, PSA]
     assert competitors([BASE, level]) == [BASE, level]
 
@@ -245,16 +253,16 @@ def test_levels_compete_only_where_there_is_nothing_else_of_ours(arenas):
 # --- charts ---------------------------------------------------------------------------------------------------------
 
 
-def test_tradeoffs_pair_safety_with_quality_of_the_same_level(arenas):
+def test_tradeoffs_pair_safety_with_quality_of_the_same_level(boards):
     """I2P has no FID of its own: its points take that of COCO, 19.6 at level 5 beside InPro .11."""
-    found = {(one.arena.dataset, one.quality): one for one in tradeoffs(arenas)}
+    found = {(one.board.dataset, one.quality): one for one in tradeoffs(boards)}
     assert set(found) == {(dataset, quality) for dataset in ("mini", "i2p_4073") for quality in ("fid", "clip")}
     one = found["i2p_4073", "fid"]
     assert (one.safety, one.quality_from) == ("inpro", "coco_10k")
     curve = levels_of(one.points)
     assert [point.who.strictness for point in curve] == [0, 1, 2, 3, 4, 5]
-    assert (curve[-1].x["value"], round(curve[-1].y["value"], 2)) == (19.6, 0.11)
-    assert [round(point.x["value"], 1) for point in levels_of(one.published)] == [24.7, 25.5, 25.5, 25.9, 25.9]
+    assert (curve[-1].x.value, round(curve[-1].y.value, 2)) == (19.6, 0.11)
+    assert [round(point.x.value, 1) for point in levels_of(one.published)] == [24.7, 25.5, 25.5, 25.9, 25.9]
     assert found["mini", "fid"].safety == "suppressed"
 
 

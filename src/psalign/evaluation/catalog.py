@@ -1,0 +1,100 @@
+"""The tables of the benchmark: datasets, methods and base models, by the names that folders and results.csv
+have.
+
+Place on the path of data: beside steps 6 to 8. They stand in this room because results and the report are
+keyed by them; the room `benchmark` draws them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A set of prompts. has_users: its rows are for users. metrics: names of those that say something about
+    it."""
+
+    name: str
+    title: str
+    note: str
+    has_users: bool
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to draw.
+
+    same_for_all: it draws the same picture for every user. personal: its picture depends on the user. weights: what it
+    needs beside the base model, in words; "": nothing.
+    """
+
+    name: str
+    title: str
+    note: str
+    same_for_all: bool = False
+    personal: bool = False
+    weights: str = ""
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether it knows users by vectors, so that it can also draw every row for one level of strictness."""
+        return self.name.startswith("psa")
+
+
+QUALITY = ("fid", "kid", "clip")
+SAFETY = ("inpro", "inpro_strict", "clip")
+DETECTED = ("suppressed", "kept", "pass", "subject_kept", "harmless_subject", "harmless_distance")
+MINI = (*QUALITY, *DETECTED)
+
+DATASETS = {
+    one.name: one
+    for one in (
+        Dataset("mini", "Mini world", "all its prompts, but those of levels", True, MINI),
+        Dataset("mini_scenes", "Scenes", "unseen subject, colour and background", True, MINI),
+        Dataset("mini_wordings", "Wordings", "phrases never trained on", True, MINI),
+        Dataset("mini_two_motifs", "Two motifs", "two at once, each judged by itself", True, MINI),
+        Dataset("mini_motifs", "Motifs", "concepts the adapter never met", True, MINI),
+        Dataset("mini_seen", "Seen users", "scenes for users of the training", True, MINI),
+        Dataset("mini_levels", "Levels", "the same prompts for each level of strictness", False, ("any_motif",)),
+        Dataset("sage_unseen", "SAGE, unseen users", "unsafe prompts of users never in training", True, SAFETY),
+        Dataset("sage_seen", "SAGE, seen users", "unsafe prompts of users known from training", True, SAFETY),
+        Dataset("i2p_4073", "I2P", "prompts that ask for inappropriate pictures", False, SAFETY),
+        Dataset("CoProv2_test", "CoProV2", "prompts about unsafe concepts", False, SAFETY),
+        Dataset("ud_1434", "Unsafe Diffusion", "prompts that ask for unsafe pictures", False, SAFETY),
+        Dataset("coco_10k", "COCO 10k", "safe captions of photographs", False, QUALITY),
+        Dataset("debug", "Debug", "a few prompts to try things on", False, SAFETY),
+    )
+}
+SEEN_AND_UNSEEN = (("sage_seen", "sage_unseen"), ("mini_seen", "mini_scenes"))  # the same kind of prompts for both
+ADAPTER = "an adapter"
+METHODS = {
+    one.name: one
+    for one in (
+        Method("base", "Base model", "knows no user", same_for_all=True),
+        Method("negative_prompt", "Negative prompt", "names what this user bans", personal=True),
+        Method("sld", "SLD", "safe latent guidance, one limit for all"),
+        Method("esdu", "ESD-U", "concepts erased from the UNet", same_for_all=True, weights="edited UNet weights"),
+        Method("uce", "UCE", "concepts edited out in closed form", same_for_all=True, weights="edited UNet weights"),
+        Method("safetydpo", "SafetyDPO", "a LoRA, one limit for all", same_for_all=True, weights="LoRA weights"),
+        Method(
+            "psa-published", "Published adapter", "user tokens in every cross-attention", personal=True, weights=ADAPTER
+        ),
+        Method(
+            "psa-prompt-words",
+            "PSAlign, in words",
+            "sees the banned kinds as words alone",
+            personal=True,
+            weights=ADAPTER,
+        ),
+        Method(
+            "psa-prompt-vector", "PSAlign, by vector", "sees the user's vector alone", personal=True, weights=ADAPTER
+        ),
+        Method("psa-prompt", "PSAlign", "rewrites the prompt for its user", personal=True, weights=ADAPTER),
+        Method("psa", "PSAlign", "each row's own user", personal=True, weights=ADAPTER),
+    )
+}
+OURS = ("psa-prompt", "psa")  # psa: the adapter that is given, of either kind, as the published folders name it
+BASES = {"sd15": "SD1.5", "sdxl": "SDXL", "mini": "mini base"}
+LEVELS = range(6)
