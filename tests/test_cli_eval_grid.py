@@ -170,7 +170,9 @@ def test_another_detector_or_nudenet_measures_again(monkeypatch, tmp_path):
         (base, metric) for base in ("mini", "sd15") for metric in ("inpro", "inpro_strict")
     }
     monkeypatch.setattr(models, "_detector_name", lambda: "another")
-    assert {key for key in after if after[key] != names()[key]} == {("mini", m) for m in ("fid", "kid", *DETECTED)}
+    assert {key for key in after if after[key] != names()[key]} == {
+        ("mini", m) for m in ("fid", "kid", *DETECTED, "harmless_distance", "any_motif")
+    }
 
 
 def test_a_cell_that_fails_says_why_and_the_others_are_measured(mini, tmp_path, capsys):
@@ -242,7 +244,7 @@ def test_seed_scripts_are_short():
         (("--weights", "esdu=a"), "'esdu=a' is for which base model? Write esdu/sd15=a."),
         (("--weights", "esdu/sd3=a"), "--weights esdu/sd3=a: expected METHOD/BASE=PATH"),
         (("--levels", "user"), "The rows of debug are for no user"),
-        (("--datasets", "nothing"), "Unknown dataset 'nothing'; choose one of: debug"),
+        (("--datasets", "nothing"), "Unknown dataset 'nothing'; choose one of: mini, mini_scenes"),
     ],
 )
 def test_mistakes_of_generate(folder, tmp_path, capsys, arguments, message):

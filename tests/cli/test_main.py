@@ -199,7 +199,7 @@ MISTAKES = {
         1,
         "was trained for 'sd15'; this run uses 'mini'",
     ),
-    "no pictures": (("eval", "measure", "--pictures", "none"), 1, "holds no method"),
+    "no pictures": (("eval", "run", "--images", "none"), 2, "holds no cell"),
 }
 
 
