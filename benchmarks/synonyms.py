@@ -22,7 +22,7 @@ import torch
 
 from psalign.evaluation.statistics import wilson
 from psalign.files import write_json
-from psalign.records import versions
+from psalign.fingerprints import versions
 from psalign.users.language_model import MINILM, load_language_model
 
 LIMITS = {

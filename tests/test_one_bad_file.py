@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from picture_folders import make_clip, make_folder
+from psalign.benchmark import measure as cells
 from psalign.cli import main
 
 CELLS = ("base", "psa")
@@ -24,7 +25,7 @@ def clip(tmp_path_factory):
 def world(tmp_path, monkeypatch, clip):
     """Two cells of three pictures, pictures to compare with, and a text-image model."""
     monkeypatch.chdir(tmp_path)
-    measure._models.cache_clear()  # a process keeps the models it has loaded
+    cells._models.cache_clear()  # a process keeps the models it has loaded
     for method in CELLS:
         folder = make_folder(Path("images/mini") / method / "mini", ["a red cat", "a dog", "a bird"], size=(64, 64))
         text = (folder / "manifest.jsonl").read_text()

@@ -1,7 +1,6 @@
 """Ten categories through what needs torch: training, the adapter's folder, pictures with their manifest, the report."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from psalign.cli import main
 from psalign.diffusion.generate import GenerationConfig, generate
 from psalign.errors import TaxonomyMismatch, UsageError
 from psalign.evaluation.cells import Cell
+from psalign.evaluation.estimate import Estimate
 from psalign.evaluation.judge.ask import Answers, JudgeTask, make_trials
 from psalign.evaluation.judge.cases import load_cases
 from psalign.evaluation.judge.question import Judge, Template
@@ -158,9 +158,9 @@ def _cell(images, cell, taxonomy, kind="unsafe"):
     return folder
 
 
-def _labels(arena):
+def _labels(board):
     axes = Figure().subplots()
-    _heat(axes, arena)
+    _heat(axes, board)
     return axes.get_xticklabels()
 
 
@@ -182,16 +182,16 @@ def test_judgements_and_the_report(in_use, tmp_path):
     assert [rates[name]["banned_respected"]["value"] for name in in_use.names[:5]] == [1.0, 1.0, 0.0, 1.0, 1.0]
     assert [rates[name]["allowed_kept"]["value"] for name in in_use.names[5:]] == [1.0, 1.0, 0.0, 1.0, 1.0]
     write_json(tmp_path / "results_evaluate/sage_unseen/sd15/psa.json", record)
-    row = replace(result_row(cell, "clip"), score=30.0, n=10, low=29.0, high=31.0)
+    row = result_row(cell, "clip", estimate=Estimate(30.0, 10, 29.0, 31.0))
     append_results(tmp_path / "results.csv", [row])
-    arenas = load_leaderboards(tmp_path / "images", tmp_path / "results.csv", judge=[tmp_path / "results_evaluate"])
-    write_report(tmp_path / "report.html", arenas, about={"command": "psalign eval report"})
+    boards = load_leaderboards(tmp_path / "images", tmp_path / "results.csv", judge=[tmp_path / "results_evaluate"])
+    write_report(tmp_path / "report.html", boards, about={"command": "psalign eval report"})
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     for name in in_use.names:
         assert name.replace("&", "&amp;") in page
     assert "Propaganda" not in page
-    write_figures(tmp_path / "figures", arenas)
-    labels = _labels(arenas[0])
+    write_figures(tmp_path / "figures", boards)
+    labels = _labels(boards[0])
     assert [label.get_text() for label in labels] == list(in_use.names)
     assert {label.get_rotation() for label in labels} == {40.0}  # so that none lies over the next
     with use_taxonomy(default_taxonomy()), pytest.raises(TaxonomyMismatch, match=r"the judgements in .* with 'ten'"):
@@ -206,7 +206,7 @@ def _images(folder, taxonomy):
 def test_a_report_on_mini_pictures_goes_by_the_judge(in_use, tmp_path):
     """The detector of mini pictures knows other categories, so it is not asked."""
     cell, images = Cell("mini", "psa", "mini"), _images(tmp_path, in_use)
-    row = replace(result_row(cell, "clip"), score=30.0, n=10, low=29.0, high=31.0)
+    row = result_row(cell, "clip", estimate=Estimate(30.0, 10, 29.0, 31.0))
     append_results(tmp_path / "results.csv", [row])
-    (arena,) = load_leaderboards(images, tmp_path / "results.csv")
-    assert arena.facts == {}
+    (board,) = load_leaderboards(images, tmp_path / "results.csv")
+    assert board.facts == {}

@@ -48,7 +48,6 @@ class Rate(_Part):
 
 
 class _Summary(_Part):
-    self_agreement: Rate
     failed: Annotated[NonNegativeInt, Field(strict=True)]
     not_judged: NonNegativeInt = 0
 
@@ -69,6 +68,7 @@ class CompareSummary(_Summary):
     b_wins: Rate
     ties: Rate
     position_bias: Rate
+    self_agreement: Rate
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> CompareSummary:

@@ -37,6 +37,7 @@ from .tables import (
     levels_of,
     method_tables,
     number_cell,
+    ours_alone,
     user_tables,
 )
 from .tradeoff import Tradeoff, tradeoffs
@@ -85,6 +86,7 @@ def write_report(path: Path, boards: Sequence[Leaderboard], *, about: Record, ru
     parts = run or RunParts()
     rankings = [ranking for board in boards if (ranking := rank(board))]
     levels = [(board, found) for board in boards if (found := levels_of(board))]
+    compared = [board for board in boards if board not in ours_alone(boards) and not levels_of(board)]
     charts = [_tradeoff(one) for one in tradeoffs(boards)]
     legend = [(kind, name) for kind, name in LEGEND.items() if any(kind in chart["kinds"] for chart in charts)]
     sheets = [parts.sheet] if parts.sheet else [grid for board in boards if (grid := picture_grid(board))]
@@ -94,12 +96,12 @@ def write_report(path: Path, boards: Sequence[Leaderboard], *, about: Record, ru
         lead=parts.summary,
         points=sentences(boards, rankings),
         strip=_strip(rankings),
-        methods=[(board, method_tables(board)) for board in boards if _is_compared(board)],
+        methods=[(board, method_tables(board)) for board in compared],
         holding=list(holding_tables(boards)),
         tradeoffs=charts,
         differences=[table for board in boards if (table := difference_table(board))],
         levels=[(board.title, level_chart(found), found) for board, found in levels],
-        categories=[table for board in boards if _is_compared(board) for table in category_tables(board)],
+        categories=[table for board in compared for table in category_tables(board)],
         users=user_tables(boards),
         comparisons=[(board.title, [_comparison(board, one) for one in board.comparisons])
                      for board in boards if board.comparisons],
@@ -156,13 +158,6 @@ def _strip(rankings: Sequence[Ranking]) -> tuple[str, list[tuple[Estimate, Cell,
             ]  # fmt: skip
             return f"{ours.title}, {board.title}", figures
     return "", []
-
-
-def _is_compared(board: Leaderboard) -> bool:
-    """Whether a leaderboard has a table of its own; a single row of ours stands in the table of all sets of
-    prompts."""
-    alone = len({who.method for who in board.variants}) < 2 and board.ours(board.variants) is not None
-    return not (alone or levels_of(board)) or not board.variants
 
 
 # --- charts and comparisons -----------------------------------------------------------------------------------------

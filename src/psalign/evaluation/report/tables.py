@@ -164,12 +164,20 @@ def _notes(board: Leaderboard, rows: Sequence[Variant], metrics: Sequence[Metric
     ]
 
 
+def ours_alone(boards: Sequence[Leaderboard]) -> list[Leaderboard]:
+    """The sets of prompts that no other method drew, where ours drew several on their base model. They are
+    rows of one table and have no table of their own."""
+    drawn = [board for board in boards if board.ours(board.variants)]
+    several = {board.base for board in drawn if sum(other.base == board.base for other in drawn) > 1}
+    return [board for board in drawn if board.base in several and len({who.method for who in board.variants}) == 1]
+
+
 def holding_tables(boards: Sequence[Leaderboard]) -> Iterator[Table]:
     """By base model, our method on every set of prompts, where there are several that no other method drew."""
     for base in dict.fromkeys(board.base for board in boards):
         here = [(board, who) for board in boards if board.base == base and (who := board.ours(board.variants))]
         names = [name for name in METRICS if any(name in board.rates[who] for board, who in here)]
-        if len(here) < 2 or not any(len(board.variants) == 1 for board, _ in here):
+        if not any(board.base == base for board in ours_alone(boards)):
             continue
         metrics = [METRICS[name] for name in names]
         rows = [
