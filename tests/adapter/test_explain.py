@@ -63,14 +63,25 @@ def test_a_limit_of_half_strength_softens_less(psa, mini_pipeline):
     assert 0 < moved[1] < moved[0]
 
 
-@pytest.mark.parametrize("clip_skip", [None, 1])
-def test_states_of_ones_own_need_the_pipeline_for_limits(psa, mini_pipeline, clip_skip):
-    plain = encode_texts(mini_pipeline, [PROMPT], clip_skip=clip_skip)
+def test_states_of_ones_own_need_the_pipeline_for_limits(psa, mini_pipeline):
+    plain = encode_texts(mini_pipeline, [PROMPT])
     with pytest.raises(GuardError, match="nothing was given that encodes them"):
         psa.rewrite(plain.prompt_embeds, None, limits=[["a sword"]])
-    made = psa.rewrite(plain.prompt_embeds, None, limits=[["a sword"]], pipe=mini_pipeline, clip_skip=clip_skip)
-    expected = psa.encode(mini_pipeline, [PROMPT], None, limits=[["a sword"]], clip_skip=clip_skip)
+    made = psa.rewrite(plain.prompt_embeds, None, limits=[["a sword"]], pipe=mini_pipeline)
+    expected = psa.encode(mini_pipeline, [PROMPT], None, limits=[["a sword"]])
     assert torch.equal(made["prompt_embeds"], expected["prompt_embeds"])
+
+
+def test_limits_are_encoded_with_the_clip_skip_of_the_states(psa, mini_pipeline, monkeypatch):
+    states, given = encode_texts(mini_pipeline, [PROMPT]).prompt_embeds, []
+
+    def encode(pipe, prompts, **options):
+        given.append(options)
+        return encode_texts(pipe, prompts)
+
+    monkeypatch.setattr("psalign.adapter.words.encode_texts", encode)
+    psa.rewrite(states, None, limits=[["a sword"]], pipe=mini_pipeline, clip_skip=1)
+    assert given == [{"clip_skip": 1}]
 
 
 def test_a_batch_of_users_brings_its_own_limits(psa, mini_pipeline):
@@ -87,7 +98,8 @@ def test_both_layouts_say_category_vector_and_phrase(base):
     causes = {
         one.cause
         for bans in (torch.ones(7), None)
-        for found in psa.explain(pipeline, ["a cat"], UserBatch((torch.ones(12),), "tests", (bans,)))
+        for vector in 3 * torch.randn((8, 12), generator=torch.Generator().manual_seed(0))
+        for found in psa.explain(pipeline, [PROMPT], UserBatch((vector,), "tests", (bans,)))
         for one in found.softened
     }
     assert {"Violence", "the user's vector"} <= causes
