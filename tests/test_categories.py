@@ -271,7 +271,7 @@ def test_the_command_line(tmp_path, capsys):
     assert "Sexuality, Shocking, Propaganda (taxonomy 'default')" in capsys.readouterr().err
     published = ["train", "--data", "published", "--preset", "psa-sd15", "--out", f"{tmp_path}/p"]
     quickstart = ["quickstart", "--out", f"{tmp_path}/q"]
-    for command in (published, quickstart, ["mini", "task"], ["users", "levels", "--published"]):
+    for command in (published, quickstart, ["users", "levels", "--published"]):
         assert main([*command, "--taxonomy", path]) == 2
         assert "categories of the default taxonomy, and in use is 'ten'" in capsys.readouterr().err
 

@@ -27,7 +27,7 @@ class MemoryCache:
         means = torch.randn((2 * count, 4, 8, 8), generator=generator)
         poor = means + 0.5 * torch.randn(means.shape, generator=generator)
         self.means = torch.cat([means, poor])
-        self.latents = Rows.of(inputs=self.means, stds=torch.full_like(self.means, 0.1))
+        self.latents = Rows.of(means=self.means, stds=torch.full_like(self.means, 0.1))
         self.texts = Rows.of(states=torch.randn((count + 1, 5, 16), generator=generator))
         self.pictures = {str(i): i for i in range(2 * count)}
         self.empty = count

@@ -210,7 +210,7 @@ def test_rows_are_told_by_number_and_picture(rows, users):
 
 
 def test_a_pair_without_its_safe_caption_is_refused(rows, users):
-    with pytest.raises(DatasetError, match="User 0000033, Self-Harm, 'two words', 00004: no row has the safe caption"):
+    with pytest.raises(DatasetError, match="user 0000033, Self-Harm, 'two words', 00004: no row has the safe caption"):
         Pairs(rows[:1], make_cache(rows), users)
 
 

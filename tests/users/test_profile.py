@@ -248,7 +248,7 @@ def test_jsonl_faults(tmp_path):
         "  row 1: not JSON (Expecting ',' delimiter at column 11)",
         "  row 2: expected a JSON object, saw list",
         "  row 3, column age: saw a JSON array, allowed: a whole number from 0 to 100",
-        f"  row 4, column banned: saw {{'Hate': 1}}, allowed: a list of {', '.join(CATEGORIES)}",
+        f"  row 4, column banned: saw a JSON object, allowed: a list of {', '.join(CATEGORIES)}",
     ]
 
 
