@@ -97,7 +97,7 @@ def test_the_loss_and_its_gradient_are_those_of_a_plain_sum(tmp_path, kind, sett
     trainer.optimizer.zero_grad(set_to_none=True)
     expected.backward()
     plain = {name: weight.grad for name, weight in trainer.trained.named_parameters() if weight.grad is not None}
-    assert difference(gradients, plain) < 1e-4
+    assert difference(gradients, plain) < 1e-3
 
 
 def test_the_match_loss_is_of_rows_with_a_user_and_of_kind_prompt_alone(tmp_path):

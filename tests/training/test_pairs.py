@@ -28,7 +28,7 @@ def make_cache(rows, *, variants=("plain",)):
     return Cache(
         name="c",
         latents=Rows.of(
-            inputs=values.view(-1, 1, 1, 1).expand(-1, 2, 3, 3).half(),
+            means=values.view(-1, 1, 1, 1).expand(-1, 2, 3, 3).half(),
             stds=torch.zeros(count, 2, 3, 3).half(),
             sizes=torch.zeros(count, 6, dtype=torch.int32),
         ),
