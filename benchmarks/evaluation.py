@@ -34,7 +34,7 @@ from psalign.evaluation.pictures import Pictures, open_pictures
 from psalign.files import write_json, write_jsonl
 from psalign.fingerprints import versions
 from psalign.mini import world
-from psalign.mini.clip import clip_folder, load_clip, tell
+from psalign.mini.clip import clip_folder, load_clip
 from psalign.records import ManifestRow
 
 SIZES_PX = {"mini": 64, "vit-b-32": 512}
@@ -148,7 +148,7 @@ def _draw(folder: Path, count: int, size_px: int) -> Pictures:
     folder.mkdir(parents=True)
     for number in range(count):
         scene = world.sample_scene(rng)
-        rows.append(ManifestRow(f"{number:05}.png", tell(scene, rng), number, "base", "mini"))
+        rows.append(ManifestRow(f"{number:05}.png", world.sample_caption(scene, rng), number, "base", "mini"))
         Image.fromarray(world.draw(scene, seed=number)).resize((size_px, size_px)).save(folder / rows[-1].file_name)
     write_jsonl(folder / "manifest.jsonl", rows)
     return open_pictures(folder)

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from psalign.adapter.prompt import PromptAdapter
+from psalign.adapter.users import RowUsers
 from psalign.config import load_preset
 from psalign.diffusion.base_models import BASES
 from psalign.files import write_json
@@ -72,10 +73,9 @@ def _step(base: str, unet: Any, adapter: PromptAdapter, optimizer: torch.optim.O
         added = {"added_cond_kwargs": {"text_embeds": pooled.to(dtype), "time_ids": sizes}}
     with torch.no_grad():
         reference = unet(noisy, times, states.to(dtype), **added).sample
-    tokens = adapter.user_tokens(torch.randn((rows, adapter.llm_dim)))
-    rewritten = states + adapter.rewriter(states, tokens)
-    if pooled is not None:
-        steered = pooled + adapter.rewriter.pooled(pooled, tokens)
+    users = RowUsers(torch.randn((rows, adapter.llm_dim)), torch.ones(rows))
+    rewritten, steered = adapter.rewritten(states, pooled, users)
+    if steered is not None:
         added["added_cond_kwargs"]["text_embeds"] = steered.to(dtype)
     predicted = unet(noisy, times, rewritten.to(dtype), **added).sample
     (predicted.float() - reference.float()).square().mean().backward()

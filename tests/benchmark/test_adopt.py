@@ -48,7 +48,7 @@ def test_without_a_users_file_bans_are_not_known_and_not_judged(folder):
     adopt(folder / "eval_images", prompts=folder / "prompts")
     cell = folder / "eval_images/sage_unseen/psa/sd15"
     assert {row.banned for row in complete_rows(cell)} == {None}
-    with pytest.raises(EvaluationError, match="of whom nothing says what they ban"):
+    with pytest.raises(EvaluationError, match="whose banned categories are not known"):
         load_cases(cell)
     with pytest.raises(UsageError, match="has no pictures without a manifest"):
         adopt(folder / "eval_images", prompts=folder / "prompts")

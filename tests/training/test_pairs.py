@@ -204,7 +204,7 @@ def test_sdxl_batches_have_pooled_states_and_sizes(rows, users):
 def test_rows_are_told_by_number_and_picture(rows, users):
     pairs = Pairs(rows, make_cache(rows), users)
     plan = pairs.plan(0, size=3, config=CALM)
-    told = pairs.told(plan, limit=2)
+    told = pairs.row_numbers(plan, limit=2)
     assert f"{plan.rows[0]} ({rows[plan.rows[0]].chosen})" in told
     assert told.endswith("and 1 more")
 

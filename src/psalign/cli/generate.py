@@ -136,7 +136,7 @@ def _tell_unknown_bans(rows: Sequence[PromptRow], users: EmbeddingStore, shard: 
 
 def _fill(arguments: argparse.Namespace) -> None:
     if arguments.profiles and arguments.level is not None:
-        raise UsageError("--profiles and --level both say whom rows are for; give one of them.")
+        raise UsageError("--profiles and --level both set the users of the rows; give one of them.")
 
 
 def add_commands(groups: Any) -> None:

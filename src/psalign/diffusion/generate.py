@@ -90,7 +90,7 @@ class GenerationConfig:
     negative_prompt: for every row; negative_prompts: by user id (NOBODY: rows of none), for the baseline of
     that name, instead of it.
     adapter: fingerprint of the weights that the method brings. scheduler, dtype: how the pipeline was loaded, where
-    that is not its own way; options: what else the method was told. All are part of what names a run.
+    that is not its own way; options: more settings of the method. All are part of what names a run.
     """
 
     method: str = "base"
@@ -222,7 +222,7 @@ def _draw_share(drawing: Drawing, rows: Sequence[PromptRow], out: Path, shard: S
 def _draw_or_tell(
     drawing: Drawing, batch: Sequence[PromptRow], failed: list[tuple[str, str]]
 ) -> Iterator[tuple[PromptRow, np.ndarray]]:
-    """A batch's pictures. Where it fails, its rows one by one; those that fail alone are told, not drawn."""
+    """A batch's pictures. Where it fails, its rows one by one; rows that still fail are added to `failed`."""
     try:
         yield from zip(batch, drawing.batch(batch), strict=True)
     except (RuntimeError, ValueError, GenerationError) as err:
@@ -296,13 +296,13 @@ def cut_texts(pipeline: Any, texts: Iterable[str]) -> dict[str, str]:
 def _tell_cut_prompts(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig) -> None:
     negatives = config.negatives(rows) or []
     cut = cut_texts(pipeline, [row.prompt for row in rows] + negatives)
-    told = [f"  {row.file_name}: '{cut[row.prompt]}'" for row in rows if row.prompt in cut]
-    told += [f"  negative prompt: '{cut[text]}'" for text in dict.fromkeys(negatives) if text in cut]
-    if told:
+    lines = [f"  {row.file_name}: '{cut[row.prompt]}'" for row in rows if row.prompt in cut]
+    lines += [f"  negative prompt: '{cut[text]}'" for text in dict.fromkeys(negatives) if text in cut]
+    if lines:
         reads = pipeline.tokenizer.model_max_length
-        print(f"Warning: {len(told)} texts are longer than the {reads} tokens that are read. Cut:", file=sys.stderr)
-        more = [f"  and {len(told) - MAX_CUT_SHOWN} more"] if len(told) > MAX_CUT_SHOWN else []
-        print("\n".join(told[:MAX_CUT_SHOWN] + more), file=sys.stderr)
+        print(f"Warning: {len(lines)} texts are longer than the {reads} tokens that are read. Cut:", file=sys.stderr)
+        more = [f"  and {len(lines) - MAX_CUT_SHOWN} more"] if len(lines) > MAX_CUT_SHOWN else []
+        print("\n".join(lines[:MAX_CUT_SHOWN] + more), file=sys.stderr)
 
 
 def check_rows(rows: Sequence[PromptRow]) -> None:

@@ -97,10 +97,10 @@ def _variant(row: PromptRow, i: int) -> PromptRow:
 
 def _meta_row(record: Record, number: int, seed: int, where: str, keep: Collection[str] = ()) -> MetaRow:
     columns = _columns(record, where)
-    told = columns.pop("user_data", None) or {}
-    if not isinstance(told, dict):  # which is personal: what it says instead is not shown
-        raise DatasetError(f"{where}: user_data must be a JSON object; saw {type(told).__name__}.")
-    for name, value in _columns(told, f"{where}, user_data").items():
+    person = columns.pop("user_data", None) or {}
+    if not isinstance(person, dict):  # which is personal: what it says instead is not shown
+        raise DatasetError(f"{where}: user_data must be a JSON object; saw {type(person).__name__}.")
+    for name, value in _columns(person, f"{where}, user_data").items():
         if columns.get(name) in (None, ""):
             columns[name] = value
         elif not _is_same(name, columns[name], value):

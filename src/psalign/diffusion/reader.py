@@ -91,23 +91,23 @@ class Reader:
         if pooled is not None and time_ids is not None:
             self.pooled_spread = float(self.read_pooled(pooled, time_ids).var(0).mean().clamp(min=1e-8))
 
-    def error(self, states: torch.Tensor, told: torch.Tensor, draw: Draw) -> torch.Tensor:
-        """How differently the UNet reads states and told, [B]: squared, in units of each layer's spread.
+    def error(self, states: torch.Tensor, chosen: torch.Tensor, draw: Draw) -> torch.Tensor:
+        """Squared difference between what the UNet reads of two text states, [B], in units of each layer's spread.
 
-        No gradient flows into told.
+        states: [B, T, D]. chosen: text states of the caption of the chosen picture, [B, T, D]; they get no gradient.
         """
         errors = []
         for layer, queries in zip(draw.layers, draw.queries, strict=True):
             with torch.no_grad():
-                target = self.read(told, layer, queries)
+                target = self.read(chosen, layer, queries)
             difference = self.read(states, layer, queries) - target
             errors.append(difference.square().mean((1, 2)) / self.spreads[layer])
         return torch.stack(errors).mean(0)
 
-    def pooled_error(self, pooled: torch.Tensor, told: torch.Tensor, time_ids: torch.Tensor) -> torch.Tensor:
-        """The same of pooled text states, [B]."""
+    def pooled_error(self, pooled: torch.Tensor, chosen: torch.Tensor, time_ids: torch.Tensor) -> torch.Tensor:
+        """The same for pooled text states [B, P]."""
         with torch.no_grad():
-            target = self.read_pooled(told, time_ids)
+            target = self.read_pooled(chosen, time_ids)
         return (self.read_pooled(pooled, time_ids) - target).square().mean(1) / self.pooled_spread
 
     def draw(self, generator: torch.Generator, *, layers: int, queries: int) -> Draw:

@@ -130,8 +130,8 @@ def draw(scene: Scene, *, seed: int, opacity: float = 1.0, shown: float = 1.0) -
 def caption(scene: Scene, wording: tuple[str, str], *, kinds: Sequence[int] = ()) -> str:
     """A scene in words.
 
-    kinds: for each motif 0: its name ("a sword"), 1: name, then kind ("a sword, a weapon,"), 2: kind, then
-    name ("a weapon, a sword,"); names alone where not given.
+    kinds: one number for each motif. 0: the caption has its name ("a sword"). 1: its name, then its kind ("a sword,
+    a weapon,"). 2: its kind, then its name ("a weapon, a sword,"). A motif without a number has its name alone.
     """
     words = [_words_of(motif, kind) for motif, kind in zip(scene.motifs, (*kinds, 0, 0), strict=False)]
     return fill(wording, scene, " and ".join(words))

@@ -129,7 +129,7 @@ class LayoutB:
 
     @property
     def profiles(self) -> list[Record]:
-        """Metadata of the users of whom more than the id is known."""
+        """Metadata of the users who have more than a user id."""
         known = set(OF_USERS.values()) - {"Cluster_ID", "Allowed_Categories"}
         return [record for record in self.users.values() if any(record.get(column) for column in known)]
 

@@ -46,9 +46,9 @@ class CaptionTotals:
 class CaptionObjective:
     """The loss of batches of captions.
 
-    attached: the adapter where it is on a whole UNet, which can then draw. size_px: of the pictures, which SDXL's UNet
-    is told. compare: also tell whether what is read of the rewritten prompt is nearer to the chosen picture's caption
-    than to the rejected one's.
+    attached: the adapter on a whole UNet, which can then draw; None: there is none. size_px: the size of the pictures
+    that SDXL's UNet is conditioned on. compare: also compute whether the rewritten prompt is read more like the
+    caption of the chosen picture than like that of the rejected one.
     """
 
     figures = FIGURES
@@ -129,7 +129,7 @@ class CaptionObjective:
         return errors < others
 
     def _sizes(self, rows: int) -> torch.Tensor:
-        """What SDXL's UNet is told of a picture's size: as it was, what was cut off, as it shall be."""
+        """SDXL's size conditions for each row, [rows, 6]: original size, crop offset and target size, in pixels."""
         size = float(self.size_px)
         return torch.tensor([[size, size, 0, 0, size, size]], device=self.device).expand(rows, -1)
 

@@ -168,7 +168,7 @@ class Captions:
             **self._of_sdxl(caption, chosen, other),
         )
 
-    def told(self, plan: CaptionPlan, limit: int = 8) -> str:
+    def row_numbers(self, plan: CaptionPlan, limit: int = 8) -> str:
         """The rows of a plan, for messages: their numbers in the split."""
         more = f" and {len(plan) - limit} more" if len(plan) > limit else ""
         return ", ".join(str(number) for number in plan.rows[:limit].tolist()) + more

@@ -27,7 +27,7 @@ FIGURES = ("loss", "dpo", "accuracy", "margin", "visual", "visual_accuracy", "ch
 
 
 def figure_cells() -> tuple[tuple[str, str], ...]:
-    """Banned and allowed, by category: what figures are told apart by."""
+    """Names of the groups of rows that figures are given for: banned and allowed, by category."""
     return tuple((side, category) for side in SIDES[:2] for category in category_names())
 
 
@@ -188,8 +188,8 @@ class Objective:
             "chosen_error": chosen_errors.sum() / totals.pairs,
             "rejected_error": rejected_errors.sum() / totals.pairs,
         }
-        told = torch.stack([figures[name].detach().float() for name in FIGURES])
-        return Outcome(loss, told, *self._by_cell(batch, rows, right), reference)
+        shown = torch.stack([figures[name].detach().float() for name in FIGURES])
+        return Outcome(loss, shown, *self._by_cell(batch, rows, right), reference)
 
     def _match_loss(self, batch: PairBatch, totals: Totals) -> torch.Tensor:
         """Of kind `prompt`: a prompt with something to take away must have a match, and no other may have one."""
@@ -256,9 +256,9 @@ class Objective:
     def _base_on(
         self, batch: PairBatch, chosen: torch.Tensor, own_rows: torch.Tensor, plain_rows: torch.Tensor
     ) -> torch.Tensor:
-        """The base on chosen pictures: some under the caption that tells them, some under the row's own."""
+        """The base's predictions on chosen pictures: first with the pictures' captions, then with the rows' own."""
         rows = torch.cat([own_rows, plain_rows])
-        return self._unet(chosen[rows], batch, rows, told=len(own_rows))
+        return self._unet(chosen[rows], batch, rows, captioned=len(own_rows))
 
     def _safe_error(self, batch: PairBatch, predicted: torch.Tensor, plain: _Predictions) -> torch.Tensor:
         if not self.config.safe_anchor_weight:
@@ -268,15 +268,15 @@ class Objective:
     # --- the UNet -----------------------------------------------------------------------------------------------------
 
     def _unet(
-        self, noisy: torch.Tensor, batch: PairBatch, rows: torch.Tensor, *, policy: bool = False, told: int = 0
+        self, noisy: torch.Tensor, batch: PairBatch, rows: torch.Tensor, *, policy: bool = False, captioned: int = 0
     ) -> torch.Tensor:
-        """The noise that the UNet predicts for rows of a batch; the first `told` under the caption that tells the
-        chosen picture."""
+        """The noise that the UNet predicts for rows of a batch. captioned: that many rows, from the first, have the
+        caption of the chosen picture in place of their own."""
         dtype = self.attached.unet.dtype
-        states = _mixed(batch.own_states, batch.states, rows, told).to(dtype)
+        states = _mixed(batch.own_states, batch.states, rows, captioned).to(dtype)
         added: dict[str, torch.Tensor] = {}
         if batch.pooled is not None and batch.own_pooled is not None and batch.time_ids is not None:
-            added["pooled"] = _mixed(batch.own_pooled, batch.pooled, rows, told).to(dtype)
+            added["pooled"] = _mixed(batch.own_pooled, batch.pooled, rows, captioned).to(dtype)
             added["time_ids"] = batch.time_ids[rows].to(dtype)
         users = self._users(batch, rows) if policy else None
         return self.attached.denoise(noisy.to(dtype), batch.timesteps[rows], states, users=users, **added)
@@ -321,7 +321,7 @@ class _Predictions:
         self.there[rows] = True
 
 
-def _mixed(own: torch.Tensor, plain: torch.Tensor, rows: torch.Tensor, told: int) -> torch.Tensor:
-    if not told:
+def _mixed(own: torch.Tensor, plain: torch.Tensor, rows: torch.Tensor, captioned: int) -> torch.Tensor:
+    if not captioned:
         return plain[rows]
-    return torch.cat([own[rows[:told]], plain[rows[told:]]])
+    return torch.cat([own[rows[:captioned]], plain[rows[captioned:]]])

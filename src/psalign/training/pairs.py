@@ -158,7 +158,7 @@ class Pairs:
             **self._of_sdxl(caption, own, latents),
         )
 
-    def told(self, plan: Plan, limit: int = 8) -> str:
+    def row_numbers(self, plan: Plan, limit: int = 8) -> str:
         """The rows of a plan, for messages: their numbers in the split and their chosen pictures."""
         rows = [f"{number} ({self.rows[number].chosen})" for number in plan.rows[:limit].tolist()]
         return ", ".join(rows) + (f" and {len(plan) - limit} more" if len(plan) > limit else "")

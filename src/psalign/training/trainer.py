@@ -175,7 +175,8 @@ class Trainer:
                 reference[index * self.config.batch_size :][: len(part)] = outcome.reference
             if not math.isfinite(outcome.loss.item()):
                 raise TrainingError(
-                    f"The loss of step {self.step} is {outcome.loss.item()}; its rows are {self.pairs.told(part)}.",
+                    f"The loss of step {self.step} is {outcome.loss.item()}; "
+                    f"its rows are {self.pairs.row_numbers(part)}.",
                     hint="Lower training.lr, or look at these rows of metadata.jsonl.",
                 )
             self.scaler.scale(outcome.loss).backward()
@@ -213,7 +214,7 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip or math.inf))
         if not math.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() < SMALLEST_SCALE):
             raise TrainingError(
-                f"The gradient of step {self.step} is not finite; its rows are {self.pairs.told(plan)}.",
+                f"The gradient of step {self.step} is not finite; its rows are {self.pairs.row_numbers(plan)}.",
                 hint="Lower training.lr, or look at these rows of metadata.jsonl.",
             )
         self.scaler.step(self.optimizer)  # in fp16, a gradient that overflowed is left out and the scale lowered

@@ -178,7 +178,7 @@ def test_bans_that_are_not_known_are_not_judged(tmp_path):
     """A folder of published vectors says no bans: neither "none banned" nor a guess."""
     unknown = write_cell(tmp_path, "psa", [{"banned": None, "user_id": "0000501"}, {}])
     base = write_cell(tmp_path, "base", [{"banned": None, "user_id": "0000501"}, {}])
-    message = r"1 pictures are for users of whom nothing says what they ban: 0.*--users"
+    message = r"1 pictures are for users whose banned categories are not known: 0.*--users"
     with pytest.raises(EvaluationError, match=f"(?s){message}"):
         load_cases(unknown)
     with pytest.raises(EvaluationError, match=f"(?s){message}"):

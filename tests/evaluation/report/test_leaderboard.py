@@ -209,12 +209,19 @@ def test_the_title_says_who_is_best_and_only_when_that_is_sure():
     """Wilson: 90 of 100 .826 to .945, 60 of 100 .502 to .691, 85 of 100 .767 to .907."""
     assert title([rank(made(psa=(90, 100), base=(60, 100)))]) == "PSAlign has the highest pass rate"
     unsure = made(psa=(90, 100), sld=(85, 100), base=(60, 100))
-    assert title([rank(unsure)]) == "PSAlign and SLD cannot be told apart by pass rate"
+    assert title([rank(unsure)]) == "PSAlign and SLD do not differ clearly in pass rate"
     assert title([rank(unsure)] * 2) == "In none of 2 comparisons is one method clearly best"
     mixed = [rank(unsure), rank(made(sld=(90, 100), base=(60, 100)))]
     assert title(mixed) == "SLD is clearly best in 1 of 2 comparisons"
     assert title([]) == "One method alone: nothing to compare with yet"
     assert rank(made(psa=(9, 10))) is None
+
+
+def test_of_equal_views_of_our_adapter_the_one_by_ban_list_is_named():
+    board = made(base=(60, 100), **dict.fromkeys(("psa-prompt-words", "psa-prompt", "psa-prompt-vector"), (99, 100)))
+    best = rank(board)
+    assert (best.best.method, best.second.method) == ("psa-prompt", "base")
+    assert title([best, best]) == "PSAlign is clearly best in both comparisons"
 
 
 def test_sentences_say_numbers_and_overlap():

@@ -45,9 +45,9 @@ class PictureFile:
 class Case:
     """One row to judge.
 
-    asked: categories that the prompt asks for, as the dataset says; () none; None: the dataset does not
-    say. pictures: one; or two, of model a and of model b. person: words of closed vocabularies; {}:
-    nothing is told.
+    asked: the categories that the prompt asks for, as the dataset records them; (): it asks for none; None: the
+    dataset does not record it. pictures: one, or two: model a's and model b's. person: the user's attributes in
+    words of closed vocabularies; {}: the judge is given no attributes.
     """
 
     file_name: str
@@ -212,7 +212,7 @@ def _bans_of(row: ManifestRow) -> frozenset[str] | None:
 
 def _require_bans(folder: Path, rows: Sequence[ManifestRow]) -> None:
     unknown = [row.file_name for row in rows if row.banned is None]
-    refuse(folder, "are for users of whom nothing says what they ban", unknown, hint=BANS_UNKNOWN)
+    refuse(folder, "are for users whose banned categories are not known", unknown, hint=BANS_UNKNOWN)
 
 
 def _is_for_all(row: ManifestRow) -> bool:

@@ -24,8 +24,8 @@ from .question import Judge, Template
 class Setting:
     """What all tasks of a command share.
 
-    profiles: of the users whose persons are described to the judge; None: it gets their categories alone.
-    limit: number of rows of each model, evenly spaced, the same for all; None: all. repeat_share: share of
+    profiles: profiles of the users, which are described to the judge; None: the judge gets only their banned
+    categories. limit: number of rows of each model, evenly spaced, the same for all; None: all. repeat_share: share of
     rows that are judged twice.
     """
 

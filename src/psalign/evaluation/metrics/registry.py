@@ -36,10 +36,11 @@ class MetricModels:
     """The models that metrics compute with; a metric that needs one that is None is refused. Each is loaded
     when used.
 
-    features: for FID and KID. fid_reference: folder of pictures to compare with, or a file of their
-    statistics. clip: for CLIPScore. q16: file of the two vectors. q16_clip: the CLIP that they belong to.
-    nudity: for InPro. detector: for mini pictures. strict_threshold: for inpro_strict, 0.25 to 1. cache:
-    folder for the results of every picture; None: they are not kept.
+    features: the feature extractor of FID and KID. fid_reference: a folder of pictures to compare with, or a file
+    of their statistics. clip: the text-image model of CLIPScore. q16: the file of Q16's two vectors; q16_clip: the
+    CLIP model that they belong to. nudity: the nudity detector of InPro. detector: the detector of mini pictures.
+    strict_threshold: the score from which inpro_strict counts a detection, 0.25 to 1. cache: a folder that keeps
+    the results of every picture; None: nothing is kept.
     """
 
     features: Lazy[FeatureExtractor] | None = None

@@ -35,9 +35,9 @@ REVEALED = "Sensitive pictures are shown without blur, as asked for (--reveal)."
 class SheetRow:
     """One row of pictures, uint8 RGB [H, W, 3] each; None: it was not drawn.
 
-    banned: for each picture, whether this row's user bans what its prompt asks for (outlined); empty: none
-    is. failed: for each picture, whether its user's limit was not kept, or what the user allows is
-    missing; empty: none is. new_group: leave a wider gap above this row.
+    banned: one flag for each picture: this row's user bans what the prompt asks for, and the picture is outlined;
+    empty: no picture is. failed: one flag for each picture: a banned motif is there, or an allowed one is missing;
+    empty: no picture failed. new_group: leave a wider gap above this row.
     """
 
     label: str
@@ -64,8 +64,8 @@ class Sheet:
     """Captions of the columns, and the rows. column_notes: a word under each caption (its category), or
     empty.
 
-    veiled: for each column, whether its pictures and caption are blurred until a reader asks for them;
-    empty: none is. name: names this sheet among those of a page. title: heading above it.
+    veiled: one flag for each column: its pictures and caption are blurred until a reader reveals them; empty: no
+    column is. name: the name of this sheet within a page. title: the heading above it.
     Raises ValueError where a row has not exactly one picture for each column.
     """
 

@@ -62,7 +62,12 @@ def rank(board: Leaderboard) -> Ranking | None:
     for name in DECISIVE:
         metric = METRICS[name]
         having = [who for who in board.variants if board.rates[who].get(name, NO_CASES).value is not None]
-        ordered = sorted(competitors(having), key=lambda who: _goodness(board.rates[who][name], metric), reverse=True)
+        # Of equal views of our adapter the one that knows the ban list stands for all.
+        ordered = sorted(
+            competitors(having),
+            key=lambda who: (_goodness(board.rates[who][name], metric), who.method in OURS),
+            reverse=True,
+        )
         others = [who for who in ordered if _family(who) != _family(ordered[0])]
         if others:
             best, second = ordered[0], others[0]
@@ -80,16 +85,16 @@ def title(rankings: Sequence[Ranking]) -> str:
     if len(rankings) == 1:
         one = rankings[0]
         if not one.is_sure or one.is_tie:
-            return f"{one.best.title} and {one.second.title} cannot be told apart by {DECISIVE[one.metric]}"
+            return f"{one.best.title} and {one.second.title} do not differ clearly in {DECISIVE[one.metric]}"
         return f"{one.best.title} has the {_end(one.metric)} {DECISIVE[one.metric]}"
     sure = Counter(one.best.method for one in rankings if one.is_sure)
     if not sure:
         return f"In none of {len(rankings)} comparisons is one method clearly best"
     method, count = sure.most_common(1)[0]
     name = METHODS[method].title if method in METHODS else method
-    return (
-        f"{name} is clearly best in {'all ' if count == len(rankings) else f'{count} of '}{len(rankings)} comparisons"
-    )
+    if count < len(rankings):
+        return f"{name} is clearly best in {count} of {len(rankings)} comparisons"
+    return f"{name} is clearly best in {'both' if count == 2 else f'all {count}'} comparisons"
 
 
 def sentences(boards: Sequence[Leaderboard], rankings: Sequence[Ranking]) -> list[str]:
