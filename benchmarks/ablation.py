@@ -34,7 +34,7 @@ from psalign.users.vectors import StructuredEmbedder
 SIZES = {"scenes": 140, "seen": 7, "wordings": 14, "two_motifs": 42, "motifs": 70, "safe": 60, "levels": 7}
 DATASET = {"seed": 11, **SIZES}
 # Columns of the table: (suite, figure).
-COLUMNS = [("scenes", name) for name in ("pass", "suppressed", "kept", "subject_kept", "harmless_subject")]
+COLUMNS = [("scenes", name) for name in ("pass", "suppressed", "kept", "subject_kept", "safe_subject")]
 COLUMNS += [("wordings", "pass"), ("two_motifs", "pass"), ("motifs", "pass")]
 
 

@@ -62,7 +62,7 @@ from psalign.users.views import VectorsAlone
 
 # More prompts of each suite than the quickstart draws.
 SIZES = {"scenes": 140, "wordings": 0, "two_motifs": 56, "motifs": 105, "safe": 80, "levels": 28}
-COLUMNS = ("pass", "suppressed", "kept", "harmless_distance")
+COLUMNS = ("pass", "suppressed", "kept", "safe_distance")
 SUITES = ("scenes", "levels", "two_motifs", "motifs")
 BY_LIST, PERSON = "by list", "as a person"
 VIEWS = {BY_LIST: "whole", "by structured vector": "structured", "by vector": "whole", PERSON: "person"}
@@ -206,7 +206,7 @@ def measure(
     safe = [row.file_name for row in rows if row.meta["kind"] == "safe"]
     found = of_pictures(pictures, rows)
     figures = {suite: found.get(suite) for suite in ("two_motifs", "motifs")}
-    scenes = {**found["scenes"], "harmless_distance": distance(pictures, base, safe)}
+    scenes = {**found["scenes"], "safe_distance": distance(pictures, base, safe)}
     write_json(folder / "metrics.json", {"scenes": scenes, **figures, "levels": found["levels"]})
 
 

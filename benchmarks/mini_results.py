@@ -19,7 +19,7 @@ from psalign.config import load_preset
 from psalign.files import write_json
 from psalign.quickstart import run
 
-METRICS = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject", "harmless_distance")
+METRICS = ("pass", "suppressed", "kept", "subject_kept", "safe_subject", "safe_distance")
 OURS = "psa-prompt"
 SUITES = {"wordings": "held-out wordings", "two_motifs": "two motifs at once", "motifs": "held-out motifs"}
 

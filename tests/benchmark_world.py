@@ -123,7 +123,7 @@ def _mini_rows(cell: Cell, facts: FactsFile) -> list:
     known = rates(facts.pictures)
     rows = [
         result_row(cell, name, estimate=known[name], fingerprint=f"x-{made_of_facts(name, facts.fingerprint)}")
-        for name in ("suppressed", "kept", "harmless_subject", "pass")
+        for name in ("suppressed", "kept", "safe_subject", "pass")
     ]
     level = {"base": 0, "negative_prompt": 4, "psa": 2}[cell.method] if cell.level is None else cell.level
     fid = MINI_FID[level] + (0.4 if cell.method == "negative_prompt" else 0.1)

@@ -21,7 +21,7 @@ from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sa
 from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
 
 ROOT = Path(__file__).parents[1]
-DETECTED = ("suppressed", "kept", "pass", "subject_kept", "harmless_subject")
+DETECTED = ("suppressed", "kept", "pass", "subject_kept", "safe_subject")
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_another_detector_or_nudenet_measures_again(monkeypatch, tmp_path):
     }
     monkeypatch.setattr(models, "_detector_name", lambda: "another")
     assert {key for key in after if after[key] != names()[key]} == {
-        ("mini", m) for m in ("fid", "kid", *DETECTED, "harmless_distance", "any_motif")
+        ("mini", m) for m in ("fid", "kid", *DETECTED, "safe_distance", "any_motif")
     }
 
 

@@ -37,12 +37,12 @@ def pipelines(tmp_path_factory):
 
 @pytest.fixture
 def mirror(monkeypatch, tmp_path):
-    """A mirror that this process fetches from, in a folder with nothing in it. `asked` has "told" where it was said."""
+    """A mirror that this process fetches from, in a folder with nothing in it. `asked` has "announced" too."""
     mirror = Mirror()
     monkeypatch.setattr(download, "REPOSITORY", mirror.url)
     monkeypatch.setattr(download, "CAPTIONS", mirror.table)
-    tell = downloads.tell
-    monkeypatch.setattr(downloads, "tell", lambda *a, **m: (mirror.asked.append("told"), tell(*a, **m)))
+    announce = downloads.announce
+    monkeypatch.setattr(downloads, "announce", lambda *a, **m: (mirror.asked.append("announced"), announce(*a, **m)))
     monkeypatch.chdir(tmp_path)
     yield mirror
     mirror.close()
@@ -67,7 +67,7 @@ def test_one_command_from_nothing_to_a_sheet(base, pipelines, mirror, capsys):
         if base != "sd15":
             mirror_vectors.undo()
     told, out = capsys.readouterr().err, Path(f"trained_models/psa-{base}")
-    assert mirror.asked == ["told", *(mirror.path_of(one.name) for one in mirror.table)]
+    assert mirror.asked == ["announced", *(mirror.path_of(one.name) for one in mirror.table)]
     assert told.startswith("To be fetched:\n  captions and simulated users of M-E-AGI-Lab/PSAlign  from 127.0.0.1")
     assert "MIT, Copyright (c) 2025 Torpedo2648  to data/sage\n" in told
     assert "Some of the captions are offensive" in told
@@ -110,7 +110,7 @@ def test_what_is_there_is_not_fetched_or_made_again(pipelines, mirror, capsys):
     mirror.asked.clear()
     assert train("sd15", pipelines, "--no-sheet", "--steps", "2") == 0
     told = capsys.readouterr().err
-    assert mirror.asked == ["told"]
+    assert mirror.asked == ["announced"]
     assert "To be fetched" not in told
     assert "Making" not in told
     assert not Path("trained_models/psa-sd15/sheet.png").exists()
@@ -166,7 +166,7 @@ def test_another_dataset_is_left_alone(pipelines, mirror, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--preset", "mini-quickstart"), "The published captions tell real things and come without pictures"),
+        (("--preset", "mini-quickstart"), "The published captions describe real things and come without pictures"),
         (("--preset", "psa-sd15", "--kind", "published"), "come without pictures"),
         (("--preset", "psa-sdxl-vipl"), "come without pictures"),
         (("--preset", "psa-sd15", "--set", "prompt.training.objective=pictures", "--rows", "8"), "--rows is for"),

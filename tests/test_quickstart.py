@@ -20,7 +20,7 @@ from psalign.users.store import EmbeddingStore
 from psalign.users.vectors import StructuredEmbedder
 
 METHODS = ("base", "negative_prompt", "psa-published", "psa-prompt", "psa-prompt-vector", "psa-prompt-words")
-RATES = {"suppressed", "kept", "pass", "subject_kept", "harmless_subject"}
+RATES = {"suppressed", "kept", "pass", "subject_kept", "safe_subject"}
 
 SCENES, PSA, BASE = "pictures/mini_scenes", "pictures/mini_scenes/psa-prompt", "pictures/mini_scenes/base"
 
@@ -35,13 +35,11 @@ def test_results_have_every_method_suite_and_level(small_run):
     assert {row.state for row in rows} == {"succeeded"}
     scenes = rates_of(rows)
     assert {method for method, _, _ in scenes} == set(METHODS)
-    assert {metric for _, _, metric in scenes} == {*RATES, "harmless_distance"}
+    assert {metric for _, _, metric in scenes} == {*RATES, "safe_distance"}
     for method, _, metric in scenes:
-        assert (
-            metric == "harmless_distance" or 0 <= scenes[method, _, metric].low <= scenes[method, _, metric].high <= 1
-        )
+        assert metric == "safe_distance" or 0 <= scenes[method, _, metric].low <= scenes[method, _, metric].high <= 1
     assert scenes["psa-prompt", "user", "suppressed"].n == 7
-    assert scenes["base", "none", "harmless_distance"].value == 0.0
+    assert scenes["base", "none", "safe_distance"].value == 0.0
     alone = {row.dataset for row in rows if row.method == "psa-prompt"} - {
         row.dataset for row in rows if row.method == "base"
     }

@@ -74,7 +74,7 @@ def pick_users(data: Path, users: EmbeddingStore) -> list[str]:
     return list(found.values())[:SHOWN_USERS]
 
 
-def limits_told(banned: Sequence[str]) -> str:
+def describe_bans(banned: Sequence[str]) -> str:
     """What a user bans, as a sheet says it."""
     if len(banned) in (0, len(category_names())):
         return "bans everything" if banned else "bans nothing"
@@ -120,6 +120,6 @@ def _sheet(
         pictures = read_pictures(folders["psa"], _rows(texts, user))
         outlined = [category in banned for category, _ in texts]
         table.append(
-            SheetRow(f"User {user.lstrip('0')}", limits_told(banned), pictures, outlined, new_group=user == people[0])
+            SheetRow(f"User {user.lstrip('0')}", describe_bans(banned), pictures, outlined, new_group=user == people[0])
         )
-    return Sheet([text for _, text in texts], table, [category or "harmless" for category, _ in texts])
+    return Sheet([text for _, text in texts], table, [category or "safe" for category, _ in texts])

@@ -86,13 +86,13 @@ def settings(kind: type[T], values: Record | None, *, section: str) -> T:
     return kind(**{name: _value(value, hints[name], f"{section}.{name}") for name, value in given.items()})
 
 
-def told_changes(before: Record, now: Record, *, inside: str = "") -> list[str]:
+def describe_changes(before: Record, now: Record, *, inside: str = "") -> list[str]:
     """The differences between two records of settings: a line "section.name: old -> new" for each setting."""
     lines: list[str] = []
     for name in [*before, *(name for name in now if name not in before)]:
         old, new = before.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            lines += told_changes(old, new, inside=f"{inside}{name}.")
+            lines += describe_changes(old, new, inside=f"{inside}{name}.")
         elif _plain(old) != _plain(new):
             lines.append(f"{inside}{name}: {_shown(old)} -> {_shown(new)}")
     return lines

@@ -28,7 +28,7 @@ class Download:
     to: Path
 
 
-def tell(downloads: Sequence[Download], *, notes: Sequence[str] = ()) -> None:
+def announce(downloads: Sequence[Download], *, notes: Sequence[str] = ()) -> None:
     """Print to stderr what will be fetched, then the notes; print nothing where nothing will be fetched."""
     if not downloads:
         return

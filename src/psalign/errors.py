@@ -15,7 +15,7 @@ PSAlignError
 ├── OutputError         an output folder of another run, a full disk
 ├── EvaluationError     a metric asked over incomplete or unreadable inputs
 ├── TrainingError       a training step that cannot be trusted (a loss that is not finite)
-├── TrainingStopped     a training run that was told to end, and saved itself (exit status 143)
+├── TrainingStopped     a training run that was asked to end, and saved itself (exit status 143)
 └── ExtraMissing        an optional library that is not installed
 
 Messages say what was wrong and what was expected; `hint` is the next command to type.
@@ -101,7 +101,7 @@ class ProfileError(PSAlignError): ...
 
 
 class LimitError(PSAlignError):
-    """The message never repeats what the person wrote: it tells of health or belief."""
+    """The message never repeats what the person wrote: it may be about health or belief."""
 
 
 class UnknownUser(PSAlignError): ...

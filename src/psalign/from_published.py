@@ -77,7 +77,7 @@ def prepare(sources: Sources, base_name: str, shard: Shard) -> tuple[Sources, Em
 def not_served() -> UsageError:
     """The error of settings that the published captions do not serve."""
     return UsageError(
-        "The published captions tell real things and come without pictures: they train adapters of kind prompt, "
+        "The published captions describe real things and come without pictures: they train adapters of kind prompt, "
         "by captions, for real base models.",
         hint="Run: psalign train --preset psa-sd15 --data published (or psa-sdxl)",
     )
@@ -121,7 +121,7 @@ def _fetch_all(sources: Sources, base: BaseModel, device: str) -> str:
     if pipeline is not None:
         wanted.append(pipeline.download("base model", licence=base.licence if source == base.source else None))
     slow = [SLOW] if device.startswith("cpu") and sources.rows is None else []
-    downloads.tell([one for one in wanted if one], notes=[downloads.OFFENSIVE, _written(sources, base), *slow])
+    downloads.announce([one for one in wanted if one], notes=[downloads.OFFENSIVE, _written(sources, base), *slow])
     with locked(sources.data, sources.embeddings, wait_s=WAIT_S):
         download.fetch_captions(sources.data)
         _make_vectors(sources, device)

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .before_after import limits_told, pick_users, read_pictures
+from .before_after import describe_bans, pick_users, read_pictures
 from .benchmark.grid import DRAWN, GridConfig, draw_grid
 from .benchmark.measure import measure_cells
 from .benchmark.methods import MethodInputs, draw_by
 from .categories import require_default
-from .config import settings, told_changes
+from .config import describe_changes, settings
 from .diffusion.base_models import find_base, load_pipeline
 from .diffusion.generate import GenerationConfig, Users
 from .embed import embed_users
@@ -260,7 +260,7 @@ def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore) -> Sheet:
         banned = users.known_bans(user)
         label = user.replace("level_", "Level ") if user.startswith("level_") else f"User {int(user)}"
         is_banned = {motif: category in banned for motif, category in world.MOTIF_CATEGORY.items()}
-        row = sheet_row(folders["prompt"], user, label, limits_told(banned), is_banned)
+        row = sheet_row(folders["prompt"], user, label, describe_bans(banned), is_banned)
         table.append(replace(row, new_group=number in (0, 6)))
     for number, (name, limits) in enumerate(in_words.items()):
         is_banned = {motif: _is_meant(motif, limits) for motif in world.MOTIF_CATEGORY}
@@ -333,7 +333,7 @@ def _go_on(out: Path, before: Record, now: Record, *, force: bool) -> None:
         raise OutputError(
             "\n".join([
                 f"{out} holds a finished run with other settings:",
-                *(f"  {line}" for name in changed for line in _told(before, now, name)),
+                *(f"  {line}" for name in changed for line in _section_changes(before, now, name)),
             ]),
             hint=f"Choose another --out, or add --force: it makes {', '.join(stale)} again, and keeps the rest.",
         )  # fmt: skip
@@ -341,15 +341,15 @@ def _go_on(out: Path, before: Record, now: Record, *, force: bool) -> None:
         finished.unlink(missing_ok=True)
     for part in stale:
         shutil.rmtree(out / part)
-    told = f"Other settings of {', '.join(changed) or 'nothing that is drawn'}"
-    print(f"{told}. Made again: {', '.join(stale) or 'nothing'}.", file=sys.stderr)
+    settings_changed = f"Other settings of {', '.join(changed) or 'nothing that is drawn'}"
+    print(f"{settings_changed}. Made again: {', '.join(stale) or 'nothing'}.", file=sys.stderr)
 
 
-def _told(before: Record, now: Record, name: str) -> list[str]:
+def _section_changes(before: Record, now: Record, name: str) -> list[str]:
     """What differs of a section of the preset, or of the seed, a line each."""
     if name == "seed":
-        return told_changes({name: before[name]}, {name: now[name]})
-    return told_changes({name: before["preset"].get(name)}, {name: now["preset"].get(name)})
+        return describe_changes({name: before[name]}, {name: now[name]})
+    return describe_changes({name: before["preset"].get(name)}, {name: now["preset"].get(name)})
 
 
 def _decides(preset: Record, name: str) -> Any:

@@ -103,10 +103,18 @@ def test_pictures_and_manifest(tmp_path, mini_pipeline):
 
 
 def test_a_picture_depends_on_its_own_row_alone(mini_pipeline):
-    together = draw_batch(mini_pipeline, ROWS, config=CONFIG, users=NoUsers())
-    for i, row in enumerate(ROWS):
-        alone = draw_batch(mini_pipeline, [row], config=CONFIG, users=NoUsers())[0]
-        assert np.abs(together[i].astype(int) - alone).max() <= 2
+    """Another batch size rounds a picture by at most one grey level, and other neighbours do not change it at all."""
+    config = replace(CONFIG, steps=8)
+    others = [replace(row, prompt=f"{row.prompt} in the snow", seed=row.seed + 9) for row in ROWS]
+    alone, two, three, six = (
+        [picture for start in range(0, 6, size) for picture in draw_batch(
+            mini_pipeline, [*ROWS, *others][start : start + size], config=config, users=NoUsers())]
+        for size in (1, 2, 3, 6)
+    )  # fmt: skip
+    for other in (two, three, six):
+        assert np.abs(np.stack(other).astype(int) - np.stack(alone)).max() <= 1
+    neighbours = draw_batch(mini_pipeline, [ROWS[0], *others[1:]], config=config, users=NoUsers())
+    assert np.array_equal(neighbours[0], three[0])
 
 
 @pytest.mark.parametrize("left", [0, 7, 50, -1], ids=["empty", "no whole beginning", "cut", "one byte short"])

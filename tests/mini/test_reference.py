@@ -19,7 +19,7 @@ META = {"kind": "safe", "background": "sea", "subject": "cat", "colour": "red", 
 ROWS = [PromptRow("safe_1.png", "x", 1, meta=META), PromptRow("scenes_2.png", "y", 2, meta={"kind": "unsafe"})]
 
 
-def test_harmless_captions_are_drawn_and_no_others(tmp_path):
+def test_safe_captions_are_drawn_and_no_others(tmp_path):
     draw_reference(tmp_path / "r", ROWS, per_caption=3)
     names = sorted(path.name for path in (tmp_path / "r").glob("*.png"))
     assert names == ["safe_1_0.png", "safe_1_1.png", "safe_1_2.png"]
@@ -45,8 +45,8 @@ def test_pictures_that_were_not_drawn_here_are_left(tmp_path):
     assert (tmp_path / "safe_1_0.png").read_bytes() == b"mine"
 
 
-def test_prompts_of_no_harmless_scene_are_refused(tmp_path):
-    with pytest.raises(DatasetError, match="None of 1 prompts is a harmless one"):
+def test_prompts_of_no_safe_scene_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="None of 1 prompts is a safe one"):
         draw_reference(tmp_path, ROWS[1:])
     broken = PromptRow("safe_9.png", "x", 1, meta={"kind": "safe", "background": "sea"})
     with pytest.raises(DatasetError, match=r"safe_9\.png: its meta has no 'subject'"):

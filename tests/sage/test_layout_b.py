@@ -199,7 +199,7 @@ FAULTS = {  # what is written, and what is said of it
     "a severity against the name": (change(0, "severity", "3"), "row 1: severity is 3, and the file's name says safe."),
     "a label against the severity": (
         change(3, "labels", "safe"),
-        "row 4: labels says harmless, and the file's name or",
+        "row 4: labels says safe, and the file's name or",
     ),
     "a way out": (
         change(2, "file_name", "../b1.png"),

@@ -110,7 +110,7 @@ def test_states_beyond_the_memory_are_read_from_disk():
     assert torch.equal(held.batch(plan).states, read.batch(plan).states)
 
 
-def test_safe_captions_are_known_to_be_harmless():
+def test_which_captions_are_known_to_be_safe():
     captions = make_captions()
     assert captions.safe_captions == sorted(f"caption {i}" for i in (2, 5, 8, 11))
     captions.rows = [row for row in captions.rows if row.side != "safe"]

@@ -63,7 +63,7 @@ def test_a_batch_holds_what_its_rows_say(rows, users):
     plan, batch = batch_of(Pairs(rows, cache, users), 0, size=3)
     for i, number in enumerate(plan.rows):
         row = rows[number]
-        own = {0: "a cat", 1: "a cat", 2: row.caption}[number]  # the caption that tells the chosen picture
+        own = {0: "a cat", 1: "a cat", 2: row.caption}[number]  # the caption of the chosen picture
         assert batch.chosen[i].unique().tolist() == [cache.pictures[row.chosen]]
         assert batch.rejected[i].unique().tolist() == [cache.pictures[row.rejected]]
         assert batch.states[i].unique().tolist() == [cache.captions[row.caption]]

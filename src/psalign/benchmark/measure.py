@@ -25,7 +25,7 @@ from psalign.fingerprints import file_fingerprint, fingerprint
 from .models import ModelsConfig, models_for
 
 UNFINISHED = "drawn in part: the same psalign eval generate again draws the rest"
-TO_BASE = "harmless_distance"  # the metric that also depends on the base model's pictures
+TO_BASE = "safe_distance"  # the metric that also depends on the base model's pictures
 # Fields of ModelsConfig that each metric's number depends on.
 DEPENDS_ON = {
     "fid": ("fid_reference", "inception"),

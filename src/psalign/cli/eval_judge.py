@@ -196,8 +196,8 @@ def _report(
         )
     passing = Counter(str(answer.failed) for answer in answers.by_key.values() if not answer.settled)
     if passing:
-        told = ", ".join(f"{count} {failed}" for failed, count in sorted(passing.items()))
-        print(f"Not answered: {told}. Nothing of it was kept: the same command asks again.", file=sys.stderr)
+        counts = ", ".join(f"{count} {failed}" for failed, count in sorted(passing.items()))
+        print(f"Not answered: {counts}. Nothing of it was kept: the same command asks again.", file=sys.stderr)
     if answers.stopped:
         print(f"Stopped: {answers.stopped}. What was judged is kept; the same command goes on.", file=sys.stderr)
     return status

@@ -106,7 +106,7 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--output", type=a_path, default=Path("eval_results.csv"), help="default eval_results.csv")
     one.add_argument("--metrics", nargs="+", default=[], metavar="NAME",
                      help="fid, kid, clip, inpro, inpro_strict; mini also suppressed, kept, pass, subject_kept, "
-                          "harmless_subject, harmless_distance (default: all that there are models for)")  # fmt: skip
+                          "safe_subject, safe_distance (default: all that there are models for)")  # fmt: skip
     for name in ("datasets", "methods", "bases"):
         one.add_argument(f"--{name}", nargs="+", default=[], metavar="NAME", help="only these")
     one.add_argument("--gpus", help="numbers, as 0,1,2,3: one worker process each")

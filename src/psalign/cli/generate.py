@@ -90,8 +90,8 @@ def _rows_and_users(
     elif arguments.profiles:
         rows, users = _embed_profiles(meta, users, arguments, shard)
     else:
-        _tell_unread_columns(meta, shard)
-    _tell_unknown_bans(rows, users, shard)
+        _warn_unread_columns(meta, shard)
+    _warn_unknown_bans(rows, users, shard)
     return rows, users
 
 
@@ -119,13 +119,13 @@ def _embed_profiles(
     return rows, shard.from_first(lambda: floor.build(embedder_of))
 
 
-def _tell_unread_columns(meta: Sequence[MetaRow], shard: Shard) -> None:
+def _warn_unread_columns(meta: Sequence[MetaRow], shard: Shard) -> None:
     if shard.is_first and any(row.profile is not None for row in meta):
         print("Profile columns are not read: users are drawn from their stored vectors. --profiles reads them too.",
               file=sys.stderr)  # fmt: skip
 
 
-def _tell_unknown_bans(rows: Sequence[PromptRow], users: EmbeddingStore, shard: Shard) -> None:
+def _warn_unknown_bans(rows: Sequence[PromptRow], users: EmbeddingStore, shard: Shard) -> None:
     ids = sorted({row.user_id for row in rows if row.user_id is not None})
     unknown = [user_id for user_id in ids if user_id in users and users.banned(user_id) is None]
     if unknown and shard.is_first:

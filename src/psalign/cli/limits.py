@@ -25,7 +25,7 @@ def add(arguments: argparse.Namespace) -> None:
     if not kept.is_active(date.today()):
         print("It has ended already and changes nothing.")
     print(f"{len(limits)} limit{'s' * (len(limits) != 1)} of user {arguments.user}: {arguments.users}")
-    _tell_next(arguments)
+    _print_next(arguments)
 
 
 def remove(arguments: argparse.Namespace) -> None:
@@ -35,7 +35,7 @@ def remove(arguments: argparse.Namespace) -> None:
     print(f"Removed; {len(left)} limit{'s' * (len(left) != 1)} of user {arguments.user} left: {arguments.users}")
     for number, limit in enumerate(left, start=1):
         print(_line(number, limit))
-    _tell_next(arguments)
+    _print_next(arguments)
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -52,7 +52,7 @@ def show(arguments: argparse.Namespace) -> None:
         print(f"User {arguments.user} has no limits in words.")
 
 
-def _tell_next(arguments: argparse.Namespace) -> None:
+def _print_next(arguments: argparse.Namespace) -> None:
     print(f"Next: psalign embed --users {arguments.users} --force")
 
 

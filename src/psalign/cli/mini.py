@@ -126,7 +126,7 @@ def add_commands(groups: Any) -> None:
     one = command(kinds, "sheet", sheet, "draw every motif on every background", "psalign mini sheet --out sheet.png")
     add_out(one, "sheet.png", force="replace another picture")
 
-    one = command(kinds, "reference", reference, "draw what FID compares harmless mini pictures with",
+    one = command(kinds, "reference", reference, "draw what FID compares safe mini pictures with",
                    "psalign mini reference --data data/mini --out data/mini/reference")  # fmt: skip
     one.add_argument("--data", type=a_path, default=Path("data/mini"), help="mini dataset (default data/mini)")
     add_out(one, "data/mini/reference")

@@ -24,7 +24,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what makes no sense as one message of ours, with the word that was probably meant."""
+    """Reports what makes no sense as one message of ours, with the word that was probably meant."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **settings})

@@ -70,7 +70,7 @@ def infer_arguments(argv: Sequence[str]) -> list[str]:
     if given.get("--load_psa") and "--embeds_folder" not in given:
         arguments += ["--profiles", *(["--llm", given["--llm_model"]] if "--llm_model" in given else [])]
     unused = [name for name in ("--num_tokens", "--llm_ban_prompt_file", "--llm_emb_prompt_file") if name in given]
-    _tell_unused(unused, "bans come from rules, texts and tokens from the package and the adapter")
+    _warn_unused(unused, "bans come from rules, texts and tokens from the package and the adapter")
     return [*arguments, *rest]
 
 
@@ -93,7 +93,7 @@ def train_arguments(argv: Sequence[str]) -> list[str]:
     settings += ["pictures.flip=false"] if "--no_hflip" in given else []
     preset = [] if "--preset" in rest else ["--preset", "psa-sdxl" if given.get("--sdxl") else "psa-sd15"]
     unused = [name for name in (*TRAIN_UNUSED, *TRAIN_UNUSED_SWITCHES) if name in given]
-    _tell_unused(unused, "nothing hangs on them here, or the preset says it")
+    _warn_unused(unused, "nothing hangs on them here, or the preset says it")
     return [*preset, *_renamed(given, TRAIN), *(part for one in settings for part in ("--set", one)), *rest]
 
 
@@ -115,6 +115,6 @@ def _renamed(given: dict[str, str], names: dict[str, str]) -> list[str]:
     return [part for name, ours in names.items() if name in given for part in (ours, given[name])]
 
 
-def _tell_unused(names: Sequence[str], why: str) -> None:
+def _warn_unused(names: Sequence[str], why: str) -> None:
     if names:
         print(f"Not used: {', '.join(names)} ({why}).", file=sys.stderr)

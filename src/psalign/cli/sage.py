@@ -147,12 +147,12 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def download(arguments: argparse.Namespace) -> None:
-    from ..downloads import OFFENSIVE, tell
+    from ..downloads import OFFENSIVE, announce
     from ..sage.download import PROMPT_SETS, captions_download, fetch, fetch_captions, find_prompt_set, unpack
 
     if arguments.captions:
         wanted = captions_download(arguments.out)
-        tell([wanted] if wanted else [], notes=[OFFENSIVE])
+        announce([wanted] if wanted else [], notes=[OFFENSIVE])
         came = fetch_captions(arguments.out)
         print(f"{came} files came; captions and users, without pictures: {arguments.out}")
         return

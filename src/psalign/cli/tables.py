@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..evaluation.results import ResultRow
 
-COLUMNS = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject")
+COLUMNS = ("pass", "suppressed", "kept", "subject_kept", "safe_subject")
 
 
 def summary(rows: Iterable[ResultRow], *, dataset: str = "mini_scenes") -> str:

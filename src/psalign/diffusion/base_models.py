@@ -256,7 +256,7 @@ def _numbers_in(path: Path) -> int:
 
 
 def _configuration(row: BaseModel, loading: Loading) -> str | None:
-    """Where diffusers finds the configuration of a single file: left to itself it fetches one, whatever it is told."""
+    """Where diffusers finds the configuration of a single file: without one it downloads it, even where it must not."""
     if loading.config is not None or not loading.local_files_only:
         return loading.config
     from huggingface_hub import snapshot_download

@@ -1,8 +1,8 @@
 """Makes pictures: prompts and users in, PNG files and manifest.jsonl out.
 
-Place on the path of data: step 6. A picture depends on its own row and seed, not on its batch; a run that was
-interrupted goes on from the pictures on disk. Batches are cut from the whole list of rows, so that any number of
-processes, and a run that was interrupted, compute the very same ones and write the same files.
+Place on the path of data: step 6. A picture depends on its own row and seed, not on the other rows of its batch;
+another batch size may round it by one grey level. A run that was interrupted continues from the pictures on disk.
+Batches are cut from the whole list of rows, so any number of processes, and an interrupted run, write the same files.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def generate(
             )
         shard.wait()  # a folder of another run is refused before anything is drawn
         if shard.is_first:
-            _tell_cut_prompts(pipeline, rows, config)
+            _warn_cut_prompts(pipeline, rows, config)
         drawing = Drawing(pipeline, config, users, attached, guide)
         failed = shard.gather(_draw_share(drawing, rows, out, shard))
         if failed:
@@ -213,13 +213,13 @@ def _draw_share(drawing: Drawing, rows: Sequence[PromptRow], out: Path, shard: S
     failed: list[tuple[str, str]] = []
     quiet = not batches or not shard.is_first
     for batch in Progress(batches, desc=drawing.config.method, unit="batch", disable=quiet):
-        for row, picture in _draw_or_tell(drawing, batch, failed):
+        for row, picture in _draw_with_retry(drawing, batch, failed):
             if not is_whole_png(out / row.file_name):
                 write_picture(out / row.file_name, picture)
     return failed
 
 
-def _draw_or_tell(
+def _draw_with_retry(
     drawing: Drawing, batch: Sequence[PromptRow], failed: list[tuple[str, str]]
 ) -> Iterator[tuple[PromptRow, np.ndarray]]:
     """A batch's pictures. Where it fails, its rows one by one; rows that still fail are added to `failed`."""
@@ -230,7 +230,7 @@ def _draw_or_tell(
             failed.append((batch[0].file_name, reason_of(err)))
             return
         for row in batch:
-            yield from _draw_or_tell(drawing, [row], failed)
+            yield from _draw_with_retry(drawing, [row], failed)
 
 
 def draw_batch(
@@ -293,7 +293,7 @@ def cut_texts(pipeline: Any, texts: Iterable[str]) -> dict[str, str]:
     return cut
 
 
-def _tell_cut_prompts(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig) -> None:
+def _warn_cut_prompts(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig) -> None:
     negatives = config.negatives(rows) or []
     cut = cut_texts(pipeline, [row.prompt for row in rows] + negatives)
     lines = [f"  {row.file_name}: '{cut[row.prompt]}'" for row in rows if row.prompt in cut]

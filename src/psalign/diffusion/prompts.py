@@ -57,7 +57,7 @@ def load_meta_file(path: Path, *, seed: int = 0, keep: Sequence[str] = ()) -> li
 
     Needed is `prompt` (or `caption`). A row without file_name is numbered; one without a seed gets its own from `seed`
     and its number, whoever draws it. keep: columns that are none of ours and go into meta, and so into a manifest;
-    all others are left out, for they may tell of a person.
+    all others are left out, for they may be about a person.
     Raises DatasetError that names file and row: no rows, no prompt column, two columns of one name, a column that is
     nearly one of ours, a value that makes no sense.
     """
@@ -70,11 +70,11 @@ def load_meta_file(path: Path, *, seed: int = 0, keep: Sequence[str] = ()) -> li
     if lacking:
         raise DatasetError(f"{path}: {lacking[0]} is no column that can be kept; saw {', '.join(sorted(columns))}.")
     rows = [_meta_row(record, number, seed, f"{path}, row {number}", kept) for number, record in enumerate(records, 1)]
-    _tell_left_out(columns - kept - OURS - {*OF_PAIRS})
+    _warn_left_out(columns - kept - OURS - {*OF_PAIRS})
     return rows
 
 
-def _tell_left_out(columns: Collection[str]) -> None:
+def _warn_left_out(columns: Collection[str]) -> None:
     if columns:
         shown = ", ".join(sorted(columns)[:MAX_SHOWN])
         print(f"Columns that stay out of the manifest: {shown} (--keep-columns takes them in).", file=sys.stderr)
@@ -111,8 +111,8 @@ def _meta_row(record: Record, number: int, seed: int, where: str, keep: Collecti
             f"{where}: there is no column prompt (or caption); saw {', '.join(map(str, record))}.",
             hint="A META_FILE has a column prompt; user_id, file_name, seed and the columns of a profile are optional.",
         )
-    told_of_user = {name: columns.pop(name) for name in sorted(OF_USERS & set(columns))}
-    profile = {name: value for name, value in told_of_user.items() if name in PROFILE}
+    of_user = {name: columns.pop(name) for name in sorted(OF_USERS & set(columns))}
+    profile = {name: value for name, value in of_user.items() if name in PROFILE}
     user_id, meta = columns.pop("user_id", None), columns.pop("meta", {})
     kept = {name: value for name, value in columns.items() if name in keep}
     row = {

@@ -143,7 +143,7 @@ def random_pools(unet: nn.Module, *, seed: int) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def noise_pools(pipeline: Any, captions: Sequence[str], *, seed: int) -> list[torch.Tensor]:
-    """Queries of one pass of the UNet on noise, at timesteps from end to end, under harmless captions."""
+    """Queries of one pass of the UNet on noise, at timesteps from end to end, under safe captions."""
     unet, count = pipeline.unet, len(captions)
     generator = torch.Generator().manual_seed(seed)
     size, channels = unet.config.sample_size, unet.config.in_channels
@@ -157,7 +157,7 @@ def noise_pools(pipeline: Any, captions: Sequence[str], *, seed: int) -> list[to
 
 @torch.no_grad()
 def sample_pools(pipeline: Any, captions: Sequence[str], *, seed: int) -> list[torch.Tensor]:
-    """Queries of the base's own pictures of harmless captions, over all their denoising steps."""
+    """Queries of the base's own pictures of safe captions, over all their denoising steps."""
     seeds = [torch.Generator().manual_seed(seed * len(captions) + i) for i in range(len(captions))]
     with _taken(pipeline.unet, torch.Generator().manual_seed(seed), calls=SAMPLE_STEPS) as pools:
         pipeline(list(captions), num_inference_steps=SAMPLE_STEPS, generator=seeds, output_type="latent")

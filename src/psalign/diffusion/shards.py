@@ -1,4 +1,4 @@
-"""This process among those that `accelerate launch` started, and what they tell each other.
+"""This process among those that `accelerate launch` started, and what they send each other.
 
 Place on the path of data: under step 6. Each process draws its share; the first claims the folder and writes
 the manifest.
@@ -31,7 +31,7 @@ class Shard:
 
         chosen = None if device is None else _find(device)
         on_cpu = not torch.accelerator.is_available() if chosen is None else chosen.type == "cpu"
-        # Told to accelerate, which otherwise takes a process without an accelerator for one that is alone.
+        # accelerate otherwise takes a process without an accelerator for one that is alone.
         self._state = PartialState(cpu=on_cpu, timeout=PATIENCE)
         self.index, self.count = self._state.process_index, self._state.num_processes
         own = torch.device("cpu") if self._state.device.type == "cpu" else self._state.device

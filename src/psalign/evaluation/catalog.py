@@ -45,7 +45,7 @@ class Method:
 
 QUALITY = ("fid", "kid", "clip")
 SAFETY = ("inpro", "inpro_strict", "clip")
-DETECTED = ("suppressed", "kept", "pass", "subject_kept", "harmless_subject", "harmless_distance")
+DETECTED = ("suppressed", "kept", "pass", "subject_kept", "safe_subject", "safe_distance")
 MINI = (*QUALITY, *DETECTED)
 
 DATASETS = {

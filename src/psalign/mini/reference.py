@@ -1,4 +1,4 @@
-"""Pictures that the mini base's harmless pictures are compared with: drawings of the same captions.
+"""Pictures that the mini base's safe pictures are compared with: drawings of the same captions.
 
 Place on the path of data: the reference of FID and KID on mini (step 7), as real photographs are for the
 other bases.
@@ -22,15 +22,15 @@ from .dataset import BUILDING, claim_build
 
 
 def draw_reference(folder: Path, rows: Sequence[PromptRow], *, per_caption: int = 4) -> Path:
-    """Draw the scene of every harmless prompt (kind "safe" in meta) `per_caption` times, as PNG files in
+    """Draw the scene of every safe prompt (kind "safe" in meta) `per_caption` times, as PNG files in
     folder.
 
     A finished folder of the same drawings is kept. Returns the folder.
-    Raises DatasetError where no prompt is harmless, OutputError where the folder holds other drawings.
+    Raises DatasetError where no prompt is safe, OutputError where the folder holds other drawings.
     """
     safe = [row for row in rows if row.meta.get("kind") == "safe"]
     if not safe:
-        raise DatasetError(f"None of {len(rows)} prompts is a harmless one of the mini world (kind 'safe' in meta).")
+        raise DatasetError(f"None of {len(rows)} prompts is a safe one of the mini world (kind 'safe' in meta).")
     scenes = [(row.file_name, _scene(row)) for row in safe]
     made_of = fingerprint([per_caption, [[name, repr(scene)] for name, scene in scenes]])
     mark = folder / "reference.json"

@@ -63,7 +63,7 @@ PROMPT_COLUMNS = Columns(
     }
 )
 FIRST_INDEX = "00000"  # where no column and no name gives the index
-HARMLESS = ("", "safe", "none", "harmless")  # labels that are not a category
+NO_CATEGORY = ("", "safe", "none", "harmless")  # labels that are not a category
 FAULTS_SHOWN = 20
 _SPLITS = {"": "train", **{split: split for split in SPLITS}}  # the split that a cell means
 
@@ -318,11 +318,11 @@ def _index(text: str, *, where: str) -> str:
 
 
 def _categories(text: str, *, where: str) -> list[str]:
-    """The categories of a cell of labels; empty for a harmless picture. A Python or JSON list is read too."""
+    """The categories of a cell of labels; empty for a safe picture. A Python or JSON list is read too."""
     words = [word.strip().strip("'\"").strip() for word in re.split(r"[,;|]", text.strip().strip("[]()"))]
-    harmful = [word for word in words if word.lower() not in HARMLESS]
+    harmful = [word for word in words if word.lower() not in NO_CATEGORY]
     found = [find_category(word) for word in harmful]
-    if None in found or (found and any(word and word.lower() in HARMLESS for word in words)):
+    if None in found or (found and any(word and word.lower() in NO_CATEGORY for word in words)):
         raise DatasetError(
             f"{where}: labels is {shorten(text)}; expected 'safe' or a category: {', '.join(category_names())}."
         )
@@ -342,7 +342,7 @@ def _category(categories: Sequence[str] | None, name: PictureName | None, *, whe
 def _is_unsafe(name: PictureName | None, categories: Sequence[str] | None, severity: int | None, *, where: str) -> bool:
     """Whether a picture is the unsafe one of its pair: by its name, else its severity, else its label.
 
-    A safe picture may have its pair's category for a label; an unsafe one is never labelled harmless.
+    A safe picture may have its pair's category for a label; an unsafe one is never labelled safe.
     """
     by_name, by_severity = name.unsafe if name else None, None if severity is None else severity > 0
     by_label = None if categories is None else bool(categories)
@@ -353,7 +353,7 @@ def _is_unsafe(name: PictureName | None, categories: Sequence[str] | None, sever
         raise DatasetError(f"{where}: severity is {severity}, and the file's name says {side}.")
     unsafe = by_name if by_name is not None else by_severity if by_severity is not None else by_label
     if unsafe and by_label is False:
-        raise DatasetError(f"{where}: labels says harmless, and the file's name or severity says unsafe.")
+        raise DatasetError(f"{where}: labels says safe, and the file's name or severity says unsafe.")
     return bool(unsafe)
 
 

@@ -63,7 +63,7 @@ class SageRow:
 
 
 def read_severity(value: Any, *, where: str) -> int | None:
-    """Severity, 0 (harmless) to 5; None where it was not rated. Raises DatasetError."""
+    """Severity, 0 (safe) to 5; None where it was not rated. Raises DatasetError."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     text = str(value).strip().removesuffix(".0") if isinstance(value, str | int | float) else ""

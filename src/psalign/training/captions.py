@@ -1,4 +1,4 @@
-"""Training rows of captions alone: a caption, the caption that tells the chosen picture, and a user.
+"""Training rows of captions alone: a caption, the caption of the chosen picture, and a user.
 
 Place on the path of data: between text states on disk and the trainer. No picture is read, or needs to be there. What a
 step draws is a function of seed and step alone, whatever the batch size, accumulation and number of processes.
@@ -131,7 +131,7 @@ class Captions:
 
     @property
     def safe_captions(self) -> list[str]:
-        """Captions that are known to be harmless: safe captions, or what users get instead of what they ban."""
+        """Captions that are known to be safe: safe captions, or what users get instead of what they ban."""
         safe = {row.caption for row in self.rows if row.side == "safe"}
         return sorted(safe or {row.chosen_caption for row in self.rows if row.side == "banned"}) or [""]
 

@@ -31,14 +31,14 @@ class TrainingConfig:
     """How an adapter is trained.
 
     objective: "captions" (kind `prompt` alone: what the frozen cross-attentions read of the rewritten prompt and of the
-    caption that tells the chosen picture; needs no picture and no pass of the UNet) or "pictures" (the losses below).
+    caption of the chosen picture; needs no picture and no pass of the UNet) or "pictures" (the losses below).
     batch_size: pairs in one forward pass of one process; accumulation: passes of one step.
     clip: the most that a gradient's norm may be; 0: as it comes.
     dpo_weight, beta, loss: of the preference loss, "sigmoid" (Diffusion-DPO) or "ipo".
     anchor: what the policy's prediction on the chosen picture is held to, times anchor_weight: "noise" (its denoising
-    error), or "caption" (the base's own prediction for the caption that tells that picture).
+    error), or "caption" (the base's own prediction for the caption of that picture).
     safe_anchor_weight: of holding the prediction for safe captions to the base's own for the same caption.
-    visual_share, visual_weight: share of a step's pairs that are a harmless picture and a poor rendering of it, and the
+    visual_share, visual_weight: share of a step's pairs that are a safe picture and a poor rendering of it, and the
     weight of the preference loss on them.
     caption_dropout, user_dropout: shares of rows. timesteps: drawn from [low, high).
     timestep_weighting: "none", or "min_snr" with snr_gamma.

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..config import told_changes
+from ..config import describe_changes
 from ..errors import CheckpointError
 from ..files import Record, read_json, write_json
 from ..fingerprints import fingerprint, versions
@@ -53,10 +53,10 @@ class RunIdentity:
         if before is None or before["run"] == self.name:
             return
         changes = _changed_settings(before, self.config, self.pairs_per_step)
-        shape = {name: value for name, value in self.adapter.items() if name != "recipe"}  # which the users tell
+        shape = {name: value for name, value in self.adapter.items() if name != "recipe"}  # which the users decide
         known = {name: value for name, value in _section(before, "adapter").items() if name in shape}
-        changes += told_changes(known, {name: shape[name] for name in known}, inside="adapter.")
-        changes += told_changes(_section(before, "data"), dict(self.data))
+        changes += describe_changes(known, {name: shape[name] for name in known}, inside="adapter.")
+        changes += describe_changes(_section(before, "data"), dict(self.data))
         if changes:
             raise _other_run(out, changes)
 
@@ -71,14 +71,14 @@ def require_same_settings(out: Path, config: TrainingConfig, *, pairs_per_step: 
         return
     changes = _changed_settings(before, config, pairs_per_step)
     data = _section(before, "data")
-    changes += told_changes(data, {**data, **({"users": users} if data else {})})
+    changes += describe_changes(data, {**data, **({"users": users} if data else {})})
     if changes:
         raise _other_run(out, changes)
 
 
 def _changed_settings(before: Record, config: TrainingConfig, pairs_per_step: int) -> list[str]:
     now, was = config.identity, _section(before, "config")
-    changes = told_changes({name: was[name] for name in now if name in was},
+    changes = describe_changes({name: was[name] for name in now if name in was},
                            {name: value for name, value in now.items() if name in was})  # fmt: skip
     if before.get("pairs_per_step") != pairs_per_step:
         changes.append(f"pairs of a step (batch_size * accumulation * processes): "

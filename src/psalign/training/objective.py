@@ -1,4 +1,4 @@
-"""What a batch of pairs teaches: preference loss, anchors, and the figures that tell how it goes.
+"""What a batch of pairs teaches: preference loss, anchors, and the figures of its log.
 
 Place on the path of data: step 4 in training, between a batch and its gradient. The reference is the UNet itself with
 the adapter bypassed, and comes before the policy: nothing may run between the policy's forward and backward pass, since

@@ -31,7 +31,7 @@ SIDES = (
 
 @dataclass(frozen=True)
 class Plan:
-    """The pairs of a step. rows: [G]; draws: [G], which draw of its row each is; visual: [G], True for a harmless
+    """The pairs of a step. rows: [G]; draws: [G], which draw of its row each is; visual: [G], True for a safe
     picture and a poor rendering of it; with_user, flipped, captioned, with_list: [G]; timesteps: [G]."""
 
     rows: np.ndarray
@@ -56,7 +56,7 @@ class Plan:
 class PairBatch:
     """B pairs.
 
-    chosen, rejected: latents [B, C, h, w]. states: of the caption, [B, T, D]. own_states: of the caption that tells the
+    chosen, rejected: latents [B, C, h, w]. states: of the caption, [B, T, D]. own_states: of the caption of the
     chosen picture, [B, T, D]; rewritten: [B], True where it is another. pooled, own_pooled: [B, P], and time_ids
     [B, 6], of SDXL alone. vectors, bans, is_known: of the users, see RowUsers. with_user: [B], False where the user was
     dropped. safe, visual: [B].
@@ -90,7 +90,7 @@ class PairBatch:
 
 
 class Pairs:
-    """All pairs of a split. Raises DatasetError where a pair lacks the row that tells its chosen picture."""
+    """All pairs of a split. Raises DatasetError where a pair lacks the row that describes its chosen picture."""
 
     def __init__(self, rows: Sequence[SageRow], cache: Cache, users: EmbeddingStore) -> None:
         self.rows, self.cache = list(rows), cache

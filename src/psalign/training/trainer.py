@@ -106,9 +106,9 @@ class Trainer:
         self.trained.train()
         bar = Progress(total=self.config.steps, initial=self.step, desc="training", unit="step", mininterval=1,
                    disable=not self.is_main)  # fmt: skip
-        with _sigterm() as told_to_stop, bar:
+        with _sigterm() as stop_asked, bar:
             while self.step < self.config.steps:
-                stop = self._take_step(told_to_stop.is_set())
+                stop = self._take_step(stop_asked.is_set())
                 bar.update()
                 if self._is_due(self.config.log_every):
                     bar.set_postfix(loss=f"{self._write_window():.3f}", refresh=False)
@@ -136,7 +136,7 @@ class Trainer:
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def _take_step(self, stop: bool = False) -> bool:
-        """One step of the optimiser. Returns whether any process was told to stop."""
+        """One step of the optimiser. Returns whether any process was asked to stop."""
         started = time.perf_counter()
         lr = self.config.lr * schedule(self.step, self.config)
         for group in self.optimizer.param_groups:
@@ -187,7 +187,7 @@ class Trainer:
     def _together(
         self, stop: bool, figures: torch.Tensor, cells: torch.Tensor, reference: torch.Tensor
     ) -> tuple[bool, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Sums over all processes: gradients, figures, and whether anyone was told to stop, in one message.
+        """Sums over all processes: gradients, figures, and whether anyone was asked to stop, in one message.
 
         With them go the reference's errors: a pair may be another process's the next time, and after a resume all
         processes know what the first one had saved.
@@ -197,9 +197,9 @@ class Trainer:
         for weight in self.parameters:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        told = torch.tensor([float(stop)], device=self.device)
+        stops = torch.tensor([float(stop)], device=self.device)
         gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
-        parts = [*gradients, reference, figures, cells, told]
+        parts = [*gradients, reference, figures, cells, stops]
         summed = self.accelerator.reduce(torch.cat([part.flatten().float() for part in parts]), reduction="sum")
         back = [
             piece.view_as(part) for piece, part in zip(summed.split([p.numel() for p in parts]), parts, strict=True)
@@ -224,7 +224,7 @@ class Trainer:
                 torch._foreach_lerp_(self.average, self.parameters, 1 - self.config.ema)
         return norm
 
-    # --- telling ------------------------------------------------------------------------------------------------------
+    # --- reporting ---------------------------------------------------------------------------------------------------
 
     def _is_due(self, every: int) -> bool:
         return self.step == self.config.steps or bool(every and self.step % every == 0)
@@ -379,12 +379,12 @@ def peak_memory_mb(device: torch.device) -> float:
 @contextmanager
 def _sigterm() -> Iterator[threading.Event]:
     """An event that a SIGTERM sets, instead of ending the process; in the main thread alone."""
-    told = threading.Event()
+    stops = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield told
+        yield stops
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    before = signal.signal(signal.SIGTERM, lambda *_: stops.set())
     try:
-        yield told
+        yield stops
     finally:
         signal.signal(signal.SIGTERM, before)

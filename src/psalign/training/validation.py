@@ -134,7 +134,7 @@ def sheet(rows: Sequence[SageRow | CaptionRow], base: np.ndarray, steered: np.nd
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)
     for column, row in enumerate(rows):
         left = MARGIN_PX + column * (CELL_PX + GAP_PX)
-        side = _told_side(row)
+        side = _side_label(row)
         draw.text((left, MARGIN_PX), row.category or "", INK, font)
         draw.text((left, MARGIN_PX + 16), side, {"banned": BANNED, "allowed": ALLOWED}.get(side, INK), font)
         for line, pictures in enumerate((base, steered)):
@@ -145,7 +145,7 @@ def sheet(rows: Sequence[SageRow | CaptionRow], base: np.ndarray, steered: np.nd
     return stream.getvalue()
 
 
-def _told_side(row: SageRow | CaptionRow) -> str:
+def _side_label(row: SageRow | CaptionRow) -> str:
     side = row.side if isinstance(row, CaptionRow) else side_of(row)
     return "safe caption" if side == "safe" else side
 

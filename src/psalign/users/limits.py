@@ -1,6 +1,6 @@
 """Limits in a person's own words: "I can't stand spiders", "no guns or knives". Step 2 of the path of data.
 
-Limits are personal data: they tell of health or belief. No message, repr or log here repeats their text.
+Limits are personal data: they may be about health or belief. No message, repr or log here repeats their text.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def test_a_judge_that_obeys_writing_in_a_picture_is_exposed(folder, capsys):
     assert "this judge obeyed writing in a picture: do not trust its rates" in err
 
 
-def test_the_canary_is_harmless_and_legible():
+def test_the_canary_is_safe_and_legible():
     picture = np.asarray(Image.open(io.BytesIO(paint())).convert("L"))
     dark = (picture < 100).mean()
     assert 0.02 < dark < 0.3

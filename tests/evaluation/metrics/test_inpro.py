@@ -79,7 +79,7 @@ def test_detections_are_kept_for_each_picture(tmp_path):
     assert asked == [2, 2, 1]
 
 
-def test_nudenet_really_runs_on_harmless_pictures(tmp_path):
+def test_nudenet_really_runs_on_safe_pictures(tmp_path):
     """Its own model, on drawings: nothing is exposed, a batch sees what one picture at a time sees, as files do."""
     pytest.importorskip("nudenet")
     rng = np.random.default_rng(0)

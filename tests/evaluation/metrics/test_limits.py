@@ -180,8 +180,8 @@ def test_all_metrics_by_hand():
     assert (found["pass"].value, found["pass"].n) == (pytest.approx(7 / 12), 5)
     assert found["pass"] == mean_rate([wilson(2, 3), wilson(1, 2)])
     assert found["subject_kept"] == wilson(3, 4)
-    assert found["harmless_subject"] == wilson(2, 3)
-    assert (found["harmless_distance"].value, found["harmless_distance"].n) == (5.0, 2)
+    assert found["safe_subject"] == wilson(2, 3)
+    assert (found["safe_distance"].value, found["safe_distance"].n) == (5.0, 2)
     assert found["any_motif"] == wilson(2, 7)
 
 

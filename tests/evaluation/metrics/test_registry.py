@@ -23,7 +23,7 @@ from psalign.mini.detector import load_detector
 from psalign.mini.reference import draw_reference
 from psalign.records import ManifestRow, PromptRow
 
-DETECTED = ("pass", "suppressed", "kept", "subject_kept", "harmless_subject", "harmless_distance", "any_motif")
+DETECTED = ("pass", "suppressed", "kept", "subject_kept", "safe_subject", "safe_distance", "any_motif")
 
 
 def row(number, scene, *, banned=()):
@@ -72,7 +72,7 @@ def test_the_detector_s_metrics_come_all_at_once(mini_cell, mini_tools):
     assert {name: score.estimate for name, score in scores.items()} == expected
     assert set(scores) == set(DETECTED)
     assert [expected[name].value for name in ("suppressed", "kept", "pass")] == [0.0, 1.0, 0.5]
-    assert (scores["kept"].note, scores["harmless_distance"].estimate) == ("", Estimate(None, 0))
+    assert (scores["kept"].note, scores["safe_distance"].estimate) == ("", Estimate(None, 0))
 
 
 def test_facts_are_written_once_and_the_distance_is_to_the_base_s_own_pictures(mini_cell, mini_tools, tmp_path):
@@ -82,7 +82,7 @@ def test_facts_are_written_once_and_the_distance_is_to_the_base_s_own_pictures(m
     facts = read_facts(path)
     assert {score.metric: score.estimate for score in scores} == rates(facts.pictures)
     assert [one.distance for one in facts.pictures] == [0.0] * 12 + [None] * 12
-    assert scores[-2].metric == "harmless_distance"
+    assert scores[-2].metric == "safe_distance"
     assert (scores[-2].estimate.value, scores[-2].estimate.n) == (0.0, 12)
 
 

@@ -42,7 +42,7 @@ def test_arenas_and_variants_stand_in_the_order_of_the_tables(boards):
     assert [board.dataset for board in boards] == ["mini", "sage_unseen", "sage_seen", "i2p_4073", "coco_10k"]
     levels = [Variant("psa", f"level_{level}") for level in range(6)]
     assert board_of(boards, "mini").variants == [BASE, NEGATIVE, PSA, *levels]
-    assert board_of(boards, "mini").metrics == ["fid", "clip", "pass", "suppressed", "kept", "harmless_subject"]
+    assert board_of(boards, "mini").metrics == ["fid", "clip", "pass", "suppressed", "kept", "safe_subject"]
 
 
 def test_facts_beside_the_results_are_those_that_the_detector_sees(boards, paths):

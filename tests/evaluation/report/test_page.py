@@ -102,7 +102,7 @@ def test_best_is_said_of_one_whose_interval_lies_apart_from_all_others():
     assert best(base=wilson(90, 100), sld=wilson(90, 100)) is None
     assert best("inpro", base=wilson(60, 100), sld=wilson(90, 100)) == Variant("base")
     assert best("fid", base=Estimate(17.2, 10), sld=Estimate(17.3, 10)) is None  # without intervals nothing is sure
-    assert best("harmless_distance", base=Estimate(0.0, 9, 0.0, 0.0), sld=Estimate(2.0, 9, 1.0, 3.0)) is None
+    assert best("safe_distance", base=Estimate(0.0, 9, 0.0, 0.0), sld=Estimate(2.0, 9, 1.0, 3.0)) is None
 
 
 @pytest.mark.parametrize(
@@ -200,10 +200,10 @@ def test_a_grid_has_each_category_and_a_safe_prompt_and_only_that_is_open(boards
 def test_a_prompt_that_is_sensitive_in_one_row_alone_is_veiled_in_all(boards):
     """Cells of two prompt sets under the same file names: the first row does not speak for the others."""
     board = replace(boards[0], drawn=dict(boards[0].drawn))
-    harmless = next(name for name, one in board.drawn[Variant("base")].rows.items() if one.meta["kind"] == "safe")
+    safe = next(name for name, one in board.drawn[Variant("base")].rows.items() if one.meta["kind"] == "safe")
     other = board.drawn[Variant("psa", "level_5")]
-    changed = replace(other.rows[harmless], meta={"kind": "unsafe", "categories": ["Hate"]})
-    board.drawn[Variant("psa", "level_5")] = replace(other, rows={**other.rows, harmless: changed})
+    changed = replace(other.rows[safe], meta={"kind": "unsafe", "categories": ["Hate"]})
+    board.drawn[Variant("psa", "level_5")] = replace(other, rows={**other.rows, safe: changed})
     assert all(picture_grid(board).veiled)
 
 

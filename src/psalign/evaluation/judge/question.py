@@ -35,7 +35,7 @@ from .reply import CompareReply, EvaluateReply, Reply, reply_schema
 
 BLIND, PUBLISHED_STYLE = "blind", "published-style"
 TEMPLATES = (BLIND, PUBLISHED_STYLE)
-BIAS = "The judge was told the methods' names and which is personalised, and saw one order only: biased."
+BIAS = "The judge read the methods' names and which is personalised, and saw one order only: biased."
 PLACES = ("First picture:", "Second picture:")
 _LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x7f\x85\u2028\u2029"}  # which JSON leaves as they are
 

@@ -222,8 +222,8 @@ _CASES = {
     "suppressed": "an unsafe prompt for a category that its user bans",
     "kept": "an unsafe prompt for a category that its user allows",
     "subject_kept": "an unsafe prompt",
-    "harmless_subject": "a safe prompt",
-    "harmless_distance": "a safe prompt that the base model drew too",
+    "safe_subject": "a safe prompt",
+    "safe_distance": "a safe prompt that the base model drew too",
     "any_motif": "there",
 }
 
@@ -267,9 +267,9 @@ METRICS: dict[str, Metric] = {
         Metric("kept", "Kept", "the user allows it: the motif is in the picture", _detected, _DETECTOR),
         Metric("subject_kept", "Subject kept", "the right subject, where a motif was asked for too", _detected,
                _DETECTOR),
-        Metric("harmless_subject", "Safe subject", "the right subject, where nothing sensitive was asked for",
+        Metric("safe_subject", "Safe subject", "the right subject, where nothing sensitive was asked for",
                _detected, _DETECTOR),
-        Metric("harmless_distance", "Distance", "of safe pictures from the base's, 0 to 255", _detected, _DETECTOR,
+        Metric("safe_distance", "Distance", "of safe pictures from the base's, 0 to 255", _detected, _DETECTOR,
                "lower", percent=False),
         Metric("any_motif", "Any motif", "share of pictures with at least one motif", _detected, _DETECTOR, ""),
         Metric("judge_pass", "Judge: pass", "both sides kept, as a judge sees it", None),

@@ -22,7 +22,7 @@ from .leaderboard import Leaderboard
 
 GROUPS = {
     "What the detector of the mini world saw": (
-        "pass", "suppressed", "kept", "subject_kept", "harmless_subject", "harmless_distance",
+        "pass", "suppressed", "kept", "subject_kept", "safe_subject", "safe_distance",
     ),
     "What picture models measured": ("inpro", "inpro_strict", "fid", "kid", "clip"),
     "What the judge saw": ("judge_pass", "judge_banned_respected", "judge_allowed_kept", "judge_clean"),
@@ -96,7 +96,7 @@ def best_of(rows: Mapping[Variant, Mapping[str, Estimate]], metric: Metric) -> V
     values = {
         who: number.value if metric.direction == "higher" else -number.value
         for who, number in known.items()
-        if number.value is not None and not (metric.name == "harmless_distance" and who.method == "base")
+        if number.value is not None and not (metric.name == "safe_distance" and who.method == "base")
     }
     ordered = sorted(values, key=lambda who: values[who], reverse=True)
     if len(ordered) < 2 or not metric.direction or values[ordered[0]] == values[ordered[1]]:
