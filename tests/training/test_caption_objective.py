@@ -71,6 +71,23 @@ def test_an_untrained_adapter_leaves_everything_untouched(tmp_path):
     assert known["rewritten_error"] > 0
 
 
+def test_rows_that_nothing_touches_are_not_read_and_would_add_nothing(tmp_path, monkeypatch):
+    """Loss, figures and gradients are those of reading every row."""
+    trainer = new_caption_trainer(tmp_path, caption_dropout=0.0, batch_size=12)
+    randomise(trainer.trained)
+    trainer.trained.is_sharp = True
+    trainer.trained.matcher.bans_bias.data -= 1.0  # some rows are matched, some are not
+    objective, captions = trainer.objective, trainer.pairs
+    batch = captions.batch(captions.plan(0, size=12, config=trainer.config))
+    read = objective._rows_to_read(batch, batch.users, trainer.trained.match(batch.states, batch.users))
+    assert 0 < len(read) < 12
+    figures, some = gradients(trainer)
+    monkeypatch.setattr(objective, "_rows_to_read", lambda batch, *_: torch.arange(len(batch)))
+    all_figures, all_rows = gradients(trainer)
+    torch.testing.assert_close(figures, all_figures)
+    torch.testing.assert_close(some, all_rows, rtol=1e-4, atol=1e-7)
+
+
 def test_accumulation_is_one_batch(tmp_path):
     all_gradients = []
     for sizes in ({"batch_size": 4}, {"batch_size": 2, "accumulation": 2}, {"batch_size": 1, "accumulation": 4}):

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from ..adapter.guard import AttachedAdapter
-from ..adapter.prompt import PromptAdapter
+from ..adapter.prompt import Logits, PromptAdapter
+from ..adapter.users import RowUsers
 from ..diffusion.base_models import find_base
 from ..diffusion.reader import Draw, Reader, noise_pools, random_pools, sample_pools
 from .captions import CaptionBatch, CaptionPlan, Captions
@@ -90,11 +91,8 @@ class CaptionObjective:
         """known: not used; only objectives with a reference have it."""
         draw, users = self._draw(batch.reading), batch.users
         logits = self.adapter.match(batch.states, users)
-        changed, pooled = self.adapter.rewritten(batch.states, batch.pooled, users, logits)
-        errors = self.reader.error(changed, batch.chosen, draw)
-        pooled_errors = torch.zeros_like(errors)
-        if pooled is not None and batch.chosen_pooled is not None:
-            pooled_errors = self.reader.pooled_error(pooled, batch.chosen_pooled, self._sizes(len(batch)))
+        rows = self._rows_to_read(batch, users, logits)
+        errors, pooled_errors, right = self._read(batch, users, logits, rows, draw)
         total = errors + pooled_errors
         weights = torch.where(batch.rewritten, 1.0, self.config.untouched_weight)
         match = match_loss(
@@ -110,8 +108,35 @@ class CaptionObjective:
             "pooled_error": pooled_errors.sum() / totals.rows,
         }
         shown = torch.stack([figures[name].detach().float() for name in FIGURES])
-        right = self._is_right(batch, changed, pooled, total, draw) if self.compare else None
         return Outcome(loss, shown, *_by_cell(batch, right), torch.zeros(len(batch), 0, device=loss.device))
+
+    @torch.no_grad()
+    def _rows_to_read(self, batch: CaptionBatch, users: RowUsers, logits: Logits) -> torch.Tensor:
+        """Rows whose error can be more than 0: those that must change, and those that something matches. All other rows
+        keep the very bits of their caption, which is also what they are held to: they have no error and no gradient."""
+        if self.compare:
+            return torch.arange(len(batch), device=batch.states.device)
+        matched = self.adapter.matches(logits, users).amax((1, 2)) > 0
+        return (batch.rewritten | matched).nonzero()[:, 0]
+
+    def _read(
+        self, batch: CaptionBatch, users: RowUsers, logits: Logits, rows: torch.Tensor, draw: Draw
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Errors of text states and of pooled states, [B] each, from reading some rows; where rows are compared, also
+        whether each is right."""
+        nothing = torch.zeros(len(batch), device=batch.states.device)
+        if not len(rows):
+            return nothing, nothing, None
+        pooled = None if batch.pooled is None else batch.pooled[rows]
+        some = (logits[0][rows], logits[1][rows])
+        changed, pooled = self.adapter.rewritten(batch.states[rows], pooled, users[rows], some)
+        errors = nothing.index_copy(0, rows, self.reader.error(changed, batch.chosen[rows], draw))
+        pooled_errors = nothing
+        if pooled is not None and batch.chosen_pooled is not None:
+            error = self.reader.pooled_error(pooled, batch.chosen_pooled[rows], self._sizes(len(rows)))
+            pooled_errors = nothing.index_copy(0, rows, error)
+        right = self._is_right(batch, changed, pooled, errors + pooled_errors, draw) if self.compare else None
+        return errors, pooled_errors, right
 
     def _draw(self, seed: int) -> Draw:
         generator = torch.Generator().manual_seed(seed)

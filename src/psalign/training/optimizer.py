@@ -24,7 +24,7 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: TrainingCon
     Raises ExtraMissing without the extra `8bit`, UsageError where bitsandbytes has no device to run on.
     """
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     if config.optimizer == "adafactor":
         # torch also scales a step by the size of the weights, at least 1e-3: those that start at zero would stay there.
         return torch.optim.Adafactor(parameters, lr=config.lr, eps=(None, 1.0), weight_decay=config.weight_decay)
