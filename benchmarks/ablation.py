@@ -1,21 +1,30 @@
-"""Trains variants of an adapter on one mini dataset and measures each on the same prompts: the tables of docs/LOG.md.
+"""Trains variants of an adapter on one mini dataset and measures each by the same pictures: the tables of docs/LOG.md.
 
-    python benchmarks/ablation.py --variant "anchor alone:prompt.training.dpo_weight=0" [--seeds 0 1 2]
-                                  [--set dataset.train_users=60]
+    python benchmarks/ablation.py --variant "the preset" --variant "random:prompt.training.queries=random"
+                                  [--seeds 0 1 2] [--set dataset.train_users=60] [--polish 100] [--out DIR]
 
-A variant is NAME:SETTING=VALUE,SETTING=VALUE over the preset and what --set changes for all; a name that starts with
-"published" trains that kind. Variants share dataset, vectors and cached latents in --out; each has a folder of its own
-there for every seed, and what is finished is not done again.
+A variant is NAME:SETTING=VALUE,SETTING=VALUE over the preset and what --set changes for all. It is trained on dataset
+seed 11, with MiniLM's vectors (extra `minilm`), and measured on held-out users and scenes:
+    vector: users known by the vector alone; scenes of one motif, and motifs that training never met,
+    list: users known by their ban list; scenes of two motifs,
+    words: limits in words alone (limit_prompts.py): words that training never met, what is kept beside a first motif
+        that is limited, and motifs that are described.
+--polish: after training on captions, as many steps through the UNet on pictures of chosen captions, for variants whose
+name begins with "polished". All share dataset, vectors and caches in --out; each has a folder of its own there for
+every seed, and what is finished is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, replace
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from limit_prompts import limit_prompts
+from limits import Pen
+from limits import measure as measure_limits
 from seeds import cell, of_pictures, over_seeds
 
 from psalign.adapter.attach import attach
@@ -26,88 +35,125 @@ from psalign.diffusion.generate import GenerationConfig, generate
 from psalign.diffusion.prompts import load_prompts
 from psalign.embed import embed_users
 from psalign.files import Record, write_json
+from psalign.fingerprints import versions
 from psalign.mini import dataset
-from psalign.training.run import load_rows, train_adapter, training_config
-from psalign.users.vectors import StructuredEmbedder
+from psalign.training.objective import Objective
+from psalign.training.run import load_captions, load_pairs, train_adapter, training_config
+from psalign.training.trainer import Trainer
+from psalign.users.language_model import MINILM, TransformersEmbedder
+from psalign.users.views import VectorsAlone
 
 # Another dataset than the presets': what is chosen here must not have seen the prompts of docs/RESULTS.md.
-SIZES = {"scenes": 140, "seen": 7, "wordings": 14, "two_motifs": 42, "motifs": 70, "safe": 60, "levels": 7}
-DATASET = {"seed": 11, **SIZES}
-# Columns of the table: (suite, figure).
-COLUMNS = [("scenes", name) for name in ("pass", "suppressed", "kept", "subject_kept", "safe_subject")]
-COLUMNS += [("wordings", "pass"), ("two_motifs", "pass"), ("motifs", "pass")]
+DATASET = {
+    "seed": 11,
+    "scenes": 140,
+    "seen": 7,
+    "wordings": 14,
+    "two_motifs": 42,
+    "motifs": 70,
+    "safe": 60,
+    "levels": 7,
+}
+VIEWS = {"vector": ("scenes", "motifs"), "list": ("two_motifs",)}
+WORDS = {
+    "never met, named": "gone",
+    "two motifs, the first limited": "kept",
+    "prompt: described": "gone",
+}
+COLUMNS = ("vector: scenes", "vector: held-out motifs", "list: two motifs", "words: never met, gone",
+           "words: second motif, kept", "words: described, gone", "CPU seconds")  # fmt: skip
+PICTURED = 48  # users whose pictures the polish learns from
+# The polish: errors of the UNet's own predictions for the caption of the chosen picture, at a small rate.
+POLISH = {"objective": "pictures", "dpo_weight": 0.0, "anchor": "caption", "batch_size": 16, "lr": 2e-4,
+          "rewritten_share": 0.45, "match_weight": 0.0, "timesteps": (150, 1000), "warmup_steps": 10}  # fmt: skip
 
 
-@dataclass(frozen=True)
 class Bench:
-    """What all variants share."""
+    """What all variants share: dataset, users, prompts, the base, and its pictures of the prompts with limits."""
 
-    out: Path
-    pipeline: Any
-    learned_from: dict[str, Any]
-    users: Any
-    rows: Any
+    def __init__(self, out: Path, preset: Record, *, polish: int) -> None:
+        self.out, self.polish, self.pipeline = out, polish, load_pipeline("mini")
+        sizes = settings(dataset.DatasetConfig, {**preset["dataset"], **DATASET}, section="dataset")
+        pictured = min(PICTURED, sizes.train_users)
+        dataset.build(out / "data", replace(sizes, pictured_users=pictured), captions_only=not polish)
+        self.pairs = 2 * pictured * sizes.concepts  # that have pictures
+        self.users = embed_users(out / "data", out / "embeddings", lambda: TransformersEmbedder(MINILM), exact=True)
+        rows = load_prompts(out / "data" / "prompts.jsonl")
+        rows = [row for row in rows if row.meta["kind"] == "unsafe" and not row.meta["seen_user"]]
+        self.rows = {
+            view: [row for name in names for row in rows if row.meta["suite"] == name][::2]
+            for view, names in VIEWS.items()
+        }
+        self.config = settings(GenerationConfig, preset["generation"], section="generation")
+        self.pen = Pen(self.pipeline, self.config)
+        limited = limit_prompts(count=35, wordings=35, seed=sizes.seed)
+        self.limited = [row for row in limited if row.meta["suite"] in WORDS]
+        self.base = list(self.pen.draw(self.limited))
 
-    def rows_for(self, preset: Record, kind: str) -> Any:
-        """What the objective of a preset learns from: captions, or pairs of pictures; read once each."""
-        objective = training_config(preset, kind).objective
-        if objective not in self.learned_from:
-            self.learned_from[objective] = load_rows(
-                self.out / "data",
-                self.out / "cache",
-                self.pipeline,
-                self.users,
-                kind=kind,
-                split="train",
-                preset=preset,
-            )
-        return self.learned_from[objective]
+    def measure(self, name: str, preset: Record, seed: int) -> Record:
+        """Figures of one variant and seed by COLUMNS, from its folder where it is finished."""
+        folder = self.out / f"{name.replace(' ', '-')}-{seed}"
+        if (folder / "figures.json").exists():
+            known: Record = json.loads((folder / "figures.json").read_text())
+            return known
+        rows = load_captions(self.out / "data", self.out / "cache", self.pipeline, self.users, preset=preset)
+        started = time.process_time()
+        train_adapter(preset, "prompt", self.pipeline, rows, self.users, folder, seed=seed)
+        if self.polish and name.startswith("polished"):
+            self._polish(folder, preset, seed)
+        seconds = time.process_time() - started
+        figures = {**self._figures(folder), "CPU seconds": {"value": seconds, "n": 1}}
+        write_json(folder / "figures.json", {**figures, "preset": preset, **versions()})
+        return figures
+
+    def _polish(self, folder: Path, preset: Record, seed: int) -> None:
+        """Train the adapter of a folder on, through the UNet."""
+        where = (self.out / "data", self.out / "cache")
+        pairs = load_pairs(*where, self.pipeline, self.users, preset=preset, most=self.pairs)
+        config = replace(training_config(preset, "prompt"), **POLISH, steps=self.polish, seed=seed)
+        attached = attach(self.pipeline.unet, load_adapter(folder / "adapter", base="mini"))
+        try:
+            objective = Objective.of(attached, config, self.pipeline.scheduler)
+            Trainer(objective, pairs, config, folder / "polish", data={"rows": pairs.name}).train()
+        finally:
+            attached.unload()
+
+    def _figures(self, folder: Path) -> Record:
+        adapter = folder / "polish" / "adapter"
+        adapter = adapter if adapter.exists() else folder / "adapter"
+        attached = attach(self.pipeline.unet, load_adapter(adapter, base="mini"))
+        found: dict[str, Record] = {}
+        for view, users in (("list", self.users), ("vector", VectorsAlone(self.users))):
+            pictures, config = folder / view, replace(self.config, method="psa")
+            generate(self.pipeline, self.rows[view], pictures, config=config, users=users, attached=attached)
+            found[view] = of_pictures(pictures, self.rows[view])
+        limited = measure_limits(list(self.pen.draw(self.limited, attached)), self.base)
+        attached.unload()
+        shown = [
+            found["vector"]["scenes"]["pass"],
+            found["vector"]["motifs"]["pass"],
+            found["list"]["two_motifs"]["pass"],
+        ]
+        return dict(zip(COLUMNS, [*shown, *(limited[suite][figure] for suite, figure in WORDS.items())], strict=False))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", action="append", required=True, help="NAME:section.name=value,...")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--preset", default="mini-quickstart")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="for all variants")
+    parser.add_argument("--polish", type=int, default=0, metavar="STEPS")
     parser.add_argument("--out", type=Path, default=Path("outputs/ablation"))
     arguments = parser.parse_args()
-    bench = open_bench(arguments.out, load_preset(arguments.preset, changes=arguments.set))
-    print("| variant | " + " | ".join(f"{suite}: {name}" for suite, name in COLUMNS) + " |")
-    print("|---|" + "---|" * len(COLUMNS))
+    bench = Bench(arguments.out, load_preset(arguments.preset, changes=arguments.set), polish=arguments.polish)
+    print("| variant | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS), flush=True)
     for variant in arguments.variant:
         name, _, text = variant.partition(":")
         changed = load_preset(arguments.preset, changes=[*arguments.set, *split_changes(text)])
-        runs = [figures(measure(bench, name, changed, seed)) for seed in arguments.seeds]
-        cells = [cell(over_seeds([run[column] for run in runs])) for column in range(len(COLUMNS))]
+        runs = [bench.measure(name, changed, seed) for seed in arguments.seeds]
+        cells = [cell(over_seeds([run[column] for run in runs])) for column in COLUMNS]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-
-
-def open_bench(out: Path, preset: Record) -> Bench:
-    """Dataset, user vectors and cached latents, made once."""
-    sizes = settings(dataset.DatasetConfig, {**preset["dataset"], **DATASET}, section="dataset")
-    dataset.build(out / "data", sizes)
-    users = embed_users(out / "data", out / "embeddings", lambda: StructuredEmbedder(preset["llm_dim"]))
-    pipeline = load_pipeline("mini")
-    return Bench(out, pipeline, {}, users, load_prompts(out / "data" / "prompts.jsonl"))
-
-
-def measure(bench: Bench, name: str, preset: Record, seed: int) -> Record:
-    """Metrics of one variant and seed, from its folder where it is finished."""
-    out = bench.out / f"{name.replace(' ', '-')}-{seed}"
-    if (out / "metrics.json").exists():
-        metrics: Record = json.loads((out / "metrics.json").read_text())
-        return metrics
-    kind = "published" if name.startswith("published") else "prompt"
-    train_adapter(preset, kind, bench.pipeline, bench.rows_for(preset, kind), bench.users, out, seed=seed)
-    attached = attach(bench.pipeline.unet, load_adapter(out / "adapter", base="mini"))
-    config = replace(settings(GenerationConfig, preset["generation"], section="generation"), method="psa")
-    pictures = out / "pictures"
-    generate(bench.pipeline, bench.rows, pictures, config=config, users=bench.users, attached=attached)
-    attached.unload()
-    metrics = of_pictures(pictures, bench.rows)
-    write_json(out / "metrics.json", metrics)
-    return metrics
 
 
 def split_changes(text: str) -> list[str]:
@@ -119,11 +165,6 @@ def split_changes(text: str) -> list[str]:
         else:
             parts[-1] += f",{piece}"
     return parts
-
-
-def figures(metrics: Record) -> list[Record]:
-    """The figures of one run, in the order of the columns."""
-    return [metrics[suite][name] for suite, name in COLUMNS]
 
 
 if __name__ == "__main__":
