@@ -71,8 +71,9 @@ LIGHT = (
     "users",
 )  # load without HEAVY
 HEAVY = {
-    "accelerate", "datasets", "diffusers", "fastapi", "gradio", "huggingface_hub", "matplotlib", "openai", "PIL",
-    "requests", "scipy", "sklearn", "torch", "torchvision", "transformers", "uvicorn",
+    "accelerate", "cryptography", "datasets", "diffusers", "fastapi", "gradio", "huggingface_hub", "matplotlib",
+    "openai", "PIL", "prometheus_client", "ray", "requests", "scipy", "sklearn", "sqlalchemy", "torch", "torchvision",
+    "transformers", "uvicorn",
 }  # fmt: skip
 OPTIONAL = {"bitsandbytes", "clean_fid", "nudenet", "open_clip", "openai", "pytorch_fid", "sklearn", "torch_fidelity",
             "torchmetrics", "torchvision", "xformers"}  # fmt: skip

@@ -50,6 +50,8 @@ class Explanation:
     prompt: str
     softened: tuple[Softened, ...]
     changes: tuple[float, ...]
+    words: tuple[str, ...] = ()
+    matches: tuple[float, ...] = ()
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -81,7 +83,8 @@ def explain_texts(
         moved = ((changed - states).float().norm(dim=-1) / states.float().norm(dim=-1).clamp(min=1e-6))[0].tolist()
         causes = _causes(adapter, logits[0].shape[-1], phrases[row])
         words = _words(pipe, prompt, len(moved))
-        found.append(Explanation(prompt, _softened(matches, causes, words, moved), tuple(moved)))
+        largest = tuple(matches.amax(-1).tolist())
+        found.append(Explanation(prompt, _softened(matches, causes, words, moved), tuple(moved), tuple(words), largest))
     return found
 
 

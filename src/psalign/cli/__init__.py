@@ -19,7 +19,7 @@ from ..categories import VARIABLE, current
 from ..errors import OutputError, PSAlignError, UsageError
 from ..locks import locked
 from ..progress import set_quiet
-from . import adapter, completion, embed, eval, generate, mini, path, sage, users
+from . import adapter, completion, embed, eval, generate, mini, path, sage, serve, users
 from .environment import explain_error
 from .options import Formatter, Parser, a_path
 
@@ -29,7 +29,7 @@ EXIT_STATUSES = {
     1: "failed: the message says what was wrong and what to do",
     2: "a command, flag, setting or value that makes no sense; nothing was done",
     130: "interrupted (Ctrl-C); the same command goes on",
-    143: "ended by SIGTERM; training saved a checkpoint first",
+    143: "ended by SIGTERM; training saved a checkpoint first, `serve` drew what it had taken in",
 }
 OUTPUTS = ("out", "output", "npy", "picture", "results")  # arguments that name what is written
 SHARED_OUTPUTS = ("eval generate", "eval run")  # several processes may write there: cells and rows have locks
@@ -67,7 +67,7 @@ def _end(message: str, status: int) -> int:
 
 def _run(arguments: argparse.Namespace) -> int | None:
     """Run the command, which may return an exit status, while no other process writes what it writes."""
-    if not hasattr(arguments, "command"):  # a group of commands without one
+    if getattr(arguments, "command", None) is None:  # a group of commands without one
         arguments.parser.print_help()
         return 0
     with _taxonomy(arguments):
@@ -153,6 +153,6 @@ def _parser() -> Parser:
                         help="categories of your own, with their rules and words (docs/USERS.md)")  # fmt: skip
     parser.set_defaults(parser=parser)
     groups = parser.add_subparsers(metavar="COMMAND")
-    for room in (path, generate, users, embed, adapter, sage, eval, mini, completion):
+    for room in (path, generate, users, embed, adapter, sage, eval, serve, mini, completion):
         room.add_commands(groups)
     return parser

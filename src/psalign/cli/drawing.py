@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from ..diffusion.generate import GenerationConfig
 
 
-def add_drawing(one: argparse.ArgumentParser) -> None:
+def add_drawing(one: argparse.ArgumentParser, *, batches: bool = True) -> None:
+    """batches: whether the command draws batches of a fixed size."""
     one.add_argument("--base", default="mini", help="base model: mini, sd15 or sdxl (default mini)")
     add_model(one)
     one.add_argument("--steps", type=at_least(1), help="denoising steps (default: the base model's own)")
     one.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the base model's own)")
     one.add_argument("--scheduler", help="ddim, dpm, euler, euler-a, heun, unipc (default: the base model's own)")
-    one.add_argument("--batch-size", type=at_least(1), help="default: the base model's own")
+    if batches:
+        one.add_argument("--batch-size", type=at_least(1), help="default: the base model's own")
     one.add_argument("--dtype", default="fp32", help="fp32, fp16 or bf16 (default fp32)")
     one.add_argument("--offload", default="none", help="none, model or sequential (default none)")
     one.add_argument("--device", help="default: this process's GPU, or the CPU")

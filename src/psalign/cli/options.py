@@ -75,7 +75,7 @@ def command(groups: Any, name: str, run: Command, purpose: str, example: str) ->
 def group(groups: Any, name: str, purpose: str) -> Any:
     """A group of commands; alone it prints its help."""
     parser = groups.add_parser(name, help=purpose, formatter_class=Formatter)
-    parser.set_defaults(parser=parser)
+    parser.set_defaults(parser=parser, command=None)  # a group inside a command must not run that command
     return parser.add_subparsers(metavar="COMMAND")
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..adapter.guard import AttachedAdapter
@@ -31,6 +30,7 @@ from ..locks import locked
 from ..progress import Progress
 from ..records import ManifestRow, PromptRow
 from .base_models import base_fingerprint
+from .pictures import draw_pictures, finished_pictures
 from .shards import Shard
 
 PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
@@ -252,23 +252,10 @@ def draw_batch(
     else:
         batch = users.batch([row.user_id for row in rows])
         text = attached.encode(pipeline, prompts, batch, negative_prompt=negatives, scale=config.scale)
-    arguments: dict[str, Any] = {
-        **text,
-        "generator": [torch.Generator().manual_seed(row.seed) for row in rows],
-        "num_inference_steps": config.steps,
-        "guidance_scale": config.guidance,
-        "output_type": "np",
-    }
-    if guide is not None:
-        arguments |= guide(rows)
-    pictures = pipeline(**arguments).images
-    broken = [row.file_name for row, picture in zip(rows, pictures, strict=True) if not np.isfinite(picture).all()]
-    if broken:
-        raise GenerationError(
-            f"{len(broken)} of {len(rows)} pictures are not finite: {', '.join(broken[:5])}.",
-            hint=_why_not_finite(config),
-        )
-    return (pictures * 255).round().astype(np.uint8)
+    more = {} if guide is None else guide(rows)
+    seeds = [row.seed for row in rows]
+    pictures = draw_pictures(pipeline, text, seeds, steps=config.steps, guidance=config.guidance, **more)
+    return finished_pictures(pictures, [row.file_name for row in rows], hint=_why_not_finite(config))
 
 
 def _why_not_finite(config: GenerationConfig) -> str:

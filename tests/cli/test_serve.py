@@ -1,0 +1,111 @@
+"""psalign serve: its people, keys and audit, and what it refuses before anything is loaded."""
+
+import json
+import stat
+
+import pytest
+
+from commands import run
+from psalign.cli import main
+from psalign.serve import require_libraries
+
+SHOP = ("--account", "shop", "--id", "anna")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def serve(capsys, *arguments):
+    return run(capsys, "serve", *arguments)
+
+
+def test_people_are_added_shown_exported_and_erased(capsys, folder):
+    added = serve(capsys, "users", "add", *SHOP, "--ban", "Violence", "--limit", "no spiders", "--age", "41")
+    assert added == (0, "1 added; account shop has 1 people.\n", "")
+    shown = json.loads(serve(capsys, "users", "show", *SHOP)[1])
+    assert shown["banned"] == {"Violence": ["own ban list"]}
+    assert shown["limits"] == ["no spiders"]
+    assert shown["profile"]["Age"] == 41
+    status, out, _ = serve(capsys, "users", "export", *SHOP, "--out", "anna.json")
+    assert (status, out) == (0, "Everything that is stored of this person: anna.json\n")
+    assert stat.S_IMODE((folder / "anna.json").stat().st_mode) == 0o600
+    assert json.loads((folder / "anna.json").read_text())["identifier"] == "anna"
+    assert serve(capsys, "users", "erase", *SHOP)[0] == 0
+    status, _, err = serve(capsys, "users", "show", *SHOP)
+    assert (status, err) == (1, "UnknownUser: Account shop has no person of that identifier.\n")
+    for name in ("people.db", "people.key"):
+        assert stat.S_IMODE((folder / "data/serve" / name).stat().st_mode) == 0o600
+
+
+def test_people_of_a_file_are_added_and_loosening_is_audited(capsys, folder):
+    (folder / "users.csv").write_text("User_ID,Banned_Categories\nanna,['Hate']\n33,[]\n")
+    add = ("users", "add", "--account", "shop")
+    assert serve(capsys, *add, "--users", "users.csv")[1] == "2 added; account shop has 2 people.\n"
+    assert json.loads(serve(capsys, "users", "show", "--account", "shop", "--id", "0000033")[1])["banned"] == {}
+    serve(capsys, *add, "--id", "anna", "--ban")
+    assert serve(capsys, "audit")[1] == ""  # adding nothing takes nothing away
+    serve(capsys, *add, "--id", "anna", "--ban", "--replace")
+    (row,) = (json.loads(line) for line in serve(capsys, "audit")[1].splitlines())
+    assert (row["action"], json.loads(row["facts"])) == ("loosened", {"categories": 1, "phrases": 0})
+    assert row["actor"].startswith("cli")
+    assert serve(capsys, "audit", "--verify")[1] == "1 rows, each of which follows from those before it.\n"
+
+
+def test_keys_are_made_listed_and_revoked(capsys):
+    key = serve(capsys, "keys", "make", "--account", "shop", "--scope", "admin", "--per-minute", "5")[1].strip()
+    key_id = key.split("_")[1]
+    assert serve(capsys, "keys", "list")[1] == f"{key_id}  admin       5 a minute  live     shop\n"
+    assert serve(capsys, "keys", "revoke", "--id", key_id)[1] == f"Revoked: {key_id}\n"
+    assert "revoked" in serve(capsys, "keys", "list")[1]
+    status, _, err = serve(capsys, "keys", "revoke", "--id", key_id)
+    assert (status, err.splitlines()[1]) == (1, "psalign serve keys list")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ("--base mini", 2, "UsageError: A service needs an adapter"),
+        ("--base flux --adapter a", 2, "UsageError: Unknown base model 'flux'"),
+        ("--adapter a --dtype int4", 2, "UsageError: Unknown dtype"),
+        ("--adapter a --max-batch 0", 2, "UsageError: argument --max-batch: expected a whole number"),
+        ("--adapter a --unknown nobody", 2, "UsageError: argument --unknown: invalid choice"),
+        ("--adapter a --people mysql://a/b", 2, "UsageError: The URL of the database cannot be used"),
+        ("users add --account shop", 2, "UsageError: Give --users"),
+        ("users add --account shop --id a", 1, "ProfileError: column Banned_Categories: nothing is known"),
+        ("users add --account shop --id a --ban Nonsense", 1, "ProfileError: column Banned_Categories: saw 'Nonsense'"),
+        ("users add --account shop --id a --limit no", 1, "ProfileError: column Limits"),
+        ("users erase --account shop --id a", 1, "UnknownUser: This account has no person"),
+    ],
+)
+def test_what_makes_no_sense_is_told_with_what_to_do(capsys, arguments, status, said):
+    seen, _, err = serve(capsys, *arguments.split())
+    assert seen == status
+    assert err.startswith(said), err
+
+
+def test_an_adapter_that_is_not_there_ends_the_service_with_its_message(capsys):
+    status, _, err = serve(capsys, "--adapter", "nowhere", "--port", "0")
+    assert status == 1
+    assert "CheckpointError: " in err
+    assert "nowhere" in err.splitlines()[-2] + err.splitlines()[-1]
+
+
+def test_a_group_inside_the_command_prints_its_help(capsys):
+    for group in ("users", "keys"):
+        status, out, _ = serve(capsys, group)
+        assert (status, out.split()[:4]) == (0, ["usage:", "psalign", "serve", group])
+
+
+def test_a_missing_library_is_answered_with_the_extra(monkeypatch, capsys):
+    monkeypatch.setattr("psalign.serve.find_spec", lambda name: None if name == "uvicorn" else object())
+    status, _, err = serve(capsys, "--adapter", "a")
+    assert (status, err) == (
+        1,
+        "ExtraMissing: uvicorn is not installed; it comes with the extra 'serve'.\nRun: pip install 'psalign[serve]'\n",
+    )
+    monkeypatch.undo()
+    require_libraries()
+    assert main(["serve", "keys", "list"]) == 0
