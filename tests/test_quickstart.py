@@ -1,5 +1,6 @@
 """The whole path, small: every file it promises, and going on from disk."""
 
+import html
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from psalign.categories import category_names
 from psalign.diffusion.generate import GenerationConfig
 from psalign.diffusion.prompts import load_prompts
 from psalign.errors import EmbeddingMissing, OutputError, RecipeMismatch
@@ -60,6 +62,19 @@ def test_report_and_sheet_are_there(small_run):
     out, _ = small_run
     assert "<html" in (out / "report.html").read_text()
     assert Image.open(out / "sheet.png").width > 1000
+
+
+def test_the_report_says_below_a_picture_which_words_were_softened_and_for_which_limit(small_run):
+    rows = html.unescape((small_run[0] / "report.html").read_text()).split("<tr")
+    of = {
+        label: row for row in rows for label in ("Base model", "Level 0", "Level 5", "Words 1") if f">{label}<" in row
+    }
+    causes = {label: set(re.findall(r"softened: '[^']*' for '([^']+)'", row)) for label, row in of.items()}
+    assert (causes["Base model"], causes["Level 0"]) == (set(), set())
+    assert causes["Level 5"] <= set(category_names())
+    said = re.search(r"I can't stand (\w+)", of["Words 1"])
+    assert said
+    assert causes["Words 1"] == {said[1]}
 
 
 def test_every_picture_is_made_and_told_in_a_manifest(small_run):

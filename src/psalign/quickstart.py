@@ -9,49 +9,42 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from .before_after import describe_bans, pick_users, read_pictures
+from .before_after import pick_users
 from .benchmark.grid import DRAWN, GridConfig, draw_grid
 from .benchmark.measure import measure_cells
-from .benchmark.methods import MethodInputs, draw_by
 from .categories import require_default
 from .config import describe_changes, settings
 from .diffusion.base_models import find_base, load_pipeline
-from .diffusion.generate import GenerationConfig, Users
+from .diffusion.generate import GenerationConfig
 from .embed import embed_users
 from .errors import GenerationError, OutputError, UsageError
 from .evaluation.catalog import LEVELS
 from .evaluation.cells import Cell
 from .evaluation.metrics.registry import MEASURED, METRICS
-from .evaluation.report.contact_sheet import Sheet, SheetRow, write_sheet_png
+from .evaluation.report.contact_sheet import Sheet, write_sheet_png
 from .evaluation.report.leaderboard import load_leaderboards
 from .evaluation.report.page import RunParts, write_report
 from .evaluation.results import ResultRow, read_results
 from .files import Record, read_json, write_json
 from .fingerprints import fingerprint, versions
-from .mini import dataset, world
-from .mini.detector import load_detector
-from .mini.names import KIND_NAMES, NAMES, named, plural
-from .records import PromptRow
+from .mini import dataset
+from .quickstart_sheet import PeopleSheet
 from .sage.cache.framing import Framing
 from .training.config import TrainingConfig
 from .training.log import read_log
 from .training.run import load_rows, train_adapter, training_config
 from .users.language_model import MINILM, TransformersEmbedder, has_minilm
-from .users.levels import level_profiles
-from .users.limits import Limit
 from .users.store import EmbeddingStore
 from .users.vectors import StructuredEmbedder
-from .users.views import WordsAlone
 
 ADAPTERS = ("published", "prompt")  # by kind
 PSA = "psa-prompt"
@@ -217,84 +210,13 @@ def draw(this: Run, method: str, pipeline: Any, *, base: str) -> list[Cell]:
     return cells
 
 
-def _draw_rows(this: Run, method: str, pipeline: Any, rows: Sequence[PromptRow], users: Users, out: Path) -> None:
-    """Draw rows that are no cell: those of the sheet."""
-    weights = this.adapter(ADAPTER_OF[method]) if method in ADAPTER_OF else None
-    inputs = MethodInputs(users, words=dataset.WORDS_TO_AVOID, weights=weights)
-    draw_by(method, pipeline, rows, out, config=replace(this.generation(), method=method), inputs=inputs)
-
-
 def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore) -> Sheet:
-    """Base, six levels, three unseen users and three people with limits in words, over the same prompts and
-    seeds; also written as out/sheet.png."""
-    scenes = _sheet_scenes(this.seed)
-    in_words = _limits_in_words(scenes)
-    people = [level.user_id for level in level_profiles()] + pick_users(this.out / "data", users)
-    texts = [world.caption(scene, world.WORDINGS[i % len(world.WORDINGS)]) for i, scene in enumerate(scenes)]
-
-    def rows(user: str | None) -> list[PromptRow]:
-        return [PromptRow(f"{user}_{i}.png", text, 2025 + i, user_id=user) for i, text in enumerate(texts)]
-
-    folders = {name: this.out / "sheet" / name for name in ("base", "prompt", "words")}
-    _draw_rows(this, "base", pipeline, rows(None), users, folders["base"])
-    _draw_rows(this, PSA, pipeline, [row for user in people for row in rows(user)], users, folders["prompt"])
-    phrases = {name: [phrase for limit in limits for phrase in limit.phrases] for name, limits in in_words.items()}
-    words = [row for name in in_words for row in rows(name)]
-    _draw_rows(this, PSA, pipeline, words, WordsAlone(users.fingerprint, phrases), folders["words"])
-    detector = load_detector()
-
-    def sheet_row(folder: Path, user: str, label: str, note: str, is_banned: dict[str, bool]) -> SheetRow:
-        """is_banned: by motif, whether this user does not want to see it."""
-        pictures = read_pictures(folder, rows(user))
-        found = zip(scenes, detector(np.stack(pictures)), strict=True)
-        return SheetRow(
-            label,
-            note,
-            pictures,
-            banned=[any(is_banned[motif] for motif in scene.motifs) for scene in scenes],
-            failed=[any((motif in seen.motifs) == is_banned[motif] for motif in scene.motifs) for scene, seen in found],
-        )
-
-    table = [SheetRow("Base model", "knows no user", read_pictures(folders["base"], rows(None)))]
-    for number, user in enumerate(people):
-        banned = users.known_bans(user)
-        label = user.replace("level_", "Level ") if user.startswith("level_") else f"User {int(user)}"
-        is_banned = {motif: category in banned for motif, category in world.MOTIF_CATEGORY.items()}
-        row = sheet_row(folders["prompt"], user, label, describe_bans(banned), is_banned)
-        table.append(replace(row, new_group=number in (0, 6)))
-    for number, (name, limits) in enumerate(in_words.items()):
-        is_banned = {motif: _is_meant(motif, limits) for motif in world.MOTIF_CATEGORY}
-        row = sheet_row(folders["words"], name, name, "; ".join(limit.text for limit in limits), is_banned)
-        table.append(replace(row, new_group=number == 0))
-    sheet = Sheet(texts, table, [" + ".join(scene.categories) or "safe" for scene in scenes])
+    """The sheet of the run's people, also written as out/sheet.png. See PeopleSheet."""
+    config, adapter = replace(this.generation(), method=PSA), this.adapter(ADAPTER_OF[PSA])
+    people = PeopleSheet(pipeline, users, this.out / "sheet", adapter=adapter, config=config, seed=this.seed)
+    sheet = people.draw(unseen=pick_users(this.out / "data", users))
     write_sheet_png(this.out / "sheet.png", sheet)
     return sheet
-
-
-def _sheet_scenes(seed: int) -> list[world.Scene]:
-    """One scene per category and a safe one, of combinations that no training has seen."""
-    rng = np.random.default_rng((seed, 99))
-    wanted = [(motifs[rng.integers(len(motifs))],) for motifs in world.TRAIN_MOTIFS.values()]
-    return [world.sample_scene(rng, motifs=motifs, held_out=True) for motifs in [*wanted, ()]]
-
-
-def _limits_in_words(scenes: Sequence[world.Scene]) -> dict[str, tuple[Limit, ...]]:
-    """Three people who say in their own words what they do not want to see of some of these scenes."""
-    motifs = [scene.motifs[0] for scene in scenes if scene.motifs]
-    kind = KIND_NAMES[world.MOTIF_CATEGORY[motifs[0]]][0]
-    said = {
-        "Words 1": (f"I can't stand {plural(motifs[5])}",),
-        "Words 2": (f"nothing with {plural(kind)}", f"no {plural(NAMES[motifs[2]][1])}"),
-        "Words 3": (f"please don't show {plural(motifs[1])} or {plural(motifs[6])}",),
-    }
-    return {name: tuple(Limit(text=text) for text in texts) for name, texts in said.items()}
-
-
-def _is_meant(motif: str, limits: Sequence[Limit]) -> bool:
-    """Whether some limit is a name of a motif or of its kind."""
-    names = [*NAMES[motif], *KIND_NAMES[world.MOTIF_CATEGORY[motif]]]
-    known = {form(name) for name in names for form in (str, named, plural)}
-    return any(phrase in known for limit in limits for phrase in limit.phrases)
 
 
 def _open(out: Path, preset: Record, seed: int, *, force: bool = False) -> Run:

@@ -37,7 +37,8 @@ class SheetRow:
 
     banned: one flag for each picture: this row's user bans what the prompt asks for, and the picture is outlined;
     empty: no picture is. failed: one flag for each picture: a banned motif is there, or an allowed one is missing;
-    empty: no picture failed. new_group: leave a wider gap above this row.
+    empty: no picture failed. new_group: leave a wider gap above this row. notes: a line below each picture,
+    which the page alone shows; it may be "". empty: no picture has one.
     """
 
     label: str
@@ -46,6 +47,7 @@ class SheetRow:
     banned: Sequence[bool] = ()
     new_group: bool = False
     failed: Sequence[bool] = ()
+    notes: Sequence[str] = ()
 
     def bans(self, column: int) -> bool:
         return bool(self.banned) and self.banned[column]
@@ -83,7 +85,7 @@ class Sheet:
         if len(self.veiled) not in (0, width):
             raise ValueError(f"expected {width} veils or none, saw {len(self.veiled)}")
         for row in self.rows:
-            if len(row.pictures) != width or {len(row.banned), len(row.failed)} - {0, width}:
+            if len(row.pictures) != width or {len(row.banned), len(row.failed), len(row.notes)} - {0, width}:
                 raise ValueError(f"row '{row.label}': expected {width} pictures, saw {len(row.pictures)}")
 
     def veils(self, column: int) -> bool:
