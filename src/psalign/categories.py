@@ -38,7 +38,7 @@ HINT = "docs/USERS.md has an example of a taxonomy file."
 @dataclass(frozen=True)
 class Category:
     """name: as ban lists spell it; slug: as file names spell it; spellings: other words for it. words: stand for it in
-    a negative prompt. phrases: what it covers, in words. meaning: what a judge looks for."""
+    a negative prompt. phrases: what it covers, as limits in words. meaning: what a judge looks for."""
 
     name: str
     slug: str
@@ -270,7 +270,7 @@ def _category(record: Any, where: str) -> Category:
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) or len(slug) > MOST_LETTERS or slug in RESERVED:
         raise _fault(where, f"slug is {slug!r}; expected a-z, 0-9 and single hyphens between them")
     words = _text(record, "words", where, name.lower())
-    phrases = _texts(record, "phrases", where) or (words,)
+    phrases = _texts(record, "phrases", where) or tuple(filter(None, (part.strip() for part in words.split(","))))
     meaning = _text(record, "meaning", where, f"{', '.join(phrases)}.")
     return Category(name, slug, _texts(record, "spellings", where), words, phrases, meaning)
 

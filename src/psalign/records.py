@@ -19,6 +19,7 @@ from .ids import find_user_id, normalise_user_id
 
 # Recipe of the published user vectors: raw mean of Qwen2.5-7B-Instruct's last hidden states [3584], not standardised.
 PUBLISHED_RECIPE = "published"
+NO_VECTORS = "no vectors"  # in place of a recipe: users that are known by their profiles alone
 
 DRAW_AGAIN = "Run the command that drew these pictures again: it keeps them, and writes their manifest anew."
 BANS_UNKNOWN = "Draw these pictures again with --users: the users file that says what each user bans."

@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from helpers import tiny_adapter, tiny_unet
 from psalign.adapter.checkpoint import WEIGHTS, adapter_fingerprint, load_adapter, save_adapter
 from psalign.adapter.prompt import PromptAdapter
-from psalign.errors import CheckpointError
+from psalign.categories import use_taxonomy
+from psalign.errors import CheckpointError, TaxonomyMismatch
+from taxonomies import of_size
 
 
 @pytest.fixture
@@ -71,6 +73,18 @@ def test_missing_folder(tmp_path):
 def test_other_base(saved):
     with pytest.raises(CheckpointError, match="was trained for 'mini'; this run uses 'sd15'"):
         load_adapter(saved[1], base="sd15")
+
+
+def test_under_other_categories_it_is_read_where_it_is_to_go_by_words(tmp_path):
+    for name, words in (("words", True), ("lists", False)):
+        save_adapter(PromptAdapter(context_dim=16, rank=8, heads=2, words=words), tmp_path / name)
+    with use_taxonomy(of_size(tmp_path, 7)):  # as many as the adapter has, and others
+        with pytest.raises(TaxonomyMismatch):
+            load_adapter(tmp_path / "words")
+        assert load_adapter(tmp_path / "words", in_words=True).in_words
+        with pytest.raises(CheckpointError, match="was not trained to keep limits in words"):
+            load_adapter(tmp_path / "lists", in_words=True)
+    assert not load_adapter(tmp_path / "words").in_words
 
 
 def test_broken_weights(saved):

@@ -8,6 +8,7 @@ from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
 from psalign.adapter.users import MOST_PHRASES, RowUsers, check_users
 from psalign.errors import GuardError, RecipeMismatch
+from psalign.records import NO_VECTORS
 from psalign.users.profile import UserProfile
 from psalign.users.store import EmbeddingStore
 from psalign.users.vectors import StructuredEmbedder, UserBatch
@@ -89,8 +90,8 @@ def test_what_is_no_limit_is_refused(limits):
 
 
 def test_too_many_limits_and_lists_of_another_length_are_refused():
-    with pytest.raises(GuardError, match=f"{MOST_PHRASES} limits in words at most; saw 33"):
-        check(batch(), limits=[[f"thing {i}" for i in range(33)], []])
+    with pytest.raises(GuardError, match=f"{MOST_PHRASES} limits in words at most; saw {MOST_PHRASES + 1}"):
+        check(batch(), limits=[[f"thing {i}" for i in range(MOST_PHRASES + 1)], []])
     with pytest.raises(GuardError, match="one list per prompt; saw 1 for 2"):
         check(batch(), limits=[["spiders"]])
 
@@ -108,6 +109,20 @@ def test_ban_lists_of_another_taxonomy_are_refused():
         check(batch(bans=(np.zeros(3), None)))
     with pytest.raises(GuardError, match="row 0 is not 2 numbers of 0 or 1"):
         check(batch(bans=(np.array([0.5, 0]), None)))
+
+
+def test_an_adapter_that_is_to_go_by_words_refuses_codes_and_vectors():
+    """Its own categories are others: a code of the same length would mean other things."""
+    by_words = adapter()
+    by_words.in_words = True
+    coded = UserBatch((None, None), NO_VECTORS, (np.array([1.0, 0.0]), None), ())
+    for users in (coded, batch()):
+        with pytest.raises(GuardError, match="by limits in words alone"):
+            check(users, of=by_words)
+    words = UserBatch((None, None), NO_VECTORS, (None, None), ((("wine", 1.0),), ()))
+    found = check(words, of=by_words)
+    assert found.phrases == ((("wine", 1.0),), ())
+    assert found.rows.strength.tolist() == [1.0, 0.0]
 
 
 def test_vectors_of_another_recipe_are_refused_with_limits_too():

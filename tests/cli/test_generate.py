@@ -9,10 +9,11 @@ from PIL import Image
 import one_of_several
 import processes
 from commands import run
+from psalign.categories import read_taxonomy, use_taxonomy
 from psalign.cli import main
 from psalign.records import read_manifest
 from psalign.users import EmbeddingStore
-from taxonomies import CATEGORIES
+from taxonomies import CATEGORIES, write_taxonomy
 
 PROMPTS = [
     f"a {colour} {subject} on the left at night" for colour in ("red", "blue", "green") for subject in ("cat", "dog")
@@ -28,13 +29,14 @@ def folder(tmp_path_factory, small_run):
     ids = EmbeddingStore.load(where / "embeddings").user_ids
     lines = ["prompt,user_id,age,religion"] + [f"{p},{ids[i % 3]},{20 + i % 3},Islam" for i, p in enumerate(PROMPTS)]
     (where / "meta.csv").write_text("\n".join(lines) + "\n")
+    (where / "anna.csv").write_text("User_ID,Banned_Categories\nanna,Violence\n")
     return where
 
 
 def flags(folder, **changes):
     given = {"prompts": "meta.csv", "embeddings": "embeddings", "adapter": "training/prompt/adapter", "out": "out"}
     given |= {"steps": 2, "batch_size": 2, **changes}
-    paths = {"prompts", "embeddings", "adapter", "out"}
+    paths = {"prompts", "embeddings", "adapter", "out", "users"}
     parts = []
     for name, value in given.items():
         if value is not None:
@@ -149,6 +151,37 @@ def test_levels_several_pictures_and_sampling(folder, capsys):
     assert len({row.seed for row in rows}) == len(rows)
 
 
+def test_lists_need_no_vectors_and_draw_the_same_pictures(folder, whole, capsys):
+    """Of kind `prompt`: where the ban list is known, the vector is not read."""
+    (folder / "levels.csv").write_text("prompt,user_id\n" + "".join(f"{p},level_{i}\n" for i, p in enumerate(PROMPTS)))
+    stored = flags(folder, out="stored_levels", prompts="levels.csv")
+    alone = flags(folder, out="alone", prompts="levels.csv", embeddings=None, users="anna.csv")
+    assert [run(capsys, "generate", *one)[0] for one in (stored, alone)] == [0, 0]
+    assert pictures(folder / "stored_levels") == pictures(folder / "alone")
+    with_vectors, without = (read_manifest(folder / name / "manifest.jsonl") for name in ("stored_levels", "alone"))
+    assert [row.banned for row in with_vectors] == [row.banned for row in without]
+    assert {row.recipe for row in without} == {"no vectors"}
+
+
+def test_categories_of_another_taxonomy_are_kept_in_words(folder, capsys):
+    """An adapter that was trained with the seven categories, and an operator who has one of his own."""
+    word = PROMPTS[0].split()[-1]
+    write_taxonomy(folder / "mine.yaml", {"categories": [{"name": "Things", "phrases": [word]}, "Other"]})
+    (folder / "mine.csv").write_text(f"prompt,user_id\n{PROMPTS[0]},anna\n{PROMPTS[0]},bob\n")
+    (folder / "people.csv").write_text("User_ID,Banned_Categories\nanna,Things\nbob,[]\n")
+    given = {"prompts": "mine.csv", "embeddings": None, "users": "people.csv", "taxonomy": folder / "mine.yaml"}
+    status, _, err = run(capsys, "generate", *flags(folder, out="mine", **given))
+    assert (status, "Made with another taxonomy" in err, (folder / "mine").exists()) == (1, True, False)
+    status, _, err = run(capsys, "generate", *flags(folder, out="mine", in_words=True, **given))
+    assert status == 0, err
+    with use_taxonomy(read_taxonomy(folder / "mine.yaml")):
+        rows = read_manifest(folder / "mine/manifest.jsonl")
+    assert [row.banned for row in rows] == [("Things",), ()]
+    assert run(capsys, "generate", *flags(folder, out="base2", adapter=None, **given))[0] == 0
+    ours, base = (list(pictures(folder / name).values()) for name in ("mine", "base2"))
+    assert (ours[0] == base[0], ours[1] == base[1]) == (False, True)
+
+
 def test_the_base_needs_no_users(folder, capsys):
     assert run(capsys, "generate", *flags(folder, out="base", adapter=None, embeddings=None))[0] == 0
     rows = read_manifest(folder / "base/manifest.jsonl")
@@ -182,7 +215,24 @@ MISTAKES = {
     "adapter for another base": ({"base": "sd15"}, 1, "was trained for 'mini'; this run uses 'sd15'"),
     "level 9": ({"level": 9}, 2, "Level must be 0, 1, 2, 3, 4 or 5; saw '9'"),
     "scale nan": ({"scale": "nan"}, 2, "must be finite; saw nan"),
-    "no vectors": ({"embeddings": None}, 2, "need user vectors"),
+    "nobody known": ({"embeddings": None}, 2, "nothing says what they ban"),
+    "no profile of a user": (
+        {"prompts": "prompt,user_id\na cat,carol\n", "embeddings": None, "users": "anna.csv"},
+        1,
+        "no profile of user carol",
+    ),
+    "published without vectors": (
+        {"adapter": "training/published/adapter", "embeddings": None, "level": 2},
+        2,
+        "knows users by vectors alone",
+    ),
+    "limits that would be lost": (
+        {"prompts": "prompt,user_id,limits\na cat,level_1,no cats\n"},
+        2,
+        "1 of 1 rows have limits in words, which are read with --profiles alone",
+    ),
+    "words and vectors": ({"in_words": True}, 2, "--in-words needs no vectors"),
+    "two sources of users": ({"embeddings": None, "users": "meta.csv", "profiles": True}, 2, "give one of them"),
     "unknown scheduler": ({"scheduler": "magic"}, 2, "Unknown scheduler 'magic'; choose one of: ddim, dpm"),
     "a column that is nearly one of ours": (
         {"prompts": "prompt,religon,user_id\na,Islam,level_1\n"},

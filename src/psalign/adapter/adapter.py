@@ -55,6 +55,7 @@ class PSAAdapter(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
     kind: ClassVar[str]
+    in_words = False  # loaded under other categories than it was trained with: it takes limits in words alone
 
     @property
     def llm_dim(self) -> int:

@@ -28,11 +28,13 @@ def load_psa_adapter(
     revision: str | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
+    in_words: bool = False,
 ) -> AttachedAdapter:
     """Read an adapter and attach it to a diffusers pipeline (with its ControlNets) or to a UNet.
 
     path_or_hub_id: a folder or file on disk, or the id of a repository on the Hugging Face hub; subfolder: of either.
-    revision: branch, tag or commit; local_files_only: never go online; token: for private repositories.
+    revision: branch, tag or commit; local_files_only: never go online; token: for private repositories. in_words: see
+    load_adapter.
     Raises CheckpointError where there is none, it cannot be read or does not fit; GuardError where the UNet has an
     adapter already.
     """
@@ -41,7 +43,7 @@ def load_psa_adapter(
         files = [f"{subfolder}/{name}" if subfolder else name for name in FILES]
         options = {"revision": revision, "local_files_only": local_files_only, "token": token}
         place = _download(str(path_or_hub_id), allow_patterns=files, **options)
-    return attach(pipe_or_unet, load_adapter(place / subfolder if subfolder else place))
+    return attach(pipe_or_unet, load_adapter(place / subfolder if subfolder else place, in_words=in_words))
 
 
 def attach(pipe_or_unet: Any, adapter: PSAAdapter) -> AttachedAdapter:

@@ -67,14 +67,22 @@ def require_replaceable(folder: Path) -> None:
         )
 
 
-def load_adapter(place: Path, *, base: str | None = None) -> PSAAdapter:
+def load_adapter(place: Path, *, base: str | None = None, in_words: bool = False) -> PSAAdapter:
     """Read an adapter. place: see find_adapter. base: the row of BASES it must have been trained for, where given.
+    in_words: it is to know users by limits in words alone, whatever categories it was trained with.
 
-    Raises CheckpointError where it is missing, broken, has other keys or shapes, or was trained for another base;
-    TaxonomyMismatch where it was trained with other categories than those in use.
+    Raises CheckpointError where it is missing, broken, has other keys or shapes, was trained for another base, or is to
+    go by words and was not trained on them; TaxonomyMismatch where it was trained with other categories than those in
+    use and is to know users by these.
     """
     found = find_adapter(place)
-    adapter = read_published(found) if found.is_file() else _load_folder(found)
+    adapter = read_published(found) if found.is_file() else _load_folder(found, any_taxonomy=in_words)
+    if in_words and not getattr(adapter.config, "words", False):
+        raise CheckpointError(
+            f"The adapter in {place} (kind '{adapter.kind}') was not trained to keep limits in words.",
+            hint="Use an adapter of kind 'prompt' that was trained on rows with limits (docs/TRAINING.md).",
+        )
+    adapter.in_words = in_words
     if base is not None and adapter.config.base != base:
         raise CheckpointError(
             f"The adapter in {place} was trained for '{adapter.config.base}'; this run uses '{base}'.",
@@ -131,7 +139,7 @@ def _class_of(folder: Path) -> type[PSAAdapter] | None:
     return CLASSES.get(str(config.get("_class_name"))) if isinstance(config, dict) else None
 
 
-def _load_folder(folder: Path) -> PSAAdapter:
+def _load_folder(folder: Path, *, any_taxonomy: bool = False) -> PSAAdapter:
     hint = "Train one with: psalign train, or name the folder that has config.json."
     fault = partial(CheckpointError, hint=hint)
     config = read_json(folder / CONFIG, what="the config of an adapter", fault=fault) if _has(folder, CONFIG) else {}
@@ -141,7 +149,8 @@ def _load_folder(folder: Path) -> PSAAdapter:
             f"{folder} is not an adapter: expected {WEIGHTS} and a config.json of {', '.join(CLASSES)}.", hint=hint
         )
     _check_config(config, kind, fault=lambda what: fault(f"{folder / CONFIG} is damaged: {what}."))
-    require_taxonomy(config.get(TAXONOMY), of=f"the adapter in {folder}")
+    if not any_taxonomy:
+        require_taxonomy(config.get(TAXONOMY), of=f"the adapter in {folder}")
     require_numbers(read_safetensors(folder / WEIGHTS, hint=hint)[0], folder / WEIGHTS, hint=hint)
     with library_errors(CheckpointError, f"The adapter in {folder} cannot be read", hint=hint):
         adapter, info = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)

@@ -18,7 +18,7 @@ from .adapter import PSAAdapter
 
 Scale = float | Sequence[float] | torch.Tensor
 Phrases = tuple[tuple[str, float], ...]  # of a row: each phrase and its strength, more than 0 and at most 1
-MOST_PHRASES = 32  # of a row
+MOST_PHRASES = 256  # of a row: a person's own, and those of categories
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +105,11 @@ def check_users(
         )
     if not torch.isfinite(strength).all() or (strength < 0).any():
         raise GuardError(f"scale must be finite and at least 0; saw {strength.tolist()}.")
+    if adapter.in_words and any(one is not None for one in (*rows, *bans)):
+        raise GuardError(
+            "This adapter was loaded to know users by limits in words alone; saw users with vectors or ban lists.",
+            hint="Pass psalign.users.views.batch_of(profiles, in_words=True), or load it without in_words.",
+        )
     width = int(getattr(adapter.config, "categories", 0))
     stale = 0 if width else sum(map(bool, getattr(users, "unheld", ())))
     if stale:

@@ -40,11 +40,15 @@ def generate(arguments: argparse.Namespace) -> None:
     from ..diffusion.shards import Shard
 
     base = find_base(arguments.base)
-    adapter = None if arguments.adapter is None else load_adapter(arguments.adapter, base=base.name)
+    adapter = (
+        None
+        if arguments.adapter is None
+        else load_adapter(arguments.adapter, base=base.name, in_words=arguments.in_words)
+    )
     shard = Shard(arguments.device)
     meta = load_meta_file(arguments.prompts, seed=arguments.seed, keep=arguments.keep_columns)
     raw = adapter is not None and adapter.config.recipe == PUBLISHED_RECIPE
-    rows, users = _rows_and_users(meta, arguments, shard, needs_store=not raw)
+    rows, users = _rows_and_users(meta, arguments, shard, is_raw=raw)
     config = sampling(
         arguments,
         method="base" if adapter is None else adapter.kind,
@@ -61,38 +65,58 @@ def generate(arguments: argparse.Namespace) -> None:
 
 
 def _rows_and_users(
-    meta: Sequence[MetaRow], arguments: argparse.Namespace, shard: Shard, *, needs_store: bool
+    meta: Sequence[MetaRow], arguments: argparse.Namespace, shard: Shard, *, is_raw: bool
 ) -> tuple[list[PromptRow], Any]:
-    """Rows with their users, and the vectors and bans of those; nobody's where no adapter is to draw for
-    them.
+    """Rows with their users, and what is known of those: vectors, or their profiles alone.
 
-    needs_store: whether profiles need stored vectors to be standardised by.
+    is_raw: the adapter is a published one, whose vectors need no others to be standardised by.
     """
-    from ..diffusion.generate import Nobody
     from ..ids import level_id
     from ..users.profile import load_profiles
     from ..users.store import EmbeddingStore
 
-    rows = [row.prompt for row in meta]
-    if arguments.embeddings is None and arguments.profiles and not needs_store:
-        return _embed_profiles(meta, None, arguments, shard)
+    if not arguments.profiles:
+        _require_read(meta, shard)
     if arguments.embeddings is None:
-        if arguments.adapter is not None or arguments.level is not None or arguments.profiles:
-            raise UsageError(
-                "An adapter, --level and --profiles need user vectors.",
-                hint="Give --embeddings: psalign embed --users users.csv --out data/embeddings/users",
-            )
-        return [replace(row, user_id=None) for row in rows], Nobody()
+        if arguments.profiles and is_raw:
+            return _embed_profiles(meta, None, arguments, shard)
+        return _known_by_profile(meta, arguments)
+    rows = [row.prompt for row in meta]
     people = load_profiles(arguments.users) if arguments.users else []
     users = EmbeddingStore.load(arguments.embeddings, profiles=people)
     if arguments.level is not None:
         rows = [replace(row, user_id=level_id(arguments.level)) for row in rows]
     elif arguments.profiles:
         rows, users = _embed_profiles(meta, users, arguments, shard)
-    else:
-        _warn_unread_columns(meta, shard)
     _warn_unknown_bans(rows, users, shard)
     return rows, users
+
+
+def _known_by_profile(meta: Sequence[MetaRow], arguments: argparse.Namespace) -> tuple[list[PromptRow], Any]:
+    """Rows with their users, who are known by ban list and limits in words; nobody's without adapter and users."""
+    from ..diffusion.generate import Nobody
+    from ..ids import level_id
+    from ..users.floor import read_row_profiles
+    from ..users.levels import level_profiles
+    from ..users.profile import load_profiles
+    from ..users.views import ProfilesAlone
+
+    rows, people = [row.prompt for row in meta], list(level_profiles())
+    if arguments.profiles:
+        rows, own = read_row_profiles(meta, str(arguments.prompts))
+        people += own
+    elif arguments.level is not None:
+        rows = [replace(row, user_id=level_id(arguments.level)) for row in rows]
+    elif arguments.users is not None:
+        people += load_profiles(arguments.users)
+    elif arguments.adapter is not None:
+        raise UsageError(
+            "An adapter draws for users, and nothing says what they ban.",
+            hint="Give --users users.csv, --profiles or --level; kind 'published' needs --embeddings (psalign embed).",
+        )
+    else:
+        return [replace(row, user_id=None) for row in rows], Nobody()
+    return rows, ProfilesAlone(people, in_words=arguments.in_words)
 
 
 def _embed_profiles(
@@ -119,9 +143,16 @@ def _embed_profiles(
     return rows, shard.from_first(lambda: floor.build(embedder_of))
 
 
-def _warn_unread_columns(meta: Sequence[MetaRow], shard: Shard) -> None:
+def _require_read(meta: Sequence[MetaRow], shard: Shard) -> None:
+    """Raises UsageError where limits in words of the META_FILE would be lost; says so of other profile columns."""
+    limited = sum(bool((row.profile or {}).get("limits")) for row in meta)
+    if limited:
+        raise UsageError(
+            f"{limited} of {len(meta)} rows have limits in words, which are read with --profiles alone.",
+            hint="Give --profiles, or leave the column out.",
+        )
     if shard.is_first and any(row.profile is not None for row in meta):
-        print("Profile columns are not read: users are drawn from their stored vectors. --profiles reads them too.",
+        print("Profile columns are not read: users are those of --embeddings or --users. --profiles reads them too.",
               file=sys.stderr)  # fmt: skip
 
 
@@ -137,6 +168,10 @@ def _warn_unknown_bans(rows: Sequence[PromptRow], users: EmbeddingStore, shard: 
 def _fill(arguments: argparse.Namespace) -> None:
     if arguments.profiles and arguments.level is not None:
         raise UsageError("--profiles and --level both set the users of the rows; give one of them.")
+    if arguments.in_words and arguments.embeddings is not None:
+        raise UsageError("--in-words needs no vectors: users are known by their profiles. Leave out --embeddings.")
+    if arguments.profiles and arguments.users is not None and arguments.embeddings is None:
+        raise UsageError("--profiles and --users both say who the users are; give one of them, or --embeddings too.")
 
 
 def add_commands(groups: Any) -> None:
@@ -162,7 +197,15 @@ def add_commands(groups: Any) -> None:
 
 def _add_users(one: argparse.ArgumentParser) -> None:
     add_embeddings(one, "user vectors (psalign embed, or a folder of published .npy)", required=False)
-    add_users(one, "users file that gives the ban lists of published vectors", required=False)
+    add_users(one, "users file: with --embeddings it adds limits, and ban lists of published vectors; alone it says "
+                   "what each user bans", required=False)  # fmt: skip
+    one.add_argument("--in-words", action="store_true",
+                     help="give banned categories to the adapter as their phrases in the taxonomy in use, so that one "
+                          "trained with other categories keeps them")  # fmt: skip
     one.add_argument("--level", type=level, help="draw every row for this level, 0..5, instead of its user")
-    one.add_argument("--profiles", action="store_true", help="make vectors from the profile columns of the META_FILE")
+    one.add_argument(
+        "--profiles",
+        action="store_true",
+        help="read the profile columns of the META_FILE (with --embeddings: vectors too)",
+    )
     one.add_argument("--llm", help="language model for --profiles, where the vectors were made by one")

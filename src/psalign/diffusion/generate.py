@@ -28,7 +28,7 @@ from ..fingerprints import fingerprint
 from ..ids import level_of
 from ..locks import locked
 from ..progress import Progress
-from ..records import ManifestRow, PromptRow
+from ..records import NO_VECTORS, ManifestRow, PromptRow
 from .base_models import base_fingerprint
 from .pictures import draw_pictures, finished_pictures
 from .shards import Shard
@@ -311,7 +311,12 @@ def check_users(rows: Sequence[PromptRow], users: Users, attached: AttachedAdapt
             hint="Give each row a user_id, or draw for a level.",
         )
     trained = attached.adapter.config.recipe
-    if users.fingerprint != trained:
+    if users.fingerprint == NO_VECTORS and attached.adapter.kind != "prompt":
+        raise UsageError(
+            f"An adapter of kind '{attached.adapter.kind}' knows users by vectors alone, and these have none.",
+            hint="Give --embeddings: psalign embed --users users.csv --out data/embeddings/users",
+        )
+    if users.fingerprint not in (trained, NO_VECTORS):
         raise RecipeMismatch(
             f"These user vectors were made by recipe {users.fingerprint}; the adapter was trained with {trained}.",
             hint="Run: psalign embed --users users.csv --like <the vectors the adapter was trained with>",

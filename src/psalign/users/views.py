@@ -10,7 +10,9 @@ from datetime import date
 
 import numpy as np
 
-from ..categories import category_names
+from ..categories import category_names, current
+from ..errors import UnknownUser
+from ..records import NO_VECTORS
 from .limits import phrases_of
 from .policy import Bans, banned_categories
 from .profile import UserProfile
@@ -18,22 +20,63 @@ from .store import EmbeddingStore
 from .vectors import UserBatch
 
 Phrases = tuple[tuple[str, float], ...]
-NO_VECTORS = "no vectors"  # in place of a recipe
 
 
-def batch_of(profiles: Sequence[UserProfile | None]) -> UserBatch:
+def batch_of(profiles: Sequence[UserProfile | None], *, in_words: bool = False) -> UserBatch:
     """Users as their profiles say it, without any vector: for an adapter of kind `prompt`, one profile per
     prompt.
 
-    Rules, ban lists and limits in words count, as everywhere; None is a row with no user.
+    Rules, ban lists and limits in words count, as everywhere; None is a row with no user. in_words: banned
+    categories are given as their phrases in the taxonomy in use, not as a code: an adapter that was trained with
+    other categories keeps them so.
     """
     names = category_names()
     bans, limits = [], []
     for profile in profiles:
         banned = () if profile is None else banned_categories(profile)
-        bans.append(None if profile is None else np.array([name in banned for name in names], np.float32))
-        limits.append(() if profile is None else phrases_of(profile.limits or (), date.today()))
+        own = () if profile is None else phrases_of(profile.limits or (), date.today())
+        has_code = profile is not None and not in_words
+        bans.append(np.array([name in banned for name in names], np.float32) if has_code else None)
+        limits.append(_with_phrases(banned, own) if in_words else own)
     return UserBatch((None,) * len(bans), NO_VECTORS, tuple(bans), tuple(limits))
+
+
+def _with_phrases(banned: Sequence[str], own: Phrases) -> Phrases:
+    """Limits in words, and every phrase of banned categories in full strength."""
+    phrases = [phrase for one in current().categories if one.name in banned for phrase in one.phrases]
+    return tuple({**dict(own), **dict.fromkeys(phrases, 1.0)}.items())
+
+
+class ProfilesAlone:
+    """Users that are known by their profiles: by ban list and limits in words, without any vector.
+
+    in_words: see batch_of.
+    """
+
+    fingerprint = NO_VECTORS
+
+    def __init__(self, profiles: Sequence[UserProfile], *, in_words: bool = False) -> None:
+        self._profiles, self.in_words = {profile.user_id: profile for profile in profiles}, in_words
+
+    def batch(self, user_ids: Sequence[str | None]) -> UserBatch:
+        """One row per id. Raises UnknownUser for a user without a profile."""
+        found = [None if user_id is None else self._profile(user_id) for user_id in user_ids]
+        return batch_of(found, in_words=self.in_words)
+
+    def banned(self, user_id: str) -> Bans:
+        """What the user bans. Raises UnknownUser for a user without a profile."""
+        return banned_categories(self._profile(user_id))
+
+    def limits(self, user_id: str) -> Phrases:
+        """(phrase, strength) of the user's limits in words."""
+        return self.batch([user_id]).limits[0]
+
+    def _profile(self, user_id: str) -> UserProfile:
+        if user_id not in self._profiles:
+            raise UnknownUser(
+                f"There is no profile of user {user_id}.", hint="Add the user to the users file, or check the id."
+            )
+        return self._profiles[user_id]
 
 
 class VectorsAlone:
