@@ -56,7 +56,7 @@ _HATE = _any(
     "(?:afraid|scared|frightened|terrified|sick|tired|allergic|disgusted|upset|triggered|bothered|disturbed|offended|"
     "uncomfortable|anxious|nervous|phobic|traumati[sz]ed|horrified|appalled|haunted|scarred)"
     " (?:of|by|to|at|with|about|from|around|near))",
-    f"(?:have|has|'ve(?: got)?|suffer from|got)(?: {_VERY})* (?:(?:a|an|the|this) )?(?:\\w+ )?"
+    f"(?:have|has|gets?|'ve(?: got)?|suffer from|got)(?: {_VERY})* (?:(?:a|an|the|this) )?(?:\\w+ )?"
     "(?:fear|phobia|terror|dread|horror|aversion|hatred|trauma|problem|problems|issue|issues|nightmares) "
     "(?:of|to|for|with|about|from|around)",
 )  # fmt: skip
@@ -95,9 +95,10 @@ _BEFORE = tuple(
         f"{_SOMEBODY} ?(?:{_VERY} )*{_HATE}(?: it when)?(?: {_LIKE})*",
         f"(?:do not|don't|dont|do never|never)(?: {_VERY})* {_DRAW}(?: {_TO_SOMEBODY})?(?: {_LIKE})*",
         f"(?:stop|quit|avoid|no|not)(?: {_VERY})* {_DRAWING}(?: {_TO_SOMEBODY})?",
+        f"(?:{_SOMEBODY} ?(?:am|are|is|'m|'re|'s) )?not (?:{_VERY} )*(?:(?:an?|much of an?|big|huge|great) )*fans? of",
         _AWAY,
         f"{_NOT_LACKING}(?:no|not|nothing|none|never|without|zero|minus|except|non)(?: {_OF})?"
-        f"(?: (?:more|such thing as|{_VERY}))?",
+        f"(?: (?:more(?! than)|such thing as|{_VERY}))?",
         "there (?:should|must|may|can|shall|is|are|will) ?(?:not|never|n't)?(?: be)?(?: no| any)?",
         f"(?:it's|it is|it would be)(?: {_VERY})*(?: not)? \\w+ (?:for {_TO_SOMEBODY} )?"
         f"(?:to (?:see|look at|watch)|when {_SOMEBODY} (?:sees?|looks? at|watch(?:es)?))",
@@ -105,6 +106,8 @@ _BEFORE = tuple(
         f"(?:the )?(?:my|our|a) (?:limit|limits|fear|trigger|triggers|phobia) (?:is|are|of)|{_VERY}",
         f"(?:(?:any|all|more|the|other|my|some) )*{_PICTURES} {_OF}",
         "(?:any|all|the) (?:kinds?|sorts?|types?|forms?) of|(?:kinds?|sorts?|types?|forms?) of",
+        "(?:more|less|fewer) than (?:an?|one|two|three|four|five|a few|some|\\d+)",
+        "free (?:of|from)",
         "any|all|more|other|every|each|the|these|those|such|some",
     )
 )  # fmt: skip
@@ -113,7 +116,8 @@ _BEFORE = tuple(
 _BEHIND = tuple(
     re.compile(rf"(?<=\S)[\s,-]+(?:{pattern})$")
     for pattern in (
-        "please|pls|thanks|thank you|at all|again|any ?more|ever|anywhere|whatsoever|either|too|ok|okay|etc|any longer",
+        "please|pls|thanks|thank you|at all|again|any ?more|ever|anywhere|whatsoever|either|too|etc|any longer"
+        "|(?<!not )(?:ok|okay)",
         "in (?:my|our|the|any|these|those|your) (?:pictures?|images?|photos?|art|drawings?|scenes?)",
         f"(?:{_VERY} )*(?:upsets?|scares?|frightens?|terrif(?:y|ies)|bothers?|disturbs?|disgusts?|triggers?|hurts?|"
         "worr(?:y|ies)|sickens?|offends?|annoys?|horrif(?:y|ies)|stress(?:es)?|haunts?|repulses?|repels?|"
@@ -143,9 +147,8 @@ _AROUND = tuple(
 
 _TITLE = r"(?<!\bmr)(?<!\bdr)(?<!\bms)(?<!\bmrs)(?<!\bst)"  # a stop behind these ends no sentence
 _COMMAS = "".join(map(chr, (0x2C, 0x3B, 0x3001, 0x3002, 0x60C, 0x61B, 0x964)))  # and those of other scripts
-_BETWEEN = re.compile(
-    rf"\s*(?:[{_COMMAS}]|{_TITLE}[.!?]+(?=\s|$)|\s&\s|\band/or\b|\b(?:and|or|nor)\b)\s*", re.IGNORECASE
-)
+_AND = r"\band/or\b|\b(?<!-)(?!(?<=\bblack )and white\b)(?:and|or|nor)\b"
+_BETWEEN = re.compile(rf"\s*(?:[{_COMMAS}]|{_TITLE}[.!?]+(?=\s|$)|\s&\s|{_AND})\s*", re.IGNORECASE)
 _APOSTROPHES = str.maketrans(dict.fromkeys((0x2018, 0x2019, 0x2BC, 0x60), "'"))
 _FUNCTION_WORDS = """
 no not nothing none never without except non any all more other every each the a an these those such some please pls
