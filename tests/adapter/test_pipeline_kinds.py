@@ -509,6 +509,18 @@ def test_the_text_blocks_of_modular_sdxl_encode_as_the_pipeline_does():
         assert torch.equal(text[name], wanted[name])
 
 
+def test_a_second_prompt_that_differs_is_refused_where_there_is_a_user():
+    stock = sdxl_pipeline()
+    psa = attach(stock, random_adapter(stock, "prompt"))
+    for second in ("a sword", ["a sword", PROMPTS[1]], [None, "a sword"]):
+        with pytest.raises(GuardError, match="prompt_2 differs from the prompt in"):
+            psa.encode(stock, PROMPTS, users(), prompt_2=second)
+    wanted = psa.encode(stock, PROMPTS, users())["prompt_embeds"]
+    for second in (None, list(PROMPTS), [None, PROMPTS[1]]):
+        assert torch.equal(psa.encode(stock, PROMPTS, users(), prompt_2=second)["prompt_embeds"], wanted)
+    psa.encode(stock, PROMPTS, users(), prompt_2="a sword", scale=0.0)
+
+
 def test_the_refiner_is_refused():
     """It reads the second text encoder's states alone, which no adapter of the base rewrites."""
     stock = sdxl_pipeline()

@@ -28,7 +28,7 @@ from .explain import Explanation, explain_texts
 from .prompt import PromptAdapter
 from .published import Args, Kwargs, UserTerms
 from .recognition import Found, KnownText, digests_of, live_texts, recognise
-from .text import Texts, accepted_by, encode_texts, rewrite_texts, with_marks, without_marks
+from .text import Texts, accepted_by, encode_texts, require_one_text, rewrite_texts, with_marks, without_marks
 from .users import CheckedUsers, RowUsers, Scale, check_users
 from .words import PhraseStates, with_limits
 
@@ -107,6 +107,8 @@ class AttachedAdapter:
         texts = encode_texts(pipe, prompts, negative_prompt, **options)
         self.guard(pipe)
         checked = check_users(self.adapter, users, recipe=recipe, scale=scale, limits=limits)
+        if self._terms is None:
+            require_one_text(prompts, options.get("prompt_2"), checked.rows.strength > 0)
         made = self._made(texts, self._with_limits(pipe, checked, options))
         known, passed = made["cross_attention_kwargs"][KEY], accepted_by(pipe, made)
         is_direct = getattr(denoiser, "_orig_mod", denoiser) is self.unet

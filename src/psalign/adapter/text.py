@@ -181,6 +181,22 @@ def _borrowed_encoder(pipe: Any) -> Callable[..., Any] | None:
     return None
 
 
+def require_one_text(prompts: str | Sequence[str], second: str | Sequence[str | None] | None, is_user: Any) -> None:
+    """Raises GuardError where the second text encoder gets another prompt than the first, for a row with a user: what
+    the second alone names would not be matched as in training, where both read one text. is_user: [B], bool."""
+    rows = [prompts] if isinstance(prompts, str) else list(prompts)
+    others = _per_row("prompt_2", second, len(rows))
+    differ = sum(
+        bool(known) and other not in (None, "", row) for row, other, known in zip(rows, others, is_user, strict=True)
+    )
+    if differ:
+        raise GuardError(
+            f"prompt_2 differs from the prompt in {differ} of {len(rows)} rows with a user; an adapter of kind "
+            "'prompt' was trained with one text for both text encoders.",
+            hint="Leave prompt_2 out and write all of it in the prompt.",
+        )
+
+
 def _per_row(name: str, value: str | Sequence[str | None] | None, rows: int) -> list[str | None]:
     if value is None or isinstance(value, str):
         return [value] * rows
