@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+import copy
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from psalign.users.vectors import UserBatch
 LLM_DIM = 12
 RECIPE = "tests"
 SIZE_PX = 32
+TOKENS = 40  # 77 in the real models; it decides half of the time of a test
 
 
 def sd15_pipeline(*, blocks: int = 4) -> StableDiffusionPipeline:
@@ -35,6 +37,11 @@ def sd15_pipeline(*, blocks: int = 4) -> StableDiffusionPipeline:
 
     blocks: resolutions of the UNet; with 1 it has 4 cross-attentions and compiles five times as quickly.
     """
+    return _fresh(_made_sd15(blocks), requires_safety_checker=False)
+
+
+@cache
+def _made_sd15(blocks: int) -> StableDiffusionPipeline:
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     few = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
@@ -42,7 +49,7 @@ def sd15_pipeline(*, blocks: int = 4) -> StableDiffusionPipeline:
     unet = UNet2DConditionModel(
         block_out_channels=(8, 16, 16, 16)[:blocks], cross_attention_dim=768, attention_head_dim=2, **shape
     )
-    pipeline = StableDiffusionPipeline(
+    return StableDiffusionPipeline(
         vae=_autoencoder(),
         text_encoder=CLIPTextModel(_text_config(tokenizer, 768, heads=2)),
         tokenizer=tokenizer,
@@ -52,7 +59,6 @@ def sd15_pipeline(*, blocks: int = 4) -> StableDiffusionPipeline:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    return _quiet(pipeline)
 
 
 def sdxl_pipeline(*, layers: tuple[int, int, int] = (1, 1, 2)) -> StableDiffusionXLPipeline:
@@ -60,6 +66,11 @@ def sdxl_pipeline(*, layers: tuple[int, int, int] = (1, 1, 2)) -> StableDiffusio
 
     layers: transformer layers of each block. SDXL has (1, 2, 10), which makes 70 cross-attentions; the default has 17.
     """
+    return _fresh(_made_sdxl(layers), add_watermarker=False)
+
+
+@cache
+def _made_sdxl(layers: tuple[int, int, int]) -> StableDiffusionXLPipeline:
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     unet = UNet2DConditionModel(
@@ -75,7 +86,7 @@ def sdxl_pipeline(*, layers: tuple[int, int, int] = (1, 1, 2)) -> StableDiffusio
         projection_class_embeddings_input_dim=1280 + 6 * 8,
         **_shape(),
     )
-    pipeline = StableDiffusionXLPipeline(
+    return StableDiffusionXLPipeline(
         vae=_autoencoder(),
         text_encoder=CLIPTextModel(_text_config(tokenizer, 768, heads=2)),
         text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, 1280, heads=2)),
@@ -85,7 +96,6 @@ def sdxl_pipeline(*, layers: tuple[int, int, int] = (1, 1, 2)) -> StableDiffusio
         scheduler=_scheduler(),
         add_watermarker=False,
     )
-    return _quiet(pipeline)
 
 
 PIPELINES = {"sd15": sd15_pipeline, "sdxl": sdxl_pipeline}
@@ -223,7 +233,7 @@ def _scheduler() -> DDIMScheduler:
 
 
 def _tokenizer() -> CLIPTokenizer:
-    return CLIPTokenizer.from_pretrained(mini_folder() / "tokenizer", model_max_length=77)
+    return CLIPTokenizer.from_pretrained(mini_folder() / "tokenizer", model_max_length=TOKENS)
 
 
 def _text_config(tokenizer: CLIPTokenizer, width: int, *, heads: int) -> CLIPTextConfig:
@@ -234,13 +244,15 @@ def _text_config(tokenizer: CLIPTokenizer, width: int, *, heads: int) -> CLIPTex
         projection_dim=width,
         num_hidden_layers=2,
         num_attention_heads=heads,
-        max_position_embeddings=77,
+        max_position_embeddings=TOKENS,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
 
 
-def _quiet(pipeline: Any) -> Any:
+def _fresh(made: Any, **settings: Any) -> Any:
+    """A pipeline of copies of another's parts: random weights cost three times as much as their copy."""
+    pipeline = type(made)(**copy.deepcopy(made.components), **settings)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

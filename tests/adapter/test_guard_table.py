@@ -124,8 +124,16 @@ def expected():
     return drawn
 
 
-@pytest.mark.parametrize("kind", ["prompt", "published"])
-@pytest.mark.parametrize("call", KEEPS)
+# To compile takes seconds, by either way the same: by default one way for each kind.
+COMPILES = [("`torch.compile(pipe.unet)`", "prompt"), ("`unet.compile_repeated_blocks()`", "published")]
+KEPT = [
+    pytest.param(call, kind, marks=[pytest.mark.slow] * ("compile" in call and (call, kind) not in COMPILES))
+    for call in KEEPS
+    for kind in ("prompt", "published")
+]
+
+
+@pytest.mark.parametrize(("call", "kind"), KEPT)
 def test_what_keeps_the_adapter(call, kind, expected):
     blocks = 1 if "compile" in call else 4  # to compile all 16 cross-attentions takes 20 s
     pipe = sd15_pipeline(blocks=blocks)

@@ -32,7 +32,18 @@ SMALL = DatasetConfig(
     motifs=14,
     safe=10,
     levels=7,
+    limit_rows=50,
 )
+
+
+FEW = dataclasses.replace(SMALL, concepts=1)  # for the tests that build again: an eighth of the rows
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    root = tmp_path_factory.mktemp("few")
+    build(root, FEW)
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +124,14 @@ def test_captions_may_deny_what_is_in_neither_picture(tmp_path):
 
 
 def test_users_may_be_given(tmp_path):
-    users = dataset.split_users(SMALL)
+    users = dataset.split_users(FEW)
     given = {
         split: [user.model_copy(update={"gender": "female"}) for user in people] for split, people in users.items()
     }
-    build(tmp_path, SMALL, captions_only=True, users=given)
+    build(tmp_path, FEW, captions_only=True, users=given)
     assert {user.gender for user in load_profiles(tmp_path / "users.csv") if user.age is not None} == {"female"}
     with pytest.raises(OutputError, match="holds another dataset"):
-        build(tmp_path, SMALL, captions_only=True)
+        build(tmp_path, FEW, captions_only=True)
 
 
 def test_prompts_ask_half_for_banned_and_half_for_allowed(built):
@@ -145,12 +156,12 @@ def test_levels_share_prompts_and_seeds(built):
     assert all(users == [f"level_{i}" for i in range(6)] for users in by_prompt.values())
 
 
-def test_the_same_seed_builds_the_same_dataset(tmp_path, built):
-    build(tmp_path, SMALL)
+def test_the_same_seed_builds_the_same_dataset(tmp_path, few):
+    build(tmp_path, FEW)
     for name in ("users.csv", "prompts.jsonl", "train/metadata.jsonl"):
-        assert (tmp_path / name).read_bytes() == (built / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (few / name).read_bytes()
     picture = next((tmp_path / "train").glob("*.jpg")).name
-    assert (tmp_path / "train" / picture).read_bytes() == (built / "train" / picture).read_bytes()
+    assert (tmp_path / "train" / picture).read_bytes() == (few / "train" / picture).read_bytes()
 
 
 def test_a_finished_build_is_left_and_another_is_refused(built):
@@ -176,10 +187,10 @@ def test_sizes_that_make_no_sense(tmp_path):
             DatasetConfig(**change)
 
 
-def test_too_few_test_users_are_told(tmp_path):
-    few = DatasetConfig(train_users=2, val_users=1, test_users=1, concepts=1)
+def test_too_few_test_users_are_named(tmp_path):
+    config = DatasetConfig(train_users=2, val_users=1, test_users=1, concepts=1, limit_rows=10)
     with pytest.raises(UsageError, match="the dataset needs more test users"):
-        build(tmp_path, few)
+        build(tmp_path, config)
 
 
 @pytest.mark.parametrize("name", ["users.csv", "prompts.jsonl", "train/metadata.jsonl"])
@@ -193,9 +204,9 @@ def test_files_that_were_not_built_here_are_left(name, tmp_path):
 
 def test_half_a_build_of_settings_that_were_corrected_is_taken_over(tmp_path):
     with pytest.raises(UsageError, match="the dataset needs more test users"):
-        build(tmp_path, DatasetConfig(train_users=2, val_users=1, test_users=1, concepts=1))
+        build(tmp_path, DatasetConfig(train_users=2, val_users=1, test_users=1, concepts=1, limit_rows=10))
     old = {path.name for path in (tmp_path / "train").glob("*.jpg")}
-    build(tmp_path, SMALL)
+    build(tmp_path, dataclasses.replace(FEW, seed=12))
     rows = (tmp_path / "train/metadata.jsonl").read_text()
     assert old - {path.name for path in (tmp_path / "train").glob("*.jpg")}
     assert all(path.name in rows for path in (tmp_path / "train").glob("*.jpg"))
@@ -221,18 +232,18 @@ def test_negative_prompts_of_all_categories_fit_the_tokenizer():
     assert json.dumps(dataset.WORDS_TO_AVOID)
 
 
-def test_captions_alone_are_the_same_rows_without_pictures(built, tmp_path):
-    build(tmp_path / "captions", SMALL, captions_only=True)
+def test_captions_alone_are_the_same_rows_without_pictures(few, tmp_path):
+    build(tmp_path / "captions", FEW, captions_only=True)
     for split in SPLITS:
-        assert load_split(tmp_path / "captions", split, check_pictures=False) == load_split(built, split)
+        assert load_split(tmp_path / "captions", split, check_pictures=False) == load_split(few, split)
     assert not list((tmp_path / "captions").rglob("*.jpg"))
     with pytest.raises(OutputError, match="holds another dataset"):
-        build(tmp_path / "captions", SMALL)
+        build(tmp_path / "captions", FEW)
 
 
-def test_some_training_users_have_pictures(built, tmp_path):
-    build(tmp_path / "some", dataclasses.replace(SMALL, pictured_users=3))
+def test_some_training_users_have_pictures(few, tmp_path):
+    build(tmp_path / "some", dataclasses.replace(FEW, pictured_users=3))
     drawn = {path.name for path in (tmp_path / "some/train").glob("*.jpg")}
     rows = load_split(tmp_path / "some", "train", check_pictures=False)
-    assert rows == load_split(built, "train")
-    assert drawn == {name for row in rows[: 3 * 16] for name in (row.chosen, row.rejected)}
+    assert rows == load_split(few, "train")
+    assert drawn == {name for row in rows[: 3 * 2] for name in (row.chosen, row.rejected)}

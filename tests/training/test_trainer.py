@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -47,10 +48,17 @@ def same_bits(one, other):
     return all(torch.equal(one[name], weight) for name, weight in other.items())
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
-@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A function that puts a copy of one finished run into a folder."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    new_trainer(run).train()
+    return lambda out: shutil.copytree(run, out, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize(("optimizer", "loss"), [("adamw", "sigmoid"), ("adafactor", "ipo")])
 def test_training_lowers_the_loss_of_a_step(tmp_path, optimizer, loss):
-    trainer = new_trainer(tmp_path, steps=40, batch_size=12, lr=3e-3, user_dropout=0.0, caption_dropout=0.0,
+    trainer = new_trainer(tmp_path, steps=20, batch_size=12, lr=3e-3, user_dropout=0.0, caption_dropout=0.0,
                           optimizer=optimizer, loss=loss)  # fmt: skip
     before = step_gradients(trainer)[0][0].item()
     trainer.train()
@@ -65,18 +73,20 @@ def test_the_unet_is_frozen(tmp_path):
     assert same_bits(trainer.attached.unet.state_dict(), before)
 
 
-@pytest.mark.parametrize("killed_at", [1, 2, 3, 5])
-def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch, killed_at):
+def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch):
     how = {"ema": 0.9, "reference_draws": 2, "log_every": 3, "visual_share": 0.25}
     whole = new_trainer(tmp_path / "whole", **how).train().state_dict()
-    interrupt(new_trainer(tmp_path / "broken", **how), monkeypatch, killed_at)
-    resumed = new_trainer(tmp_path / "broken", **how).train().state_dict()
-    assert same_bits(resumed, whole)
-    assert same_bits(load_adapter(tmp_path / "broken/adapter").state_dict(), whole)
-    logs = [[{name: row[name] for name in ("step", "loss", "dpo", "grad_norm")} for row in log_of(tmp_path / run)]
-            for run in ("whole", "broken")]  # fmt: skip
-    assert logs[0] == logs[1]
-    assert [row["step"] for row in logs[0]] == ["3", "6"]
+    logs = {}
+    for killed_at in (1, 2, 3, 5):
+        out = tmp_path / f"broken at {killed_at}"
+        interrupt(new_trainer(out, **how), monkeypatch, killed_at)
+        assert same_bits(new_trainer(out, **how).train().state_dict(), whole)
+        assert same_bits(load_adapter(out / "adapter").state_dict(), whole)
+    for run in tmp_path.iterdir():
+        logs[run.name] = [{name: row[name] for name in ("step", "loss", "dpo", "grad_norm")} for row in log_of(run)]
+    assert len(logs) == 5
+    assert all(log == logs["whole"] for log in logs.values())
+    assert [row["step"] for row in logs["whole"]] == ["3", "6"]
 
 
 def test_a_run_of_another_batch_size_with_as_many_pairs_goes_on(tmp_path, monkeypatch):
@@ -181,7 +191,8 @@ def test_a_unet_in_half_precision_trains_an_adapter_in_fp32(tmp_path, dtype, kin
     gradients = []
     for precision in (torch.float32, dtype):
         named = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[precision]
-        trainer = new_trainer(tmp_path / str(precision), kind=kind, mixed_precision=named, user_dropout=0.0)
+        trainer = new_trainer(tmp_path / str(precision), kind=kind, mixed_precision=named, user_dropout=0.0,
+                              steps=2)  # fmt: skip
         trainer.attached.unet.to(precision)
         with torch.no_grad():
             for weight in trainer.trained.parameters():
@@ -269,8 +280,8 @@ def test_a_compiled_unet_takes_the_same_steps(tmp_path):
         ({"data": "other users"}, '  rows: "data" -> "other users"'),
     ],
 )
-def test_what_differs_from_the_run_whose_checkpoints_are_there_is_named(tmp_path, changes, told):
-    new_trainer(tmp_path).train()
+def test_what_differs_from_the_run_whose_checkpoints_are_there_is_named(tmp_path, changes, told, finished):
+    finished(tmp_path)
     before = list_checkpoints(tmp_path / "checkpoints")
     with pytest.raises(CheckpointError, match="checkpoints of another run, up to step-00000006") as refused:
         new_trainer(tmp_path, **changes).train()
@@ -281,8 +292,8 @@ def test_what_differs_from_the_run_whose_checkpoints_are_there_is_named(tmp_path
     assert new_trainer(tmp_path).train() is not None  # as it was
 
 
-def test_checkpoints_of_another_run_are_refused_without_its_run_json(tmp_path):
-    new_trainer(tmp_path).train()
+def test_checkpoints_of_another_run_are_refused_without_its_run_json(tmp_path, finished):
+    finished(tmp_path)
     (tmp_path / "run.json").unlink()
     with pytest.raises(CheckpointError, match="checkpoints of another run"):
         new_trainer(tmp_path, lr=5e-4).train()
@@ -312,8 +323,8 @@ def test_more_steps_at_a_constant_rate_go_on_from_the_end_of_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"run": 1, "config": 3, "pairs_per_step": "x"}'])
-def test_a_damaged_run_json_is_told(tmp_path, content):
-    new_trainer(tmp_path).train()
+def test_a_damaged_run_json_is_named(tmp_path, content, finished):
+    finished(tmp_path)
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"run\.json is damaged: .*\nRemove that file"):
         new_trainer(tmp_path).train()

@@ -26,6 +26,7 @@ TINY = BaseConfig(
 )
 
 
+@pytest.mark.slow
 def test_train_base_writes_a_stock_pipeline_and_its_record(tmp_path):
     train_base(tmp_path / "base", TINY, work=tmp_path / "work")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "base", safety_checker=None)
