@@ -20,7 +20,7 @@ from psalign.records import read_manifest
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
 from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DETECTED = ("suppressed", "kept", "pass", "subject_kept", "safe_subject")
 
 
