@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 POOL = 512  # queries that each cross-attention has, to draw from
+GAINS = (4.0, 16.0)  # of a query's own word over the mean of all words, in logits
 SAMPLE_STEPS = 6  # denoising steps of the pictures whose queries are taken
 
 
@@ -138,6 +139,26 @@ def random_pools(unet: nn.Module, *, seed: int) -> list[torch.Tensor]:
         weight = block.attn2.to_q.weight
         pixels = torch.randn((POOL, weight.shape[1]), generator=generator).to(weight)
         pools.append(block.attn2.to_q(block.norm2(pixels)))
+    return pools
+
+
+@torch.no_grad()
+def word_pools(unet: nn.Module, words: torch.Tensor, *, seed: int) -> list[torch.Tensor]:
+    """Queries of pixels that look for a word: those of random pixels, and added to each, in every head, the key of one
+    of `words` [N, D] less the mean key. No pass of the UNet.
+
+    Random pixels attend to all tokens nearly alike; the pixels of a picture attend to the words that they show. The
+    length of what is added makes that word's logit GAINS above the mean.
+    """
+    generator, pools = torch.Generator().manual_seed(seed), []
+    least, most = GAINS
+    for attention, random in zip(find_cross_attentions(unet), random_pools(unet, seed=seed), strict=True):
+        keys = attention.to_k(words.to(random))
+        picks = torch.randint(len(keys), (POOL,), generator=generator)
+        keys = (keys - keys.mean(0))[picks.to(keys.device)].unflatten(1, (attention.heads, -1))  # [P, H, C/H]
+        gains = least * (most / least) ** torch.rand((POOL, 1, 1), generator=generator).to(keys)
+        added = gains * keys.shape[-1] ** 0.5 * keys / keys.square().sum(-1, keepdim=True).clamp(min=1e-6)
+        pools.append(random + added.flatten(1))
     return pools
 
 

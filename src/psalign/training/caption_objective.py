@@ -6,7 +6,6 @@ adapter is trained beside the UNet, not on it: nothing of the UNet runs but its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..adapter.guard import AttachedAdapter
 from ..adapter.prompt import Logits, PromptAdapter
 from ..adapter.users import RowUsers
 from ..diffusion.base_models import find_base
-from ..diffusion.reader import Draw, Reader, noise_pools, random_pools, sample_pools
+from ..diffusion.reader import Draw, Reader, noise_pools, random_pools, sample_pools, word_pools
 from .captions import CaptionBatch, CaptionPlan, Captions
 from .config import TrainingConfig
 from .loss import match_loss
@@ -164,7 +163,7 @@ def make_reader(pipeline: Any, captions: Captions, config: TrainingConfig, *, ba
 
     The same for every process and every start of a run: all that is drawn comes from config.seed.
     """
-    pools = _pools(pipeline, captions.safe_captions, config)
+    pools = _pools(pipeline, captions, config)
     reader = Reader(pipeline.unet, [pool.to(pools[0]) for pool in pools])
     rng = _rng(config.seed)
     sample = rng.permutation(len(captions.texts.rows))[:SPREAD_CAPTIONS]
@@ -178,13 +177,25 @@ def make_reader(pipeline: Any, captions: Captions, config: TrainingConfig, *, ba
     return reader
 
 
-def _pools(pipeline: Any, safe: Sequence[str], config: TrainingConfig) -> list[torch.Tensor]:
+def _pools(pipeline: Any, captions: Captions, config: TrainingConfig) -> list[torch.Tensor]:
     if config.queries == "random":
         return random_pools(pipeline.unet, seed=config.seed)
-    rng = _rng(config.seed)
+    rng, safe = _rng(config.seed), captions.safe_captions
+    if config.queries == "words":
+        return word_pools(pipeline.unet, _words(captions, rng), seed=config.seed)
     shown = [safe[i] for i in rng.permutation(len(safe))[:SAMPLED_CAPTIONS]]
     make = {"samples": sample_pools, "noise": noise_pools}[config.queries]
     return make(pipeline, shown, seed=config.seed)
+
+
+def _words(captions: Captions, rng: np.random.Generator) -> torch.Tensor:
+    """Text states [N, D] of the words of some captions, without begin and end of the text."""
+    sample = np.sort(rng.permutation(len(captions.texts.rows))[:SPREAD_CAPTIONS])
+    tokens = captions.tokens[sample]
+    is_word = np.cumsum(tokens == tokens[:, -1:], axis=1) == 0  # a text ends in the token that it is padded with
+    is_word[:, 0] = False
+    states = captions.texts.rows.read("states", sample)
+    return states[torch.from_numpy(is_word)].float()
 
 
 def _rng(seed: int) -> np.random.Generator:

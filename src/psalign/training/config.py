@@ -13,7 +13,7 @@ from ..files import Record
 
 ANCHORS = ("noise", "caption")
 OBJECTIVES = ("pictures", "captions")
-QUERIES = ("samples", "noise", "random")
+QUERIES = ("samples", "noise", "words", "random")
 LOSSES = ("sigmoid", "ipo")
 OPTIMIZERS = ("adamw", "adamw8bit", "adafactor")
 PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}  # of the frozen UNet; the adapter stays in float32
@@ -52,7 +52,8 @@ class TrainingConfig:
 
     Of objective "captions" alone:
     queries: with what the cross-attentions read: queries of the base's own pictures of safe captions ("samples"), of
-    one pass on noise ("noise"), or of random pixels ("random": needs no pass of the UNet, nor its other weights).
+    one pass on noise ("noise"), of random pixels ("random"), or of these with the keys of words of the captions added
+    ("words"). The last two need no pass of the UNet, nor its other weights.
     queries_per_layer: queries that a cross-attention reads with in a step. layers_per_step: cross-attentions that read
     in a step; 0: all. spread_floor: errors of a cross-attention are divided by the variance of what it reads over
     captions, or by this share of the largest such variance, whichever is more; those below a tenth of that share are
@@ -151,7 +152,7 @@ class TrainingConfig:
     def needs_text_alone(self) -> bool:
         """Whether no pass of the UNet is asked for: neither for queries nor for pictures of a validation."""
         draws = self.validation_pairs and self.validation_pictures
-        return self.objective == "captions" and self.queries == "random" and not draws
+        return self.objective == "captions" and self.queries in ("random", "words") and not draws
 
     @property
     def compares(self) -> bool:
