@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from helpers import tiny_unet
+from psalign.adapter.text import encode_texts
 from psalign.diffusion.reader import (
     POOL,
     Draw,
@@ -12,6 +13,7 @@ from psalign.diffusion.reader import (
     noise_pools,
     random_pools,
     sample_pools,
+    word_pools,
 )
 
 
@@ -87,6 +89,9 @@ def test_pools_of_every_source_have_one_shape_and_differ(mini_pipeline):
     captions = ["a red cat on the left, in a meadow", "a blue dog on the right, at night"]
     pools = {
         "random": random_pools(mini_pipeline.unet, seed=3),
+        "words": word_pools(
+            mini_pipeline.unet, torch.randn((12, 128), generator=torch.Generator().manual_seed(1)), seed=3
+        ),
         "noise": noise_pools(mini_pipeline, captions, seed=3),
         "samples": sample_pools(mini_pipeline, captions, seed=3),
     }
@@ -96,6 +101,19 @@ def test_pools_of_every_source_have_one_shape_and_differ(mini_pipeline):
     again = sample_pools(mini_pipeline, captions, seed=3)
     assert all(torch.equal(one, other) for one, other in zip(again, pools["samples"], strict=True))
     assert not any(hook for a in find_cross_attentions(mini_pipeline.unet) for hook in a.to_q._forward_hooks.values())
+
+
+def test_queries_that_look_for_words_attend_to_single_tokens_more_than_random_ones_do(mini_pipeline):
+    unet = mini_pipeline.unet
+    texts = encode_texts(mini_pipeline, ["a red cat with a sword on the left, in a meadow"]).prompt_embeds
+    words = texts[0, 1:12]
+    largest = {}
+    for name, pools in {"random": random_pools(unet, seed=0), "words": word_pools(unet, words, seed=0)}.items():
+        for attention, pool in zip(find_cross_attentions(unet), pools, strict=True):
+            q, k = (x.unflatten(1, (attention.heads, -1)).transpose(0, 1) for x in (pool, attention.to_k(texts)[0]))
+            weights = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
+            largest.setdefault(name, []).append(float(weights.amax(-1).mean()))
+    assert all(word > 1.3 * random for word, random in zip(largest["words"], largest["random"], strict=True)), largest
 
 
 def test_a_reading_needs_no_other_layer(reader):

@@ -48,7 +48,8 @@ def test_a_run_does_not_go_on_with_another_unet(small_run, tmp_path):
         train_adapter(preset, "prompt", pipeline, pairs, users, tmp_path / "run")
 
 
-def test_a_file_of_captions_is_trained_on_and_its_ban_lists_are_embedded(small_run, tmp_path, capsys):
+@pytest.mark.parametrize("queries", ["random", "words"])
+def test_a_file_of_captions_is_trained_on_and_its_ban_lists_are_embedded(queries, small_run, tmp_path, capsys):
     from psalign.adapter.checkpoint import load_adapter
     from psalign.cli import main
 
@@ -57,7 +58,7 @@ def test_a_file_of_captions_is_trained_on_and_its_ban_lists_are_embedded(small_r
         {"caption": "a red cat with a sword", "banned": ["Hate"]},
     ]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {"batch_size": 2, "queries": "random", "validation_pairs": 0}
+    settings = {"batch_size": 2, "queries": queries, "validation_pairs": 0}
     changes = [part for name, value in settings.items() for part in ("--set", f"prompt.training.{name}={value}")]
     arguments = ["train", "--data", tmp_path / "captions.jsonl", "--embeddings", small_run[0] / "embeddings", "--out",
                  tmp_path / "model", "--steps", 2, *changes]  # fmt: skip
