@@ -1,6 +1,6 @@
-"""Makes the table of docs/RESULTS.md: the long mini preset over several training seeds.
+"""Makes a table of docs/RESULTS.md: the quickstart over several training seeds.
 
-    python benchmarks/mini_results.py [--seeds 0 1 2] [--preset mini-long] [--set dataset.seed=24] [--out DIR]
+    python benchmarks/mini_results.py [--seeds 0 1 2] [--preset mini-quickstart] [--set dataset.seed=24] [--out DIR]
 
 Every seed is a whole run of `psalign quickstart` with that preset, which goes on where it was interrupted; all share
 the dataset and differ in the adapter's initial weights and in the order, noise and timesteps of training. A cell is the
@@ -17,6 +17,7 @@ from seeds import cell, of_results, over_seeds
 
 from psalign.config import load_preset
 from psalign.files import write_json
+from psalign.fingerprints import versions
 from psalign.quickstart import run
 
 METRICS = ("pass", "suppressed", "kept", "subject_kept", "safe_subject", "safe_distance")
@@ -27,7 +28,7 @@ SUITES = {"wordings": "held-out wordings", "two_motifs": "two motifs at once", "
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--preset", default="mini-long")
+    parser.add_argument("--preset", default="mini-quickstart")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="change one setting")
     parser.add_argument("--out", type=Path, default=Path("outputs/mini-results"))
     arguments = parser.parse_args()
@@ -45,7 +46,7 @@ def main() -> None:
         "seen_users": ours("mini_seen"),
         "levels": {level: over_seeds([run[level]["any_motif"] for run in levels]) for level in levels[0]},
     }
-    write_json(arguments.out / "results.json", {"preset": preset, "seeds": arguments.seeds, **table})
+    write_json(arguments.out / "results.json", {"preset": preset, "seeds": arguments.seeds, **table, **versions()})
     print(markdown(table))
 
 

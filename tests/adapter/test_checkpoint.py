@@ -79,8 +79,10 @@ def test_under_other_categories_it_is_read_where_it_is_to_go_by_words(tmp_path):
     for name, words in (("words", True), ("lists", False)):
         save_adapter(PromptAdapter(context_dim=16, rank=8, heads=2, words=words), tmp_path / name)
     with use_taxonomy(of_size(tmp_path, 7)):  # as many as the adapter has, and others
-        with pytest.raises(TaxonomyMismatch):
-            load_adapter(tmp_path / "words")
+        for name, by_words in (("words", True), ("lists", False)):
+            with pytest.raises(TaxonomyMismatch) as caught:
+                load_adapter(tmp_path / name)
+            assert ("--in-words" in str(caught.value)) == by_words
         assert load_adapter(tmp_path / "words", in_words=True).in_words
         with pytest.raises(CheckpointError, match="was not trained to keep limits in words"):
             load_adapter(tmp_path / "lists", in_words=True)

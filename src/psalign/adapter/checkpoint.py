@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import save
 
 from ..categories import require_taxonomy
-from ..errors import CheckpointError, OutputError, library_errors
+from ..errors import CheckpointError, OutputError, TaxonomyMismatch, library_errors
 from ..files import Fault, Record, read_json, write_bytes, write_text
 from ..fingerprints import file_fingerprint
 from ..ids import shorten
@@ -150,7 +150,7 @@ def _load_folder(folder: Path, *, any_taxonomy: bool = False) -> PSAAdapter:
         )
     _check_config(config, kind, fault=lambda what: fault(f"{folder / CONFIG} is damaged: {what}."))
     if not any_taxonomy:
-        require_taxonomy(config.get(TAXONOMY), of=f"the adapter in {folder}")
+        _require_taxonomy(config, folder)
     require_numbers(read_safetensors(folder / WEIGHTS, hint=hint)[0], folder / WEIGHTS, hint=hint)
     with library_errors(CheckpointError, f"The adapter in {folder} cannot be read", hint=hint):
         adapter, info = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
@@ -160,6 +160,15 @@ def _load_folder(folder: Path, *, any_taxonomy: bool = False) -> PSAAdapter:
             f"The adapter in {folder} does not match its config.json: {'; '.join(faults)}.", hint=hint
         )
     return adapter
+
+
+def _require_taxonomy(config: Record, folder: Path) -> None:
+    try:
+        require_taxonomy(config.get(TAXONOMY), of=f"the adapter in {folder}")
+    except TaxonomyMismatch as err:
+        if config.get("words") is True:
+            err.hint = f"{err.hint} This adapter also keeps categories of any taxonomy by their phrases: --in-words."
+        raise
 
 
 def _has(folder: Path, name: str) -> bool:
