@@ -21,6 +21,7 @@ from .files import Record, parse_yaml, read_text
 
 T = TypeVar("T")
 
+BASELINES = "baselines"  # with the name of a base: its preset
 MOST_SHOWN = 60  # letters of a setting in a message
 
 # A type: one value. A mapping: a section with these parts. An empty mapping: the section's own room checks its names.
@@ -34,6 +35,7 @@ SCHEMA: Record = {
     "generation": {},
     "prompt": PARTS,
     "published": PARTS,
+    "baselines": {},
 }
 NOT_IN_PRESETS = {
     **dict.fromkeys(("prompt.training.seed", "published.training.seed"), "Give --seed to the command."),
@@ -84,6 +86,15 @@ def settings(kind: type[T], values: Record | None, *, section: str) -> T:
         if name not in known:
             raise UsageError(f"Unknown setting {section}.{name}; choose one of: {', '.join(sorted(known))}.")
     return kind(**{name: _value(value, hints[name], f"{section}.{name}") for name, value in given.items()})
+
+
+def baseline_settings(kind: type[T], method: str, *, base: str, given: Record | None = None) -> T:
+    """The settings of a baseline: of section `baselines` of a preset, or of the shipped preset of a base model.
+
+    given: that section. Raises UsageError for an unknown name, a value that makes no sense, or a base without a preset.
+    """
+    section = load_preset(f"{BASELINES}-{base}")["baselines"] if given is None else given
+    return settings(kind, section.get(method), section=f"baselines.{method}")
 
 
 def describe_changes(before: Record, now: Record, *, inside: str = "") -> list[str]:

@@ -231,22 +231,20 @@ def test_faults_at_the_door(world, tmp_path):
         config_of(world, seed_policy="random")
     with pytest.raises(UsageError, match="Unknown strength 'huge' of SLD"):
         config_of(world, sld="huge")
-    with pytest.raises(UsageError, match="SLD's concepts are those of all or user; saw 'mine'"):
-        config_of(world, sld_concepts="mine")
     with pytest.raises(UsageError, match="Unknown method 'magic'; choose one of: base, psa"):
         draw_by("magic", None, [], tmp_path, config=None, inputs=None)
 
 
 def test_sld_for_what_each_user_bans(world, tmp_path):
-    cell = Cell("sage_unseen", "sld", "sd15")
-    concepts = {}
-    for whose in ("all", "user"):
-        draw_grid([cell], tmp_path / whose, config=config_of(world, sld_concepts=whose))
-        run = json.loads((cell.folder(tmp_path / whose) / "run.json").read_text())["config"]
-        concepts[whose] = run["options"]["sld"]["concepts"]
-    assert concepts["all"] == ["hate harassment violence self-harm sexuality shocking propaganda"]
-    banned = read_manifest(cell.folder(tmp_path / "user") / "manifest.jsonl")[0].banned
-    assert concepts["user"] == [" ".join(category.lower() for category in banned)]
+    concepts, banned = {}, ()
+    for method in ("sld", "sld-user"):
+        cell = Cell("sage_unseen", method, "sd15")
+        draw_grid([cell], tmp_path, config=config_of(world))
+        run = json.loads((cell.folder(tmp_path) / "run.json").read_text())["config"]
+        concepts[method] = run["options"]["sld"]["concepts"]
+        banned = read_manifest(cell.folder(tmp_path) / "manifest.jsonl")[0].banned
+    assert concepts["sld"] == ["hate harassment violence self-harm sexuality shocking propaganda"]
+    assert concepts["sld-user"] == [" ".join(category.lower() for category in banned)]
 
 
 def test_sld_is_given_limits_in_words_and_records_categories_alone(world, tmp_path, monkeypatch):
@@ -254,8 +252,7 @@ def test_sld_is_given_limits_in_words_and_records_categories_alone(world, tmp_pa
     condition = SafeGuidance.condition
     monkeypatch.setattr(SafeGuidance, "condition", lambda self, texts: given.extend(texts) or condition(self, texts))
     monkeypatch.setattr(EmbeddingStore, "limits", lambda self, user_id, today=None: (("red wine", 1.0),))
-    cell = Cell("sage_unseen", "sld", "sd15")
-    draw_grid([cell], tmp_path, config=config_of(world, sld_concepts="user"))
+    draw_grid([Cell("sage_unseen", "sld-user", "sd15")], tmp_path, config=config_of(world))
     assert given
     assert all(text.endswith("red wine") for text in given)
     assert not [path for path in tmp_path.rglob("*.json*") if "red wine" in path.read_text()]

@@ -1,12 +1,11 @@
-"""Baselines ESD-u and UCE: a UNet some of whose weights were edited beforehand to forget concepts.
+"""A UNet some of whose weights were edited beforehand to forget concepts: ESD, UCE and RECE, of ours or ready-made.
 
-Place on the path of data: an alternative to steps 3 to 5. Only ready-made weights are applied; nothing is edited here.
-Source: Gandikota et al. 2023, arXiv:2303.07345 (ESD), and 2024, arXiv:2308.14761 (UCE).
+Place on the path of data: an alternative to steps 3 to 5. Weights are applied; nothing is edited here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ..errors import CheckpointError, UsageError
 from ..tensors import read_safetensors, require_numbers
 from .weights import find_weights
 
+USUAL_NAME = "edited.safetensors"  # as psalign baseline train writes it
 PREFIXES = ("unet.", "model.diffusion_model.")
 SHOWN = 5
 
@@ -31,17 +31,13 @@ def edited_unet(pipeline: Any, place: Path) -> Iterator[None]:
     """
     weights = dict(pipeline.unet.state_dict(keep_vars=True))
     edits = read_edits(place, weights)
-    if any(weights[name].is_meta for name in edits):
-        raise UsageError(
-            "The UNet is offloaded layer by layer, so its weights cannot be edited.",
-            hint="Give --offload model or none.",
-        )
+    require_in_memory(weights, edits)
     originals = {name: weights[name].detach().clone() for name in edits}
     try:
-        _write(weights, edits)
+        write_weights(weights, edits)
         yield
     finally:
-        _write(weights, originals)
+        write_weights(weights, originals)
 
 
 def read_edits(place: Path, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -49,7 +45,7 @@ def read_edits(place: Path, weights: dict[str, torch.Tensor]) -> dict[str, torch
 
     weights: those of the UNet. Raises CheckpointError, see edited_unet.
     """
-    path = find_weights(place)
+    path = find_weights(place, usual=USUAL_NAME)
     edits = {_own_name(name): weight for name, weight in read_safetensors(path)[0].items()}
     _refuse(path, "unknown to this UNet", [name for name in edits if name not in weights], "a UNet of diffusers")
     shapes = [name for name, weight in edits.items() if weight.shape != weights[name].shape]
@@ -58,6 +54,22 @@ def read_edits(place: Path, weights: dict[str, torch.Tensor]) -> dict[str, torch
     if not edits:
         raise CheckpointError(f"{path} has no weights.")
     return edits
+
+
+def require_in_memory(weights: dict[str, torch.Tensor], names: Iterable[str]) -> None:
+    """Raises UsageError where a UNet is offloaded layer by layer. names: of the weights that are edited."""
+    if any(weights[name].is_meta for name in names):
+        raise UsageError(
+            "The UNet is offloaded layer by layer, so its weights cannot be edited.",
+            hint="Give --offload model or none.",
+        )
+
+
+@torch.no_grad()
+def write_weights(weights: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> None:
+    """Copy values into the weights of these names."""
+    for name, value in values.items():
+        weights[name].copy_(value)
 
 
 def _own_name(name: str) -> str:
@@ -70,9 +82,3 @@ def _refuse(path: Path, fault: str, names: list[str], expected: str) -> None:
     if names:
         shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
         raise CheckpointError(f"{path}: {len(names)} keys are {fault}: {shown}. Expected {expected}.")
-
-
-@torch.no_grad()
-def _write(weights: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> None:
-    for name, value in values.items():
-        weights[name].copy_(value)

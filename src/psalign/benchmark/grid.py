@@ -15,7 +15,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from psalign.categories import category_names
 from psalign.diffusion.base_models import BASES, find_base, load_pipeline
 from psalign.diffusion.generate import GenerationConfig, Nobody, Users
 from psalign.diffusion.prompts import derive_seed
@@ -34,17 +33,16 @@ from psalign.evaluation.cells import Cell
 from psalign.evaluation.results import FAILED, MISSING, append_results, result_row
 from psalign.files import Record
 from psalign.ids import level_id, level_of
-from psalign.mini.dataset import WORDS_TO_AVOID
 from psalign.mini.names import KIND_NAMES, named
 from psalign.records import PromptRow, read_manifest
 from psalign.users.levels import PUBLISHED_LEVELS
 from psalign.users.limits import phrases_of
 from psalign.users.policy import banned_categories
-from psalign.users.profile import load_profiles
+from psalign.users.profile import UserProfile, load_profiles
 from psalign.users.store import EmbeddingStore
 from psalign.users.views import VectorsAlone, WordsAlone
 
-from .methods import MethodInputs, draw_by
+from .methods import MethodInputs, draw_by, words_for
 from .prompt_sets import SEED, load_prompt_set
 
 PAIRED, PUBLISHED = "paired", "published"
@@ -85,14 +83,14 @@ class GridConfig:
     limit: int | None = None
     seed_policy: str = PAIRED
     sld: str = "medium"
-    sld_concepts: str = "all"
+    baselines: Record | None = None
     loading: Record = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises UsageError for an unknown seed policy or strength of SLD."""
         if self.seed_policy not in SEED_POLICIES:
             raise UsageError(f"Unknown seed policy '{self.seed_policy}'; choose one of: {', '.join(SEED_POLICIES)}.")
-        MethodInputs(sld=self.sld, sld_concepts=self.sld_concepts)
+        MethodInputs(sld=self.sld)
 
 
 @dataclass(frozen=True)
@@ -177,8 +175,7 @@ class Grid:
     def __init__(self, config: GridConfig, shard: Shard, pipelines: Mapping[str, Any]) -> None:
         self.config, self.shard, self._pipelines = config, shard, pipelines
         self._profiles = load_profiles(config.users) if config.users else []
-        self._bans = {profile.user_id: banned_categories(profile) for profile in self._profiles}
-        self._limits = {one.user_id: phrases_of(one.limits or (), date.today()) for one in self._profiles}
+        self._known = users_of(self._profiles)
         self._stores: dict[Path, EmbeddingStore] = {}
 
     def rows(self, dataset: str) -> list[PromptRow]:
@@ -187,7 +184,7 @@ class Grid:
     def check_users(self, cells: Sequence[Cell]) -> None:
         """Raises UsageError where nothing says what the users of the rows ban."""
         for cell in cells:
-            if DATASETS[cell.dataset].has_users and not self._bans and not self._store_knows_bans(cell):
+            if DATASETS[cell.dataset].has_users and not self._profiles and not self._store_knows_bans(cell):
                 raise UsageError(
                     f"The rows of {cell.dataset} are for users, and nothing says what they ban.",
                     hint="Give --embeddings (psalign embed), or --users a users file; published vectors need both.",
@@ -216,10 +213,10 @@ class Grid:
     def _draw(self, cell: Cell, pipeline: Any, rows: Sequence[PromptRow], folder: Path) -> int:
         inputs = MethodInputs(
             users=self._users(cell),
-            words=WORDS_TO_AVOID if cell.base == "mini" and category_names() == tuple(WORDS_TO_AVOID) else None,
+            words=words_for(cell.base),
             weights=self.config.weights.get((cell.method, cell.base)),
             sld=self.config.sld,
-            sld_concepts=self.config.sld_concepts,
+            baselines=self.config.baselines,
         )
         rows = self._rows_of(cell, rows)
         self._require_bans(rows, inputs.users)
@@ -315,7 +312,7 @@ class Grid:
             return Nobody()
         if folder is not None and self._store_knows_bans(cell):
             return Bans(self._store(folder).banned, self._store(folder).limits)
-        return Bans(self._bans.get, lambda user_id: self._limits.get(user_id, ()))
+        return self._known
 
 
 def has_levels(cell: Cell) -> bool:
@@ -356,6 +353,18 @@ class Bans:
 
     def batch(self, user_ids: Sequence[str | None]) -> Any:
         raise UsageError(f"There are no user vectors; saw {', '.join(map(str, user_ids[:5]))}.")
+
+
+def users_of(profiles: Sequence[UserProfile]) -> Bans:
+    """Users as their profiles say: what the rules of the taxonomy ban, and limits in words."""
+    bans = {profile.user_id: banned_categories(profile) for profile in profiles}
+    limits = {one.user_id: phrases_of(one.limits or (), date.today()) for one in profiles}
+    return Bans(bans.get, lambda user_id: limits.get(user_id, ()))
+
+
+def users_of_file(path: Path) -> Bans:
+    """Users of a users file, for methods that know no vectors. Raises as load_profiles does."""
+    return users_of(load_profiles(path))
 
 
 def published_seed(cell: Cell, row: PromptRow) -> int:

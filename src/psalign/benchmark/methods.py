@@ -9,25 +9,40 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import adapter_fingerprint, load_adapter
 from psalign.adapter.guard import AttachedAdapter
+from psalign.baselines.concepts import Asked, TextStates, asked_by, concept_phrases, row_texts
+from psalign.baselines.edited_unet import USUAL_NAME as EDITED
 from psalign.baselines.edited_unet import edited_unet
+from psalign.baselines.experts import unet_experts
 from psalign.baselines.negative_prompt import negative_prompt, with_limits, with_negative_prompts
-from psalign.baselines.safetydpo import USUAL_NAME, lora_weights
+from psalign.baselines.prompt_filter import PromptFilter, PromptFilterConfig, filter_arguments
+from psalign.baselines.rece import ReceConfig, rece_matrix
+from psalign.baselines.safetydpo import USUAL_NAME, lora_experts, lora_weights
+from psalign.baselines.safree import SafreeConfig, safree_arguments
 from psalign.baselines.sld import find_strength, safe_latent_diffusion
+from psalign.baselines.soft_prompt import soft_prompts, word_of
+from psalign.baselines.train import TRAINED_BY, expert_files, trained_settings, weights_of
+from psalign.baselines.uce import UceConfig, mapped, uce_matrix
 from psalign.baselines.weights import find_weights
 from psalign.categories import category_names
+from psalign.config import baseline_settings
 from psalign.diffusion.generate import GenerationConfig, Guide, Nobody, Users, generate, known_bans
 from psalign.errors import UsageError
 from psalign.evaluation.catalog import METHODS
-from psalign.fingerprints import file_fingerprint
+from psalign.files import Record
+from psalign.fingerprints import file_fingerprint, fingerprint
+from psalign.mini.dataset import WORDS_TO_AVOID
 from psalign.records import ManifestRow, PromptRow
 
-CONCEPTS = ("all", "user")  # what SLD keeps rows away from: all categories, or those that each row's user bans
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,20 +50,19 @@ class MethodInputs:
     """What a method draws with.
 
     users: know what each user bans and, for methods of ours, the vectors. words: by category, what stands
-    for it in a text of negative_prompt and sld; None: the words of the taxonomy in use. weights: folder or
-    file for a method that needs weights. sld: a name of STRENGTHS. sld_concepts: a name of CONCEPTS.
+    for it in the texts of a method; None: the words of the taxonomy in use. weights: folder or file for a method that
+    needs weights. sld: a name of STRENGTHS. baselines: settings by method, as section `baselines` of a preset has
+    them; None: those of the base's own preset.
     """
 
     users: Users = field(default_factory=Nobody)
     words: Mapping[str, str] | None = None
     weights: Path | None = None
     sld: str = "medium"
-    sld_concepts: str = "all"
+    baselines: Record | None = None
 
     def __post_init__(self) -> None:
         find_strength(self.sld)
-        if self.sld_concepts not in CONCEPTS:
-            raise UsageError(f"SLD's concepts are those of {' or '.join(CONCEPTS)}; saw '{self.sld_concepts}'.")
 
 
 @dataclass(frozen=True)
@@ -68,11 +82,7 @@ def draw_by(
     Raises UsageError for an unknown method, or one that has no weights; CheckpointError for weights that
     do not fit.
     """
-    if method not in DRAWN_BY:
-        raise UsageError(f"Unknown method '{method}'; choose one of: {', '.join(DRAWN_BY)}.")
-    if METHODS[method].weights and inputs.weights is None:
-        raise UsageError(f"The method '{method}' needs {METHODS[method].weights}.")
-    with DRAWN_BY[method](pipeline, rows, config, inputs) as drawing:
+    with drawing_by(method, pipeline, rows, config=config, inputs=inputs) as drawing:
         return generate(
             pipeline,
             rows,
@@ -84,14 +94,28 @@ def draw_by(
         )
 
 
+def drawing_by(
+    method: str, pipeline: Any, rows: Sequence[PromptRow], *, config: GenerationConfig, inputs: MethodInputs
+) -> AbstractContextManager[Drawing]:
+    """A context in which the pipeline draws rows by a method; raises as draw_by does."""
+    if method not in DRAWN_BY:
+        raise UsageError(f"Unknown method '{method}'; choose one of: {', '.join(DRAWN_BY)}.")
+    if METHODS[method].weights and inputs.weights is None:
+        raise UsageError(f"The method '{method}' needs {METHODS[method].weights}.")
+    return DRAWN_BY[method](pipeline, rows, config, inputs)
+
+
+def words_for(base: str) -> Mapping[str, str] | None:
+    """Words by category that stand for it on a base model: the motifs on mini; None: those of the taxonomy in use."""
+    return WORDS_TO_AVOID if base == "mini" and category_names() == tuple(WORDS_TO_AVOID) else None
+
+
 Rows = Sequence[PromptRow]
 Method = Callable[[Any, Rows, GenerationConfig, MethodInputs], AbstractContextManager[Drawing]]
 
 
 @contextmanager
-def _base(
-    pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, inputs: MethodInputs
-) -> Iterator[Drawing]:
+def _base(pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs) -> Iterator[Drawing]:
     yield Drawing(config)
 
 
@@ -107,17 +131,23 @@ def _psa(pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInpu
 
 @contextmanager
 def _negative_prompt(
-    pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, inputs: MethodInputs
+    personal: bool, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
 ) -> Iterator[Drawing]:
-    yield Drawing(with_negative_prompts(config, rows, inputs.users, inputs.words))
+    if personal:
+        yield Drawing(with_negative_prompts(config, rows, inputs.users, inputs.words))
+        return
+    everything = negative_prompt(category_names(), inputs.words)
+    yield Drawing(replace(config, negative_prompt=", ".join(filter(None, (config.negative_prompt, everything)))))
 
 
 @contextmanager
-def _sld(pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs) -> Iterator[Drawing]:
+def _sld(
+    personal: bool, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
+) -> Iterator[Drawing]:
     everything = negative_prompt(category_names(), inputs.words)
 
     def categories(row: PromptRow) -> str:
-        if inputs.sld_concepts == "all" or row.user_id is None:
+        if not personal or row.user_id is None:
             return everything
         return negative_prompt(known_bans(inputs.users, row.user_id), inputs.words)
 
@@ -126,27 +156,155 @@ def _sld(pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInpu
     settings = {"strength": asdict(strength), "concepts": sorted({categories(row) for row in rows})}
 
     def concept(row: PromptRow) -> str:
-        return with_limits(categories(row), inputs.users, row.user_id)
+        return with_limits(categories(row), inputs.users, row.user_id if personal else None)
 
     with safe_latent_diffusion(pipeline, strength) as guidance:
-        configured = replace(config, options={**(config.options or {}), "sld": settings})
-        yield Drawing(configured, guide=lambda batch: guidance.condition([concept(row) for row in batch]))
+        guide = Guide(lambda batch: guidance.condition([concept(row) for row in batch]))
+        yield Drawing(_recorded(config, "sld", settings), guide=guide)
+
+
+# --- methods that change the text -----------------------------------------------------------------------------------
 
 
 @contextmanager
-def _safetydpo(
-    pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, inputs: MethodInputs
+def _safree(
+    personal: bool, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
 ) -> Iterator[Drawing]:
+    settings, asked = _settings(SafreeConfig, "safree", config, inputs), _asked(personal, inputs)
+    known = TextStates(pipeline)
+
+    def arguments(batch: Rows) -> Record:
+        unwanted = [asked(row).erase for row in batch]
+        prompts, negatives = _texts(batch, config)
+        return safree_arguments(known, prompts, negatives, unwanted, config=settings, steps=config.steps)
+
+    yield Drawing(_recorded(config, "safree", asdict(settings)), guide=Guide(arguments))
+
+
+@contextmanager
+def _prompt_filter(
+    personal: bool, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
+) -> Iterator[Drawing]:
+    settings, asked = _settings(PromptFilterConfig, "prompt_filter", config, inputs), _asked(personal, inputs)
+    kept = PromptFilter(pipeline, settings)
+
+    def arguments(batch: Rows) -> Record:
+        return filter_arguments(kept, *_texts(batch, config), [asked(row).erase for row in batch])
+
+    yield Drawing(_recorded(config, "prompt_filter", asdict(settings)), guide=Guide(arguments))
+
+
+@contextmanager
+def _closed_form(
+    family: str, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
+) -> Iterator[Drawing]:
+    """UCE or RECE of what each row's user bans, in place of an edit of the UNet. One matrix for each set of bans."""
+    kind, matrix_of = CLOSED_FORMS[family]
+    settings: Any = _settings(kind, family, config, inputs)
+    asked = _asked(True, inputs)
+    matrices: dict[Asked, torch.Tensor] = {}
+    known = TextStates(pipeline)
+
+    def matrix(row: PromptRow) -> torch.Tensor:
+        wanted = asked(row)
+        if wanted not in matrices:
+            matrices[wanted] = matrix_of(known, wanted.erase, wanted.keep, settings)
+        return matrices[wanted]
+
+    def arguments(batch: Rows) -> Record:
+        texts = row_texts(pipeline, *_texts(batch, config))
+        return mapped(texts, [matrix(row) for row in batch]).arguments()
+
+    yield Drawing(_recorded(config, family, asdict(settings)), guide=Guide(arguments))
+
+
+CLOSED_FORMS: dict[str, tuple[type, Callable[..., torch.Tensor]]] = {
+    "uce": (UceConfig, uce_matrix),
+    "rece": (ReceConfig, rece_matrix),
+}
+
+
+@contextmanager
+def _soft_prompt(
+    personal: bool, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
+) -> Iterator[Drawing]:
+    folder = _weights(inputs)
+    usual = TRAINED_BY["soft_prompt"].usual
+    files = expert_files(folder, "soft_prompt") if personal else {None: weights_of(folder, None, usual)}
+    words = {word_of(category): path for category, path in files.items()}
+
+    def said(row: PromptRow) -> str:
+        banned = known_bans(inputs.users, row.user_id) if personal and row.user_id is not None else tuple(files)
+        return " ".join([row.prompt, *(word_of(category) for category in files if category in banned)])
+
+    def arguments(batch: Rows) -> Record:
+        _, negatives = _texts(batch, config)
+        return row_texts(pipeline, [said(row) for row in batch], negatives).arguments()
+
+    with soft_prompts(pipeline, words):
+        yield Drawing(_with_weights(config, *words.values()), guide=Guide(arguments))
+
+
+# --- methods that change the weights --------------------------------------------------------------------------------
+
+
+@contextmanager
+def _safetydpo(pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs) -> Iterator[Drawing]:
     with lora_weights(pipeline, _weights(inputs)):
-        yield Drawing(replace(config, adapter=file_fingerprint(find_weights(_weights(inputs), usual=USUAL_NAME))))
+        yield Drawing(_with_weights(config, find_weights(_weights(inputs), usual=USUAL_NAME)))
 
 
 @contextmanager
-def _edited(
-    pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig, inputs: MethodInputs
-) -> Iterator[Drawing]:
+def _edited(pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs) -> Iterator[Drawing]:
     with edited_unet(pipeline, _weights(inputs)):
-        yield Drawing(replace(config, adapter=file_fingerprint(find_weights(_weights(inputs)))))
+        yield Drawing(_with_weights(config, find_weights(_weights(inputs), usual=EDITED)))
+
+
+@contextmanager
+def _experts(
+    family: str, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
+) -> Iterator[Drawing]:
+    """Weights of all categories that a row's user bans, added up; users with other bans are in batches of their own."""
+    folder = _weights(inputs)
+    files, merge = expert_files(folder, family), trained_settings(folder, family).merge
+    loaded = lora_experts if family == "safetydpo" else unet_experts
+
+    def banned(row: PromptRow) -> tuple[str, ...]:
+        known = category_names() if row.user_id is None else known_bans(inputs.users, row.user_id)
+        return tuple(category for category in files if category in known)
+
+    with loaded(pipeline, files, merge) as experts:
+
+        def arguments(batch: Rows) -> Record:
+            experts.use(banned(batch[0]))
+            return {}
+
+        yield Drawing(_with_weights(config, *files.values()), guide=Guide(arguments, apart=banned))
+
+
+# --- what they share ------------------------------------------------------------------------------------------------
+
+
+def _settings(kind: type[T], family: str, config: GenerationConfig, inputs: MethodInputs) -> T:
+    return baseline_settings(kind, family, base=config.base, given=inputs.baselines)
+
+
+def _asked(personal: bool, inputs: MethodInputs) -> Callable[[PromptRow], Asked]:
+    concepts = concept_phrases(inputs.words)
+    return lambda row: asked_by(row.user_id if personal else None, inputs.users, concepts)
+
+
+def _texts(batch: Rows, config: GenerationConfig) -> tuple[list[str], list[str] | None]:
+    return [row.prompt for row in batch], config.negatives(batch)
+
+
+def _recorded(config: GenerationConfig, family: str, settings: Record) -> GenerationConfig:
+    return replace(config, options={**(config.options or {}), family: settings})
+
+
+def _with_weights(config: GenerationConfig, *paths: Path) -> GenerationConfig:
+    prints = [file_fingerprint(path) for path in paths]
+    return replace(config, adapter=prints[0] if len(prints) == 1 else fingerprint(prints))
 
 
 def _weights(inputs: MethodInputs) -> Path:
@@ -154,12 +312,22 @@ def _weights(inputs: MethodInputs) -> Path:
     return inputs.weights
 
 
+def _both(family: str, draw: Callable[..., AbstractContextManager[Drawing]]) -> dict[str, Method]:
+    """The two forms of a method whose context takes first whether it is personal."""
+    return {family: partial(draw, False), f"{family}-user": partial(draw, True)}
+
+
 DRAWN_BY: dict[str, Method] = {
     "base": _base,
     **{name: _psa for name, method in METHODS.items() if method.has_levels},
+    "negative_prompt": partial(_negative_prompt, True),
+    "negative_prompt-all": partial(_negative_prompt, False),
+    **_both("sld", _sld),
+    **_both("safree", _safree),
+    **_both("prompt_filter", _prompt_filter),
+    **_both("soft_prompt", _soft_prompt),
+    **dict.fromkeys(("uce", "rece", "esdx", "esdu"), _edited),
+    **{f"{name}-user": partial(_closed_form, name) for name in CLOSED_FORMS},
     "safetydpo": _safetydpo,
-    "esdu": _edited,
-    "uce": _edited,
-    "sld": _sld,
-    "negative_prompt": _negative_prompt,
+    **{f"{name}-user": partial(_experts, name) for name in ("esdx", "esdu", "safetydpo")},
 }

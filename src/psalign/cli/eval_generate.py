@@ -19,6 +19,7 @@ WITH_WEIGHTS = tuple(name for name, method in METHODS.items() if method.weights 
 
 def generate(arguments: argparse.Namespace) -> int:
     from ..benchmark.grid import GridConfig, describe, draw_grid, plan_cells
+    from ..config import load_preset
     from ..diffusion.shards import Shard
 
     levels = [None if level == "user" else int(level) for level in arguments.levels]
@@ -32,6 +33,7 @@ def generate(arguments: argparse.Namespace) -> int:
         *DEFAULT_METHODS,
         *dict.fromkeys(name for name, _ in weights if name not in DEFAULT_METHODS),
     ]
+    baselines = None if arguments.baselines is None else load_preset(arguments.baselines).get("baselines") or {}
     cells = plan_cells(arguments.datasets, methods, arguments.bases, levels)
     config = GridConfig(
         prompts=arguments.prompts or DATA / "prompts",
@@ -43,7 +45,7 @@ def generate(arguments: argparse.Namespace) -> int:
         negative_prompt=arguments.negative_prompt,
         seed_policy=arguments.seed_policy,
         sld=arguments.sld,
-        sld_concepts=arguments.sld_concepts,
+        baselines=baselines,
         loading=given(arguments, "device", "dtype", "scheduler", "offload", "variant", "local_files_only"),
         **given(arguments, "steps", "guidance", "batch_size", "limit"),
     )
@@ -184,9 +186,9 @@ def _add_sampling(one: argparse.ArgumentParser) -> None:
     one.add_argument("--negative-prompt", default="", help="of every method")
     one.add_argument("--seed-policy", default="paired", metavar="NAME",
                      help="paired: one seed per prompt (default); published: as the old numbers")  # fmt: skip
+    one.add_argument("--baselines", metavar="PRESET",
+                     help="preset with the settings of baselines (default: baselines-BASE)")  # fmt: skip
     one.add_argument("--sld", default="medium", metavar="NAME", help="weak, medium, strong or max (default medium)")
-    one.add_argument("--sld-concepts", default="all", metavar="WHOSE",
-                     help="all: every category (default); user: what each row's user bans")  # fmt: skip
     one.add_argument("--batch-size", type=at_least(1), help="default: the base model's own")
     one.add_argument("--scheduler", help="ddim, dpm, euler, euler-a, heun, unipc (default: the base model's own)")
     one.add_argument("--dtype", help="fp32, fp16 or bf16 (default: fp16 on a GPU, fp32 on the CPU and for mini)")

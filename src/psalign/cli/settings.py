@@ -12,7 +12,7 @@ from ..config import load_preset, settings
 from ..errors import UsageError
 from ..files import Record
 
-EVERYTHING = ("base", "llm_dim", "dataset", "pictures", "generation", "prompt", "published")
+EVERYTHING = ("base", "llm_dim", "dataset", "pictures", "generation", "prompt", "published", "baselines")
 
 
 def load_settings(arguments: argparse.Namespace, *, reads: Sequence[str], flags: Sequence[str] = ()) -> Record:
@@ -36,6 +36,7 @@ def load_settings(arguments: argparse.Namespace, *, reads: Sequence[str], flags:
 
 def check_preset(preset: Record) -> None:
     """Raises UsageError for a value of any section that makes no sense."""
+    from ..baselines.train import check_settings
     from ..config import check_range
     from ..diffusion.base_models import find_base
     from ..diffusion.generate import GenerationConfig
@@ -50,6 +51,7 @@ def check_preset(preset: Record) -> None:
     for name in SHAPES:
         check_shape(name, (preset.get(name) or {}).get("adapter") or {})
         training_config(preset, name)
+    check_settings(preset.get("baselines") or {})
 
 
 def _require_once(changes: Sequence[str]) -> None:

@@ -79,8 +79,20 @@ def known_bans(users: Users, user_id: str) -> tuple[str, ...]:
     return banned
 
 
-# What the pipeline call is given for these rows, beside prompts, seeds and sampling.
-Guide = Callable[[Sequence[PromptRow]], Record]
+def _together(row: PromptRow) -> Any:
+    return None
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What a method does with each batch, beside prompts, seeds and sampling.
+
+    arguments: of the pipeline call for these rows, called just before it. apart: a key of a row; rows with different
+    keys are never in one batch, so that a method may change the model between batches.
+    """
+
+    arguments: Callable[[Sequence[PromptRow]], Record]
+    apart: Callable[[PromptRow], Any] = _together
 
 
 @dataclass(frozen=True)
@@ -205,10 +217,8 @@ class Drawing:
 
 def _draw_share(drawing: Drawing, rows: Sequence[PromptRow], out: Path, shard: Shard) -> list[tuple[str, str]]:
     """Draw the batches of this process that are not whole on disk. Returns (file name, why) of pictures that failed."""
-    ordered = sorted(rows, key=lambda row: len(row.prompt))
-    size = drawing.config.batch_size
     # Shared out before looking at the disk, which other processes are writing to meanwhile.
-    batches = shard.share([ordered[start : start + size] for start in range(0, len(ordered), size)])
+    batches = shard.share(_batches(rows, drawing))
     batches = [batch for batch in batches if any(not is_whole_png(out / row.file_name) for row in batch)]
     failed: list[tuple[str, str]] = []
     quiet = not batches or not shard.is_first
@@ -217,6 +227,15 @@ def _draw_share(drawing: Drawing, rows: Sequence[PromptRow], out: Path, shard: S
             if not is_whole_png(out / row.file_name):
                 write_picture(out / row.file_name, picture)
     return failed
+
+
+def _batches(rows: Sequence[PromptRow], drawing: Drawing) -> list[list[PromptRow]]:
+    """All rows in batches, by length; those that the method keeps apart in batches of their own."""
+    groups: dict[Any, list[PromptRow]] = {}
+    for row in sorted(rows, key=lambda row: len(row.prompt)):
+        groups.setdefault(drawing.guide and drawing.guide.apart(row), []).append(row)
+    size = drawing.config.batch_size
+    return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
 
 
 def _draw_with_retry(
@@ -252,9 +271,10 @@ def draw_batch(
     else:
         batch = users.batch([row.user_id for row in rows])
         text = attached.encode(pipeline, prompts, batch, negative_prompt=negatives, scale=config.scale)
-    more = {} if guide is None else guide(rows)
+    if guide is not None:
+        text = {**text, **guide.arguments(rows)}
     seeds = [row.seed for row in rows]
-    pictures = draw_pictures(pipeline, text, seeds, steps=config.steps, guidance=config.guidance, **more)
+    pictures = draw_pictures(pipeline, text, seeds, steps=config.steps, guidance=config.guidance)
     return finished_pictures(pictures, [row.file_name for row in rows], hint=_why_not_finite(config))
 
 

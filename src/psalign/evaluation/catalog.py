@@ -27,7 +27,7 @@ class Method:
     """A way to draw.
 
     same_for_all: it draws the same picture for every user. personal: its picture depends on the user. weights: what it
-    needs beside the base model, in words; "": nothing.
+    needs beside the base model, in words; "": nothing. source: where it comes from.
     """
 
     name: str
@@ -36,11 +36,17 @@ class Method:
     same_for_all: bool = False
     personal: bool = False
     weights: str = ""
+    source: str = ""
 
     @property
     def has_levels(self) -> bool:
         """Whether it knows users by vectors, so that it can also draw every row for one level of strictness."""
         return self.name.startswith("psa")
+
+    @property
+    def family(self) -> str:
+        """The method that it is a form of: uce of uce and of uce-user."""
+        return self.name.removesuffix(PERSONAL).removesuffix(STATIC)
 
 
 QUALITY = ("fid", "kid", "clip")
@@ -69,15 +75,35 @@ DATASETS = {
 }
 SEEN_AND_UNSEEN = (("sage_seen", "sage_unseen"), ("mini_seen", "mini_scenes"))  # the same kind of prompts for both
 ADAPTER = "an adapter"
+EDITED, LORA, WORDS = "edited UNet weights", "LoRA weights", "learned words"
+PERSONAL, STATIC = "-user", "-all"  # ends of the names of a method's forms
+NEEDS_NONE = ("uce", "rece")  # methods whose personal form is computed when it draws
+
+
+def _forms(name: str, title: str, note: str, weights: str = "", *, source: str = "") -> tuple[Method, Method]:
+    """A method with one limit for all, and the same method for what each row's user bans."""
+    own = "" if name in NEEDS_NONE else weights
+    return (
+        Method(name, title, f"{note}, for all alike", same_for_all=True, weights=weights, source=source),
+        Method(f"{name}{PERSONAL}", f"{title}, own", f"{note}, by user", personal=True, weights=own, source=source),
+    )
+
+
 METHODS = {
     one.name: one
     for one in (
         Method("base", "Base model", "knows no user", same_for_all=True),
         Method("negative_prompt", "Negative prompt", "names what this user bans", personal=True),
-        Method("sld", "SLD", "safe latent guidance, one limit for all"),
-        Method("esdu", "ESD-U", "concepts erased from the UNet", same_for_all=True, weights="edited UNet weights"),
-        Method("uce", "UCE", "concepts edited out in closed form", same_for_all=True, weights="edited UNet weights"),
-        Method("safetydpo", "SafetyDPO", "a LoRA, one limit for all", same_for_all=True, weights="LoRA weights"),
+        Method("negative_prompt-all", "Negative prompt, all", "names every category", same_for_all=True),
+        *_forms("prompt_filter", "Prompt filter", "drops banned words"),
+        *_forms("sld", "SLD", "safe latent guidance", source="arXiv:2211.05105"),
+        *_forms("safree", "SAFREE", "projects tokens away from banned words", source="arXiv:2410.12761"),
+        *_forms("uce", "UCE", "concepts edited out in closed form", EDITED, source="arXiv:2308.14761"),
+        *_forms("rece", "RECE", "UCE, repeated for what is left", EDITED, source="arXiv:2407.12383"),
+        *_forms("esdx", "ESD-x", "concepts erased from the cross-attentions", EDITED, source="arXiv:2303.07345"),
+        *_forms("esdu", "ESD-U", "concepts erased from all other weights", EDITED, source="arXiv:2303.07345"),
+        *_forms("soft_prompt", "Soft prompt", "a learned word behind the prompt", WORDS, source="arXiv:2501.03544"),
+        *_forms("safetydpo", "SafetyDPO", "LoRA experts, merged", LORA, source="arXiv:2412.10493"),
         Method(
             "psa-published", "Published adapter", "user tokens in every cross-attention", personal=True, weights=ADAPTER
         ),
