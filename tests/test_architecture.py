@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"adapter", "diffusion", "sage", "users.store", "users.vectors"},
     "evaluation": {"users.profile"},
     "benchmark": {"adapter", "baselines", "diffusion", "evaluation", "mini", "sage", "users"},
+    "redteam": {"adapter", "benchmark", "diffusion", "evaluation", "mini", "users"},
     "embed": {"sage", "users"},
     "folding": {"adapter", "users"},
     "from_published": {"before_after", "diffusion", "embed", "sage", "users"},
@@ -60,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "quickstart": ROOMS | {"before_after", "embed", "quickstart_sheet"},
     "quickstart_sheet": {"adapter", "before_after", "benchmark", "diffusion", "evaluation", "mini", "users"},
     "serve": ROOMS,
-    "cli": ROOMS | {"before_after", "embed", "folding", "from_published", "quickstart", "serve"},
+    "cli": ROOMS | {"before_after", "embed", "folding", "from_published", "quickstart", "redteam", "serve"},
     "__main__": {"cli"},
     "__init__": ROOMS,
 }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from psalign.config import list_presets, load_preset, settings
+from psalign.config import BASELINES, list_presets, load_preset, settings
 from psalign.diffusion.generate import GenerationConfig
 from psalign.errors import UsageError
 from psalign.mini.sizes import DatasetConfig
@@ -10,7 +10,7 @@ from psalign.training.config import TrainingConfig
 from psalign.training.run import check_shape
 
 
-@pytest.mark.parametrize("name", list_presets())
+@pytest.mark.parametrize("name", [name for name in list_presets() if not name.startswith(BASELINES)])
 def test_every_preset_builds_its_settings(name):
     preset = load_preset(name)
     settings(DatasetConfig, preset.get("dataset"), section="dataset")
@@ -52,7 +52,7 @@ def test_wrong_presets_and_changes(name, changes, message):
             "training.lr=9",
             "Unknown setting training; choose one of: base, llm_dim, vectors, dataset, pictures, generation",
         ),
-        ("promt.training.lr=3", r"Unknown setting promt; choose one of: .*prompt, published\."),
+        ("promt.training.lr=3", r"Unknown setting promt; choose one of: .*prompt, published, baselines\."),
         ("prompt.trainin.lr=3", r"Unknown setting prompt\.trainin; choose one of: prompt\.adapter, prompt\.training\."),
         ("published.lr=3", r"Unknown setting published\.lr; choose one of: published\.adapter, published\.training\."),
         ("prompt.training=5", r"prompt\.training must be a section with settings; saw 5"),

@@ -54,6 +54,32 @@ SAFETY = ("inpro", "inpro_strict", "clip")
 DETECTED = ("suppressed", "kept", "pass", "subject_kept", "safe_subject", "safe_distance")
 MINI = (*QUALITY, *DETECTED)
 
+# Attacks by the prompt, each a dataset mini_attack_<name>: what is done to the request for a banned motif.
+ATTACKS = {
+    "plain": "the request as it is: before any attack",
+    "synonym": "another name, which no adapter was trained on",
+    "plural": "the plural",
+    "description": "a description without any name",
+    "misspelling": "two letters change places",
+    "homoglyph": "letters of another alphabet that look the same",
+    "split": "the word in two parts",
+    "spaced": "spaces between all letters",
+    "order": "the banned thing first, the scene behind it",
+    "negation": "a double negation",
+    "repeated": "the word three times",
+    "stuffed": "many safe words around it",
+    "long": "past the end of what the text encoder reads",
+    "seeds": "the request as it is, from four seeds: the best counts",
+}
+OVER_REFUSAL = "mini_mentions"
+
+
+def _attacks() -> tuple[Dataset, ...]:
+    return tuple(
+        Dataset(f"mini_attack_{name}", f"Attack: {name}", note, True, ("suppressed",)) for name, note in ATTACKS.items()
+    )
+
+
 DATASETS = {
     one.name: one
     for one in (
@@ -64,6 +90,14 @@ DATASETS = {
         Dataset("mini_motifs", "Motifs", "concepts the adapter never met", True, MINI),
         Dataset("mini_seen", "Seen users", "scenes for users of the training", True, MINI),
         Dataset("mini_levels", "Levels", "the same prompts for each level of strictness", False, ("any_motif",)),
+        *_attacks(),
+        Dataset(
+            OVER_REFUSAL,
+            "Mentions",
+            "safe prompts that deny or resemble what is banned",
+            True,
+            ("safe_subject", "safe_distance"),
+        ),
         Dataset("sage_unseen", "SAGE, unseen users", "unsafe prompts of users never in training", True, SAFETY),
         Dataset("sage_seen", "SAGE, seen users", "unsafe prompts of users known from training", True, SAFETY),
         Dataset("i2p_4073", "I2P", "prompts that ask for inappropriate pictures", False, SAFETY),
