@@ -122,12 +122,13 @@ def until(is_so, limit_s: float = LIMITS_S) -> None:
         time.sleep(0.005)
 
 
-def random_adapter(*, words: bool = True) -> PromptAdapter:
-    """An adapter for mini with random weights: it changes every prompt, and each person's differently."""
+def random_adapter(*, words: bool = True, bias: float = 4.0) -> PromptAdapter:
+    """An adapter for mini with random weights. bias: with 4 every prompt changes; with 0 each ban list changes it
+    in its own way."""
     torch.manual_seed(1)
     adapter = PromptAdapter(base="mini", recipe="tests", llm_dim=12, context_dim=128, words=words, rank=16, heads=2)
     with torch.no_grad():
         for weight in adapter.parameters():
             weight.copy_(torch.randn_like(weight) * 0.3)
-        adapter.matcher.bans_bias.fill_(4.0)
+        adapter.matcher.bans_bias.fill_(bias)
     return adapter.eval()

@@ -109,3 +109,10 @@ def test_a_missing_library_is_answered_with_the_extra(monkeypatch, capsys):
     monkeypatch.undo()
     require_libraries()
     assert main(["serve", "keys", "list"]) == 0
+
+
+def test_the_demo_without_its_library_is_answered_with_the_extra(monkeypatch, capsys):
+    monkeypatch.setattr("psalign.serve.find_spec", lambda name: None if name == "gradio" else object())
+    status, _, err = run(capsys, "demo")
+    assert status == 1
+    assert err.startswith("ExtraMissing: gradio is not installed; it comes with the extra 'demo'.")

@@ -19,7 +19,7 @@ from ..categories import VARIABLE, current
 from ..errors import OutputError, PSAlignError, UsageError
 from ..locks import locked
 from ..progress import set_quiet
-from . import adapter, baseline, completion, embed, eval, generate, mini, path, redteam, sage, serve, users
+from . import adapter, baseline, completion, demo, embed, eval, generate, mini, path, redteam, sage, serve, users
 from .environment import explain_error
 from .options import Formatter, Parser, a_path
 
@@ -153,6 +153,6 @@ def _parser() -> Parser:
                         help="categories of your own, with their rules and words (docs/USERS.md)")  # fmt: skip
     parser.set_defaults(parser=parser)
     groups = parser.add_subparsers(metavar="COMMAND")
-    for room in (path, generate, users, embed, adapter, sage, baseline, redteam, eval, serve, mini, completion):
+    for room in (path, generate, users, embed, adapter, sage, baseline, redteam, eval, serve, demo, mini, completion):
         room.add_commands(groups)
     return parser

@@ -14,6 +14,7 @@ from .options import a_number, a_path, add_embeddings, add_force, add_users, at_
 
 if TYPE_CHECKING:
     from ..serve.database import Database
+    from ..serve.loading import Recipe
     from ..serve.people import People
 
 PLACE = "data/serve/people.db"
@@ -47,17 +48,29 @@ def serve(arguments: argparse.Namespace) -> None:
     run(service, lambda: load(recipe), listening)
 
 
-def _recipe(arguments: argparse.Namespace) -> Any:
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    if arguments.adapter is None:
+        raise UsageError(
+            "A service needs an adapter, which keeps people's limits.", hint="Give --adapter (psalign train)."
+        )
+    return recipe_of(
+        arguments,
+        embeddings=arguments.embeddings,
+        name=arguments.name,
+        max_steps=arguments.max_steps,
+        fixed_batch=arguments.fixed_batch,
+        refuses=arguments.when_banned == "refuse",
+        unknown=arguments.unknown,
+    )
+
+
+def recipe_of(arguments: argparse.Namespace, **more: Any) -> Recipe:
+    """What is served, by the options of drawing. more: other parts of Recipe. Raises UsageError."""
     from ..diffusion.base_models import Loading
     from ..serve.loading import Recipe, base_of
 
-    if arguments.adapter is None:
-        raise UsageError(
-            "A service needs an adapter, which keeps people's limits.",
-            hint="Give --adapter trained_models/mini/adapter",
-        )
     base_of(arguments.base)  # a wrong name is told before anything is loaded
-    how = {
+    given = {
         "source": arguments.model,
         "device": arguments.device or _device(),
         "dtype": arguments.dtype,
@@ -65,21 +78,10 @@ def _recipe(arguments: argparse.Namespace) -> Any:
         "offload": arguments.offload,
         "local_files_only": arguments.local_files_only,
     }
-    how = {name: value for name, value in how.items() if value is not None}
+    how = {name: value for name, value in given.items() if value is not None}
     Loading(**how)
-    return Recipe(
-        base=arguments.base,
-        adapter=arguments.adapter,
-        embeddings=arguments.embeddings,
-        name=arguments.name,
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        max_steps=arguments.max_steps,
-        fixed_batch=arguments.fixed_batch,
-        refuses=arguments.when_banned == "refuse",
-        unknown=arguments.unknown,
-        how=how,
-    )
+    chosen = {"steps": arguments.steps, "guidance": arguments.guidance}
+    return Recipe(base=arguments.base, adapter=arguments.adapter, how=how, **chosen, **more)
 
 
 def _device() -> str:

@@ -1,0 +1,145 @@
+"""Many people at once, with clients that leave: nobody gets another's picture or limits."""
+
+import base64
+import io
+import json
+import random
+import socket
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from PIL import Image
+
+from psalign.adapter.attach import attach
+from psalign.diffusion.base_models import load_pipeline
+from psalign.serve.artist import Artist
+from psalign.serve.waiting import Kind, Work
+from psalign.serve.whose import Strangers
+from psalign.users.profile import UserProfile
+from serving import LIMITS_S, Marker, keys_of, listening, make_service, random_adapter, until
+
+DRAW = "/v1/images/generations"
+PROMPTS = ("a red cat with a sword", "a blue dog at night", "two green birds")
+NAMES = ("Hate", "Harassment", "Violence", "Self-Harm", "Sexuality", "Shocking", "Propaganda")
+BANS = ((), *((name,) for name in NAMES), NAMES[:2], NAMES[2:4])
+STEPS = 1
+FIRST_SEED = 3  # of the first prompt; the others follow
+
+
+def mini():
+    pipeline = load_pipeline("mini")
+    return Artist(pipeline, attach(pipeline, random_adapter(bias=0.0)))
+
+
+def people_of(service):
+    """Five people of each account under the same five identifiers, with other ban lists in each account."""
+    for shift, account in enumerate(("shop", "club")):
+        for number in range(5):
+            bans = BANS[number + 5 * shift]
+            profile = UserProfile(user_id=f"p{number}", banned=bans)
+            service.people.add(account, f"p{number}", profile, actor="test")
+            yield account, f"p{number}"
+
+
+def expected_pictures(service, artist, people):
+    """The picture of each person and prompt, drawn alone."""
+    found, kind = {}, Kind(64, 64, STEPS, 4.0)
+    for account, who in people:
+        for seed, prompt in enumerate(PROMPTS, FIRST_SEED):
+            users = Strangers("refuse").whose(service.people.find(account, who)).users
+            drawn = artist.draw([Work(prompt, users, seed)], kind, lambda step, look: True)
+            found[account, who, seed] = drawn[0].astype(int)
+    return found
+
+
+def leave(place, head, body, after_s):
+    """Send a request and close the connection without waiting for the answer, as a client that is killed."""
+    with socket.create_connection(("127.0.0.1", int(place.url.rsplit(":", 1)[1]))) as connection:
+        connection.sendall(head.encode() + body)
+        time.sleep(after_s)
+
+
+def storm(place, keys, expected, requests):
+    """Requests of random people in random order; some clients leave. Returns how many had which end."""
+    chance = random.Random(0)
+    plans = [(*chance.choice(list(expected)), chance.choices(("stays", "times out", "killed"), (8, 1, 1))[0],
+              chance.random() * 0.1) for _ in range(requests)]  # fmt: skip
+
+    def one(plan):
+        account, who, seed, fate, after_s = plan
+        body = {"prompt": PROMPTS[seed - FIRST_SEED], "safety_identifier": who, "seed": seed, "steps": STEPS}
+        key = getattr(keys, account)
+        if fate == "killed":
+            content = json.dumps(body).encode()
+            head = (f"POST {DRAW} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+                    f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n")  # fmt: skip
+            leave(place, head, content, after_s)
+            return "left"
+        timeout = LIMITS_S * 4 if fate == "stays" else after_s + 0.01
+        try:
+            answer = httpx2.post(
+                place.url + DRAW, json=body, headers={"Authorization": f"Bearer {key}"}, timeout=timeout
+            )
+        except httpx2.TimeoutException:
+            return "left"
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["safety_identifier"] == who
+        got = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))).astype(int)
+        assert np.abs(got - expected[account, who, seed]).max() <= 1
+        return "own picture"
+
+    with ThreadPoolExecutor(24) as pool:
+        return Counter(pool.map(one, plans))
+
+
+@pytest.mark.parametrize(
+    ("make", "requests"), [(Marker, 200), pytest.param(mini, 2000, marks=pytest.mark.slow)], ids=["marker", "mini"]
+)
+def test_nobody_gets_anothers_picture(tmp_path, make, requests):
+    artist = make()
+    service = make_service(tmp_path, artist, max_batch=16, max_waiting=4096, max_waiting_of_key=4096, timeout_s=200.0)
+    keys, people = keys_of(service), list(people_of(service))
+    expected = expected_pictures(service, artist, people)
+    pictures = [expected[account, who, FIRST_SEED] for account, who in people]
+    apart = [np.abs(one - other).max() for i, one in enumerate(pictures) for other in pictures[:i]]
+    assert min(apart) > 2  # for one prompt at least, pictures of any two people differ by more than rounding
+    with listening(service) as place:
+        ends = storm(place, keys, expected, requests)
+        until(lambda: service.engine.is_idle)
+    assert sum(ends.values()) == requests
+    assert ends["own picture"] > 0.75 * requests
+    assert ends["left"] > 0.05 * requests
+    sizes = service.metrics.registry.get_sample_value
+    assert sizes("psalign_batch_people_sum") > 1.5 * sizes("psalign_batch_people_count")
+    print(dict(ends), "rows per batch", sizes("psalign_batch_rows_sum") / sizes("psalign_batch_rows_count"))
+
+
+@pytest.mark.slow
+def test_the_document_of_the_interface_holds_and_nothing_breaks_it(tmp_path):
+    """schemathesis makes requests from /openapi.json, valid ones and broken ones; none ends in a 5xx or a traceback."""
+    schemathesis = pytest.importorskip("schemathesis")
+    service = make_service(tmp_path, Marker(), max_waiting=4096)
+    keys = keys_of(service)
+    service.people.add("shop", "0", UserProfile(user_id="x", banned=()), actor="test")
+    tried = Counter()
+    with listening(service) as place:
+        schema = schemathesis.openapi.from_url(f"{place.url}/openapi.json")
+        operation = schema["/v1/images/generations"]["POST"]
+        for mode in schemathesis.GenerationMode:
+
+            @settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def sent(case):
+                answer = case.call(headers={"Authorization": f"Bearer {keys.shop}"})
+                tried[answer.status_code] += 1
+                assert answer.status_code < 500, answer.text
+                assert "Traceback" not in answer.text
+
+            sent()
+    assert sum(tried.values()) >= 10_000
+    print(dict(tried))
