@@ -1,5 +1,6 @@
 """What many tests need once: the shipped mini base, and a small run of the quickstart."""
 
+import copy
 import os
 import signal
 
@@ -24,12 +25,19 @@ def mini_pipeline_source():
     return mini_folder()
 
 
-@pytest.fixture
-def mini_pipeline():
-    """The shipped base, fresh: a test may attach to it."""
+@pytest.fixture(scope="session")
+def loaded_mini():
     from psalign.diffusion.base_models import load_pipeline
 
     return load_pipeline("mini")
+
+
+@pytest.fixture
+def mini_pipeline(loaded_mini):
+    """The shipped base, fresh: a test may attach to it."""
+    pipeline = type(loaded_mini)(**copy.deepcopy(loaded_mini.components), requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,7 +61,7 @@ SMALL = (
     "dataset.motifs=2",
     "dataset.safe=3",  # KID needs three pictures
     "dataset.levels=1",
-    "generation.steps=2",
+    "generation.steps=1",
     "prompt.training.steps=3",
     "prompt.training.batch_size=4",
     "prompt.training.save_every=2",

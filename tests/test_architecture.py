@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": set(),
     "tensors": {"errors"},
     "downloads": set(),
-    "categories": {"errors", "files"},
+    "categories": {"errors", "files", "ids"},
     "records": {"categories", "errors", "files", "ids"},
     "config": {"errors", "files", "records"},
     "llm": {"errors", "files", "records"},

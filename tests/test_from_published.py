@@ -41,6 +41,7 @@ def mirror(monkeypatch, tmp_path):
     mirror = Mirror()
     monkeypatch.setattr(download, "REPOSITORY", mirror.url)
     monkeypatch.setattr(download, "CAPTIONS", mirror.table)
+    monkeypatch.setattr(before_after, "MOST_STEPS", 2)  # of the pictures of a sheet
     announce = downloads.announce
     monkeypatch.setattr(downloads, "announce", lambda *a, **m: (mirror.asked.append("announced"), announce(*a, **m)))
     monkeypatch.chdir(tmp_path)

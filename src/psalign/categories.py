@@ -23,12 +23,12 @@ from typing import Any
 
 from .errors import TaxonomyMismatch, UsageError
 from .files import Record, parse_yaml, read_text
+from .ids import LEVELS
 
 VARIABLE = "PSALIGN_TAXONOMY"
 DEFAULT = "default"
 MOST = 64  # categories
 MOST_LETTERS = 60  # of a name, a slug or a spelling
-LEVELS = 6
 RESERVED = ("all", "harmless", "none", "safe")  # which data sets write where a category could stand
 SHOWN = 5
 DETECTOR = "The detector of the mini world"  # which knows the default taxonomy alone
@@ -309,9 +309,9 @@ def _levels(record: Record, names: Sequence[str], where: str) -> tuple[tuple[str
     lists = [_texts({"levels": one}, "levels", where) for one in given]
     levels = tuple(_in_order(one, names, where, f"level {number}") for number, one in enumerate(lists))
     grows = all(set(one) <= set(following) for one, following in pairwise(levels))
-    if len(levels) != LEVELS or levels[0] or levels[-1] != tuple(names) or not grows:
-        raise _fault(where, f"levels must be {LEVELS} lists from nothing to all categories, each with all of the one "
-                            "before it")  # fmt: skip
+    if len(levels) != len(LEVELS) or levels[0] or levels[-1] != tuple(names) or not grows:
+        raise _fault(where, f"levels must be {len(LEVELS)} lists from nothing to all categories, each with all of "
+                            "the one before it")  # fmt: skip
     return levels
 
 

@@ -10,13 +10,14 @@ import re
 from numbers import Integral, Real
 from typing import Any
 
+LEVELS = range(6)  # of strictness: the first bans nothing, the last everything
 DIGITS = 7  # of a user id that is a number: 33 -> "0000033"
 MAX_LENGTH = 64
 ALLOWED = f"1 to {MAX_LENGTH} of letters, digits, '.', '_' and '-', the first of them a letter or a digit"
 
 _USER_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_LENGTH - 1}}}")
 _NUMBER = re.compile(r"0*([0-9]+?)(?:\.0*)?")
-_LEVEL = re.compile(r"level_([0-5])")
+_LEVEL = re.compile(rf"level_([0-{LEVELS[-1]}])")
 _LARGEST_FLOAT = 2**53  # above it a float no longer holds every whole number
 
 

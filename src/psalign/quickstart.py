@@ -27,7 +27,6 @@ from .diffusion.base_models import find_base, load_pipeline
 from .diffusion.generate import GenerationConfig
 from .embed import embed_users
 from .errors import GenerationError, OutputError, UsageError
-from .evaluation.catalog import LEVELS
 from .evaluation.cells import Cell
 from .evaluation.metrics.registry import MEASURED, METRICS
 from .evaluation.report.contact_sheet import Sheet, write_sheet_png
@@ -36,6 +35,7 @@ from .evaluation.report.page import RunParts, write_report
 from .evaluation.results import ResultRow, read_results
 from .files import Record, read_json, write_json
 from .fingerprints import fingerprint, versions
+from .ids import LEVELS
 from .mini import dataset
 from .quickstart_sheet import PeopleSheet
 from .sage.cache.framing import Framing

@@ -22,6 +22,8 @@ from .errors import DatasetError
 from .files import Fault, Record, parse_jsonl, read_text
 from .ids import shorten
 
+# Columns of a profile as layout A spells them; our name of each is the same in small letters.
+PROFILE_COLUMNS = ("Age", "Age_Group", "Gender", "Religion", "Physical_Condition", "Mental_Condition")
 LIKENESS = 0.87  # of 1, from which an unknown column counts as a misspelt one of ours
 
 

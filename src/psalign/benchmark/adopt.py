@@ -13,11 +13,11 @@ from pathlib import Path
 
 from psalign.categories import require_default
 from psalign.errors import UsageError
-from psalign.evaluation.catalog import BASES, DATASETS, LEVELS, METHODS
+from psalign.evaluation.catalog import BASES, DATASETS, METHODS
 from psalign.evaluation.cells import Cell
 from psalign.evaluation.pictures import is_picture_file
 from psalign.files import write_jsonl
-from psalign.ids import level_id
+from psalign.ids import LEVELS, level_id
 from psalign.records import ManifestRow, PromptRow
 from psalign.users.levels import PUBLISHED_LEVEL_BANS
 from psalign.users.policy import banned_categories

@@ -28,11 +28,11 @@ from psalign.errors import (
     UnknownUser,
     UsageError,
 )
-from psalign.evaluation.catalog import DATASETS, LEVELS, METHODS
+from psalign.evaluation.catalog import DATASETS, METHODS
 from psalign.evaluation.cells import Cell
 from psalign.evaluation.results import FAILED, MISSING, append_results, result_row
 from psalign.files import Record
-from psalign.ids import level_id, level_of
+from psalign.ids import LEVELS, level_id, level_of
 from psalign.mini.names import KIND_NAMES, named
 from psalign.records import PromptRow, read_manifest
 from psalign.users.levels import PUBLISHED_LEVELS

@@ -11,16 +11,27 @@ if TYPE_CHECKING:
     from ..diffusion.generate import GenerationConfig
 
 
+OWN = "the base model's own"
+
+
 def add_drawing(one: argparse.ArgumentParser, *, batches: bool = True) -> None:
     """batches: whether the command draws batches of a fixed size."""
     one.add_argument("--base", default="mini", help="base model: mini, sd15 or sdxl (default mini)")
     add_model(one)
-    one.add_argument("--steps", type=at_least(1), help="denoising steps (default: the base model's own)")
-    one.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the base model's own)")
-    one.add_argument("--scheduler", help="ddim, dpm, euler, euler-a, heun, unipc (default: the base model's own)")
+    add_sampling(one, batches=batches)
+    one.set_defaults(dtype="fp32")
+
+
+def add_sampling(
+    one: argparse.ArgumentParser, *, batches: bool = True, steps: str = OWN, guidance: str = OWN, dtype: str = "fp32"
+) -> None:
+    """steps, guidance, dtype: their defaults, as the help says them."""
+    one.add_argument("--steps", type=at_least(1), help=f"denoising steps (default: {steps})")
+    one.add_argument("--guidance", type=float, help=f"classifier-free guidance scale (default: {guidance})")
+    one.add_argument("--scheduler", help=f"ddim, dpm, euler, euler-a, heun, unipc (default: {OWN})")
     if batches:
-        one.add_argument("--batch-size", type=at_least(1), help="default: the base model's own")
-    one.add_argument("--dtype", default="fp32", help="fp32, fp16 or bf16 (default fp32)")
+        one.add_argument("--batch-size", type=at_least(1), help=f"pictures at a time (default: {OWN})")
+    one.add_argument("--dtype", help=f"fp32, fp16 or bf16 (default: {dtype})")
     one.add_argument("--offload", default="none", help="none, model or sequential (default none)")
     one.add_argument("--device", help="default: this process's GPU, or the CPU")
     one.add_argument("--local-files-only", action="store_true", help="download nothing")

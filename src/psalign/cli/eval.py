@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import eval_generate, eval_judge, eval_report, eval_run
-from .options import a_path, command, group
+from .options import a_path, add_users, command, group
 
 
 def adopt(arguments: argparse.Namespace) -> None:
@@ -25,7 +25,7 @@ def add_commands(groups: Any) -> None:
     one.add_argument(
         "--prompts", type=a_path, default=Path("data/prompts"), help="published prompt sets (sage download)"
     )
-    one.add_argument("--users", type=a_path, help="users file, for what the rows' own users ban")
+    add_users(one, "users file, for what the rows' own users ban", required=False)
     eval_generate.add_commands(kinds)
     eval_run.add_commands(kinds)
     eval_judge.add_commands(kinds)

@@ -10,7 +10,9 @@ from typing import Any
 
 from ..errors import UsageError
 from ..evaluation.catalog import BASES, DATASETS, METHODS
-from .options import a_path, at_least, command, given
+from ..ids import LEVELS
+from .drawing import add_sampling
+from .options import a_path, add_users, add_variant, at_least, command, given
 
 DATA = Path("data")
 DEFAULT_METHODS = ("base", "negative_prompt", "sld", "psa")
@@ -147,14 +149,16 @@ def add_commands(kinds: Any) -> None:
         help=f"{', '.join(METHODS)} (default: those without foreign weights, and those with --weights)",
     )
     one.add_argument("--bases", nargs="+", default=["mini"], metavar="NAME", help="sd15, sdxl, mini (default mini)")
-    one.add_argument("--levels", nargs="+", default=[], choices=[*"012345", "user"], metavar="LEVEL",
+    one.add_argument("--levels", nargs="+", default=[], choices=[*map(str, LEVELS), "user"], metavar="LEVEL",
                      help="of psa: 0..5, or user: each row's own (default: user; or all six)")  # fmt: skip
     one.add_argument("--out", "--images", type=a_path, default=Path("eval_images"), help="default eval_images")
     one.add_argument("--results", "--output", type=a_path, default=Path("eval_results.csv"),
                      help="gets a row for what could not be drawn (default eval_results.csv)")  # fmt: skip
     one.add_argument("--json", action="store_true", help="for machines: what became of each cell")
     _add_sources(one)
-    _add_sampling(one)
+    _add_rules(one)
+    add_sampling(one, steps="40 as published; mini: 15", guidance="7.5; mini: 4",
+                 dtype="fp16 on a GPU, fp32 on the CPU and for mini")  # fmt: skip
 
 
 def _add_sources(one: argparse.ArgumentParser) -> None:
@@ -173,24 +177,16 @@ def _add_sources(one: argparse.ArgumentParser) -> None:
         metavar="[BASE=]DIR",
         help="user vectors of psa; without BASE= for all bases",
     )
-    one.add_argument("--users", type=a_path, help="users file: what users ban, where vectors do not say it")
+    add_users(one, "users file: what users ban, where vectors do not say it", required=False)
     one.add_argument("--model", action="append", default=[], metavar="[BASE=]PATH", help="another place of a base")
-    one.add_argument("--variant", help="of the base model's files, as fp16: half the download")
-    one.add_argument("--local-files-only", action="store_true", default=None, help="download nothing")
+    add_variant(one)
 
 
-def _add_sampling(one: argparse.ArgumentParser) -> None:
+def _add_rules(one: argparse.ArgumentParser) -> None:
     one.add_argument("--limit", type=at_least(1), help="number of rows of each dataset, evenly spaced (default all)")
-    one.add_argument("--steps", type=at_least(1), help="default 40 as published (mini: 15)")
-    one.add_argument("--guidance", type=float, help="default 7.5 (mini: 4)")
     one.add_argument("--negative-prompt", default="", help="of every method")
     one.add_argument("--seed-policy", default="paired", metavar="NAME",
                      help="paired: one seed per prompt (default); published: as the old numbers")  # fmt: skip
     one.add_argument("--baselines", metavar="PRESET",
                      help="preset with the settings of baselines (default: baselines-BASE)")  # fmt: skip
     one.add_argument("--sld", default="medium", metavar="NAME", help="weak, medium, strong or max (default medium)")
-    one.add_argument("--batch-size", type=at_least(1), help="default: the base model's own")
-    one.add_argument("--scheduler", help="ddim, dpm, euler, euler-a, heun, unipc (default: the base model's own)")
-    one.add_argument("--dtype", help="fp32, fp16 or bf16 (default: fp16 on a GPU, fp32 on the CPU and for mini)")
-    one.add_argument("--offload", help="none, model or sequential (default none)")
-    one.add_argument("--device", help="default: this process's GPU, or the CPU")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..files import Record
 from ..llm import require_consent
-from .options import a_path, at_least, command
+from .options import a_path, add_users, at_least, command
 
 if TYPE_CHECKING:
     from ..evaluation.judge.ask import Answers, JudgeTask
@@ -273,7 +273,7 @@ def add_commands(kinds: Any) -> None:
                      help="blind (default); published-style names the methods and shows one order: biased")  # fmt: skip
     one.add_argument("--send", choices=("categories", "profile"), default="categories",
                      help="what is sent of a user (default: categories; profile needs --users)")  # fmt: skip
-    one.add_argument("--users", type=a_path, help="users.csv or users.jsonl, for --send profile")
+    add_users(one, "users.csv or users.jsonl, for --send profile", required=False)
     one.add_argument("--repeat", type=_share, default=0.05, metavar="SHARE",
                      help="of rows judged twice, to see if the judge agrees with itself (default 0.05)")  # fmt: skip
     one.add_argument("--concurrency", type=at_least(1), default=8, help="requests at a time (default 8)")

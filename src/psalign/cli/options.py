@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import UsageError
+from ..ids import LEVELS
 
 MOST = 2**63 - 1  # of a seed that torch takes
 MAX_LENGTH = 40  # of a number, in characters
@@ -119,7 +120,7 @@ def at_least(low: int, most: int = MOST) -> Callable[[str], int]:
 
 
 def level(text: str) -> int:
-    if text not in ("0", "1", "2", "3", "4", "5"):
+    if text not in map(str, LEVELS):
         raise UsageError(f"Level must be 0, 1, 2, 3, 4 or 5; saw {text!r}.")
     return int(text)
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from . import sage_build
-from .options import PUBLISHED_CAPTIONS, a_path, add_force, add_out, command, group
+from .options import PUBLISHED_CAPTIONS, a_path, add_force, add_out, add_users, command, group
 
+USERS_HELP = "users file with the bans (default: users.csv of the dataset)"
 if TYPE_CHECKING:
     from ..users.profile import UserProfile
 
@@ -178,7 +179,7 @@ def add_commands(groups: Any) -> None:
     one = command(kinds, "validate", validate, "check every row and picture; fails if training would be wrong",
                   "psalign sage validate data/mini")  # fmt: skip
     _add_data(one)
-    _add_users(one)
+    add_users(one, USERS_HELP, required=False)
     _add_metadata_only(one)
     one.add_argument("--json", action="store_true", help="for machines")
 
@@ -193,7 +194,7 @@ def add_commands(groups: Any) -> None:
     one = command(kinds, "import", import_dataset, "make a dataset from annotations.csv and prompts.csv (layout B)",
                   "psalign sage import data/other --out data/sage")  # fmt: skip
     one.add_argument("data", type=a_path, help="folder with images/, annotations.csv and prompts.csv (docs/DATA.md)")
-    _add_users(one)
+    add_users(one, USERS_HELP, required=False)
     _add_metadata_only(one)
     add_out(one, "data/sage")
 
@@ -223,10 +224,6 @@ def add_commands(groups: Any) -> None:
 
 def _add_data(one: argparse.ArgumentParser) -> None:
     one.add_argument("data", type=a_path, help="SAGE dataset (docs/DATA.md)")
-
-
-def _add_users(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--users", type=a_path, help="users file with the bans (default: users.csv of the dataset)")
 
 
 def _add_metadata_only(one: argparse.ArgumentParser) -> None:

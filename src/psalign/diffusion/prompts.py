@@ -18,11 +18,10 @@ from ..errors import DatasetError
 from ..files import Record, read_jsonl
 from ..ids import ALLOWED, find_user_id
 from ..records import PromptRow, wrong_keys
-from ..tables import Columns, Table, column_name, read_table
+from ..tables import PROFILE_COLUMNS, Columns, Table, column_name, read_table
 
-PERSONAL = frozenset(
-    {"age", "age_group", "gender", "religion", "physical_condition", "mental_condition", "user_data", "limits"}
-)  # columns of a profile, which no prompt row may carry into a manifest
+# Columns of a profile, which no prompt row may carry into a manifest.
+PERSONAL = frozenset({*(column.lower() for column in PROFILE_COLUMNS), "user_data", "limits"})
 PROFILE = PERSONAL - {"user_data"} | {"banned_categories", "banned"}
 OF_USERS = PROFILE | {"cluster_id", "allowed_categories"}  # taken out of a row
 PROMPT = ("prompt", "caption")  # names of the column that says what to draw

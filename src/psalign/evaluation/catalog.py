@@ -157,4 +157,3 @@ METHODS = {
 }
 OURS = ("psa-prompt", "psa")  # psa: the adapter that is given, of either kind, as the published folders name it
 BASES = {"sd15": "SD1.5", "sdxl": "SDXL", "mini": "mini base"}
-LEVELS = range(6)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psalign.errors import EvaluationError, UsageError
+from psalign.ids import LEVELS, level_id, level_of
 
-from .catalog import BASES, DATASETS, LEVELS, METHODS, OURS
+from .catalog import BASES, DATASETS, METHODS, OURS
 
 NO_LEVEL, OWN_USER = "none", "user"
-LEVEL_NAME = re.compile(r"none|user|level_[0-5]")
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Variant:
     level: str = NO_LEVEL
 
     def __post_init__(self) -> None:
-        if not LEVEL_NAME.fullmatch(self.level):
+        if self.level not in (NO_LEVEL, OWN_USER) and self.strictness is None:
             raise EvaluationError(f"{self.level!r} is no level; expected none, user, or level_0 to level_5.")
 
     @classmethod
     def of(cls, method: str, level: int | None) -> Variant:
         """The variant of a method and a level as a number; None: each row's own user, or no level."""
         if level is not None:
-            return cls(method, f"level_{level}")
+            return cls(method, level_id(level))
         return cls(method, OWN_USER if method in METHODS and METHODS[method].has_levels else NO_LEVEL)
 
     @property
@@ -56,7 +56,7 @@ class Variant:
     @property
     def strictness(self) -> int | None:
         """0 to 5; None where the level is not one and the same for all rows."""
-        return int(self.level[-1]) if self.level.startswith("level_") else None
+        return level_of(self.level)
 
     @property
     def is_ours(self) -> bool:
@@ -140,7 +140,7 @@ class Cell:
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the folders, outermost first."""
-        level = () if self.level is None else (f"level_{self.level}",)
+        level = () if self.level is None else (level_id(self.level),)
         return (self.dataset, self.method, self.base, *level)
 
     def folder(self, root: Path) -> Path:
@@ -193,11 +193,11 @@ def _sort_out(folders: Iterable[Path], root: Path) -> tuple[list[Cell], list[Eva
 
 def _cell_of(folder: Path, root: Path) -> Cell:
     parts = folder.relative_to(root).parts
-    level = re.fullmatch(r"level_([0-5])", parts[-1]) if len(parts) == 4 else None
+    level = level_of(parts[-1]) if len(parts) == 4 else None
     try:
-        if len(parts) != (4 if level else 3):
+        if len(parts) != (3 if level is None else 4):
             raise UsageError("It is too deep or not deep enough.")
-        return Cell(parts[0], parts[1], parts[2], int(level[1]) if level else None)
+        return Cell(parts[0], parts[1], parts[2], level)
     except UsageError as err:
         raise EvaluationError(
             f"{folder} is no cell of {root}: {err}",

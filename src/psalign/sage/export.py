@@ -16,6 +16,7 @@ from ..errors import DatasetError
 from ..files import Record, write_jsonl, write_text
 from ..fingerprints import fingerprint
 from ..progress import Progress
+from ..tables import PROFILE_COLUMNS
 from .dataset import METADATA, find_splits, load_split
 from .names import pair_name
 from .output import claim, place_picture
@@ -34,7 +35,6 @@ COLUMNS = {  # of metadata.jsonl as `datasets` shows them, and what they are
     "user_id": "the user who has this preference",
     "severity": "of the unsafe picture, 0 to 5; -1 where it was not rated",
 }
-PROFILE = ("Age", "Age_Group", "Gender", "Religion", "Physical_Condition", "Mental_Condition")  # of user_data
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _filled(name: str, value: Any) -> Any:
 
 def _profile(user_data: Record) -> Record:
     """Profile columns, each of one type."""
-    values = {name.lower(): user_data.get(name) for name in PROFILE}
+    values = {name.lower(): user_data.get(name) for name in PROFILE_COLUMNS}
     age = str(values["age"]).removesuffix(".0")
     texts = {name: None if value is None else str(value) for name, value in values.items()}
     return {**texts, "age": int(age) if age.isdecimal() else None}

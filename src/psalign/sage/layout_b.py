@@ -19,7 +19,7 @@ from ..categories import category_names
 from ..errors import DatasetError
 from ..files import Record
 from ..ids import ALLOWED, find_user_id, shorten
-from ..tables import Columns, column_name, read_table
+from ..tables import PROFILE_COLUMNS, Columns, column_name, read_table
 from .dataset import ANNOTATIONS
 from .names import SUFFIXES, PictureName, can_be_named, find_category, is_file_name, read_picture_name
 from .preference import rows_of_pair
@@ -29,15 +29,7 @@ Read = Callable[[Record, int], None]  # takes a row's values and number; raises 
 
 PROMPTS, IMAGES = "prompts.csv", "images"
 OF_USERS = {  # user metadata: our name of the column, and its spelling in layout A
-    "age": "Age",
-    "age_group": "Age_Group",
-    "gender": "Gender",
-    "religion": "Religion",
-    "physical_condition": "Physical_Condition",
-    "mental_condition": "Mental_Condition",
-    "cluster_id": "Cluster_ID",
-    "banned_categories": "Banned_Categories",
-    "allowed_categories": "Allowed_Categories",
+    column.lower(): column for column in (*PROFILE_COLUMNS, "Cluster_ID", "Banned_Categories", "Allowed_Categories")
 }
 FILE_NAMES = ("filename", "file", "image", "image_name", "image_file", "image_path", "picture")
 ANNOTATION_COLUMNS = Columns(

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..categories import LEVELS, category_names, current, require_default
+from ..categories import category_names, current, require_default
 from ..errors import ProfileError
-from ..ids import level_id
+from ..ids import LEVELS, level_id
 from .policy import banned_categories
 from .profile import UserProfile
 
@@ -34,7 +34,7 @@ BanSet = frozenset[str]
 def level_bans() -> tuple[tuple[str, ...], ...]:
     """What the six levels ban: the lists of the taxonomy in use, or else its categories in even steps."""
     names = category_names()
-    even = (-(-len(names) * level // (LEVELS - 1)) for level in range(LEVELS))
+    even = (-(-len(names) * level // LEVELS[-1]) for level in LEVELS)
     return current().levels or tuple(names[:count] for count in even)
 
 
@@ -68,7 +68,7 @@ def choose_levels(profiles: Sequence[UserProfile]) -> list[UserProfile]:
     best = _evenest(ordered)
     if best is None:
         raise ProfileError(
-            f"The bans of {len(profiles)} users have no {LEVELS} nested steps from nothing to everything; "
+            f"The bans of {len(profiles)} users have no {len(LEVELS)} nested steps from nothing to everything; "
             "levels need a larger population."
         )
     return [first[bans] for bans in best]
@@ -83,7 +83,7 @@ def _evenest(ordered: list[BanSet]) -> list[BanSet] | None:
     above = [[j for j in places if ordered[i] < ordered[j]] for i in places]
     cost: list[float] = [0.0 if i == len(ordered) - 1 else math.inf for i in places]  # of the rest of a chain
     following: list[list[int]] = []
-    for _ in range(LEVELS - 1):
+    for _ in LEVELS[1:]:
         totals = [{j: cost[j] + (len(ordered[j]) - len(ordered[i])) ** 2 for j in above[i]} for i in places]
         following.insert(0, [min(total, key=lambda j, t=total: t[j], default=0) for total in totals])  # type: ignore[misc]
         cost = [min(total.values(), default=math.inf) for total in totals]

@@ -33,7 +33,7 @@ from ..files import (
     write_text,
 )
 from ..ids import normalise_user_id, shorten
-from ..tables import Columns, column_name, read_table
+from ..tables import PROFILE_COLUMNS, Columns, column_name, read_table
 from .limits import Limit, limit_records, read_limits
 
 AGE_GROUPS: dict[str, tuple[int, int]] = {  # first and last age, in years
@@ -64,12 +64,7 @@ VOCABULARY: dict[str, tuple[str, ...]] = {
 UNKNOWN = "unknown"  # how a cell says that a field is not known
 COLUMNS: dict[str, str] = {  # field -> column as we write it
     "user_id": "User_ID",
-    "age": "Age",
-    "age_group": "Age_Group",
-    "gender": "Gender",
-    "religion": "Religion",
-    "physical_condition": "Physical_Condition",
-    "mental_condition": "Mental_Condition",
+    **{column.lower(): column for column in PROFILE_COLUMNS},
     "banned": "Banned_Categories",
     "limits": "Limits",
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 from psalign.categories import category_names, current
 from psalign.errors import EvaluationError, UnknownUser, UsageError
 from psalign.files import Record
+from psalign.ids import level_id
 from psalign.progress import Progress
 from psalign.records import BANS_UNKNOWN, ManifestRow
 from psalign.users.profile import VOCABULARY, UserProfile
@@ -80,7 +81,7 @@ def cell_folder(images: Path, *, dataset: str, model: str, base: str) -> Path:
     """
     method, level = split_model(model)
     folder = images / dataset / method / base
-    folder = folder if level is None else folder / f"level_{level}"
+    folder = folder if level is None else folder / level_id(level)
     if not (folder / "manifest.jsonl").is_file():
         there = ", ".join(_models_under(images / dataset, base)) or "none"
         raise UsageError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psalign.errors import UsageError
+from psalign.ids import level_id
 from psalign.users.profile import UserProfile
 
 from ..catalog import BASES
@@ -93,7 +94,7 @@ def results_path(out: Path, task: JudgeTask) -> Path:
     else:
         method, level = split_model(task.models[0])
         level = split_model(task.judged_for)[1] if task.judged_for and level is None else level
-        name = method if level is None else f"{method}_level_{level}"
+        name = method if level is None else f"{method}_{level_id(level)}"
     style = "" if task.template.is_blind else f"_{task.template.style}"
     return out / task.dataset / task.base / f"{name}{style}.json"
 
