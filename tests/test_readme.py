@@ -59,8 +59,6 @@ def test_commands_run_in_order(command, folder, monkeypatch, capsys):
             arguments += [part for change in changes for part in ("--set", change)]
     if "generate" in arguments[:2]:
         arguments += ["--steps", "1"]
-    if "--limit" in arguments:
-        arguments += ["--limit", "12"]
     assert main(arguments) == 0, capsys.readouterr().err
 
 
