@@ -297,7 +297,6 @@ TRIES += [
     ("generate --prompts prompts_nobody.jsonl --base sd9 --out new", 2, "Unknown base model 'sd9'"),
     ("generate --prompts prompts.jsonl --level 9 --embeddings vectors --out new", 2, "Level must be"),
     ("generate --prompts prompts.jsonl --level 3 --profiles --embeddings vectors --out new", 2, "give one of them"),
-    ("generate --prompts prompts.jsonl --level 3 --out new", 2, "need user vectors"),
     ("generate --prompts prompts.jsonl --profiles --embeddings vectors --out new", 1, "this row has none"),
     ("users ban --users users.csv --timeout-s nan --out new", 2, "more than 0"),
     ("users ban --users users.csv --timeout-s 0 --out new", 2, "more than 0"),
