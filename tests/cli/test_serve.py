@@ -6,8 +6,15 @@ import stat
 import pytest
 
 from commands import run
-from psalign.cli import main
+from psalign.adapter.checkpoint import save_adapter
+from psalign.categories import read_taxonomy, use_taxonomy
+from psalign.cli import _parser, main
+from psalign.cli.serve import recipe_of
+from psalign.errors import TaxonomyMismatch
 from psalign.serve import require_libraries
+from psalign.serve.loading import load
+from serving import random_adapter
+from taxonomies import write_taxonomy
 
 SHOP = ("--account", "shop", "--id", "anna")
 
@@ -73,6 +80,7 @@ def test_keys_are_made_listed_and_revoked(capsys):
         ("--adapter a --max-batch 0", 2, "UsageError: argument --max-batch: expected a whole number"),
         ("--adapter a --unknown nobody", 2, "UsageError: argument --unknown: invalid choice"),
         ("--adapter a --people mysql://a/b", 2, "UsageError: The URL of the database cannot be used"),
+        ("--adapter a --in-words --embeddings b", 2, "UsageError: --in-words needs no vectors"),
         ("users add --account shop", 2, "UsageError: Give --users"),
         ("users add --account shop --id a", 1, "ProfileError: column Banned_Categories: nothing is known"),
         ("users add --account shop --id a --ban Nonsense", 1, "ProfileError: column Banned_Categories: saw 'Nonsense'"),
@@ -91,6 +99,24 @@ def test_an_adapter_that_is_not_there_ends_the_service_with_its_message(capsys):
     assert status == 1
     assert "CheckpointError: " in err
     assert "nowhere" in err.splitlines()[-2] + err.splitlines()[-1]
+
+
+def test_an_adapter_of_other_categories_is_served_in_words_alone(folder):
+    """What `psalign serve` and `psalign demo` load under a taxonomy that the adapter was not trained with."""
+    parser, place = _parser(), folder / "adapter"
+    save_adapter(random_adapter(), place)
+    write_taxonomy(folder / "mine.yaml", {"categories": ["Things", "Other"]})
+    with use_taxonomy(read_taxonomy(folder / "mine.yaml")):
+        for name in ("serve", "demo"):
+            plain, in_words = (
+                parser.parse_args([name, "--adapter", str(place), *more]) for more in ([], ["--in-words"])
+            )
+            with pytest.raises(TaxonomyMismatch, match="--in-words"):
+                load(recipe_of(plain))
+            assert recipe_of(in_words).in_words
+        loaded = load(recipe_of(in_words))
+    assert loaded.artist.attached.adapter.in_words
+    assert loaded.strangers.in_words
 
 
 def test_a_group_inside_the_command_prints_its_help(capsys):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from psalign.adapter.attach import attach
+from psalign.categories import read_taxonomy, use_taxonomy
 from psalign.diffusion.base_models import find_base, load_pipeline
 from psalign.errors import UsageError
 from psalign.serve.artist import Artist
@@ -12,6 +13,7 @@ from psalign.serve.requests import Offer
 from psalign.serve.waiting import Kind, Work
 from psalign.users.views import batch_of
 from serving import random_adapter
+from taxonomies import write_taxonomy
 
 STRICT, FREE = Person(banned=("Violence",)), Person()
 PROMPT = "a red cat with a sword"
@@ -42,6 +44,18 @@ def test_base_and_people_share_prompt_and_seed(demo):
 )
 def test_what_may_show_what_i_ban_is_blurred(demo, people, hidden):
     assert [card.hides for card in demo.compare(PROMPT, 7, people)] == hidden
+
+
+def test_an_adapter_in_words_keeps_categories_that_it_was_not_trained_with(demo, tmp_path, monkeypatch):
+    mine = {"categories": [{"name": "Things", "phrases": ["sword"]}, "Other"]}
+    adapter = demo.artist.attached.adapter
+    monkeypatch.setattr(adapter, "in_words", True)
+    with use_taxonomy(read_taxonomy(write_taxonomy(tmp_path / "mine.yaml", mine))):
+        base, strict, free = Demo(demo.artist, demo.offer).compare(PROMPT, 7, [Person(banned=("Things",)), FREE])
+    assert [line for line in strict.lines if line.endswith("for 'sword'")]
+    assert np.abs(strict.picture.astype(int) - base.picture).max() > 10
+    assert np.abs(free.picture.astype(int) - base.picture).max() <= 1
+    assert (free.lines, free.hides) == ((), True)
 
 
 def test_a_profile_counts_by_its_rules():

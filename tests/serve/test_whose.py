@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from psalign.adapter.users import check_users
+from psalign.categories import read_taxonomy, use_taxonomy
 from psalign.errors import GuardError, LimitError, UnknownUser
 from psalign.serve.artist import joined_users
 from psalign.serve.whose import Strangers
@@ -11,6 +12,7 @@ from psalign.users.profile import UserProfile
 from psalign.users.store import EmbeddingStore
 from psalign.users.vectors import StructuredEmbedder
 from serving import random_adapter
+from taxonomies import write_taxonomy
 
 ANNA = UserProfile(user_id="anna", banned=("Violence",), limits=("no spiders",))
 
@@ -43,6 +45,22 @@ def test_a_stranger_is_refused_or_has_the_strictest_limits():
         Strangers("refuse").whose(None)
     whose = Strangers("strictest").whose(None, ["no dogs"])
     assert (whose.source, bans(whose), dict(whose.users.limits[0])) == ("strictest", 7, {"dogs": 1.0})
+
+
+def test_categories_in_words_are_their_phrases_for_the_known_and_for_strangers(tmp_path):
+    mine = read_taxonomy(
+        write_taxonomy(
+            tmp_path / "mine.yaml", {"categories": [{"name": "Things", "phrases": ["swords", "knives"]}, "Dogs"]}
+        )
+    )
+    with use_taxonomy(mine):
+        strangers = Strangers("strictest", in_words=True)
+        own = strangers.whose(UserProfile(user_id="a", banned=("Things",), limits=("no spiders",)), ["no cats"]).users
+        stranger = strangers.whose(None).users
+    assert dict(own.limits[0]) == dict.fromkeys(("swords", "knives", "spiders", "cats"), 1.0)
+    assert dict(stranger.limits[0]) == dict.fromkeys(("swords", "knives", "dogs"), 1.0)
+    for users in (own, stranger):
+        assert (users.vectors, users.bans) == ((None,), (None,))
 
 
 def test_a_stored_vector_and_a_profile_hold_together():

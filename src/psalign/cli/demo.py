@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .drawing import add_drawing
-from .options import a_path, at_least, command
+from .options import a_path, add_in_words, at_least, command
 from .serve import recipe_of
 
 ADAPTER = Path("outputs/quickstart/training/prompt/adapter")
@@ -34,6 +34,7 @@ def add_commands(groups: Any) -> None:
     one = command(groups, "demo", demo, "try a prompt in a browser: base, yourself and another person side by side",
                   "psalign demo --adapter outputs/quickstart/training/prompt/adapter")  # fmt: skip
     one.add_argument("--adapter", type=a_path, default=ADAPTER, help=f"of kind 'prompt' (default {ADAPTER})")
+    add_in_words(one)
     add_drawing(one, batches=False)
     one.add_argument("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1)")
     one.add_argument("--port", type=at_least(1, 65535), default=7860, help="default 7860")

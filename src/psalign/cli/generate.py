@@ -16,6 +16,7 @@ from .options import (
     LANGUAGE_MODEL,
     a_path,
     add_embeddings,
+    add_in_words,
     add_out,
     add_seed,
     add_users,
@@ -199,9 +200,7 @@ def _add_users(one: argparse.ArgumentParser) -> None:
     add_embeddings(one, "user vectors (psalign embed, or a folder of published .npy)", required=False)
     add_users(one, "users file: with --embeddings it adds limits, and ban lists of published vectors; alone it says "
                    "what each user bans", required=False)  # fmt: skip
-    one.add_argument("--in-words", action="store_true",
-                     help="give banned categories to the adapter as their phrases in the taxonomy in use, so that one "
-                          "trained with other categories keeps them")  # fmt: skip
+    add_in_words(one)
     one.add_argument("--level", type=level, help="draw every row for this level, 0..5, instead of its user")
     one.add_argument(
         "--profiles",

@@ -162,6 +162,12 @@ def add_embeddings(
     one.add_argument("--embeddings", type=a_path, required=required, help=help)
 
 
+def add_in_words(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--in-words", action="store_true",
+                     help="give banned categories to the adapter as their phrases in the taxonomy in use, so that one "
+                          "trained with other categories keeps them")  # fmt: skip
+
+
 def add_model(one: argparse.ArgumentParser) -> None:
     one.add_argument("--model", help="another folder or hub id of the base model")
 

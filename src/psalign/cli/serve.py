@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownUser, UsageError
 from .drawing import add_drawing
-from .options import a_number, a_path, add_embeddings, add_force, add_users, at_least, command, group
+from .options import (
+    a_number,
+    a_path,
+    add_embeddings,
+    add_force,
+    add_in_words,
+    add_users,
+    at_least,
+    command,
+    group,
+)
 
 if TYPE_CHECKING:
     from ..serve.database import Database
@@ -80,7 +90,7 @@ def recipe_of(arguments: argparse.Namespace, **more: Any) -> Recipe:
     }
     how = {name: value for name, value in given.items() if value is not None}
     Loading(**how)
-    chosen = {"steps": arguments.steps, "guidance": arguments.guidance}
+    chosen = {"steps": arguments.steps, "guidance": arguments.guidance, "in_words": arguments.in_words}
     return Recipe(base=arguments.base, adapter=arguments.adapter, how=how, **chosen, **more)
 
 
@@ -211,6 +221,7 @@ def add_commands(groups: Any) -> None:
                   "psalign serve --base mini --adapter trained_models/mini/adapter")  # fmt: skip
     one.add_argument("--adapter", type=a_path, help="adapter folder or published file")
     add_embeddings(one, "user vectors, for adapters that know people by them", required=False)
+    add_in_words(one)
     add_drawing(one, batches=False)
     _add_place(one)
     one.add_argument("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1)")

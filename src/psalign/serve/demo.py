@@ -23,7 +23,7 @@ from ..users.levels import level_bans
 from ..users.limits import read_limits
 from ..users.profile import VOCABULARY, UserProfile
 from ..users.views import batch_of
-from .artist import Artist
+from .artist import Artist, joined_users
 from .requests import MOST_PROMPT, Offer
 from .waiting import Kind, Work
 
@@ -104,18 +104,19 @@ class Demo:
         if not isinstance(artist.attached.adapter, PromptAdapter):
             raise UsageError("The demo needs an adapter of kind 'prompt', which keeps to limits without a vector.")
         self.artist, self.offer = artist, offer
+        self.in_words = artist.attached.adapter.in_words  # see batch_of
 
     def compare(self, prompt: str, seed: int, people: Sequence[Person]) -> list[Card]:
         """The base, then the people; one seed for all. Raises PSAlignError, ValueError."""
         profiles = [person.profile for person in people]
-        users = [batch_of([profile]) for profile in profiles]
+        users = [batch_of([profile], in_words=self.in_words) for profile in profiles]
         works = [Work(prompt, users[0], seed, scale=0.0), *(Work(prompt, one, seed) for one in users)]
         for work in works:
             self.artist.check(work)
         size = self.offer.base.size_px
         kind = Kind(size, size, self.offer.steps, self.offer.guidance)
         pictures = self.artist.draw(works, kind, lambda step, look: True)
-        said = self.artist.attached.explain(self.artist.pipeline, [prompt] * len(users), batch_of(profiles))
+        said = self.artist.attached.explain(self.artist.pipeline, [prompt] * len(users), joined_users(users))
         titles = ["You", *(["Another person"] * (len(people) - 1))]
         cards = [Card("Base", pictures[0], hides=bool(said[0].softened))]
         for title, picture, one in zip(titles, pictures[1:], said, strict=True):
@@ -177,7 +178,9 @@ def _person(gr: Any, who: str, names: list[str], levels: Sequence[Sequence[str]]
     with gr.Column(min_width=280):
         gr.Markdown(f"### {who}")
         level = gr.Slider(0, len(levels) - 1, 0, step=1, label=f"Level ({who})", info="sets the switches below")
-        banned = gr.CheckboxGroup(names, value=["Violence"] if is_you else [], label="Banned categories")
+        banned = gr.CheckboxGroup(
+            names, value=[one for one in names if is_you and one == "Violence"], label="Banned categories"
+        )
         limits = gr.Textbox("", label="Limits in words", placeholder="no skulls; I can't stand pills", lines=2)
         with gr.Accordion("Profile", open=False):
             age = gr.Number(None, label="Age", precision=0, minimum=0, maximum=100)

@@ -26,7 +26,8 @@ class Recipe:
 
     adapter: its folder or file. embeddings: folder of user vectors; needed by kind `published`. name: of the model in
     requests; None: that of the base. steps, guidance: None: the base's own. max_steps: that a request may ask for.
-    fixed_batch, refuses: see Artist. unknown: what is done for a person that nobody registered. how: see Loading.
+    fixed_batch, refuses: see Artist. unknown: what is done for a person that nobody registered. in_words: see batch_of;
+    it needs no vectors. how: see Loading.
     """
 
     base: str
@@ -39,6 +40,7 @@ class Recipe:
     fixed_batch: int = 0
     refuses: bool = False
     unknown: Unknown = "refuse"
+    in_words: bool = False
     how: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -47,13 +49,15 @@ class Recipe:
             raise UsageError(f"For unknown people choose one of: {', '.join(UNKNOWN)}.")
         if self.name == "":
             raise UsageError("The name of the model is empty.")
+        if self.in_words and self.embeddings is not None:
+            raise UsageError("--in-words needs no vectors: people are known by their profiles. Leave out --embeddings.")
 
 
 def load(recipe: Recipe) -> Loaded:
-    """Raises CheckpointError, RecipeMismatch, UsageError."""
+    """Raises CheckpointError, RecipeMismatch, TaxonomyMismatch, UsageError."""
     base, source = base_of(recipe.base)
     how = {"source": source, **recipe.how} if source else recipe.how
-    adapter = load_adapter(recipe.adapter, base=base.name)
+    adapter = load_adapter(recipe.adapter, base=base.name, in_words=recipe.in_words)
     store = None if recipe.embeddings is None else EmbeddingStore.load(recipe.embeddings)
     trained = adapter.config.recipe
     if store is not None and store.fingerprint != trained:
@@ -67,7 +71,7 @@ def load(recipe: Recipe) -> Loaded:
         )
     pipeline = load_pipeline(base.name, **how)
     artist = Artist(pipeline, attach(pipeline, adapter), fixed_batch=recipe.fixed_batch, refuses=recipe.refuses)
-    return Loaded(artist, _offer(recipe, base, pipeline), Strangers(recipe.unknown, store))
+    return Loaded(artist, _offer(recipe, base, pipeline), Strangers(recipe.unknown, store, in_words=recipe.in_words))
 
 
 def _offer(recipe: Recipe, base: BaseModel, pipeline: Any) -> Offer:

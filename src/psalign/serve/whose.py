@@ -34,10 +34,13 @@ class Whose:
 
 
 class Strangers:
-    """What is done for an identifier that nobody registered. store: vectors of people, for adapters that need them."""
+    """What is done for an identifier that nobody registered.
 
-    def __init__(self, unknown: Unknown, store: EmbeddingStore | None = None) -> None:
-        self.unknown, self.store = unknown, store
+    store: vectors of people, for adapters that need them. in_words: see batch_of; only without a store.
+    """
+
+    def __init__(self, unknown: Unknown, store: EmbeddingStore | None = None, *, in_words: bool = False) -> None:
+        self.unknown, self.store, self.in_words = unknown, store, in_words
 
     def whose(self, profile: UserProfile | None, asked: Sequence[str] = ()) -> Whose:
         """The limits that hold: those of the person and those of the request together.
@@ -53,7 +56,7 @@ class Strangers:
 
     def users_of(self, profile: UserProfile) -> UserBatch:
         """A batch of one row: by the profile, and by the stored vector of the same user id, if there is one."""
-        said = batch_of([profile])
+        said = batch_of([profile], in_words=self.in_words)
         if self.store is None or profile.user_id not in self.store:
             return said
         stored = self.store.batch([profile.user_id])
