@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx2
 import numpy as np
 import torch
 
@@ -30,6 +31,8 @@ from psalign.users.profile import UserProfile
 
 SIZE = 16
 LIMITS_S = 30
+# One client for all requests of tests: each client would read the certificates of this machine anew.
+HTTP = httpx2.Client(timeout=LIMITS_S, limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0))
 MINI = Offer("mini", find_base("mini"), guidance=4.0, steps=4, max_steps=50, multiple=16)
 
 

@@ -23,7 +23,7 @@ from psalign.serve.artist import Artist
 from psalign.serve.waiting import Kind, Work
 from psalign.serve.whose import Strangers
 from psalign.users.profile import UserProfile
-from serving import Marker, keys_of, listening, make_service, random_adapter, until
+from serving import HTTP, Marker, keys_of, listening, make_service, random_adapter, until
 
 DRAW = "/v1/images/generations"
 PROMPTS = ("a red cat with a sword", "a blue dog at night", "two green birds")
@@ -90,7 +90,7 @@ def leave(place, key, body, after_s):
         time.sleep(after_s)
 
 
-def send(place, client, keys, plan, expected):
+def send(place, keys, plan, expected):
     """Whether the client left before an answer; an answer has the picture of its own person."""
     body = {"prompt": PROMPTS[plan.seed - FIRST_SEED], "safety_identifier": plan.who, "seed": plan.seed, "steps": STEPS}
     key = getattr(keys, plan.account)
@@ -99,7 +99,7 @@ def send(place, client, keys, plan, expected):
         return "left"
     timeout = WAIT_S if plan.fate == "stays" else plan.after_s + 0.01
     try:
-        answer = client.post(place.url + DRAW, json=body, headers={"Authorization": f"Bearer {key}"}, timeout=timeout)
+        answer = HTTP.post(place.url + DRAW, json=body, headers={"Authorization": f"Bearer {key}"}, timeout=timeout)
     except httpx2.TimeoutException:
         assert plan.fate == "gives up"
         return "left"
@@ -112,9 +112,8 @@ def send(place, client, keys, plan, expected):
 
 def storm(place, keys, plans, expected):
     """All requests, from 24 clients at once. Returns how many had which end."""
-    no_bound = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-    with httpx2.Client(limits=no_bound) as client, ThreadPoolExecutor(24) as pool:
-        return Counter(pool.map(lambda plan: send(place, client, keys, plan, expected), plans))
+    with ThreadPoolExecutor(24) as pool:
+        return Counter(pool.map(lambda plan: send(place, keys, plan, expected), plans))
 
 
 @pytest.mark.parametrize(
