@@ -31,6 +31,7 @@ def test_x_trains_the_cross_attentions_and_u_all_else(mini):
     assert all(".attn2." in name for name in x)
 
 
+@pytest.mark.slow
 def test_training_moves_towards_the_target_and_leaves_the_base_as_it_was(mini, tmp_path):
     before = {name: weight.clone() for name, weight in mini.unet.state_dict().items()}
     config = EsdConfig(steps=12, batch_size=2, lr=2e-3, sampling_steps=2, ways=2)
@@ -45,6 +46,7 @@ def test_training_moves_towards_the_target_and_leaves_the_base_as_it_was(mini, t
     assert (trained - target).square().mean() < 0.8 * (told - target).square().mean()
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_with_the_same_weights(mini, tmp_path, monkeypatch):
     whole = train_esd(mini, ["sword"], FEW, cross=True, steps=6, place=Place(tmp_path / "whole", "run", "x"))
     made = []

@@ -10,7 +10,14 @@ from psalign.errors import CheckpointError, ExtraMissing, GuardError
 from tiny_pipelines import PIPELINES, draw, save_lora
 
 
-@pytest.mark.parametrize(("base", "by_file"), [("sd15", False), ("sd15", True), ("sdxl", False)])
+@pytest.mark.parametrize(
+    ("base", "by_file"),
+    [
+        ("sd15", False),
+        pytest.param("sd15", True, marks=pytest.mark.slow),
+        pytest.param("sdxl", False, marks=pytest.mark.slow),
+    ],
+)
 def test_loaded_and_unloaded_bit_for_bit(base, by_file, tmp_path):
     place = save_lora(base, tmp_path)
     pipeline = PIPELINES[base]()

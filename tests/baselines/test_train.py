@@ -15,9 +15,10 @@ from psalign.baselines.safetydpo import lora_experts, lora_weights, merged
 from psalign.baselines.soft_prompt import soft_prompts, word_of
 from psalign.baselines.train import TRAINED_BY, Source, check_settings, expert_files, train_baseline, trained_settings
 from psalign.baselines.uce import LAYERS
-from psalign.benchmark.methods import DRAWN_BY, words_for
+from psalign.benchmark.methods import DRAWN_BY, MethodInputs, drawing_by, words_for
 from psalign.config import load_preset
 from psalign.diffusion.base_models import load_pipeline
+from psalign.diffusion.generate import GenerationConfig
 from psalign.errors import CheckpointError, DatasetError, GuardError, UsageError
 from psalign.evaluation.catalog import METHODS
 from psalign.mini.dataset import build
@@ -183,6 +184,12 @@ def test_what_cannot_be_trained(source, tmp_path, folders):
         expert_files(tmp_path, "esdx")
     with pytest.raises(CheckpointError, match=r"is no trained 'esdu': its baseline\.json says 'esdx'"):
         trained_settings(folders / "esdx", "esdu")
+
+
+def test_a_method_without_its_weights_says_where_they_come_from(pipe):
+    message = r"The method 'uce' needs edited UNet weights\.\nGive a folder of psalign baseline train, or its file\."
+    with pytest.raises(UsageError, match=message):
+        drawing_by("uce", pipe, [], config=GenerationConfig(), inputs=MethodInputs())
 
 
 def test_a_closed_form_is_made_once_and_refuses_other_settings(pipe, tmp_path):

@@ -239,7 +239,7 @@ def test_seed_scripts_are_short():
         (("--adapter", "a"), "'a' is for which base model? Write sd15=a."),
         (
             ("--weights", "psa/sd15=a"),
-            "--weights psa/sd15=a: expected METHOD/BASE=PATH with esdu, uce, safetydpo, psa-",
+            "--weights psa/sd15=a: expected METHOD/BASE=PATH with uce, rece, ",
         ),
         (("--weights", "esdu=a"), "'esdu=a' is for which base model? Write esdu/sd15=a."),
         (("--weights", "esdu/sd3=a"), "--weights esdu/sd3=a: expected METHOD/BASE=PATH"),

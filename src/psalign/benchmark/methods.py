@@ -101,7 +101,8 @@ def drawing_by(
     if method not in DRAWN_BY:
         raise UsageError(f"Unknown method '{method}'; choose one of: {', '.join(DRAWN_BY)}.")
     if METHODS[method].weights and inputs.weights is None:
-        raise UsageError(f"The method '{method}' needs {METHODS[method].weights}.")
+        how = "an adapter of psalign train" if METHODS[method].has_levels else "a folder of psalign baseline train"
+        raise UsageError(f"The method '{method}' needs {METHODS[method].weights}.", hint=f"Give {how}, or its file.")
     return DRAWN_BY[method](pipeline, rows, config, inputs)
 
 
