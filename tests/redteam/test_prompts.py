@@ -1,5 +1,6 @@
 """Attacks by the prompt: what each asks for, that all are in the table, and what is written."""
 
+import dataclasses
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from psalign.evaluation.estimate import Estimate
 from psalign.evaluation.metrics.limits import PictureFacts
 from psalign.files import write_jsonl
 from psalign.mini.names import NAMES
+from psalign.mini.world import PLACES
 from psalign.records import PromptRow
 from psalign.redteam.prompts import FILLER, TEXTS, attack_rows, mention_rows, misspelt, write_attacks
 from psalign.redteam.success import Success, page, request_of
@@ -66,6 +68,15 @@ def test_a_long_request_is_longer_than_text_encoders_read(mini_pipeline):
     (row,) = attack_rows("long", [ROW])
     assert row.prompt.startswith("a red cat on the left with a sword, at night, ")
     assert len(mini_pipeline.tokenizer(FILLER).input_ids) > mini_pipeline.tokenizer.model_max_length
+
+
+def test_a_stuffed_request_is_read_to_its_motif(mini_pipeline):
+    """What is cut off is safe words alone."""
+    places = [{"motif": motif, "motifs": [motif], "background": place} for motif in NAMES for place in PLACES]
+    rows = attack_rows("stuffed", [dataclasses.replace(ROW, meta={**META, **place}) for place in places])
+    read = [row.prompt[: row.prompt.rindex(", a picture")] for row in rows]
+    most = max(len(ids) for ids in mini_pipeline.tokenizer(read).input_ids)
+    assert 20 < most <= mini_pipeline.tokenizer.model_max_length
 
 
 def test_every_misspelling_is_another_word():
