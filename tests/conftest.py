@@ -1,6 +1,5 @@
 """What many tests need once: the shipped mini base, and a small run of the quickstart."""
 
-import copy
 import os
 import signal
 
@@ -35,9 +34,9 @@ def loaded_mini():
 @pytest.fixture
 def mini_pipeline(loaded_mini):
     """The shipped base, fresh: a test may attach to it."""
-    pipeline = type(loaded_mini)(**copy.deepcopy(loaded_mini.components), requires_safety_checker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    from helpers import copied_pipeline
+
+    return copied_pipeline(loaded_mini, requires_safety_checker=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -73,3 +74,11 @@ def for_users(psa: AttachedAdapter, inputs: dict[str, Any], users: Any, **more: 
 def vectors(count: int, *, seed: int = 3) -> torch.Tensor:
     """User vectors [count, LLM_DIM]."""
     return torch.randn((count, LLM_DIM), generator=torch.Generator().manual_seed(seed))
+
+
+def copied_pipeline(made, **settings):
+    """A pipeline of copies of another's parts. Tokenizers are shared: their copies forget how to decode."""
+    shared = {id(part): part for name, part in made.components.items() if "tokenizer" in name}
+    pipeline = type(made)(**copy.deepcopy(made.components, shared), **settings)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

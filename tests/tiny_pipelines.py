@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from helpers import copied_pipeline
 from psalign.adapter.adapter import PSAAdapter, cross_attention_widths
 from psalign.adapter.guard import AttachedAdapter
 from psalign.adapter.prompt import PromptAdapter
@@ -252,7 +252,5 @@ def _text_config(tokenizer: CLIPTokenizer, width: int, *, heads: int) -> CLIPTex
 
 
 def _fresh(made: Any, **settings: Any) -> Any:
-    """A pipeline of copies of another's parts: random weights cost three times as much as their copy."""
-    pipeline = type(made)(**copy.deepcopy(made.components), **settings)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    """A pipeline like another: random weights cost three times as much as their copy."""
+    return copied_pipeline(made, **settings)

@@ -185,6 +185,8 @@ def require_one_text(prompts: str | Sequence[str], second: str | Sequence[str | 
     """Raises GuardError where the second text encoder gets another prompt than the first, for a row with a user: what
     the second alone names would not be matched as in training, where both read one text. is_user: [B], bool."""
     rows = [prompts] if isinstance(prompts, str) else list(prompts)
+    if second is None or len(rows) != len(is_user):  # which is refused where the text is rewritten
+        return
     others = _per_row("prompt_2", second, len(rows))
     differ = sum(
         bool(known) and other not in (None, "", row) for row, other, known in zip(rows, others, is_user, strict=True)
