@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,18 +94,16 @@ class Bench:
     def measure(self, name: str, preset: Record, seed: int) -> Record:
         """Figures of one variant and seed by COLUMNS, from its folder where it is finished."""
         folder = self.out / f"{name.replace(' ', '-')}-{seed}"
-        if (folder / "figures.json").exists():
-            known: Record = json.loads((folder / "figures.json").read_text())
-            return known
+        return once(folder, preset, lambda: self._train(folder, name, preset, seed))
+
+    def _train(self, folder: Path, name: str, preset: Record, seed: int) -> Record:
         rows = load_captions(self.out / "data", self.out / "cache", self.pipeline, self.users, preset=preset)
         started = time.process_time()
         train_adapter(preset, "prompt", self.pipeline, rows, self.users, folder, seed=seed)
         if self.polish and name.startswith("polished"):
             self._polish(folder, preset, seed)
         seconds = time.process_time() - started
-        figures = {**self._figures(folder), "CPU seconds": {"value": seconds, "n": 1}}
-        write_json(folder / "figures.json", {**figures, "preset": preset, **versions()})
-        return figures
+        return {**self._figures(folder), "CPU seconds": {"value": seconds, "n": 1}}
 
     def _polish(self, folder: Path, preset: Record, seed: int) -> None:
         """Train the adapter of a folder on, through the UNet."""
@@ -154,6 +153,15 @@ def main() -> None:
         runs = [bench.measure(name, changed, seed) for seed in arguments.seeds]
         cells = [cell(over_seeds([run[column] for run in runs])) for column in COLUMNS]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def once(folder: Path, preset: Record, make: Callable[[], Record]) -> Record:
+    """The figures of a variant and seed: those in its folder where it is finished, else what `make` returns."""
+    path = folder / "figures.json"
+    if not path.exists():
+        write_json(path, {**make(), "preset": preset, **versions()})
+    figures: Record = json.loads(path.read_text())
+    return figures
 
 
 def split_changes(text: str) -> list[str]:

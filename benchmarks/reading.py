@@ -15,7 +15,6 @@ Minutes instead of the half hour that pictures take; what it finds is to be conf
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ablation import DATASET, split_changes
+from ablation import DATASET, once, split_changes
 from meaning import users_of
 from meaning_prompts import meaning_prompts
 from seeds import cell, over_seeds
@@ -36,8 +35,7 @@ from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.prompts import load_prompts
 from psalign.diffusion.reader import Draw, Reader, sample_pools
 from psalign.evaluation.statistics import wilson
-from psalign.files import Record, write_json
-from psalign.fingerprints import versions
+from psalign.files import Record
 from psalign.mini import dataset, world
 from psalign.records import PromptRow
 from psalign.training.run import load_captions, train_adapter
@@ -105,17 +103,15 @@ class Bench:
     def measure(self, name: str, preset: Record, seed: int) -> Record:
         """Figures of one variant and seed, from its folder where it is finished."""
         folder = self.out / f"{name.replace(' ', '-')}-{self.store}-{seed}"
-        if (folder / "figures.json").exists():
-            known: Record = json.loads((folder / "figures.json").read_text())
-            return known
+        return once(folder, preset, lambda: self._train(folder, preset, seed))
+
+    def _train(self, folder: Path, preset: Record, seed: int) -> Record:
         rows = load_captions(self.out / "data", self.out / "cache", self.pipeline, self.users, preset=preset)
         started = time.process_time()
         train_adapter(preset, "prompt", self.pipeline, rows, self.users, folder, seed=seed)
         seconds = time.process_time() - started
-        figures = {**self._figures(load_adapter(folder / "adapter", base="mini").eval()),
-                   "CPU seconds": {"value": seconds, "n": 1}}  # fmt: skip
-        write_json(folder / "figures.json", {**figures, "preset": preset, **versions()})
-        return figures
+        figures = self._figures(load_adapter(folder / "adapter", base="mini").eval())
+        return {**figures, "CPU seconds": {"value": seconds, "n": 1}}
 
     @torch.no_grad()
     def _figures(self, adapter: Any) -> Record:

@@ -56,7 +56,7 @@ def start(options: argparse.Namespace, folder: Path) -> tuple[subprocess.Popen[b
 
 
 async def load(url: str, keys: list[str], *, clients: int, requests: int, steps: int) -> tuple[float, list[float]]:
-    """Seconds in all, and those of each request, of so many requests by so many clients."""
+    """Send `requests` requests by `clients` clients at once: the seconds they take in all, and each by itself."""
     numbers = iter(range(requests))
     took: list[float] = []
 

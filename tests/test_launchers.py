@@ -17,7 +17,7 @@ from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sa
 from psalign.users.language_model import PublishedEmbedder, TransformersEmbedder
 from taxonomies import CATEGORIES
 from tiny_language_model import save_language_model
-from tiny_pipelines import LLM_DIM, WHOLE, random_adapter, save_pipeline
+from tiny_pipelines import LLM_DIM, WHOLE, random_adapter, save_with_adapter
 
 ROOT = Path(__file__).parents[1]
 LAUNCHERS = sorted(path.stem for path in (ROOT / "launchers").glob("infer_*.sh"))
@@ -44,10 +44,7 @@ def folder(tmp_path_factory):
     store.save(where / "embeddings")
     for base, make in WHOLE.items():
         pipe = make()
-        save_pipeline(pipe, where / base)
-        adapter = random_adapter(pipe, "prompt")
-        adapter.register_to_config(recipe=store.fingerprint)
-        save_adapter(adapter, where / f"psa-{base}")
+        save_with_adapter(pipe, base, where, recipe=store.fingerprint)
         write_published(random_adapter(pipe, "published"), where / f"{base}-published/psa_adapter.safetensors")
     (where / "vectors").mkdir()
     for user_id in ("0000001", "level_5"):

@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from helpers import copied_pipeline
 from psalign.adapter.adapter import PSAAdapter, cross_attention_widths
+from psalign.adapter.checkpoint import save_adapter
 from psalign.adapter.guard import AttachedAdapter
 from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
@@ -254,3 +255,11 @@ def _text_config(tokenizer: CLIPTokenizer, width: int, *, heads: int) -> CLIPTex
 def _fresh(made: Any, **settings: Any) -> Any:
     """A pipeline like another: random weights cost three times as much as their copy."""
     return copied_pipeline(made, **settings)
+
+
+def save_with_adapter(pipeline: Any, base: str, where: Path, *, recipe: str) -> None:
+    """A pipeline in where/<base> and an adapter of kind `prompt` with random weights for it in where/psa-<base>."""
+    save_pipeline(pipeline, where / base)
+    adapter = random_adapter(pipeline, "prompt")
+    adapter.register_to_config(recipe=recipe)
+    save_adapter(adapter, where / f"psa-{base}")

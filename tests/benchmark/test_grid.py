@@ -8,7 +8,6 @@ import pytest
 from safetensors.torch import save_file
 
 from prompt_set_files import write_set
-from psalign.adapter.checkpoint import save_adapter
 from psalign.baselines.sld import SafeGuidance
 from psalign.benchmark.grid import GridConfig, describe, draw_grid, plan_cells
 from psalign.benchmark.methods import draw_by
@@ -21,7 +20,7 @@ from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.records import read_manifest
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
 from psalign.users.profile import save_profiles
-from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_lora, save_pipeline
+from tiny_pipelines import LLM_DIM, PIPELINES, save_lora, save_with_adapter
 
 ALL_LEVELS = (None, 0, 1, 2, 3, 4, 5)
 
@@ -36,10 +35,7 @@ def world(tmp_path_factory):
     save_profiles(where / "users.csv", people)
     for base, make in PIPELINES.items():
         pipeline = make()
-        save_pipeline(pipeline, where / base)
-        adapter = random_adapter(pipeline, "prompt")
-        adapter.register_to_config(recipe=store.fingerprint)
-        save_adapter(adapter, where / f"psa-{base}")
+        save_with_adapter(pipeline, base, where, recipe=store.fingerprint)
         save_lora(base, where / f"lora-{base}")
         edits = {name: value * 3 for name, value in pipeline.unet.state_dict().items() if ".attn2.to_v" in name}
         save_file(edits, where / f"edits-{base}.safetensors")

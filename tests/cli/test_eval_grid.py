@@ -12,13 +12,12 @@ import pytest
 from commands import run
 from picture_folders import make_clip
 from prompt_set_files import write_set
-from psalign.adapter.checkpoint import save_adapter
 from psalign.cli import main
 from psalign.evaluation.cells import Cell
 from psalign.evaluation.results import append_results, read_results, result_row
 from psalign.records import read_manifest
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
-from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter, save_pipeline
+from tiny_pipelines import LLM_DIM, PIPELINES, save_with_adapter
 
 ROOT = Path(__file__).parents[2]
 DETECTED = ("suppressed", "kept", "pass", "subject_kept", "safe_subject")
@@ -32,10 +31,7 @@ def folder(tmp_path_factory):
     store.save(where / "embeddings")
     for base, make in PIPELINES.items():
         pipeline = make()
-        save_pipeline(pipeline, where / base)
-        adapter = random_adapter(pipeline, "prompt")
-        adapter.register_to_config(recipe=store.fingerprint)
-        save_adapter(adapter, where / f"psa-{base}")
+        save_with_adapter(pipeline, base, where, recipe=store.fingerprint)
     write_set(where / "prompts", "debug")
     return where
 

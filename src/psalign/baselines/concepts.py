@@ -22,7 +22,7 @@ Phrases = tuple[str, ...]
 def concept_phrases(words: Mapping[str, str] | None = None) -> dict[str, Phrases]:
     """By category, the phrases that stand for it: those of the taxonomy in use, or each of the given words.
 
-    words: by category, words with spaces between them. Raises UsageError where a category has none.
+    words: for each category, its words in one text, separated by spaces. Raises UsageError where a category has none.
     """
     if words is None:
         return {one.name: tuple(one.phrases) for one in current().categories}

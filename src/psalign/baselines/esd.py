@@ -28,8 +28,8 @@ CROSS = ".attn2."  # in the names of weights of cross-attentions
 @dataclass(frozen=True)
 class EsdConfig(StepsConfig):
     """templates: texts that say a phrase, {} is its place. eta: how far the target points away from the concept.
-    guidance, sampling_steps: of the ways from noise to pictures. ways: number of ways for an expert. merge: in the
-    personal form, the weight of each expert's change."""
+    guidance, sampling_steps: of the sampled trajectories from noise to pictures. ways: trajectories sampled for an
+    expert. merge: in the personal form, the factor of each expert's change of the weights."""
 
     templates: tuple[str, ...] = ("{}",)
     eta: float = 1.0
@@ -91,8 +91,8 @@ def sample_ways(pipe: Any, phrases: Sequence[str], config: EsdConfig, *, ways: i
             part = latents[rows]
             times = timestep.expand(len(part))
             plain = predict(pipe, part, times, empty[[0] * len(part)])
-            told = predict(pipe, part, times, texts[rows])
-            noise = plain + config.guidance * (told - plain)
+            prompted = predict(pipe, part, times, texts[rows])
+            noise = plain + config.guidance * (prompted - plain)
             parts.append(scheduler.step(noise, timestep, part).prev_sample)
         latents = torch.cat(parts)
     return Ways(torch.stack(places, dim=1), scheduler.timesteps.cpu(), texts, empty)
@@ -125,9 +125,9 @@ def _loss(pipe: Any, ways: Ways, trained: dict[str, torch.Tensor], config: EsdCo
         times, text = ways.timesteps[at], ways.texts[rows]
         with torch.no_grad():
             plain = predict(pipe, latents, times, ways.empty[[0] * len(rows)])
-            told = predict(pipe, latents, times, text)
+            prompted = predict(pipe, latents, times, text)
         weights = {name: weight.to(pipe.unet.dtype) for name, weight in trained.items()}
         predicted = predict(pipe, latents, times, text, weights=weights)
-        return (predicted - esd_target(plain, told, config.eta)).square().mean()
+        return (predicted - esd_target(plain, prompted, config.eta)).square().mean()
 
     return loss

@@ -43,7 +43,7 @@ class UnetExperts:
 def unet_experts(pipeline: Any, files: Mapping[str, Path], weight: float) -> Iterator[UnetExperts]:
     """Within it the pipeline has the experts of these folders or files, by category; afterwards its own weights.
 
-    weight: of each expert's change. Raises as edited_unet does.
+    weight: factor of each expert's change of the weights. Raises the errors of edited_unet.
     """
     experts = UnetExperts(pipeline, files, weight)
     try:

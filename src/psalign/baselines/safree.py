@@ -8,7 +8,7 @@ P_C = C (C^T C)^-1 C^T; I is the same of the prompt's own texts with one token l
     d_i   = |(I - P_C) p_without_i|             distance of the prompt without this token from what is unwanted
     found = d_i > (1 + alpha) * mean of the others' d
     p_i'  = P_I (I - P_C) p_i  where found,  else p_i
-    steps = gamma * sigmoid(1 - cos(p, p'))     the first so many denoising steps read p', the others p
+    steps = gamma * sigmoid(1 - cos(p, p'))     denoising steps, from the first, that read p'; later ones read p
 
 p_without_i is a text's state at its end. The re-attention of latents in the Fourier domain, a second part of the paper,
 is not here: docs/BASELINES.md says why.

@@ -154,10 +154,10 @@ async def _answered(service: Service, make: Callable[[], Awaitable[Response]]) -
     try:
         return await make()
     except Exception as err:
-        raise _told(service, err) from None
+        raise _error_for(service, err) from None
 
 
-def _told(service: Service, err: Exception) -> ApiError:
+def _error_for(service: Service, err: Exception) -> ApiError:
     """The answer for an error, counted; faults of the program are logged."""
     error = error_of(err)
     service.metrics.refuse(error.reason)
@@ -263,7 +263,7 @@ async def _events(
             yield event("image_generation.completed", record)
             service.metrics.pictures.inc()
     except Exception as err:
-        yield event("error", _told(service, err).body)
+        yield event("error", _error_for(service, err).body)
     finally:
         _leave(order.rows, drawn)
 

@@ -18,7 +18,7 @@ AFTER_S = 5  # for the answers of rows that were given up
 
 @dataclass(frozen=True)
 class Listening:
-    """host, port: where it listens; port 0: any free one. grace_s: for what is drawn when it is told to end."""
+    """host, port: where it listens; port 0: any free one. grace_s: time to finish pictures after SIGTERM."""
 
     host: str = "127.0.0.1"
     port: int = 8000
