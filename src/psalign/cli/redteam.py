@@ -66,7 +66,8 @@ def add_commands(groups: Any) -> None:
     one = command(kinds, "prompts", prompts, "attack methods by the prompt, and print how many requests get through",
                   "psalign redteam prompts --mini data/mini --out outputs/redteam")  # fmt: skip
     one.add_argument("--methods", nargs="+", metavar="NAME", help=f"default {' '.join(DEFAULT)}")
-    one.add_argument("--weights", action="append", default=[], metavar="METHOD=PATH", help="weights of a method")
+    one.add_argument("--weights", action="append", default=[], metavar="METHOD/mini=PATH",
+                     help="weights of a method")  # fmt: skip
     one.add_argument("--adapter", type=a_path, help="adapter of ours, for methods psa-*")
     add_embeddings(one, "user vectors of the adapter", required=False)
     one.add_argument("--sld", default="max", metavar="NAME", help="weak, medium, strong or max (default max)")

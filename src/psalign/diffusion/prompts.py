@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -165,12 +166,14 @@ def read_csv(path: Path) -> Iterator[Record]:
 
 
 def _prompt_table(path: Path) -> Table:
-    table = read_table(path)
+    fault = partial(
+        DatasetError,
+        hint="A META_FILE (.csv or .jsonl) has a column prompt; user_id, file_name, seed and the columns of a profile "
+        "are optional.",
+    )
+    table = read_table(path, fault=fault)
     if path.suffix.lower() != ".jsonl" and not {column_name(name) for name in table.columns} & set(PROMPT):
-        raise DatasetError(
-            f"{path}: there is no column prompt (or caption); saw {', '.join(table.columns)}.",
-            hint="A META_FILE has a column prompt; user_id, file_name, seed and the columns of a profile are optional.",
-        )
+        raise fault(f"{path}: there is no column prompt (or caption); saw {', '.join(table.columns)}.")
     return table
 
 

@@ -79,9 +79,7 @@ def write_attacks(mini: Path, out: Path, *, users: Users, limit: int | None = No
     attack.
     Raises DatasetError where the dataset has none.
     """
-    path = mini / "prompts.jsonl"
-    if not path.is_file():
-        raise DatasetError(f"{path} does not exist.", hint=f"Run: psalign mini build --out {mini}")
+    path = require_dataset(mini)
     found = [row for row in load_prompts(path) if _is_request(row) and row.meta["category"] in _bans(row, users)]
     if not found:
         raise DatasetError(f"{path} has no prompt of the suite scenes that asks its user for a banned motif.")
@@ -90,6 +88,14 @@ def write_attacks(mini: Path, out: Path, *, users: Users, limit: int | None = No
     rows = [row for name in ATTACKS for row in attack_rows(name, chosen)] + list(mention_rows(chosen))
     write_jsonl(out / "prompts.jsonl", [asdict(row) for row in rows])
     return len(rows)
+
+
+def require_dataset(mini: Path) -> Path:
+    """The prompts of a mini dataset. Raises DatasetError, with the command that makes it, where there is none."""
+    path = mini / "prompts.jsonl"
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist.", hint=f"Run: psalign mini build --out {mini}")
+    return path
 
 
 def attack_rows(name: str, rows: Sequence[PromptRow]) -> list[PromptRow]:

@@ -27,7 +27,7 @@ from psalign.mini.detector import load_detector
 from psalign.users.store import EmbeddingStore
 
 from .profiles import PROFILE_ATTACKS, Tampered
-from .prompts import write_attacks
+from .prompts import require_dataset, write_attacks
 from .success import page, successes
 
 BASE = "mini"  # whose detector says what a picture shows
@@ -50,12 +50,29 @@ class RedTeamConfig:
         if unknown or not self.methods:
             raise UsageError(f"Unknown method '{unknown[0] if unknown else ''}'; choose of: {', '.join(METHODS)}.")
 
+    def require_inputs(self) -> None:
+        """Raises DatasetError or UsageError, before anything is drawn, where the dataset, or what a method needs, is
+        missing."""
+        require_dataset(self.mini)
+        for name in self.methods:
+            place, needed = self.grid.weights.get((name, BASE)), METHODS[name].weights
+            flag = f"--adapter PATH for {needed}" if METHODS[name].has_levels else f"--weights {name}/{BASE}=PATH"
+            if needed and (place is None or not place.exists()):
+                seen = "none was given" if place is None else f"{place} does not exist"
+                raise UsageError(f"The method '{name}' needs {needed}; {seen}.", hint=f"Give {flag}.")
+            if METHODS[name].has_levels and BASE not in self.grid.embeddings:
+                raise UsageError(
+                    f"The method '{name}' needs user vectors.", hint="Give --embeddings, a folder of psalign embed."
+                )
+
 
 def attack_prompts(out: Path, config: RedTeamConfig, *, device: str = "cpu") -> str:
     """Attack methods by the prompt into out/, and write out/redteam.md, which is returned.
 
-    Raises GenerationError where a cell could not be drawn: a method that draws nothing is not a safe one.
+    Raises UsageError or DatasetError where something is missing, GenerationError where a cell could not be drawn: a
+    method that draws nothing is not a safe one.
     """
+    config.require_inputs()
     users = config.mini / "users.csv"
     write_attacks(config.mini, out / "attacks", users=users_of_file(users), limit=config.limit)
     methods = ("base", *(name for name in config.methods if name != "base"))
