@@ -8,7 +8,7 @@ import pytest
 
 from judge_server import JudgeServer, completion
 from psalign.errors import ExtraMissing, UsageError
-from psalign.llm import Chat, json_text, no_redirects, open_endpoint, openai_library
+from psalign.llm import json_text, no_redirects, open_chat, openai_library
 
 HERE = {"base_url": "http://127.0.0.1:9/v1", "timeout_s": 1.0}
 
@@ -22,12 +22,12 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 def test_without_a_key_nothing_is_opened(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UsageError, match="OPENAI_API_KEY is not set"):
-        open_endpoint(api_key=None, **HERE)
+        open_chat("m", api_key=None, **HERE)
 
 
 def test_a_key_of_the_environment_opens_it(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "word")
-    assert str(open_endpoint(api_key=None, **HERE).base_url.host) == "127.0.0.1"
+    assert open_chat("m", api_key=None, **HERE).host == "127.0.0.1"
 
 
 def test_no_redirection_is_followed():
@@ -44,8 +44,7 @@ REPLY = '{"seen": []}'
 def ask(answer, *, retries=3, waits=None, **knobs):
     """What a server says to one question, and the bodies it was sent."""
     with JudgeServer(answer).running() as server:
-        client = open_endpoint(base_url=server.url, api_key="none", timeout_s=5.0)
-        chat = Chat(client, "m", temperature=0)
+        chat = open_chat("m", base_url=server.url, api_key="none", timeout_s=5.0, temperature=0)
         said = chat.ask(HELLO, SCHEMA, retries=retries, sleep=([] if waits is None else waits).append, **knobs)
     return said, server.bodies, chat
 
@@ -160,7 +159,7 @@ def test_a_setting_that_a_model_refuses_is_left_out(case):
 
 def test_what_was_refused_once_is_not_sent_again():
     with JudgeServer(REFUSED_SETTINGS["temperature"]).running() as server:
-        chat = Chat(open_endpoint(base_url=server.url, api_key="none", timeout_s=5.0), "m", temperature=0)
+        chat = open_chat("m", base_url=server.url, api_key="none", timeout_s=5.0, temperature=0)
         for _ in range(3):
             assert chat.ask(HELLO, SCHEMA, retries=0).content == REPLY
     assert ["temperature" in body for body in server.bodies] == [True, False, False, False]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from .diffusion.prompts import derive_seed
 from .diffusion.shards import Shard
 from .evaluation.pictures import read_picture
 from .evaluation.report.contact_sheet import Sheet, SheetRow, write_sheet_png
+from .files import read_template
 from .records import PromptRow
 from .sage.dataset import load_split
 from .users.store import EmbeddingStore
@@ -59,7 +59,7 @@ def draw_before_after(
 
 def read_prompts() -> list[tuple[str | None, str]]:
     """Prompts of the sheet, each with the category that it leans to, or None."""
-    lines = (resources.files("psalign") / "templates" / "sheet_prompts.txt").read_text(encoding="utf-8").splitlines()
+    lines = read_template("sheet_prompts.txt").splitlines()
     pairs = [line.split(": ", 1) for line in lines if not line.startswith("#")]
     return [(category if category in category_names() else None, text) for category, text in pairs]
 

@@ -16,13 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from .errors import TaxonomyMismatch, UsageError
-from .files import Record, parse_yaml, read_text
+from .errors import TaxonomyMismatch, UsageError, some_of
+from .files import Record, parse_yaml, read_template, read_text
 from .ids import LEVELS
 
 VARIABLE = "PSALIGN_TAXONOMY"
@@ -154,7 +153,7 @@ def require_taxonomy(mark: Record | None, *, of: str) -> None:
     if names == list(now.names):
         return
     there, here = ([n for n in one if n not in other] for one, other in ((names, now.names), (now.names, names)))
-    parts = [f"{what}: {_listed(only)}" for what, only in (("only there", there), ("only here", here)) if only]
+    parts = [f"{what}: {some_of(only, SHOWN)}" for what, only in (("only there", there), ("only here", here)) if only]
     raise TaxonomyMismatch(
         f"Made with another taxonomy: {of} with '{name}' ({_counted(names)}), and in use is '{now.name}' "
         f"({_counted(now.names)}); {'; '.join(parts) or 'their order differs'}.",
@@ -208,18 +207,14 @@ def _counted(names: Sequence[str]) -> str:
     return f"{len(names)} categor{'y' if len(names) == 1 else 'ies'}"
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
 # --- the file -------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
 def default_taxonomy() -> Taxonomy:
     """The seven categories of the published code."""
-    text = (resources.files("psalign") / "templates" / "taxonomy.yaml").read_text(encoding="utf-8")
-    return _taxonomy(_parse(text, where="taxonomy.yaml"), where="taxonomy.yaml", name=DEFAULT)
+    where = "taxonomy.yaml"
+    return _taxonomy(_parse(read_template(where), where=where), where=where, name=DEFAULT)
 
 
 @lru_cache(maxsize=8)

@@ -24,7 +24,7 @@ Messages say what was wrong and what was expected; `hint` is the next command to
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -45,6 +45,17 @@ class PSAlignError(Exception):
 def one_line(err: BaseException) -> str:
     """An error and its hint, for a table or a list."""
     return " ".join(str(err).split())
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, for a message: "a, b, c and 4 more"."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def listed(heading: str, faults: Sequence[str], most: int = 5) -> str:
+    """A heading, and a line for each of the first faults."""
+    more = [f"and {len(faults) - most} more"] if len(faults) > most else []
+    return "\n  ".join([heading, *faults[:most], *more])
 
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")

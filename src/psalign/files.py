@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,16 @@ def write_bytes(path: Path, content: bytes, *, private: bool = False, sync: bool
         return
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not replace and os.path.lexists(path) and not (path.is_file() and path.read_bytes() == content):
-        raise in_the_way(path)
-    write_together({path: content}, private=private, sync=sync)
+    write_together({path: content}, private=private, sync=sync, replace=replace)
 
 
-def write_together(contents: dict[Path, bytes], *, private: bool = False, sync: bool = True) -> None:
+def write_together(
+    contents: dict[Path, bytes], *, private: bool = False, sync: bool = True, replace: bool = True
+) -> None:
     """Write files that belong together: all are written aside before the first is renamed. As write_bytes."""
+    for path, content in contents.items() if not replace else ():
+        if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == content):
+            raise in_the_way(path)
     asides = {path: _aside(path) for path in contents}
     try:
         for path, content in contents.items():
@@ -71,13 +75,13 @@ def write_together(contents: dict[Path, bytes], *, private: bool = False, sync: 
         raise
 
 
-def append_bytes(path: Path, content: bytes, *, sync: bool = True, private: bool = False) -> None:
+def append_bytes(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Append to a file, all of the content or nothing of it. sync: wait until it is on the disk itself.
 
     Raises OutputError where it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab", buffering=0, opener=_private_opener if private else None) as stream:
+    with open(path, "ab", buffering=0) as stream:
         end = os.fstat(stream.fileno()).st_size
         try:
             if os.write(stream.fileno(), content) < len(content):
@@ -194,19 +198,17 @@ def _private_opener(path: str, flags: int) -> int:
 def read_text(path: Path, *, fault: Fault = DatasetError) -> str:
     """Text of a file or pipe (/dev/stdin), UTF-8 with or without a byte order mark, read once.
 
-    fault: the error to raise. It is raised for a file that is not there, is a folder, cannot be read, or is
-    not UTF-8.
+    Raises `fault` for a file that does not exist, is a folder, cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as err:
-        raise fault(f"{path} does not exist.") from err
-    except IsADirectoryError as err:
-        raise fault(f"{path} is a folder; expected a file.") from err
+        return _read_bytes(path, fault).decode("utf-8-sig")
     except UnicodeDecodeError as err:
         raise fault(f"{path}: not UTF-8 text (byte {err.start}).") from err
-    except (OSError, ValueError) as err:  # ValueError: a path with a null character
-        raise fault(f"{path} cannot be read: {getattr(err, 'strerror', None) or err}.") from err
+
+
+def read_template(name: str) -> str:
+    """Text of a file in templates/."""
+    return (resources.files("psalign") / "templates" / name).read_text(encoding="utf-8")
 
 
 def read_json(path: Path, *, what: str, needs: Sequence[str] = (), fault: Fault = OutputError) -> Record:
@@ -277,7 +279,7 @@ _YamlLoader.add_implicit_resolver(
 
 def read_jsonl(path: Path, *, fault: Fault = DatasetError) -> Iterator[Record]:
     """Records of a JSON-lines file. Raises `fault`, with file and line, for a line that cannot be read."""
-    for where, record in parse_jsonl(_text_or_bytes(path, fault), str(path)):
+    for where, record in parse_jsonl(_read_bytes(path, fault), str(path)):
         if isinstance(record, str):
             raise fault(f"{where}: {record}.")
         yield record
@@ -292,14 +294,14 @@ def parse_jsonl(text: bytes | str, name: str) -> Iterator[tuple[str, Record | st
             yield f"{name}, line {number}", _record(line)
 
 
-def _text_or_bytes(path: Path, fault: Fault) -> bytes:
-    if path.is_dir():
-        raise fault(f"{path} is a folder; expected a file.")
+def _read_bytes(path: Path, fault: Fault) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as err:
         raise fault(f"{path} does not exist.") from err
-    except (OSError, ValueError) as err:
+    except IsADirectoryError as err:
+        raise fault(f"{path} is a folder; expected a file.") from err
+    except (OSError, ValueError) as err:  # ValueError: a path with a null character
         raise fault(f"{path} cannot be read: {getattr(err, 'strerror', None) or err}.") from err
 
 

@@ -72,8 +72,8 @@ def require_consent(shown: str, *, things: str, agreed: bool, flag: str) -> None
         raise UsageError("Nothing was sent.")
 
 
-def open_endpoint(*, base_url: str | None, api_key: str | None, timeout_s: float) -> Any:
-    """A client of the endpoint; None takes OPENAI_BASE_URL and OPENAI_API_KEY from the environment.
+def open_chat(model: str, *, base_url: str | None, api_key: str | None, timeout_s: float, **knobs: Any) -> Chat:
+    """Requests to a model of an endpoint; None takes OPENAI_BASE_URL and OPENAI_API_KEY from the environment.
 
     The library's own retries are off: they do not see an error inside HTTP 200, cannot be counted against a
     budget, and cannot be stopped.
@@ -84,9 +84,10 @@ def open_endpoint(*, base_url: str | None, api_key: str | None, timeout_s: float
         raise UsageError(
             "OPENAI_API_KEY is not set.", hint="export OPENAI_API_KEY=... (a server of your own may take any word)"
         )
-    return openai.OpenAI(
+    client = openai.OpenAI(
         base_url=base_url, api_key=api_key, timeout=timeout_s, max_retries=0, http_client=no_redirects()
     )
+    return Chat(client, model, **knobs)
 
 
 def no_redirects() -> Any:
@@ -115,13 +116,14 @@ class Said:
 class Chat:
     """Requests to one model. knobs: sampling settings (temperature, seed), each left out once the model refuses it.
 
-    Safe among threads. adapted: what was left out so far, for a report to say.
+    Safe among threads. adapted: what was left out so far, for a report to say. host: where messages are sent.
     """
 
     def __init__(self, client: Any, model: str, **knobs: Any) -> None:
         self._openai, self._client, self.model = openai_library(), client, model
         self._knobs, self._form, self._lock = dict(knobs), 0, threading.Lock()
         self.adapted: list[str] = []
+        self.host = str(client.base_url.host)
 
     def once(self, messages: Any, schema: Record, **knobs: Any) -> Said:
         """One request. schema: of the reply, as {"name", "strict", "schema"}; knobs: of this request alone."""

@@ -79,16 +79,6 @@ class ManifestRow:
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A share of n cases with its 95 % interval, each in [0, 1]; value is None where n is 0."""
-
-    value: float | None
-    n: int
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class Verdict:
     """What a detector sees in one picture."""
 

@@ -39,11 +39,11 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[int, Record | str], ...]
 
-    def records(self, *, fault: Fault = DatasetError) -> Iterator[tuple[str, Record]]:
-        """Records, with "concepts.csv, row 3" for messages. Raises `fault` for a row that is not one."""
+    def records(self) -> Iterator[tuple[str, Record]]:
+        """Records, with "concepts.csv, row 3" for messages. Raises DatasetError for a row that is not one."""
         for number, record in self.rows:
             if isinstance(record, str):
-                raise fault(f"{self.path}, row {number}: {record}.")
+                raise DatasetError(f"{self.path}, row {number}: {record}.")
             yield f"{self.path}, row {number}", record
 
     def require(self, *wanted: str, columns: Columns) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import CheckpointError, PSAlignError, is_out_of_memory, library_errors, reason_of
+from .errors import CheckpointError, PSAlignError, is_out_of_memory, library_errors, reason_of, some_of
 
 if TYPE_CHECKING:
     import torch
@@ -80,8 +80,7 @@ def require_numbers(
     for fits, expected in ((_is_plain, "plain floating-point numbers"), (_is_finite, "finite numbers")):
         wrong = [name for name, weight in weights.items() if not fits(weight)]
         if wrong:
-            more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-            raise fault(f"{path}: expected {expected} in {', '.join(wrong[:SHOWN])}{more}.", hint=hint)
+            raise fault(f"{path}: expected {expected} in {some_of(wrong, SHOWN)}.", hint=hint)
 
 
 def has_words(tokenizer: Any) -> bool:

@@ -201,7 +201,7 @@ def test_many_missing_users_show_the_first_five(store):
     with pytest.raises(EmbeddingMissing) as caught:
         store.vectors([f"u{i}" for i in range(7)])
     assert str(caught.value) == (
-        "users u0, u1, u2, u3, u4 have no embedding in this store (300 users) (and 2 more).\n"
+        "users u0, u1, u2, u3, u4 and 2 more have no embedding in this store (300 users).\n"
         "Run: psalign embed --users users.csv --out data/embeddings/users"
     )
 

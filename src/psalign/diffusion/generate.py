@@ -22,7 +22,7 @@ from ..adapter.guard import AttachedAdapter
 from ..adapter.text import accepted_by, encode_texts
 from ..adapter.users import require_words
 from ..categories import current
-from ..errors import GenerationError, OutputError, RecipeMismatch, UnknownUser, UsageError, reason_of
+from ..errors import GenerationError, OutputError, RecipeMismatch, UnknownUser, UsageError, listed, reason_of
 from ..files import Record, read_json, write_bytes, write_json, write_jsonl
 from ..fingerprints import fingerprint
 from ..ids import level_of
@@ -190,11 +190,9 @@ def generate(
 
 
 def _not_made(failed: Sequence[tuple[str, str]], rows: Sequence[PromptRow], out: Path) -> GenerationError:
-    shown = [f"  {name}: {why}" for name, why in sorted(failed)[:MAX_FAILURES_SHOWN]]
-    more = [f"  and {len(failed) - len(shown)} more"] if len(failed) > len(shown) else []
+    about = f"{len(failed)} of {len(rows)} pictures could not be made; the others are in {out}."
     return GenerationError(
-        f"{len(failed)} of {len(rows)} pictures could not be made; the others are in {out}.\n"
-        + "\n".join(shown + more),
+        listed(about, [f"{name}: {why}" for name, why in sorted(failed)], MAX_FAILURES_SHOWN),
         hint="Run the same command again: it draws those that are missing, and then writes manifest.jsonl.",
     )
 
@@ -303,13 +301,12 @@ def cut_texts(pipeline: Any, texts: Iterable[str]) -> dict[str, str]:
 def _warn_cut_prompts(pipeline: Any, rows: Sequence[PromptRow], config: GenerationConfig) -> None:
     negatives = config.negatives(rows) or []
     cut = cut_texts(pipeline, [row.prompt for row in rows] + negatives)
-    lines = [f"  {row.file_name}: '{cut[row.prompt]}'" for row in rows if row.prompt in cut]
-    lines += [f"  negative prompt: '{cut[text]}'" for text in dict.fromkeys(negatives) if text in cut]
+    lines = [f"{row.file_name}: '{cut[row.prompt]}'" for row in rows if row.prompt in cut]
+    lines += [f"negative prompt: '{cut[text]}'" for text in dict.fromkeys(negatives) if text in cut]
     if lines:
         reads = pipeline.tokenizer.model_max_length
-        print(f"Warning: {len(lines)} texts are longer than the {reads} tokens that are read. Cut:", file=sys.stderr)
-        more = [f"  and {len(lines) - MAX_CUT_SHOWN} more"] if len(lines) > MAX_CUT_SHOWN else []
-        print("\n".join(lines[:MAX_CUT_SHOWN] + more), file=sys.stderr)
+        about = f"Warning: {len(lines)} texts are longer than the {reads} tokens that are read. Cut:"
+        print(listed(about, lines, MAX_CUT_SHOWN), file=sys.stderr)
 
 
 def check_rows(rows: Sequence[PromptRow]) -> None:

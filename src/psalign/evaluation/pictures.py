@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psalign.decoding import Undecodable, decode, is_hidden
-from psalign.errors import EvaluationError
+from psalign.errors import EvaluationError, some_of
 from psalign.fingerprints import file_fingerprint
 from psalign.records import ManifestRow, read_manifest
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB [0, 255]
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-SHOWN_FAULTS = 5
 MAKE_AGAIN = "Make these pictures again with psalign generate: what cannot be judged never counts as safe."
 
 
@@ -97,8 +96,4 @@ def is_picture_file(path: Path) -> bool:
 def refuse(folder: Path, fault: str, names: Sequence[str], *, hint: str = MAKE_AGAIN) -> None:
     """Raises EvaluationError that lists the first five, where there are any."""
     if names:
-        more = f" and {len(names) - SHOWN_FAULTS} more" if len(names) > SHOWN_FAULTS else ""
-        raise EvaluationError(
-            f"{folder}: {len(names)} pictures {fault}: {', '.join(names[:SHOWN_FAULTS])}{more}.",
-            hint=hint,
-        )
+        raise EvaluationError(f"{folder}: {len(names)} pictures {fault}: {some_of(names)}.", hint=hint)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..categories import category_names
-from ..errors import DatasetError
+from ..errors import DatasetError, listed
 from ..files import Record
 from ..ids import ALLOWED, find_user_id, shorten
 from ..tables import PROFILE_COLUMNS, Columns, column_name, read_table
@@ -151,8 +151,7 @@ def read_layout_b(root: Path) -> LayoutB:
         except DatasetError as err:
             faults.append(str(err))
     if faults:
-        more = [f"and {len(faults) - FAULTS_SHOWN} more"] if len(faults) > FAULTS_SHOWN else []
-        raise DatasetError("\n  ".join([f"{root}: {len(faults)} faults:", *faults[:FAULTS_SHOWN], *more]))
+        raise DatasetError(listed(f"{root}: {len(faults)} faults:", faults, FAULTS_SHOWN))
     if not pairs:
         raise DatasetError(f"{root / ANNOTATIONS} has no pictures.")
     in_order = {split: pairs[split] for split in SPLITS if split in pairs}

@@ -16,7 +16,7 @@ import torch
 
 from ..adapter.users import RowUsers
 from ..categories import category_names
-from ..errors import DatasetError
+from ..errors import DatasetError, some_of
 from ..fingerprints import fingerprint
 from ..sage.cache.texts import TextCache
 from ..sage.caption_rows import CaptionRow
@@ -170,8 +170,7 @@ class Captions:
 
     def row_numbers(self, plan: CaptionPlan, limit: int = 8) -> str:
         """The rows of a plan, for messages: their numbers in the split."""
-        more = f" and {len(plan) - limit} more" if len(plan) > limit else ""
-        return ", ".join(str(number) for number in plan.rows[:limit].tolist()) + more
+        return some_of(list(map(str, plan.rows.tolist())), limit)
 
     def _entry(self, row: CaptionRow, user: Mapping[str | None, int]) -> tuple[int, ...]:
         number, other = self.texts.numbers, row.other_caption

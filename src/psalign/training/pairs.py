@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..categories import category_names
-from ..errors import DatasetError
+from ..errors import DatasetError, some_of
 from ..fingerprints import fingerprint
 from ..sage.cache.latents import Cache
 from ..sage.caption_rows import captions_by_kind, chosen_caption, side_of
@@ -160,8 +160,7 @@ class Pairs:
 
     def row_numbers(self, plan: Plan, limit: int = 8) -> str:
         """The rows of a plan, for messages: their numbers in the split and their chosen pictures."""
-        rows = [f"{number} ({self.rows[number].chosen})" for number in plan.rows[:limit].tolist()]
-        return ", ".join(rows) + (f" and {len(plan) - limit} more" if len(plan) > limit else "")
+        return some_of([f"{number} ({self.rows[number].chosen})" for number in plan.rows.tolist()], limit)
 
     def _rows(self, step: int, size: int, config: TrainingConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, draws and whether visual, of a step: three kinds of rows, each in epochs of its own."""

@@ -26,7 +26,7 @@ from ..diffusion.base_models import DTYPES, find_base
 from ..diffusion.generate import GenerationConfig
 from ..diffusion.shards import Shard
 from ..diffusion.text_side import CrossAttentions
-from ..errors import DatasetError, UsageError
+from ..errors import DatasetError, UsageError, listed
 from ..files import Record
 from ..fingerprints import weights_fingerprint
 from ..locks import locked
@@ -49,7 +49,6 @@ from .schedule import require_trainable
 from .trainer import Trainer
 from .validation import Validation
 
-SHOWN = 5  # contradictions in a message
 MEASURED_CAPTIONS = 256  # whose text states a matcher takes its measures from
 # Settings of a kind's section `adapter`, and the most that each may be.
 SHAPES = {
@@ -172,20 +171,17 @@ def check_preferences(rows: Sequence[SageRow], users: EmbeddingStore, *, where: 
     gives for what its user bans: vectors of other users whose ids are the same, or chosen and rejected swapped."""
     bans = {user_id: users.banned(user_id) for user_id in {row.user_id for row in rows}}
     wrong = [
-        f"  row {number}, user {row.user_id}, {row.category}, {row.caption_kind} caption: chosen is {row.chosen}"
+        f"row {number}, user {row.user_id}, {row.category}, {row.caption_kind} caption: chosen is {row.chosen}"
         for number, row in enumerate(rows, start=1)
         if (banned := bans[row.user_id]) is not None  # published vectors do not say it
         and row.chose_unsafe != unsafe_is_chosen(caption_kind=row.caption_kind, category=row.category, banned=banned)
     ]
     if wrong:
-        more = [f"  and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+        about = f"{where}: {len(wrong)} of {len(rows)} preferences contradict what the vectors say their users ban:"
         raise DatasetError(
-            "\n".join([
-                f"{where}: {len(wrong)} of {len(rows)} preferences contradict what the vectors say their users ban:",
-                *wrong[:SHOWN], *more,
-            ]),
+            listed(about, wrong),
             hint="Embed the users of this dataset (psalign embed --data), or mean it: --allow-contradictions.",
-        )  # fmt: skip
+        )
 
 
 def has_split(data: Path, split: str) -> bool:

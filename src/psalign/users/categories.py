@@ -7,18 +7,17 @@ than one too many.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..categories import category_names
-from ..files import Record
-from ..llm import Chat, json_text, open_endpoint
+from ..files import Record, read_template
+from ..llm import json_text, open_chat
 from .language_model import DEFAULT_MODEL, load_language_model
 from .policy import explain
 from .profile import VOCABULARY, UserProfile
@@ -79,8 +78,8 @@ def _decision(profile: UserProfile, added: set[str] | ModelFailure) -> Decision:
 def facts(profile: UserProfile) -> str:
     """What a language model reads about a person: words of closed vocabularies and an age."""
     known = {name: getattr(profile, name) for name in FIELDS}
-    template = (resources.files("psalign") / "templates" / "categories.txt").read_text(encoding="utf-8")
-    return template.format(**{name: "not known" if value is None else value for name, value in known.items()})
+    shown = {name: "not known" if value is None else value for name, value in known.items()}
+    return read_template("categories.txt").format(**shown)
 
 
 # --- a model on this machine ---------------------------------------------------------------------------------------
@@ -151,12 +150,11 @@ class Reply(BaseModel):
 
 
 class OpenAIBackend:
-    """Asks any OpenAI-compatible endpoint for a JSON list of categories; the profile leaves this machine.
+    """Asks any OpenAI-compatible endpoint for a JSON list of categories; the profile goes to its host.
 
-    base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY of the environment.
     timeout_s: seconds that one request may take. concurrency: the number of requests at a time.
     retries: how often a request is repeated after rate limits, server errors (also inside HTTP 200) and timeouts.
-    A redirection is a failure. Raises ExtraMissing without the extra `openai`, UsageError without a key.
+    A redirection is a failure. Raises as llm.open_chat.
     """
 
     def __init__(
@@ -170,31 +168,18 @@ class OpenAIBackend:
         concurrency: int = 8,
     ) -> None:
         self.model, self.concurrency, self.retries = model, concurrency, retries
-        self._client = open_endpoint(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
-        self._chat = Chat(self._client, model, temperature=0)
-
-    @property
-    def host(self) -> str:
-        """Where profiles go."""
-        return str(self._client.base_url.host)
+        self._chat = open_chat(model, base_url=base_url, api_key=api_key, timeout_s=timeout_s, temperature=0)
+        self.host = self._chat.host
 
     def categories(self, profiles: Sequence[UserProfile]) -> list[set[str] | ModelFailure]:
-        return _in_parallel(self._ask, profiles, self.concurrency)
+        with ThreadPoolExecutor(max_workers=self.concurrency) as pool:
+            return list(pool.map(self._ask, profiles))
 
     def _ask(self, profile: UserProfile) -> set[str] | ModelFailure:
         said = self._chat.ask(_messages(profile), _schema(), retries=self.retries)
-        if said.failed:
-            return ModelFailure(
-                f"{said.failed} ({said.why.split(':')[0]})"
-            )  # no more of its words: they may hold facts
+        if said.failed:  # no more of its words: they may hold facts
+            return ModelFailure(f"{said.failed} ({said.why.split(':')[0]})")
         return _parse(said.content)
-
-
-def _in_parallel(
-    ask: Callable[[UserProfile], Any], profiles: Sequence[UserProfile], concurrency: int
-) -> list[set[str] | ModelFailure]:
-    with ThreadPoolExecutor(max_workers=concurrency) as pool:
-        return list(pool.map(ask, profiles))
 
 
 def _messages(profile: UserProfile) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..categories import category_names, default_taxonomy, require_default
 from ..errors import CheckpointError, ExtraMissing, library_errors, reason_of
-from ..files import Record, write_bytes
+from ..files import Record, read_template, write_bytes
 from ..fingerprints import fingerprint
 from ..progress import Progress, hide_library_bars
 from ..records import PUBLISHED_RECIPE
@@ -209,7 +209,7 @@ def _model_of(recipe: Recipe) -> str:
 
 
 def _template(*, person_alone: bool = False) -> str:
-    text = (resources.files("psalign") / "templates" / "profile.txt").read_text(encoding="utf-8")
+    text = read_template("profile.txt")
     if not person_alone:
         return text
     return "".join(
@@ -234,16 +234,13 @@ def load_language_model(
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
         kind = AutoModelForCausalLM if with_head else AutoModel
         network = kind.from_pretrained(model, revision=revision, dtype=kinds[dtype])
+        if not has_words(tokenizer):
+            raise ValueError("its tokenizer has no words.")
     except Exception as err:  # over a damaged or foreign folder transformers raises nearly anything
         raise CheckpointError(
             f"The language model '{model}' cannot be loaded: {reason_of(err)}",
             hint="Give the id of a language model on the Hugging Face hub, or the folder of one.",
         ) from err
-    if not has_words(tokenizer):
-        raise CheckpointError(
-            f"The language model '{model}' cannot be loaded: its tokenizer has no words.",
-            hint="Give the id of a language model on the Hugging Face hub, or the folder of one.",
-        )
     tokenizer.padding_side = "right"  # a causal model then gives every token the state it has alone
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -107,7 +107,10 @@ def _with_record(records: Sequence[Record], user_id: str, limits: Any) -> list[R
     names = {field_of(column): column for record in records for column in record}
     key = names.get("limits", COLUMNS["limits"])
     ids = [record.get(names.get("user_id", ""), number) for number, record in enumerate(records, start=1)]
-    return [{**record, key: limits} if _is(user_id, one) else record for one, record in zip(ids, records, strict=True)]
+    return [
+        {**record, key: limits} if find_user_id(one) == user_id else record
+        for one, record in zip(ids, records, strict=True)
+    ]
 
 
 def _with_cell(header: list[str], rows: list[list[str]], user_id: str, cell: str) -> tuple[list[str], list[list[str]]]:
@@ -118,10 +121,6 @@ def _with_cell(header: list[str], rows: list[list[str]], user_id: str, cell: str
     ids = [row[fields.index("user_id")] if "user_id" in fields else number for number, row in enumerate(rows, start=1)]
     place = fields.index("limits")
     return header, [
-        [*row[:place], cell, *row[place + 1 :]] if _is(user_id, one) else row
+        [*row[:place], cell, *row[place + 1 :]] if find_user_id(one) == user_id else row
         for one, row in zip(ids, rows, strict=True)
     ]
-
-
-def _is(user_id: str, value: Any) -> bool:
-    return find_user_id(value) == user_id

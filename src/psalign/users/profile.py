@@ -24,14 +24,8 @@ from pydantic import (
 )
 
 from ..categories import category_names
-from ..errors import LimitError, ProfileError, UnknownUser, UsageError
-from ..files import (
-    Record,
-    csv_text,
-    is_special,
-    write_jsonl,
-    write_text,
-)
+from ..errors import LimitError, ProfileError, UnknownUser, UsageError, listed
+from ..files import Record, csv_text, is_special, write_jsonl, write_text
 from ..ids import normalise_user_id, shorten
 from ..tables import PROFILE_COLUMNS, Columns, column_name, read_table
 from .limits import Limit, limit_records, read_limits
@@ -385,6 +379,4 @@ def _whole_age(value: Any) -> int:
 
 def _fault_list(path: Path, faults: Sequence[str]) -> str:
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    shown = [f"  {fault}" for fault in faults[:MAX_FAULTS_SHOWN]]
-    more = [f"  and {len(faults) - MAX_FAULTS_SHOWN} more"] if len(faults) > MAX_FAULTS_SHOWN else []
-    return "\n".join([f"{path}: {count}, nothing was loaded.", *shown, *more])
+    return listed(f"{path}: {count}, nothing was loaded.", faults, MAX_FAULTS_SHOWN)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..categories import category_names
-from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser
+from ..errors import EmbeddingMissing, ProfileError, RecipeMismatch, UnknownUser, some_of
 from ..files import Record
 from ..ids import level_id, normalise_user_id
 from ..records import PUBLISHED_RECIPE
@@ -315,11 +315,9 @@ class EmbeddingStore:
         missing = [user_id for user_id in user_ids if user_id not in self]
         if missing:
             place = self.folder or "this store"
-            who = f"user {missing[0]} has" if len(missing) == 1 else f"users {', '.join(missing[:5])} have"
-            more = f" (and {len(missing) - 5} more)" if len(missing) > 5 else ""
-            raise EmbeddingMissing(
-                f"{who} no embedding in {place} ({len(self)} users){more}.", hint=embed_hint(self.folder)
-            )
+            who = f"user {missing[0]} has" if len(missing) == 1 else f"users {some_of(missing)} have"
+            message = f"{who} no embedding in {place} ({len(self)} users)."
+            raise EmbeddingMissing(message, hint=embed_hint(self.folder))
         return [self._own_id(user_id) for user_id in user_ids]
 
     def _own_id(self, user_id: object) -> str:

@@ -119,10 +119,7 @@ def write_npy(folder: Path, held: Contents, *, replace: bool) -> None:
         stream = io.BytesIO()
         np.save(stream, row[None], allow_pickle=False)
         contents[folder / f"{user_id}.npy"] = stream.getvalue()
-    for path, content in contents.items():
-        if not replace and os.path.lexists(path) and not (path.is_file() and path.read_bytes() == content):
-            raise in_the_way(path)
-    write_together(contents, private=True)
+    write_together(contents, private=True, replace=replace)
 
 
 def require_free(folder: Path, is_same: Callable[[], bool]) -> None:

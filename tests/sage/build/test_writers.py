@@ -66,7 +66,7 @@ def test_what_cannot_be_used_is_asked_for_again_and_at_last_names_the_concept(ca
     assert str(told.value).splitlines() == [
         "The language model gave no prompts for the concept 'a sword' (Violence), 00003: "
         f"{why} (the last of 3 replies).",
-        "Take the concept out of the file, or choose another model; what is written already is kept.",
+        "Take the concept out of the file, or choose another model; prompts that are written are kept.",
     ]
 
 
@@ -114,7 +114,7 @@ def test_what_a_model_generates_is_read_behind_what_it_was_asked(model, monkeypa
 
 
 def openai_writer(backend):
-    return OpenAIWriter("m", base_url=str(backend._client.base_url), api_key="none", timeout_s=0.5, attempts=2)
+    return OpenAIWriter("m", base_url=str(backend._chat._client.base_url), api_key="none", timeout_s=0.5, attempts=2)
 
 
 def test_an_endpoint_gets_concepts_and_nothing_else():
@@ -157,7 +157,7 @@ def test_a_redirection_is_not_followed_to_another_host():
         endpoint(lambda body: (200, completion(GOOD))) as (backend, sent),
         ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as server,
     ):
-        server.elsewhere = f"{str(backend._client.base_url).rstrip('/')}/chat/completions"
+        server.elsewhere = f"{str(backend._chat._client.base_url).rstrip('/')}/chat/completions"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         there = {"base_url": f"http://127.0.0.1:{server.server_port}/v1", "api_key": "none"}
         with pytest.raises(GenerationError, match="APIStatusError"):

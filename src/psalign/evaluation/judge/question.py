@@ -15,8 +15,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib import resources
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from PIL import Image
 from psalign.categories import current
 from psalign.decoding import decode
 from psalign.errors import EvaluationError
-from psalign.files import Record
+from psalign.files import Record, read_template
 from psalign.fingerprints import fingerprint
 
 from ..catalog import METHODS
@@ -59,7 +58,7 @@ class Template:
     def text(self) -> str:
         name = f"judge_{self.mode}.txt" if self.is_blind else f"judge_{self.mode}_published.txt"
         kinds = "".join(f"- {category.name}: {category.meaning}\n" for category in current().categories)
-        return _template(name).format(categories=kinds)
+        return read_template(name).format(categories=kinds)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -152,8 +151,3 @@ def _pixels_alone(content: bytes) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(np.asarray(decode(content))).save(stream, format="PNG")
     return stream.getvalue()
-
-
-@cache
-def _template(name: str) -> str:
-    return (resources.files("psalign") / "templates" / name).read_text(encoding="utf-8")

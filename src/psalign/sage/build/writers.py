@@ -10,18 +10,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import GenerationError
-from ...files import Record
+from ...files import Record, read_template
 from ...fingerprints import fingerprint
-from ...llm import Chat, json_text, open_endpoint
+from ...llm import json_text, open_chat
 from .concepts import Item, is_concept
 
 T = TypeVar("T")
+PROMPTS, CONCEPTS = "sage_prompts.txt", "sage_concepts.txt"  # templates
 MAX_CAPTION = 300  # characters
 RETRIES = 2  # of a request that failed in a way that passes
 
@@ -77,7 +77,7 @@ class LanguageModelWriter(ABC):
     concurrency = 1
 
     def __init__(self, recipe: Record, *, attempts: int = 4) -> None:
-        self.recipe = {**recipe, "templates": fingerprint([_template("prompts"), _template("concepts")])}
+        self.recipe = {**recipe, "templates": fingerprint([read_template(PROMPTS), read_template(CONCEPTS)])}
         self.attempts = attempts
 
     @abstractmethod
@@ -87,7 +87,7 @@ class LanguageModelWriter(ABC):
     def write(self, item: Item) -> Prompts:
         """The prompts of a concept and index. Raises GenerationError that names the concept."""
         about = item.concept
-        text = _template("prompts").format(concept=about.concept, category=about.category, number=item.index + 1)
+        text = read_template(PROMPTS).format(concept=about.concept, category=about.category, number=item.index + 1)
         return self._ask(f"prompts for the concept {item}", text, PromptsReply, read_prompts)
 
     def expand(self, category: str, seeds: Sequence[str], count: int) -> list[str]:
@@ -103,7 +103,8 @@ class LanguageModelWriter(ABC):
             return len(new)
 
         while len(found) < count:
-            text = _template("concepts").format(category=category, known=", ".join(found), count=count - len(found))
+            known = ", ".join(found)
+            text = read_template(CONCEPTS).format(category=category, known=known, count=count - len(found))
             self._ask(f"concepts of the category {category}", text, ConceptsReply, read)
         return found
 
@@ -176,10 +177,9 @@ class TransformersWriter(LanguageModelWriter):
 
 
 class OpenAIWriter(LanguageModelWriter):
-    """Any OpenAI-compatible endpoint. Categories and concepts are sent to it, and nothing about users.
+    """Any OpenAI-compatible endpoint. Categories and concepts are sent to its host, and nothing about users.
 
-    base_url, api_key: None takes OPENAI_BASE_URL and OPENAI_API_KEY from the environment. timeout_s: for one
-    request. Raises ExtraMissing without the extra `openai`, UsageError without a key.
+    timeout_s: for one request. Raises as llm.open_chat.
     """
 
     def __init__(
@@ -193,14 +193,9 @@ class OpenAIWriter(LanguageModelWriter):
         attempts: int = 4,
     ) -> None:
         self.model, self.concurrency = model, concurrency
-        self._client = open_endpoint(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
-        self._chat = Chat(self._client, model)
+        self._chat = open_chat(model, base_url=base_url, api_key=api_key, timeout_s=timeout_s)
+        self.host = self._chat.host
         super().__init__({"writer": "openai", "model": model, "host": self.host}, attempts=attempts)
-
-    @property
-    def host(self) -> str:
-        """The host that concepts are sent to."""
-        return str(self._client.base_url.host)
 
     def reply(self, text: str, kind: type[BaseModel], seed: int) -> str | None:
         schema = {"name": kind.__name__, "strict": True, "schema": kind.model_json_schema()}
@@ -209,7 +204,3 @@ class OpenAIWriter(LanguageModelWriter):
         if answer.failed:
             raise Unusable(f"{answer.failed} ({answer.why})")
         return answer.content
-
-
-def _template(name: str) -> str:
-    return (resources.files("psalign") / "templates" / f"sage_{name}.txt").read_text(encoding="utf-8")
