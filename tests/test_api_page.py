@@ -10,12 +10,14 @@ import psalign
 from psalign.adapter.guard import AttachedAdapter
 from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
+from psalign.adapter.states import rewrite_states
 
 PAGE = (Path(__file__).parents[1] / "docs/API.md").read_text(encoding="utf-8")
 SECTIONS = {
     "## `psalign.load_psa_adapter`": psalign.load_psa_adapter,
     "### `encode`": AttachedAdapter.encode,
     "### `rewrite`": AttachedAdapter.rewrite,
+    "### `rewrite_states`": rewrite_states,
     "### `PromptAdapter`": PromptAdapter.__init__,
     "### `PublishedAdapter`": PublishedAdapter.__init__,
 }

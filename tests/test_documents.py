@@ -11,8 +11,8 @@ from psalign.cli.completion import table
 from test_architecture import GROUND, MAY_IMPORT
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(path for name in ("docs", "data", "trained_models", "benchmarks")
-                                      for path in (ROOT / name).glob("*.md"))])  # fmt: skip
+FOLDERS = ("docs", "data", "trained_models", "benchmarks", "integrations/comfyui")
+PAGES = sorted([*ROOT.glob("*.md"), *(path for name in FOLDERS for path in (ROOT / name).glob("*.md"))])
 WIDTH = 110
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMANDS = dict(table(cli._parser()))  # "eval run" -> its flags, "eval" -> its commands

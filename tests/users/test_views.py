@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from psalign.categories import category_names, read_taxonomy, use_taxonomy
-from psalign.errors import UnknownUser
+from psalign.errors import LimitError, UnknownUser, UsageError
+from psalign.users.levels import level_bans
+from psalign.users.policy import banned_categories
 from psalign.users.profile import UserProfile
 from psalign.users.store import EmbeddingStore
 from psalign.users.vectors import StructuredEmbedder
-from psalign.users.views import ProfilesAlone, VectorsAlone, WordsAlone, batch_of
+from psalign.users.views import ProfilesAlone, VectorsAlone, WordsAlone, batch_of, described_person, tightened
 from taxonomies import write_taxonomy
 
 PEOPLE = [UserProfile(user_id=str(i), banned=("Hate",) if i % 2 else ()) for i in range(4)]
@@ -78,3 +80,70 @@ def test_users_known_by_their_profiles_alone_are_never_anybody():
     for ask in (lambda: users.batch(["b"]), lambda: users.banned("b"), lambda: users.limits("b")):
         with pytest.raises(UnknownUser, match="no profile of user b"):
             ask()
+
+
+# --- a form -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def users_file(tmp_path):
+    path = tmp_path / "users.csv"
+    rows = ["anna,9,,", 'ben,,,"[""no skulls""]"', 'carl,,"[""Hate""]",']
+    path.write_text("\n".join(["User_ID,Age,Banned_Categories,Limits", *rows]), encoding="utf-8")
+    return path
+
+
+def test_what_any_part_of_a_form_bans_is_banned(users_file):
+    person = described_person(
+        users=users_file, user_id="anna", level=1, banned=["Propaganda"], limits="no skulls;pills"
+    )
+    by_rule = set(banned_categories(UserProfile(user_id="anna", age=9)))
+    assert set(banned_categories(person)) == by_rule | set(level_bans()[1]) | {"Propaganda"}
+    assert [limit.text for limit in person.limits] == ["no skulls", "pills"]
+
+
+@pytest.mark.parametrize(
+    ("form", "bans", "words"),
+    [
+        ({"level": 0}, (), 0),
+        ({"level": 5}, category_names(), 0),
+        ({"banned": ["Hate"]}, ("Hate",), 0),
+        ({"limits": "no skulls\n\nno violence;"}, ("Violence",), 2),
+    ],
+)
+def test_each_part_of_a_form_is_enough(form, bans, words):
+    person = described_person(**form)
+    assert banned_categories(person) == bans
+    assert len(person.limits or ()) == words
+
+
+def test_a_profile_of_limits_alone_is_enough_and_grows(users_file):
+    assert len(described_person(users=users_file, user_id="ben").limits) == 1
+    assert len(described_person(users=users_file, user_id="ben", limits="pills").limits) == 2
+    assert described_person(users=users_file, user_id="carl", level=0).banned == ("Hate",)
+
+
+@pytest.mark.parametrize(
+    ("form", "error", "message"),
+    [
+        ({}, UnknownUser, "not taken for none"),
+        ({"limits": "  \n"}, UnknownUser, "not taken for none"),
+        ({"user_id": "eve", "users": True}, UnknownUser, "no user eve"),
+        ({"user_id": "anna"}, UsageError, "no users file"),
+        ({"users": True}, UsageError, "no user id"),
+        ({"level": 6}, UsageError, "0 to 5"),
+        ({"banned": ["Spiders"]}, UsageError, "no category 'Spiders'"),
+        ({"limits": ";".join(f"thing {n}" for n in range(40))}, LimitError, "40 limits"),
+    ],
+)
+def test_a_form_that_says_too_little_is_refused(form, error, message, users_file):
+    if "users" in form:
+        form = {**form, "users": users_file}
+    with pytest.raises(error, match=message):
+        described_person(**form)
+
+
+def test_limits_that_are_too_many_together():
+    profile = UserProfile(user_id="anna", limits=tuple(f"thing {n}" for n in range(20)))
+    with pytest.raises(LimitError, match="too many together"):
+        tightened(profile, [f"other {n}" for n in range(20)])

@@ -28,7 +28,16 @@ from .explain import Explanation, explain_texts
 from .prompt import PromptAdapter
 from .published import Args, Kwargs, UserTerms
 from .recognition import Found, KnownText, digests_of, live_texts, recognise
-from .text import Texts, accepted_by, encode_texts, require_one_text, rewrite_texts, with_marks, without_marks
+from .text import (
+    Texts,
+    accepted_by,
+    encode_texts,
+    require_fit,
+    require_one_text,
+    rewrite_texts,
+    with_marks,
+    without_marks,
+)
 from .users import CheckedUsers, RowUsers, Scale, check_users
 from .words import PhraseStates, with_limits
 
@@ -172,18 +181,7 @@ class AttachedAdapter:
         return with_limits(checked, self._phrases.states(pipe, phrases, known) if phrases else {})
 
     def _made(self, texts: Texts, rows: RowUsers) -> dict[str, Any]:
-        if len(rows) != len(texts):
-            raise GuardError(
-                f"{len(rows)} users for {len(texts)} prompts; expected one user per prompt.",
-                hint="Pass None for a prompt with no user. The pipeline repeats rows for num_images_per_prompt.",
-            )
-        width = texts.prompt_embeds.shape[-1]
-        if width != self.adapter.config.context_dim:
-            raise GuardError(
-                f"These text states have width {width}; the adapter is for {self.adapter.config.context_dim}.",
-                hint="Encode with the pipeline of the adapted denoiser. SDXL's refiner reads another text: draw "
-                "without it, or refine with the adapted base and image-to-image.",
-            )
+        require_fit(self.adapter, texts, rows)
         if isinstance(self.adapter, PromptAdapter):
             made, plain = rewrite_texts(self.adapter, texts, rows), None
         else:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..errors import GuardError
+from .adapter import PSAAdapter
 from .prompt import PromptAdapter
 from .users import RowUsers
 
@@ -111,6 +112,22 @@ def rewrite_texts(adapter: PromptAdapter, texts: Texts, users: RowUsers) -> Text
     rows = [adapter.rewritten(*one) for one in given]
     columns: list[Any] = [None if column[0] is None else torch.cat(column) for column in zip(*rows, strict=True)]
     return replace(texts, prompt_embeds=columns[0], pooled_prompt_embeds=columns[1])
+
+
+def require_fit(adapter: PSAAdapter, texts: Texts, users: RowUsers) -> None:
+    """Raises GuardError unless there is one user per prompt, and the states have the adapter's width."""
+    if len(users) != len(texts):
+        raise GuardError(
+            f"{len(users)} users for {len(texts)} prompts; expected one user per prompt.",
+            hint="Pass None for a prompt with no user. The pipeline repeats rows for num_images_per_prompt.",
+        )
+    width = texts.prompt_embeds.shape[-1]
+    if width != adapter.config.context_dim:
+        raise GuardError(
+            f"These text states have width {width}; the adapter is for {adapter.config.context_dim}.",
+            hint="Encode with the text encoders of the base that the adapter was trained for. SDXL's refiner reads "
+            "another text: draw without it, or refine with the adapted base and image-to-image.",
+        )
 
 
 def with_marks(texts: Texts) -> Texts:

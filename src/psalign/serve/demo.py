@@ -20,7 +20,7 @@ from ..adapter.prompt import PromptAdapter
 from ..categories import category_names
 from ..errors import PSAlignError, UsageError, one_line
 from ..users.levels import level_bans
-from ..users.limits import read_limits
+from ..users.limits import typed_limits
 from ..users.profile import VOCABULARY, UserProfile
 from ..users.views import batch_of
 from .artist import Artist, joined_users
@@ -59,7 +59,7 @@ class Person:
     @property
     def profile(self) -> UserProfile:
         """Raises LimitError and ValueError for what no profile has."""
-        words = read_limits(";".join(line for line in self.limits.splitlines() if line.strip()))
+        words = typed_limits(self.limits)
         return UserProfile(
             user_id="demo",
             banned=tuple(self.banned),

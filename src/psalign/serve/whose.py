@@ -12,13 +12,12 @@ from typing import Literal
 import numpy as np
 
 from ..categories import category_names
-from ..errors import LimitError, ProfileError, UnknownUser
+from ..errors import UnknownUser
 from ..ids import level_id
-from ..users.limits import Limit, read_limits, united
 from ..users.profile import UserProfile
 from ..users.store import EmbeddingStore
 from ..users.vectors import UserBatch
-from ..users.views import batch_of
+from ..users.views import batch_of, tightened
 
 Unknown = Literal["refuse", "strictest"]
 UNKNOWN: tuple[Unknown, ...] = ("refuse", "strictest")
@@ -77,14 +76,3 @@ class Strangers:
 def strictest() -> UserProfile:
     """A person who bans every category."""
     return UserProfile(user_id=level_id(5), banned=category_names())
-
-
-def tightened(profile: UserProfile, asked: Sequence[str]) -> UserProfile:
-    """The profile with more limits in words. Raises LimitError."""
-    if not asked:
-        return profile
-    more: tuple[Limit, ...] = read_limits(list(asked))
-    try:
-        return profile.model_copy(update={"limits": united(profile.limits or (), more)})
-    except (ValueError, ProfileError):
-        raise LimitError("The person's limits and those of the request are too many together.") from None

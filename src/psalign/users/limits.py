@@ -173,6 +173,11 @@ def read_limits(value: Any, *, most: float = MOST_PHRASES) -> tuple[Limit, ...]:
     return limits
 
 
+def typed_limits(text: str) -> tuple[Limit, ...]:
+    """Limits of a text that a person typed into a form, with ";" or a new line between them. Raises LimitError."""
+    return read_limits(";".join(line for line in text.splitlines() if line.strip()))
+
+
 def limit_records(limits: Iterable[Limit]) -> list[str | Record]:
     """Limits as JSON takes them: a text alone where nothing else is given. read_limits reads them back equal."""
     return [_record(limit) for limit in limits]

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..categories import category_names, current
-from ..errors import UnknownUser
+from ..errors import LimitError, ProfileError, UnknownUser, UsageError
+from ..ids import LEVELS
 from ..records import NO_VECTORS
-from .limits import phrases_of
-from .policy import Bans, banned_categories
-from .profile import UserProfile
+from .levels import level_bans
+from .limits import phrases_of, read_limits, typed_limits, united
+from .policy import Bans, banned_categories, united_bans
+from .profile import UserProfile, find_profile
 from .store import EmbeddingStore
 from .vectors import UserBatch
 
@@ -39,6 +43,58 @@ def batch_of(profiles: Sequence[UserProfile | None], *, in_words: bool = False) 
         bans.append(np.array([name in banned for name in names], np.float32) if has_code else None)
         limits.append(_with_phrases(banned, own) if in_words else own)
     return UserBatch((None,) * len(bans), NO_VECTORS, tuple(bans), tuple(limits))
+
+
+def tightened(profile: UserProfile, limits: Sequence[Any] = (), *, banned: Sequence[str] = ()) -> UserProfile:
+    """The profile with more limits in words (see read_limits) and more banned categories; nothing is taken
+    away. Raises LimitError.
+    """
+    changes: dict[str, Any] = {}
+    try:
+        if limits:
+            changes["limits"] = united(profile.limits or (), read_limits(list(limits)))
+        if banned:
+            changes["banned"] = united_bans(profile.banned, banned)
+        return profile.model_copy(update=changes) if changes else profile
+    except (ValueError, ProfileError):
+        raise LimitError("The person's limits and those that were added are too many together.") from None
+
+
+def described_person(
+    *,
+    users: Path | None = None,
+    user_id: str = "",
+    level: int | None = None,
+    banned: Sequence[str] = (),
+    limits: str = "",
+) -> UserProfile:
+    """The person that a form describes, for programs with switches and text boxes. What any part bans is
+    banned.
+
+    users, user_id: a profile of a users file. level: of strictness, 0 to 5. banned: names of categories.
+    limits: in words, with ";" or a new line between them. Every part may be left out, but not all.
+    Raises UnknownUser for a user without a profile, and where no part says anything: unknown bans are never
+    none; UsageError for a file without a user or a user without a file, a level or category that does not
+    exist; LimitError, ProfileError.
+    """
+    if (users is None) == bool(user_id.strip()):
+        seen = "a user id and no users file" if users is None else "a users file and no user id"
+        raise UsageError(f"A profile needs both a users file and a user id; saw {seen}.")
+    if level is not None and level not in LEVELS:
+        raise UsageError(f"Levels go from {LEVELS[0]} to {LEVELS[-1]}; saw {level}.")
+    unknown = [name for name in banned if name not in category_names()]
+    if unknown:
+        raise UsageError(f"There is no category {unknown[0]!r}; choose of: {', '.join(category_names())}.")
+    profile = UserProfile(user_id="form") if users is None else find_profile(users, user_id)
+    words = typed_limits(limits)
+    if users is None and level is None and not banned and not words:  # files are read without such users
+        raise UnknownUser(
+            "Nothing says what this person bans, and unknown bans are not taken for none.",
+            hint="Give a profile, a category, a limit in words or a level; level 0 bans nothing.",
+        )
+    if level is not None:
+        profile = tightened(profile.model_copy(update={"banned": profile.banned or ()}), banned=level_bans()[level])
+    return tightened(profile, words, banned=banned)
 
 
 def _with_phrases(banned: Sequence[str], own: Phrases) -> Phrases:
