@@ -39,7 +39,7 @@ from psalign.files import Record, write_json
 from psalign.fingerprints import versions
 from psalign.mini import dataset
 from psalign.training.objective import Objective
-from psalign.training.run import load_captions, load_pairs, train_adapter, training_config
+from psalign.training.run import RowSource, load_captions, load_pairs, train_adapter, training_config
 from psalign.training.trainer import Trainer
 from psalign.users.language_model import MINILM, TransformersEmbedder
 from psalign.users.views import VectorsAlone
@@ -97,7 +97,8 @@ class Bench:
         return once(folder, preset, lambda: self._train(folder, name, preset, seed))
 
     def _train(self, folder: Path, name: str, preset: Record, seed: int) -> Record:
-        rows = load_captions(self.out / "data", self.out / "cache", self.pipeline, self.users, preset=preset)
+        source = RowSource(self.out / "data", self.out / "cache")
+        rows = load_captions(source, self.pipeline, self.users, preset=preset)
         started = time.process_time()
         train_adapter(preset, "prompt", self.pipeline, rows, self.users, folder, seed=seed)
         if self.polish and name.startswith("polished"):
@@ -107,8 +108,8 @@ class Bench:
 
     def _polish(self, folder: Path, preset: Record, seed: int) -> None:
         """Train the adapter of a folder on, through the UNet."""
-        where = (self.out / "data", self.out / "cache")
-        pairs = load_pairs(*where, self.pipeline, self.users, preset=preset, most=self.pairs)
+        source = RowSource(self.out / "data", self.out / "cache", most=self.pairs)
+        pairs = load_pairs(source, self.pipeline, self.users, preset=preset)
         config = replace(training_config(preset, "prompt"), **POLISH, steps=self.polish, seed=seed)
         attached = attach(self.pipeline.unet, load_adapter(folder / "adapter", base="mini"))
         try:

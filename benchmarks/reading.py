@@ -38,7 +38,7 @@ from psalign.evaluation.statistics import wilson
 from psalign.files import Record
 from psalign.mini import dataset, world
 from psalign.records import PromptRow
-from psalign.training.run import load_captions, train_adapter
+from psalign.training.run import RowSource, load_captions, train_adapter
 
 SIZES = [f"dataset.{name}={value}" for name, value in DATASET.items()]
 SUITES = ("scenes", "two_motifs", "motifs", "user of six bans")
@@ -106,7 +106,8 @@ class Bench:
         return once(folder, preset, lambda: self._train(folder, preset, seed))
 
     def _train(self, folder: Path, preset: Record, seed: int) -> Record:
-        rows = load_captions(self.out / "data", self.out / "cache", self.pipeline, self.users, preset=preset)
+        source = RowSource(self.out / "data", self.out / "cache")
+        rows = load_captions(source, self.pipeline, self.users, preset=preset)
         started = time.process_time()
         train_adapter(preset, "prompt", self.pipeline, rows, self.users, folder, seed=seed)
         seconds = time.process_time() - started

@@ -41,7 +41,7 @@ from .quickstart_sheet import PeopleSheet
 from .sage.cache.framing import Framing
 from .training.config import TrainingConfig
 from .training.log import read_log
-from .training.run import load_rows, train_adapter, training_config
+from .training.run import RowSource, load_rows, train_adapter, training_config
 from .users.language_model import MINILM, TransformersEmbedder, has_minilm
 from .users.store import EmbeddingStore
 from .users.vectors import StructuredEmbedder
@@ -166,7 +166,7 @@ def train(this: Run, kind: str, pipeline: Any, users: EmbeddingStore) -> None:
     config = training_config(this.preset, kind)
     most = None if config.objective == "captions" else _pairs_needed(config)
     rows, unseen = (
-        load_rows(data, this.out / "cache", pipeline, users, kind=kind, split=split, preset=this.preset, most=most)
+        load_rows(RowSource(data, this.out / "cache", split, most), pipeline, users, kind=kind, preset=this.preset)
         for split in ("train", "val")
     )
     train_adapter(this.preset, kind, pipeline, rows, users, out, seed=this.seed, unseen=unseen)

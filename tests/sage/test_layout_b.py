@@ -15,7 +15,7 @@ from psalign.sage.import_layout_b import import_layout_b
 from psalign.sage.layout_b import read_layout_b
 from psalign.sage.names import picture_name
 from psalign.training.pairs import SIDES
-from psalign.training.run import has_split, load_pairs
+from psalign.training.run import RowSource, has_split, load_pairs
 from psalign.users.profile import load_profiles
 from psalign.users.store import EmbeddingStore
 from psalign.users.vectors import StructuredEmbedder
@@ -161,7 +161,8 @@ def test_it_is_trained_on(data, tmp_path, mini_pipeline, capsys):
     out = tmp_path / "out"
     assert run(capsys, "sage", "import", data, "--out", out)[0] == 0
     store = EmbeddingStore.build(load_profiles(out / "users.csv"), StructuredEmbedder(16))
-    pairs = load_pairs(out, tmp_path / "cache", mini_pipeline, store, preset={"pictures": {"size_px": 64}})
+    source = RowSource(out, tmp_path / "cache")
+    pairs = load_pairs(source, mini_pipeline, store, preset={"pictures": {"size_px": 64}})
     assert has_split(out, "train")
     assert not has_split(out, "val")
     sides = [(row.pair[:2], SIDES[pairs.table[i, 6]]) for i, row in enumerate(pairs.rows)]

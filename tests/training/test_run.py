@@ -10,7 +10,7 @@ from psalign.config import load_preset
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.text_side import load_text_side
 from psalign.errors import CheckpointError, UsageError
-from psalign.training.run import check_shape, load_captions, load_pairs, train_adapter
+from psalign.training.run import RowSource, check_shape, load_captions, load_pairs, train_adapter
 from psalign.users.store import EmbeddingStore
 
 
@@ -37,7 +37,7 @@ def test_shapes_that_make_no_sense(shape, message):
 def test_a_run_does_not_go_on_with_another_unet(small_run, tmp_path):
     """VAE and text encoder, of which the cache is made, are those of many fine-tuned models."""
     users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_pipeline("mini")
-    pairs = load_pairs(small_run[0] / "data", tmp_path / "cache", pipeline, users)
+    pairs = load_pairs(RowSource(small_run[0] / "data", tmp_path / "cache"), pipeline, users)
     preset = load_preset("mini-quickstart")
     preset["prompt"]["training"] = {"steps": 1, "batch_size": 2, "validation_pairs": 0}
     for _ in range(2):
@@ -99,7 +99,7 @@ def test_captions_do_not_train_a_published_adapter(small_run, tmp_path):
     users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_pipeline("mini")
     preset = load_preset("mini-quickstart")
     preset["published"]["training"] = {"objective": "captions", "steps": 1}
-    rows = load_captions(small_run[0] / "data", tmp_path / "cache", pipeline, users, preset=preset)
+    rows = load_captions(RowSource(small_run[0] / "data", tmp_path / "cache"), pipeline, users, preset=preset)
     with pytest.raises(UsageError, match="Captions train adapters of kind prompt; published ones need pictures"):
         train_adapter(preset, "published", pipeline, rows, users, tmp_path / "run")
 
@@ -107,13 +107,13 @@ def test_captions_do_not_train_a_published_adapter(small_run, tmp_path):
 def test_pictures_need_a_whole_unet(small_run, tmp_path):
     users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_text_side("mini")
     preset = load_preset("mini-quickstart", changes=["prompt.training.objective=pictures"])
-    rows = load_captions(small_run[0] / "data", tmp_path / "cache", pipeline, users, preset=preset)
+    rows = load_captions(RowSource(small_run[0] / "data", tmp_path / "cache"), pipeline, users, preset=preset)
     with pytest.raises(UsageError, match="The objective 'pictures' needs a whole UNet"):
         train_adapter(preset, "prompt", pipeline, rows, users, tmp_path / "run")
 
 
 def test_only_the_pairs_that_are_asked_for_need_pictures(small_run, tmp_path):
     users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_pipeline("mini")
-    pairs = load_pairs(small_run[0] / "data", tmp_path / "cache", pipeline, users, most=4)
+    pairs = load_pairs(RowSource(small_run[0] / "data", tmp_path / "cache", most=4), pipeline, users)
     assert len(pairs) == 4
     assert len(pairs.cache.pictures) == 4

@@ -9,7 +9,7 @@ from PIL import Image
 from psalign.errors import UsageError
 from psalign.sage.cache.latents import PictureSource, build_cache
 from psalign.sage.rows import SageRow
-from psalign.training.run import load_pairs
+from psalign.training.run import RowSource, load_pairs
 from psalign.training.schedule import require_noise_schedule, require_trainable
 from sage_rows import make_row
 from tiny_pipelines import PIPELINES
@@ -77,7 +77,7 @@ OTHER_MODELS = {
 def test_other_models_are_refused_before_anything_is_read_or_encoded(case, tmp_path):
     make, message = OTHER_MODELS[case]
     with pytest.raises(UsageError, match=message):
-        load_pairs(tmp_path / "no data", tmp_path / "cache", make(), None)
+        load_pairs(RowSource(tmp_path / "no data", tmp_path / "cache"), make(), None)
     assert not (tmp_path / "cache").exists()
 
 

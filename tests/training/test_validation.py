@@ -16,7 +16,7 @@ from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig
 from psalign.training.config import TrainingConfig
 from psalign.training.objective import Objective
-from psalign.training.run import load_pairs, new_adapter
+from psalign.training.run import RowSource, load_pairs, new_adapter
 from psalign.training.trainer import Trainer
 from psalign.training.validation import CELL_PX, GAP_PX, LABEL_PX, MARGIN_PX, Validation, sheet
 from psalign.users.store import EmbeddingStore
@@ -34,7 +34,8 @@ def pairs(small_run, tmp_path_factory):
     folder = small_run[0]
     users, pipeline = EmbeddingStore.load(folder / "embeddings"), load_pipeline("mini")
     cache = tmp_path_factory.mktemp("cache")
-    return [load_pairs(folder / "data", cache, pipeline, users, split=split) for split in ("train", "val")], users
+    sources = [RowSource(folder / "data", cache, split) for split in ("train", "val")]
+    return [load_pairs(source, pipeline, users) for source in sources], users
 
 
 @pytest.fixture

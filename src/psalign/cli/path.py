@@ -126,15 +126,15 @@ def _rows(
     arguments: argparse.Namespace, preset: Record, config: TrainingConfig, pipeline: Any, users: EmbeddingStore
 ) -> dict[str, Any]:
     """What to learn from, and what to validate on where the dataset has it, by split."""
-    from ..training.run import has_split, load_rows
+    from ..training.run import RowSource, has_split, load_rows
 
     splits = ["train"] + ["val"] * bool(config.validation_pairs and has_split(arguments.data, "val"))
     most = {"train": arguments.rows, "val": arguments.rows and max(1, arguments.rows // 10)}
-    how = {"kind": arguments.kind, "preset": preset, "allow_contradictions": arguments.allow_contradictions}
-    cache = arguments.cache or arguments.out / "cache"
+    data, cache, allowed = arguments.data, arguments.cache or arguments.out / "cache", arguments.allow_contradictions
+    sources = {split: RowSource(data, cache, split, most[split], allowed) for split in splits}
     return {
-        split: load_rows(arguments.data, cache, pipeline, users, split=split, most=most[split], **how)
-        for split in splits
+        split: load_rows(source, pipeline, users, kind=arguments.kind, preset=preset)
+        for split, source in sources.items()
     }
 
 

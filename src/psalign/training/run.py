@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,80 +57,70 @@ SHAPES = {
 }
 
 
-def load_pairs(
-    data: Path,
-    folder: Path,
-    pipeline: Any,
-    users: EmbeddingStore,
-    *,
-    split: str = "train",
-    preset: Record | None = None,
-    allow_contradictions: bool = False,
-    most: int | None = None,
-) -> Pairs:
-    """Pairs of a split of a SAGE dataset, with latents and text states cached in folder.
+@dataclass(frozen=True)
+class RowSource:
+    """Where rows to learn from come from.
 
-    most: so many rows at most, the first ones; None: all. preset: section `pictures` says how pictures are framed;
-    poor renderings are cached where a section trains on them.
-    Raises, before anything is encoded, UsageError for a base model that training on pictures would get wrong, and
-    DatasetError for preferences that contradict what the users' vectors say they ban, unless allow_contradictions.
+    data: a SAGE dataset, or a file of captions. cache: folder that keeps latents and text states. most: the most rows
+    that are taken; None: all. allow_contradictions: rows may contradict what the users' vectors say they ban.
+    """
+
+    data: Path
+    cache: Path
+    split: str = "train"
+    most: int | None = None
+    allow_contradictions: bool = False
+
+    def read(self, users: EmbeddingStore, *, most: int | None, has_pictures: bool) -> list[SageRow]:
+        """The first `most` rows of the split, or all. Raises DatasetError for contradictions and unreadable rows."""
+        rows = load_split(self.data, self.split, check_pictures=has_pictures)[:most]
+        if not self.allow_contradictions:
+            check_preferences(rows, users, where=f"{self.data}, {self.split}")
+        return rows
+
+
+def load_pairs(source: RowSource, pipeline: Any, users: EmbeddingStore, *, preset: Record | None = None) -> Pairs:
+    """Pairs of a split, the first ones of a source that limits their number, with latents and text states.
+
+    preset: section `pictures` says how pictures are framed; poor renderings are cached where a section trains on them.
+    Raises UsageError, before anything is encoded, for a base model that training on pictures would get wrong, and
+    DatasetError as RowSource.read does.
     """
     preset, shard = preset or {}, Shard()
     require_trainable(pipeline)
-    rows = _read_rows(data, split, users, most=most, has_pictures=most is None, is_checked=not allow_contradictions)
+    rows = source.read(users, most=source.most, has_pictures=source.most is None)
     pictures = PictureSource(
-        data / split,
+        source.data / source.split,
         framing=settings(Framing, preset.get("pictures"), section="pictures"),
-        degraded=split == "train" and any(training_config(preset, kind).visual_share for kind in KINDS),
+        degraded=source.split == "train" and any(training_config(preset, kind).visual_share for kind in KINDS),
     )
     share = Share(shard.index, shard.count, shard.wait)
-    cache = build_cache(rows, pipeline, pictures=pictures, folder=folder, share=share)
+    cache = build_cache(rows, pipeline, pictures=pictures, folder=source.cache, share=share)
     return Pairs(rows, cache, users)
 
 
-def load_captions(
-    data: Path,
-    folder: Path,
-    pipeline: Any,
-    users: EmbeddingStore,
-    *,
-    split: str = "train",
-    preset: Record | None = None,
-    allow_contradictions: bool = False,
-    most: int | None = None,
-) -> Captions:
-    """Captions of a split of a SAGE dataset, or of a file of captions, with text states cached in folder.
+def load_captions(source: RowSource, pipeline: Any, users: EmbeddingStore, *, preset: Record | None = None) -> Captions:
+    """Captions of a split or a file, in whole pairs spread over all of them, with text states. Needs no picture.
 
-    most: so many rows at most, in whole pairs that are spread over all; None: all. No picture is looked for.
-    Raises DatasetError as the readers do, and as load_pairs does for contradictions.
+    Raises DatasetError as the readers and RowSource.read do.
     """
+    data, most, is_train = source.data, source.most, source.split == "train"
     if is_caption_file(data):
         rows = read_caption_rows(data)
         count = min(len(rows), most or len(rows))
         rows = [rows[i * len(rows) // count] for i in range(count)]
     else:
-        found = _read_rows(data, split, users, has_pictures=False, is_checked=not allow_contradictions)
-        found = list(spread(found, most))
-        rows = caption_rows(found) + (limit_rows(data / split, found)[:most] if split == "train" else [])
+        found = list(spread(source.read(users, most=None, has_pictures=False), most))
+        rows = caption_rows(found) + (limit_rows(data / source.split, found)[:most] if is_train else [])
     shard, config = Shard(), training_config(preset or {}, "prompt")
     captions = {text for row in rows for text in (row.caption, row.chosen_caption, row.other_caption or "")}
-    texts = build_texts(sorted(captions), pipeline, folder, share=Share(shard.index, shard.count, shard.wait))
+    texts = build_texts(sorted(captions), pipeline, source.cache, share=Share(shard.index, shard.count, shard.wait))
     phrases = sorted({phrase for row in rows for phrase in row.limits or ()})
     states = dict(zip(phrases, phrase_states(pipeline, phrases), strict=True)) if phrases else {}
     return Captions(
         rows, texts, users, caption_tokens(pipeline.tokenizer, texts),
-        phrases=states, memory_gb=config.text_memory_gb, compare=split == "val",
+        phrases=states, memory_gb=config.text_memory_gb, compare=source.split == "val",
     )  # fmt: skip
-
-
-def _read_rows(
-    data: Path, split: str, users: EmbeddingStore, *, has_pictures: bool, is_checked: bool, most: int | None = None
-) -> list[SageRow]:
-    """Rows of a split, the first `most` or all. is_checked: their preferences must agree with the users' bans."""
-    rows = load_split(data, split, check_pictures=has_pictures)[:most]
-    if is_checked:
-        check_preferences(rows, users, where=f"{data}, {split}")
-    return rows
 
 
 def spread(rows: Sequence[SageRow], most: int | None) -> Sequence[SageRow]:
@@ -144,26 +134,11 @@ def spread(rows: Sequence[SageRow], most: int | None) -> Sequence[SageRow]:
 
 
 def load_rows(
-    data: Path,
-    folder: Path,
-    pipeline: Any,
-    users: EmbeddingStore,
-    *,
-    kind: str,
-    split: str,
-    preset: Record,
-    allow_contradictions: bool = False,
-    most: int | None = None,
+    source: RowSource, pipeline: Any, users: EmbeddingStore, *, kind: str, preset: Record
 ) -> Pairs | Captions:
-    """What the objective of section `kind` of a preset learns from: captions, or pairs of pictures; at most `most`."""
-    if training_config(preset, kind).objective == "captions":
-        return load_captions(
-            data, folder, pipeline, users, split=split, preset=preset, allow_contradictions=allow_contradictions,
-            most=most,
-        )  # fmt: skip
-    return load_pairs(
-        data, folder, pipeline, users, split=split, preset=preset, allow_contradictions=allow_contradictions, most=most
-    )
+    """What the objective of section `kind` of a preset learns from: captions, or pairs of pictures."""
+    load = load_captions if training_config(preset, kind).objective == "captions" else load_pairs
+    return load(source, pipeline, users, preset=preset)
 
 
 def check_preferences(rows: Sequence[SageRow], users: EmbeddingStore, *, where: str) -> None:
