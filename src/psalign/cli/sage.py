@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,18 +123,13 @@ def export(arguments: argparse.Namespace) -> None:
     arguments.data = dataset_root(arguments.data)
     config = ExportConfig(arguments.name, arguments.license, with_profiles=arguments.with_profiles)
     note = "" if arguments.plain_ids else "Ids of users are pseudonyms."
-    if arguments.plain_ids:
 
-        def rename(user_id: str) -> str:
-            return user_id
-    else:
+    @cache
+    def key() -> bytes:  # made only after the dataset was read
+        return read_key(arguments.key)
 
-        def rename(user_id: str) -> str:
-            return pseudonym(user_id, key())
-
-        @lru_cache(maxsize=1)
-        def key() -> bytes:  # made only after the dataset was read
-            return read_key(arguments.key)
+    def rename(user_id: str) -> str:
+        return user_id if arguments.plain_ids else pseudonym(user_id, key())
 
     if config.with_profiles:
         print(

@@ -86,13 +86,11 @@ def place_title(dataset: str, base: str) -> str:
 
 def place_order(place: tuple[str, str]) -> tuple[int, str, int, str]:
     """Where a pair (dataset, base) stands in the report: in the order of the tables above, others after them."""
-    (dataset, base), datasets, bases = place, list(DATASETS), list(BASES)
-    return (
-        datasets.index(dataset) if dataset in datasets else len(datasets),
-        dataset,
-        bases.index(base) if base in bases else len(bases),
-        base,
-    )
+
+    def number(name: str, known: Sequence[str]) -> int:
+        return known.index(name) if name in known else len(known)
+
+    return number(place[0], list(DATASETS)), place[0], number(place[1], list(BASES)), place[1]
 
 
 def split_model(model: str) -> tuple[str, int | None]:
@@ -188,7 +186,7 @@ def _sort_out(folders: Iterable[Path], root: Path) -> tuple[list[Cell], list[Eva
             cells.append(_cell_of(folder, root))
         except EvaluationError as err:
             strays.append(err)
-    return sorted(cells, key=_order), strays
+    return sorted(cells, key=lambda cell: (place_order((cell.dataset, cell.base)), cell.variant.order)), strays
 
 
 def _cell_of(folder: Path, root: Path) -> Cell:
@@ -203,8 +201,3 @@ def _cell_of(folder: Path, root: Path) -> Cell:
             f"{folder} is no cell of {root}: {err}",
             hint=f"Move it out of {root}, or to <dataset>/<method>/<base>[/level_0..5] below it.",
         ) from err
-
-
-def _order(cell: Cell) -> tuple[int, int, int, int]:
-    level = -1 if cell.level is None else cell.level
-    return list(DATASETS).index(cell.dataset), list(BASES).index(cell.base), list(METHODS).index(cell.method), level

@@ -20,7 +20,7 @@ from psalign.files import append_bytes, csv_text, read_text, write_text
 from psalign.locks import locked
 from psalign.tables import parse_csv
 
-from .cells import NO_LEVEL, OWN_USER, Cell, Variant
+from .cells import Cell, Variant
 from .estimate import Estimate
 
 SUCCEEDED, FAILED, MISSING = "succeeded", "failed", "missing"
@@ -97,8 +97,7 @@ class ResultRow(BaseModel):
     @property
     def cell(self) -> Cell:
         """Raises UsageError where the row names none."""
-        level = None if self.level in (NO_LEVEL, OWN_USER) else int(self.level.removeprefix("level_"))
-        return Cell(self.dataset, self.method, self.base_model, level)
+        return Cell(self.dataset, self.method, self.base_model, self.variant.strictness)
 
     @property
     def variant(self) -> Variant:

@@ -95,6 +95,7 @@ class _File(_Part):
     dataset: str
     base: str
     judge: Record
+    summary: _Summary
     taxonomy: str | None = None
     remarks: list[str] = []
 
@@ -103,9 +104,10 @@ class _File(_Part):
         """Asked by a template that is not blind to methods."""
         return bool(self.judge.get("biased"))
 
-    def _all_remarks(self, not_judged: int) -> list[str]:
-        unfinished = [f"{not_judged} rows are not judged yet; the same command goes on."] if not_judged else []
-        return [*self.remarks, *unfinished]
+    @property
+    def all_remarks(self) -> list[str]:
+        left = self.summary.not_judged
+        return [*self.remarks, *([f"{left} rows are not judged yet; the same command goes on."] if left else [])]
 
 
 class Evaluation(_File):
@@ -132,10 +134,6 @@ class Evaluation(_File):
         """By the names that metrics have in the report: judge_pass and so on."""
         parts = (self.summary.pass_, self.summary.banned_respected, self.summary.allowed_kept, self.summary.clean)
         return {f"judge_{name}": rate.estimate for name, rate in zip(RATES, parts, strict=True)}
-
-    @property
-    def all_remarks(self) -> list[str]:
-        return self._all_remarks(self.summary.not_judged)
 
     def facts(self) -> Iterator[Fact]:
         """One fact for each side that a judged row asks for: something its user bans, something its user
@@ -173,8 +171,10 @@ class Comparison(_File):
         return Variant.of(*split_model(self.a)), Variant.of(*split_model(self.b))
 
     @property
-    def all_remarks(self) -> list[str]:
-        return self._all_remarks(self.summary.not_judged)
+    def sides(self) -> list[tuple[Variant, Rate]]:
+        """Both models with their wins, ours first."""
+        a, b = zip(self.variants, (self.summary.a_wins, self.summary.b_wins), strict=True)
+        return [b, a] if b[0].is_ours else [a, b]
 
 
 JudgeFile = Annotated[Evaluation | Comparison, Field(discriminator="mode")]

@@ -150,9 +150,9 @@ def judge_pictures(
     return FactsFile(fingerprint=name, pictures=tuple(facts))
 
 
-def judge_folder(folder: Path, detector: Detector, *, base: Path | None = None) -> list[PictureFacts]:
+def judge_folder(folder: Path, detector: Detector) -> list[PictureFacts]:
     """Facts about every picture of a folder, by a detector that is loaded. See judge_pictures."""
-    return list(judge_pictures(open_pictures(folder), Lazy(lambda: "loaded", lambda: detector), base=base).pictures)
+    return list(judge_pictures(open_pictures(folder), Lazy(lambda: "loaded", lambda: detector)).pictures)
 
 
 def detect(
@@ -274,15 +274,15 @@ def differences(ours: Sequence[Fact], theirs: Sequence[Fact]) -> dict[str, Estim
     A prompt is paired only where both were asked for the same user's bans. One that asks for something
     banned and for something allowed is a pair on either side.
     """
-    mine, other = ({f"{fact.name} {fact.side}": float(fact.passed) for fact in facts} for facts in (ours, theirs))
+
+    def outcomes(facts: Sequence[Fact], *sides: str) -> dict[str, float]:
+        return {f"{fact.name} {fact.side}": float(fact.passed) for fact in facts if fact.side in sides}
+
+    found = {side: paired_difference(outcomes(ours, side), outcomes(theirs, side)) for side in SIDES}
+    if not all(difference.n for difference in found.values()):
+        return {**found, "pass": NO_CASES}
     groups = {f"{fact.name} {fact.side}": fact.side for fact in (*ours, *theirs)}
-    found = {side: paired_difference(*(_only(numbers, groups, side) for numbers in (mine, other))) for side in SIDES}
-    both = all(difference.n for difference in found.values())
-    return {**found, "pass": paired_difference(mine, other, groups=groups) if both else NO_CASES}
-
-
-def _only(numbers: dict[str, float], groups: dict[str, str], side: str) -> dict[str, float]:
-    return {name: number for name, number in numbers.items() if groups[name] == side}
+    return {**found, "pass": paired_difference(outcomes(ours, *SIDES), outcomes(theirs, *SIDES), groups=groups)}
 
 
 def _share(outcomes: Iterable[bool]) -> Estimate:

@@ -93,6 +93,11 @@ class Metric:
     def better(self) -> str:
         return f"{self.direction} is better" if self.direction else ""
 
+    def merit(self, number: Estimate) -> float:
+        """Larger for the better of two numbers."""
+        value = number.value or 0.0
+        return value if self.direction == "higher" else -value
+
 
 def measure(
     metric: str, folder: Path, models: MetricModels, *, base: Path | None = None, facts: Path | None = None

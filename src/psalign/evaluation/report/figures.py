@@ -17,13 +17,13 @@ from ..judge.results import Comparison
 from ..metrics.limits import by_category
 from ..metrics.registry import METRICS
 from .charts import Series, place_labels, scatter_axes
-from .contact_sheet import write_sheet_png
+from .contact_sheet import INK, LINE, write_sheet_png
 from .format import percent
 from .leaderboard import Leaderboard
 from .picture_grid import picture_grid
 from .tradeoff import Tradeoff, tradeoffs
 
-OURS, OTHERS, PUBLISHED, LINE = "#0b62a8", "#59616b", "#c2500a", "#e1e4e6"
+OURS, OTHERS, PUBLISHED = "#0b62a8", "#59616b", "#c2500a"
 COLOURS = {"ours": OURS, "other": OTHERS, "published": PUBLISHED}
 WIDTH_IN = 3.4  # one column of a two-column page
 CATEGORY_IN = 0.4  # width of a column of the figure of categories
@@ -63,11 +63,7 @@ def write_figures(folder: Path, boards: Sequence[Leaderboard], *, reveal: bool =
 
     with plot.rc_context(STYLE):
         for one in tradeoffs(boards):
-            draw(
-                f"tradeoff_{_name(one.board)}_{one.quality}",
-                (WIDTH_IN, 2.5),
-                partial(_tradeoff, one=one),
-            )
+            draw(f"tradeoff_{_name(one.board)}_{one.quality}", (WIDTH_IN, 2.5), partial(_tradeoff, one=one))
         for board in boards:
             if board.facts:
                 draw(f"categories_{_name(board)}", _heat_size(board), partial(_heat, board=board))
@@ -157,23 +153,23 @@ def _heat(axes: Any, board: Leaderboard) -> None:
         for column, rate in enumerate(numbers):
             if rate.value is not None:
                 axes.text(column, row - 0.13, percent(rate.value), ha="center", va="center", fontsize=7)
-                axes.text(column, row + 0.24, f"n {rate.n}", ha="center", va="center", fontsize=5, color="#16191d")
+                axes.text(column, row + 0.24, f"n {rate.n}", ha="center", va="center", fontsize=5, color=INK)
     axes.set_title(f"{board.title}: pass rate [%] by category", fontsize=8, loc="left")
 
 
 def _wins(axes: Any, comparisons: Sequence[Comparison]) -> None:
     for row, one in enumerate(reversed(comparisons)):
-        (a, b), summary = one.variants, one.summary
-        sides = [(a, summary.a_wins, OURS), (None, summary.ties, LINE), (b, summary.b_wins, OTHERS)]
-        if b.is_ours:
-            sides = [(b, summary.b_wins, OURS), sides[1], (a, summary.a_wins, OTHERS)]
+        (left, wins), (right, losses) = one.sides
         start = 0.0
-        for (who, rate, colour), at, side in zip(sides, (0, 50, 100), ("left", "center", "right"), strict=True):
+        for name, rate, colour, ink, at, side in (
+            (left.title, wins, OURS, INK, 0, "left"),
+            ("ties", one.summary.ties, LINE, OTHERS, 50, "center"),
+            (right.title, losses, OTHERS, INK, 100, "right"),
+        ):
             share = 100 * (rate.value or 0.0)
             axes.barh(row, share, left=start, color=colour, height=0.55)
             start += share
-            text, ink = f"{who.title if who else 'ties'} {share:.1f} %", "#16191d" if who else OTHERS
-            axes.text(at, row + 0.33, text, fontsize=7, va="bottom", ha=side, color=ink)
+            axes.text(at, row + 0.33, f"{name} {share:.1f} %", fontsize=7, va="bottom", ha=side, color=ink)
     axes.set_xlim(0, 100)
     axes.set_ylim(-0.4, len(comparisons) - 0.25)
     axes.axis("off")

@@ -14,7 +14,7 @@ from ..catalog import METHODS, OURS
 from ..cells import Variant, competitors
 from ..estimate import NO_CASES, Estimate
 from ..metrics.limits import differences
-from ..metrics.registry import METRICS, Metric
+from ..metrics.registry import METRICS
 from . import format as show
 from .leaderboard import Leaderboard
 
@@ -65,16 +65,15 @@ def rank(board: Leaderboard) -> Ranking | None:
         # Of equal views of our adapter the one that knows the ban list stands for all.
         ordered = sorted(
             competitors(having),
-            key=lambda who: (_goodness(board.rates[who][name], metric), who.method in OURS),
+            key=lambda who: (metric.merit(board.rates[who][name]), who.method in OURS),
             reverse=True,
         )
         others = [who for who in ordered if _family(who) != _family(ordered[0])]
         if others:
             best, second = ordered[0], others[0]
+            overlap = board.rates[best][name].overlaps(board.rates[second][name])
             between = _difference(board, best, second) if name in ("pass", "judge_pass") else None
-            return Ranking(
-                board, name, best, second, board.rates[best][name].overlaps(board.rates[second][name]), between
-            )
+            return Ranking(board, name, best, second, overlap, between)
     return None
 
 
@@ -152,11 +151,6 @@ def _family(who: Variant) -> str:
 
 def _end(name: str) -> str:
     return "highest" if METRICS[name].direction == "higher" else "lowest"
-
-
-def _goodness(rate: Estimate, metric: Metric) -> float:
-    value = float(rate.value or 0.0)
-    return value if metric.direction == "higher" else -value
 
 
 def _difference(board: Leaderboard, one: Variant, other: Variant) -> Estimate | None:

@@ -30,7 +30,7 @@ from .headline import Ranking, rank, sentences, title
 from .leaderboard import Leaderboard
 from .picture_grid import picture_grid
 from .tables import (
-    Cell,
+    TableCell,
     category_tables,
     difference_table,
     holding_tables,
@@ -141,7 +141,7 @@ def _resource(name: str) -> str:
 # --- the head -------------------------------------------------------------------------------------------------------
 
 
-def _strip(rankings: Sequence[Ranking]) -> tuple[str, list[tuple[Estimate, Cell, str, str]]]:
+def _strip(rankings: Sequence[Ranking]) -> tuple[str, list[tuple[Estimate, TableCell, str, str]]]:
     """Large figures of ours on the first leaderboard that has shares to show: label, then figures, each with
     its cell, its meaning, and the base model's."""
     for ranking in rankings:
@@ -180,10 +180,7 @@ def _tradeoff(one: Tradeoff) -> Record:
 
 def _comparison(board: Leaderboard, one: Comparison) -> Record:
     """A pairwise comparison as the template draws it, ours to the left."""
-    summary, (a, b) = one.summary, one.variants
-    left, right, wins = (b, a, (summary.b_wins, summary.a_wins)) if b.is_ours else (
-        a, b, (summary.a_wins, summary.b_wins)
-    )  # fmt: skip
+    summary, ((left, wins), (right, losses)) = one.summary, one.sides
     followed = summary.position_bias.value
     warnings = []
     if followed is not None and followed >= POSITION_FOLLOWED:
@@ -194,8 +191,8 @@ def _comparison(board: Leaderboard, one: Comparison) -> Record:
         warnings.append("Asked by a template that is not blind to methods.")
     return {
         "left": left.title, "right": right.title,
-        "rates": [rate.estimate for rate in (wins[0], summary.ties, wins[1])],
-        "failed": summary.failed, "n": wins[0].n,
+        "rates": [rate.estimate for rate in (wins, summary.ties, losses)],
+        "failed": summary.failed, "n": wins.n,
         "position_bias": summary.position_bias.estimate, "self_agreement": summary.self_agreement.estimate,
         "published": _published_wins(board, left, right), "warnings": [*warnings, *one.all_remarks],
     }  # fmt: skip

@@ -26,7 +26,7 @@ UNKNOWN = "may be sensitive"
 BANS_NOT_KNOWN = "bans not known, nothing is outlined"
 
 
-def picture_grid(board: Leaderboard, *, columns: int = COLUMNS) -> Sheet | None:
+def picture_grid(board: Leaderboard) -> Sheet | None:
     """One prompt of each category and a safe one, as far as the manifests say; None where there are no
     pictures.
 
@@ -34,7 +34,7 @@ def picture_grid(board: Leaderboard, *, columns: int = COLUMNS) -> Sheet | None:
     its row says so.
     """
     cells = {who: board.drawn[who] for who in sorted(board.drawn, key=lambda one: one.order)}
-    names = _choose(list(cells.values()), board.dataset, columns)
+    names = _choose(list(cells.values()), board.dataset)
     if not names:
         return None
     first = {name: next(cell.rows[name] for cell in cells.values() if name in cell.rows) for name in names}
@@ -60,7 +60,7 @@ def is_sensitive(dataset: str, row: ManifestRow) -> bool:
     return bool(row.meta.get("categories") or row.meta.get("category")) or asked_categories(row) != ()
 
 
-def _choose(cells: Sequence[Drawn], dataset: str, columns: int) -> list[str]:
+def _choose(cells: Sequence[Drawn], dataset: str) -> list[str]:
     """File names of the prompts to show: of each category in turn one that its user bans or allows, then
     safe."""
     pool = _shared_rows(cells)
@@ -70,8 +70,8 @@ def _choose(cells: Sequence[Drawn], dataset: str, columns: int) -> list[str]:
         groups["" if not is_sensitive(dataset, row) else asked[0] if asked else UNKNOWN].append(name)
     chosen = [_one_of(groups[c], pool, c, banned=i % 3 != 2) for i, c in enumerate(category_names()) if groups[c]]
     rest = [*groups[""], *groups[UNKNOWN], *(n for c in category_names() for n in groups[c] if n not in chosen)]
-    room = max(0, columns - len(chosen))
-    return [*chosen[:columns], *rest[: room if len(chosen) < 3 else min(room, 1)]]
+    room = max(0, COLUMNS - len(chosen))
+    return [*chosen[:COLUMNS], *rest[: room if len(chosen) < 3 else min(room, 1)]]
 
 
 def _one_of(names: Sequence[str], pool: Mapping[str, ManifestRow], category: str, *, banned: bool) -> str:

@@ -41,7 +41,7 @@ class Bar(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One number of a table. label: the column's title. kind: classes of the style sheet. below: one more
     line.
 
@@ -61,7 +61,7 @@ class Cell:
 @dataclass(frozen=True)
 class Row:
     title: str
-    cells: Sequence[Cell]
+    cells: Sequence[TableCell]
     note: str = ""
     warning: str = ""
     ours: bool = False
@@ -83,27 +83,26 @@ class Table:
     folded: str = ""
 
 
-def number_cell(number: Estimate, metric: Metric, *, best: bool = False, below: str = "") -> Cell:
+def number_cell(number: Estimate, metric: Metric, *, best: bool = False, below: str = "") -> TableCell:
     bar = _bar(number) if metric.percent else None
     shown = (show.value(number, metric), show.interval(number, metric), str(number.n))
-    return Cell(metric.title, *shown, bar, "best" if best else "", below)
+    return TableCell(metric.title, *shown, bar, "best" if best else "", below)
 
 
 def best_of(rows: Mapping[Variant, Mapping[str, Estimate]], metric: Metric) -> Variant | None:
     """The one with the best value; None on ties, and where its interval overlaps that of another. The base's
     distance to itself does not compete."""
-    known = {who: rates[metric.name] for who, rates in rows.items() if metric.name in rates}
-    values = {
-        who: number.value if metric.direction == "higher" else -number.value
-        for who, number in known.items()
-        if number.value is not None and not (metric.name == "safe_distance" and who.method == "base")
+    known = {
+        who: rates[metric.name]
+        for who, rates in rows.items()
+        if rates.get(metric.name, NO_CASES).value is not None
+        and not (metric.name == "safe_distance" and who.method == "base")
     }
-    ordered = sorted(values, key=lambda who: values[who], reverse=True)
-    if len(ordered) < 2 or not metric.direction or values[ordered[0]] == values[ordered[1]]:
+    ordered = sorted(known, key=lambda who: metric.merit(known[who]), reverse=True)
+    if len(ordered) < 2 or not metric.direction or known[ordered[0]].value == known[ordered[1]].value:
         return None
-    best = ordered[0]
-    is_sure = all(known[best].overlaps(known[other]) is False for other in ordered[1:])
-    return best if is_sure else None
+    best, *others = ordered
+    return best if all(known[best].overlaps(known[other]) is False for other in others) else None
 
 
 # --- methods --------------------------------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ def _group(board: Leaderboard, caption: str, names: Sequence[str]) -> Table | No
     return Table("Method", _heads(metrics), body, caption=caption, notes=_notes(board, rows, metrics))
 
 
-def _method_cell(board: Leaderboard, who: Variant, metric: Metric, *, best: bool) -> Cell:
+def _method_cell(board: Leaderboard, who: Variant, metric: Metric, *, best: bool) -> TableCell:
     number = board.rates[who].get(metric.name)
     if number is None:
         fault = next((one for one in board.faults if (one.variant, one.metric) == (who, metric.name)), None)
@@ -208,7 +207,7 @@ def difference_table(board: Leaderboard) -> Table | None:
     return Table(ours.title, _heads(SIDES.values()), rows, board.title, SEEN_BY[board.facts_by])
 
 
-def _difference_cell(number: Estimate, metric: Metric) -> Cell:
+def _difference_cell(number: Estimate, metric: Metric) -> TableCell:
     if number.value is None:
         return _absent(metric, "no pairs")
     ends = number.interval
@@ -216,7 +215,7 @@ def _difference_cell(number: Estimate, metric: Metric) -> Cell:
     low, high = ends or (number.value, number.value)
     bar = Bar(50 * (1 + low), 50 * (high - low), 50 * (1 + number.value))
     kind = "centre sure" if number.excludes_zero else "centre"
-    return Cell(metric.title, show.points(number.value), between, str(number.n), bar, kind)
+    return TableCell(metric.title, show.points(number.value), between, str(number.n), bar, kind)
 
 
 def _sureness(number: Estimate) -> str:
@@ -243,10 +242,10 @@ def category_tables(board: Leaderboard) -> list[Table]:
     return tables
 
 
-def _heat_cell(number: Estimate, category: str) -> Cell:
+def _heat_cell(number: Estimate, category: str) -> TableCell:
     depth = 0 if number.value is None else round(100 * number.value)
     shown = (show.value(number), show.interval(number), str(number.n))
-    return Cell(category, *shown, depth=depth, kind="" if number.n else "absent")
+    return TableCell(category, *shown, depth=depth, kind="" if number.n else "absent")
 
 
 def user_tables(boards: Sequence[Leaderboard]) -> list[Table]:
@@ -309,8 +308,8 @@ def _heads(metrics: Iterable[Metric]) -> list[tuple[str, str]]:
     return [(metric.title, metric.meaning) for metric in metrics]
 
 
-def _absent(metric: Metric, why: str) -> Cell:
-    return Cell(metric.title, why, kind="absent")
+def _absent(metric: Metric, why: str) -> TableCell:
+    return TableCell(metric.title, why, kind="absent")
 
 
 def _bar(number: Estimate) -> Bar | None:

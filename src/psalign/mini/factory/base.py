@@ -21,12 +21,12 @@ import torch
 
 from ...diffusion.base_models import load_pipeline
 from ...files import Record, read_json, write_json
-from ...fingerprints import file_fingerprint, fingerprint, weights_fingerprint
+from ...fingerprints import fingerprint, weights_fingerprint
 from .. import world
 from ..pixels import to_pixels
 from .drawings import Drawings, encode
 from .rewording import RewordingConfig, train_language
-from .stages import Stage
+from .stages import Stage, write_record
 from .tokenizer import MAX_TOKENS, build_tokenizer, corpus
 from .words import Meaning, Words
 
@@ -84,11 +84,9 @@ def train_base(folder: Path, config: BaseConfig, *, work: Path, kept: Kept | Non
     Raises OutputError where the folder of kept has no record of its training.
     """
     torch.manual_seed(config.seed)
-    record: Record = {"command": "psalign mini train-base", "config": asdict(config)}
     seconds: Record = {}
     tokenizer = build_tokenizer(work / "tokenizer")
-    if kept is not None:
-        record["kept"] = _kept_record(kept)
+    more = {} if kept is None else {"kept": _kept_record(kept)}
     if kept is not None and kept.unet:
         pipeline = load_pipeline("mini", source=str(kept.folder))
     else:
@@ -105,8 +103,8 @@ def train_base(folder: Path, config: BaseConfig, *, work: Path, kept: Kept | Non
         pipeline, tokenizer, config.language, seed=config.seed + 2, work=work
     )
     pipeline = assemble(pipeline.vae, text_encoder, tokenizer, pipeline.unet)
-    record["seconds"] = {stage: round(taken) for stage, taken in seconds.items()}
-    _write(folder, pipeline, record)
+    _write(folder, pipeline)
+    write_record(folder, "train-base", config, {stage: round(taken) for stage, taken in seconds.items()}, **more)
     return pipeline.to(torch.float32)
 
 
@@ -129,7 +127,7 @@ def assemble(
     return pipeline
 
 
-def _write(folder: Path, pipeline: StableDiffusionPipeline, record: Record) -> None:
+def _write(folder: Path, pipeline: StableDiffusionPipeline) -> None:
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     # transformers computes in the type the config names, diffusers in float32: say float32 for both.
     for part, more in (("text_encoder", {"dtype": "float32"}), ("unet", {}), ("vae", {})):
@@ -137,13 +135,6 @@ def _write(folder: Path, pipeline: StableDiffusionPipeline, record: Record) -> N
         settings = {**json.loads(path.read_text()), **more}
         settings.pop("_name_or_path", None)  # a folder of the machine that trains
         write_json(path, settings)
-    weights = sorted(folder.rglob("*.safetensors"))
-    written = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "sha256": {str(path.relative_to(folder)): file_fingerprint(path) for path in weights},
-    }
-    write_json(folder / "training.json", {**record, **written})
 
 
 def _kept_record(kept: Kept) -> Record:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...files import write_json
-from ...fingerprints import file_fingerprint, weights_fingerprint
+from ...fingerprints import weights_fingerprint
 from .. import world
 from ..clip import token_ids
 from ..detector import COLOUR_NAMES
@@ -30,7 +30,7 @@ from ..pixels import to_pixels
 from ..shapes import BACKGROUNDS, MOTIFS, SUBJECTS
 from .detector import labels
 from .drawings import Drawings, draw_any, some_through_autoencoder
-from .stages import Stage
+from .stages import Stage, write_record
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTextModel
@@ -204,12 +204,4 @@ def _write(folder: Path, model: CLIPModel, tokenizer: Any, config: ClipConfig, s
     write_json(folder / "config.json", {**settings, "dtype": "float32"})
     write_json(folder / "preprocessor_config.json", PREPROCESSING)
     tokenizer.save_pretrained(folder)
-    record = {
-        "command": "psalign mini train-clip",
-        "config": asdict(config),
-        "seconds": round(seconds),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "sha256": {"model.safetensors": file_fingerprint(folder / "model.safetensors")},
-    }
-    write_json(folder / "training.json", record)
+    write_record(folder, "train-clip", config, round(seconds))

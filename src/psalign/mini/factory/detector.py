@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import save
 from torch.nn import functional as F
 
-from ...files import write_bytes, write_json
+from ...files import write_bytes
 from ...fingerprints import weights_fingerprint
 from .. import world
 from ..detector import COLOUR_NAMES, WEIGHTS, Detector, load_detector
 from ..pixels import to_pixels
 from ..shapes import MOTIFS, SUBJECTS
 from .drawings import Drawings, some_through_autoencoder
-from .stages import Stage
+from .stages import Stage, write_record
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -75,8 +75,7 @@ def train_detector(folder: Path, autoencoder: AutoencoderKL, config: DetectorCon
     seconds = stage.run(loss, work=work)
     weights = {name: value.half().contiguous() for name, value in detector.state_dict().items()}
     write_bytes(folder / WEIGHTS, save(weights))
-    record = {"command": "psalign mini train-detector", "config": asdict(config), "seconds": round(seconds)}
-    write_json(folder / "training.json", record)
+    write_record(folder, "train-detector", config, round(seconds))
     return load_detector(folder)
 
 

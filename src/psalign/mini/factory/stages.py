@@ -10,15 +10,35 @@ import io
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ...errors import CheckpointError
-from ...files import write_bytes
-from ...fingerprints import fingerprint
+from ...files import write_bytes, write_json
+from ...fingerprints import file_fingerprint, fingerprint
 from ...progress import Progress
 from ...tensors import read_pickled
+
+
+def write_record(folder: Path, command: str, config: Any, seconds: Any, **more: Any) -> None:
+    """Write folder/training.json: how the weights of a folder were made, and their digests.
+
+    command: of `psalign mini`. config: a dataclass. more: other entries.
+    """
+    weights = sorted(folder.rglob("*.safetensors"))
+    record = {
+        "command": f"psalign mini {command}",
+        "config": asdict(config),
+        **more,
+        "seconds": seconds,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "sha256": {str(path.relative_to(folder)): file_fingerprint(path) for path in weights},
+    }
+    write_json(folder / "training.json", record)
 
 
 class Stage:

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 MAX_TOKENS = 40
+CAPTIONS = 4000
 
 
-def corpus(*, seed: int = 0, captions: int = 4000) -> list[str]:
+def corpus() -> list[str]:
     """Sentences with every word of the mini world."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     wordings = world.ALL_WORDINGS + language.MORE_WORDINGS
-    scenes = [world.sample_scene(rng, held_out=None) for _ in range(captions)]
+    scenes = [world.sample_scene(rng, held_out=None) for _ in range(CAPTIONS)]
     captioned = [
         language.caption(scene, wordings[i % len(wordings)], language.sample_phrasing(rng, scene))
         for i, scene in enumerate(scenes)
