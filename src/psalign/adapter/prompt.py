@@ -1,5 +1,4 @@
-"""Kind `prompt`: tokens of the prompt that match what its user does not want are marked, and a small block rewrites the
-prompt without them.
+"""Kind `prompt`: tokens that match what the user does not want are marked, and a block rewrites the prompt.
 
 Place on the path of data: step 5, kind `prompt`.
 """

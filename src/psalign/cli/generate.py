@@ -123,8 +123,7 @@ def _known_by_profile(meta: Sequence[MetaRow], arguments: argparse.Namespace) ->
 def _embed_profiles(
     meta: Sequence[MetaRow], store: EmbeddingStore | None, arguments: argparse.Namespace, shard: Shard
 ) -> tuple[list[PromptRow], EmbeddingStore]:
-    """Users of the rows: from their stored vectors; else from the profile columns, in the space of those
-    vectors.
+    """Users of the rows: stored vectors; else vectors of the profile columns, in the same space.
 
     store: None for a published adapter, whose vectors are raw: they need no others to be standardised by.
     """

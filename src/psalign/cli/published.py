@@ -1,5 +1,4 @@
-"""The published scripts' flags, in the words of our commands: for people who type what the published README
-says.
+"""The published scripts' flags in the words of our commands, for users of the published README.
 
 A command line that has none of the published names is not changed. Flags without a counterpart are named on
 stderr.

@@ -1,5 +1,4 @@
-"""The tables of the benchmark: datasets, methods and base models, by the names that folders and results.csv
-have.
+"""The tables of the benchmark: datasets, methods and base models, by their names in folders and results.csv.
 
 Place on the path of data: beside steps 6 to 8. They stand in this room because results and the report are
 keyed by them; the room `benchmark` draws them.
@@ -12,8 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Dataset:
-    """A set of prompts. has_users: its rows are for users. metrics: names of those that say something about
-    it."""
+    """A set of prompts. has_users: its rows are for users. metrics: names of those that apply to it."""
 
     name: str
     title: str

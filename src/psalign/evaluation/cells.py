@@ -1,5 +1,4 @@
-"""The cells of the benchmark: pictures of one dataset by one method on one base model, and where they lie on
-disk.
+"""The cells of the benchmark: pictures of one dataset by one method on one base model, in one folder.
 
 Place on the path of data: the seam between steps 6 and 7,
 eval_images/<dataset>/<method>/<base>[/level_<k>]/.
@@ -22,8 +21,7 @@ NO_LEVEL, OWN_USER = "none", "user"
 
 @dataclass(frozen=True)
 class Variant:
-    """A method at a level: "none" where it has no levels, "user" for each row's own user, "level_0" to
-    "level_5".
+    """A method at a level: "none", "user" (each row's own user), or "level_0" to "level_5".
 
     Raises EvaluationError for another level.
     """
@@ -64,8 +62,7 @@ class Variant:
 
     @property
     def order(self) -> tuple[int, str, int]:
-        """Where it stands in a table: in the order of METHODS, unknown ones before ours, stricter levels
-        below."""
+        """Where it stands in a table: as in METHODS, unknown methods before ours, stricter levels below."""
         known = list(METHODS)
         place = known.index(self.method) if self.method in known else known.index(OURS[0]) - 0.5
         return int(2 * place), self.method, -1 if self.strictness is None else self.strictness
@@ -116,8 +113,7 @@ class Cell:
     level: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises UsageError for an unknown name, or a level that does not exist or that the method does not
-        have."""
+        """Raises UsageError for an unknown name, or a level that is none or that the method does not have."""
         for what, field, names in (("dataset", "dataset", DATASETS), ("method", "method", METHODS),
                                    ("base model", "base", BASES)):  # fmt: skip
             if getattr(self, field) not in names:
@@ -131,8 +127,7 @@ class Cell:
 
     @property
     def level_name(self) -> str:
-        """The level as results.csv has it: `level_3`; without one, `user` for methods that know users by
-        vectors."""
+        """The level as results.csv has it: `level_3`; without a level `user`, or `none`."""
         return self.variant.level
 
     @property
@@ -172,8 +167,7 @@ def find_strays(root: Path) -> list[EvaluationError]:
 
 
 def find_unfinished(root: Path) -> list[Cell]:
-    """Cells of which pictures are being drawn, or were until something stopped it: a run.json, and no
-    manifest yet."""
+    """Cells whose drawing has begun and not ended: they have a run.json and no manifest."""
     folders = [path.parent for path in root.rglob("run.json") if not path.with_name("manifest.jsonl").exists()]
     return _sort_out(folders, root)[0]
 

@@ -72,8 +72,7 @@ class Pictures:
 
 
 def open_pictures(folder: Path, *, base: Path | None = None, facts: Path | None = None) -> Pictures:
-    """The complete pictures of a folder. Raises EvaluationError where one is missing, twice, or without a
-    row."""
+    """The complete pictures of a folder. Raises EvaluationError as complete_rows does."""
     rows = complete_rows(folder)
     return Pictures(folder, rows, [file_fingerprint(folder / row.file_name) for row in rows], base, facts)
 
@@ -88,8 +87,7 @@ def own_pictures(folder: Path) -> list[Path]:
 
 
 def is_picture_file(path: Path) -> bool:
-    """Whether a path is a file that is named like a picture; a folder or a link to nothing of that name is
-    none."""
+    """Whether a path is a file named like a picture; a folder or a broken link of such a name is not."""
     return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path) and path.is_file()
 
 

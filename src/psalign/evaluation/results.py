@@ -1,5 +1,4 @@
-"""results.csv: one row per cell and metric, appended by any number of processes; the last row of a key
-counts.
+"""results.csv: one row per cell and metric, appended by any number of processes; the last of a key counts.
 
 Place on the path of data: step 7, between measuring and the report. `ResultRow` is its one schema.
 """

@@ -1,5 +1,4 @@
-"""Measures what results.csv lacks: cells are shared out to worker processes, rows are written as they are
-done.
+"""Measures what results.csv lacks: worker processes share the cells, rows are written as they are done.
 
 Place on the path of data: step 7, from cells of pictures to rows of results.csv. The function that
 measures is passed in.
@@ -47,8 +46,7 @@ class Job:
 
 
 def known_fingerprints(results: Path, cell: Cell) -> dict[str, str]:
-    """Fingerprints of the cell's scores in results.csv, by metric; those of metrics that failed are not among
-    them."""
+    """Fingerprints of the cell's scores in results.csv, by metric, without those of failed metrics."""
     rows = read_results(results) if results.exists() else []
     of_cell = (cell.dataset, cell.method, cell.base, cell.level_name)
     return {row.metrics: row.fingerprint for row in rows if row.key[:4] == of_cell and row.state == SUCCEEDED}
@@ -84,8 +82,7 @@ def name_inputs(job: Job) -> dict[str, str]:
 
 
 def look_at_inputs(job: Job) -> tuple[dict[str, str], list[ResultRow]]:
-    """What names the inputs of each metric; or of a cell whose files cannot be read nothing, and rows that
-    say so."""
+    """What names the inputs of each metric; for a cell that cannot be read nothing, and rows that say so."""
     try:
         return name_inputs(job), []
     except OSError as err:

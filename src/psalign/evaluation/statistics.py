@@ -75,8 +75,7 @@ def mean(values: Sequence[float]) -> Estimate:
 
 
 def mean_distance(distances: Sequence[float]) -> Estimate:
-    """Mean of n distances (each at least 0) with the normal 95 % interval, cut at 0; one distance has no
-    interval."""
+    """Mean of n distances (at least 0) with the normal 95 % interval, cut at 0; none for n = 1."""
     plain = mean(distances)
     return plain if plain.low is None else replace(plain, low=max(0.0, plain.low))
 
@@ -89,8 +88,7 @@ def paired_difference(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Estimate:
-    """Mean of ours less mean of theirs, over the prompts that both have, by the bias-corrected, accelerated
-    bootstrap.
+    """Mean of ours less theirs over shared prompts, by the bias-corrected, accelerated bootstrap.
 
     ours, theirs: one number for each prompt, by its name; outcomes count 1 and 0. A prompt is drawn with
     both of its numbers, so that what makes it hard for both cancels. groups: names a group for each
@@ -118,8 +116,7 @@ def paired_difference(
 
 
 def _acceleration(strata: Sequence[NDArray[np.float64]]) -> float | None:
-    """A sixth of the skewness of each pair's pull on the mean of the strata's means; None where no pair
-    pulls."""
+    """A sixth of the skewness of each pair's pull on the mean of means; None where no pair pulls."""
     pull = np.concatenate([(stratum - stratum.mean()) / (len(stratum) * len(strata)) for stratum in strata])
     spread = float((pull**2).sum())
     return float((pull**3).sum()) / (6 * spread**1.5) if spread > 1e-24 else None

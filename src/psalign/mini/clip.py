@@ -1,5 +1,4 @@
-"""The mini text-image model: a small standard CLIPModel that says how well a caption describes a mini
-picture.
+"""The mini text-image model: a small CLIPModel that says how well a caption describes a mini picture.
 
 Place on the path of data: between pictures and numbers (step 7). evaluation/clip_score.py loads its folder as
 it loads any CLIP of the hub. mini/factory/clip.py trained it.

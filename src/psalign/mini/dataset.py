@@ -47,8 +47,7 @@ def build(
     captions_only: bool = False,
     users: Mapping[str, Sequence[UserProfile]] | None = None,
 ) -> None:
-    """Write users, splits and prompts. A finished build of the same config is kept; an interrupted one begins
-    anew.
+    """Write users, splits and prompts. A finished build of this config is kept, an unfinished one restarted.
 
     captions_only: draw no picture; the rows are the same. users: those of each split; None: those of
     split_users.
@@ -87,8 +86,7 @@ def build(
 
 
 def claim_build(root: Path, name: str, *, mark: Path, names: Sequence[str], what: str) -> bool:
-    """Whether root has a finished build of this name. If it has not, it is marked as being built under this
-    name.
+    """Whether root has a finished build of this name. If not, root is marked as being built under it.
 
     mark: the file that a finished build has. names: patterns of the files that the build writes. Half a build
     of other settings is removed. Raises OutputError where root has the mark of another build, or files of

@@ -1,5 +1,4 @@
-"""The judge of mini pictures: a small network that says which motifs, which subject and which colour a
-picture shows.
+"""The judge of mini pictures: a small network that names motifs, subject and colour of a picture.
 
 Place on the path of data: between pictures and numbers (step 7). It is a judge of safety, so a faint or
 half-drawn motif counts as present: it is trained (mini/factory/detector.py) and tested on faded and cut ones,

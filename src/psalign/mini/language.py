@@ -1,5 +1,4 @@
-"""More ways to speak of the mini world: other names, plurals, descriptions, kinds alone, and what is not
-there.
+"""More ways to speak of the mini world: other names, plurals, descriptions, kinds alone, and denials.
 
 Place on the path of data: beside mini/world.py, whose captions have the first names alone. The mini base is
 trained on the whole language. Training rows of the mini dataset have two names of three and plurals of it,
@@ -194,8 +193,7 @@ def sample_phrasing(rng: np.random.Generator, scene: world.Scene) -> Phrasing:
 
 
 def sample_trained_mention(rng: np.random.Generator, *, names: int, plural_share: float) -> Mention:
-    """A way to speak of a motif that training rows have: by name, in singular or plural, with or without its
-    kind.
+    """How training rows mention a motif: by name, in singular or plural, with or without its kind.
 
     names: the number of names of each motif and kind that are used, from the first.
     """

@@ -1,5 +1,4 @@
-"""Captions of the mini world with limits in words: what a limit takes away from a caption, and what it
-leaves.
+"""Captions of the mini world with limits in words: what a limit removes from a caption, and what stays.
 
 Place on the path of data: the rows of limits.jsonl, which mini/dataset.py writes into its training split and
 training by captions reads (sage/limit_rows.py); and the prompts with limits that an adapter is measured on.

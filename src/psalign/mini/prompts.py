@@ -67,8 +67,7 @@ def prompts(users: Mapping[str, Sequence[UserProfile]], config: DatasetConfig) -
 def scene_meta(
     scene: world.Scene, *, suite: str, category: str | None = None, motif: str | None = None, seen: bool = False
 ) -> Record:
-    """What a prompt says of the scene that it asks for: "kind" is "unsafe" where the scene has motifs, else
-    "safe".
+    """What a prompt says of its scene: "kind" is "unsafe" where the scene has motifs, else "safe".
 
     category, motif: those that the prompt is about. seen: whether its user has training rows.
     """

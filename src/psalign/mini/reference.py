@@ -22,8 +22,7 @@ from .dataset import BUILDING, claim_build
 
 
 def draw_reference(folder: Path, rows: Sequence[PromptRow], *, per_caption: int = 4) -> Path:
-    """Draw the scene of every safe prompt (kind "safe" in meta) `per_caption` times, as PNG files in
-    folder.
+    """Draw the scene of every safe prompt (kind "safe" in meta) `per_caption` times, as PNG files.
 
     A finished folder of the same drawings is kept. Returns the folder.
     Raises DatasetError where no prompt is safe, OutputError where the folder holds other drawings.

@@ -1,5 +1,4 @@
-"""What the mini world's things look like: names and colours; shapes.json has the shapes of every subject and
-motif.
+"""What the mini world's things look like: names and colours; shapes.json has their shapes.
 
 Place on the path of data: read by mini/world.py, which draws them.
 

@@ -1,5 +1,4 @@
-"""The mini world: scenes, how they are drawn (64 x 64, uint8 RGB [0, 255]) and how they are described in
-words.
+"""The mini world: scenes, how they are drawn (64 x 64, uint8 RGB [0, 255]) and described in words.
 
 Place on the path of data: where the pictures and captions of the mini base and of its SAGE rows come from.
 

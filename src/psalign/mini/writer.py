@@ -1,5 +1,4 @@
-"""A writer of prompts that needs no language model: captions of the mini world's scenes, with and without a
-motif.
+"""A writer of prompts without a language model: captions of mini scenes, with and without a motif.
 
 Place on the path of data: hands prompts to sage/build.py, which hands them to the mini base.
 """

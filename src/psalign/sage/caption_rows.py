@@ -98,8 +98,7 @@ def is_caption_file(path: Path) -> bool:
 
 
 def read_caption_rows(path: Path) -> list[CaptionRow]:
-    """Rows of a file of captions. A row with `banned` in place of a user gets a user who is only that ban
-    list.
+    """Rows of a file of captions. A row with `banned` in place of a user gets a user of only that ban list.
 
     Raises DatasetError that names file and row.
     """

@@ -32,8 +32,7 @@ def count_rows(rows: Sequence[SageRow]) -> Record:
 
 
 def draw_counts(counts: dict[str, Record], path: Path, *, replace: bool = True) -> None:
-    """Write a PNG: the rows of every category, a panel for each split. counts: what count_rows returns, by
-    split.
+    """Write a PNG: the rows of every category, a panel a split. counts: results of count_rows, by split.
 
     Raises ExtraMissing without the extra `plots`, which brings matplotlib.
     """

@@ -1,5 +1,4 @@
-"""Downloads of the published captions, users and prompt sets, and of a SAGE archive: resumed, checked,
-unpacked.
+"""Downloads of the published captions, users and prompt sets, and of SAGE archives, which are unpacked.
 
 Place on the path of data: before everything, on a machine with a network.
 """
@@ -122,8 +121,7 @@ def captions_download(folder: Path) -> Download | None:
 
 
 def fetch_captions(folder: Path) -> int:
-    """Fetch CAPTIONS into a folder, which is then a SAGE dataset without pictures. Returns the number of new
-    files.
+    """Fetch CAPTIONS into a folder, then a SAGE dataset without pictures. Returns the number of new files.
 
     Files that are there stay; a download that was cut short goes on. Raises as missing_captions and fetch do.
     """

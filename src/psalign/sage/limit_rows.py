@@ -35,8 +35,7 @@ def limit_rows(folder: Path, rows: Sequence[SageRow]) -> list[CaptionRow]:
 
 
 def rows_of_concepts(rows: Sequence[SageRow]) -> list[CaptionRow]:
-    """Two rows for each unsafe caption, at most MOST_ROWS: one limits its concept or category, the other does
-    not.
+    """Two rows for each unsafe caption, at most MOST_ROWS: only the first limits its concept or category.
 
     Limits that a caption does not touch are concepts of other categories: within one, a concept may well be
     another word for the same thing.

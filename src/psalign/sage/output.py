@@ -17,8 +17,7 @@ OTHER_OUT = "Choose another --out, or remove that folder."
 
 
 def claim(out: Path, mark: str, fingerprint: str, *, what: str) -> None:
-    """Take a folder for one dataset, or go on with it. mark: file that holds the claim; what: "export", for
-    messages.
+    """Take a folder for one dataset, or go on. mark: file with the claim; what: "export", for messages.
 
     Raises OutputError where the folder holds anything else.
     """

@@ -1,5 +1,4 @@
-"""The preference rule: which picture of a pair a user should get for a caption, and the rows of a pair that
-follow.
+"""The preference rule: which picture of a pair a user should get for a caption, and the rows that follow.
 
 Place on the path of data: under the makers of datasets.
 """
@@ -27,8 +26,7 @@ def rows_of_pair(
     severity: int | None = None,
     suffixes: tuple[str, str] = (".jpg", ".jpg"),
 ) -> list[SageRow]:
-    """The rows of a pair for a user who bans these categories: one for the unsafe caption, one for the safe
-    caption.
+    """The two rows of a pair, for the unsafe and the safe caption, for a user who bans these categories.
 
     captions: by kind. severity: of the unsafe picture. suffixes: of the files of the safe and of the unsafe
     picture.

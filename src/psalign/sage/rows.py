@@ -1,5 +1,4 @@
-"""One preference of SAGE: a caption, the picture that its user should get for it, and the one they should not
-get.
+"""One preference of SAGE: a caption, and the pictures that its user should and should not get for it.
 
 Place on the path of data: training starts from these rows (step 4).
 """

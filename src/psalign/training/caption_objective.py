@@ -121,8 +121,7 @@ class CaptionObjective:
     def _read(
         self, batch: CaptionBatch, users: RowUsers, logits: Logits, rows: torch.Tensor, draw: Draw
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Errors of text states and of pooled states, [B] each, from reading some rows; where rows are compared, also
-        whether each is right."""
+        """Errors of text and pooled states, [B] each; where rows are compared, also whether each is right."""
         nothing = torch.zeros(len(batch), device=batch.states.device)
         if not len(rows):
             return nothing, nothing, None

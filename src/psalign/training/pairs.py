@@ -224,8 +224,7 @@ def _draw(numbers: np.ndarray, step: int, size: int, seed: int) -> tuple[np.ndar
 
 
 def _scalars(seed: int, row: int, draw: int, config: TrainingConfig) -> tuple[bool, bool, bool, int, bool]:
-    """Whether a pair keeps its caption and its user, whether it is mirrored, its timestep, and whether it keeps its
-    user's ban list."""
+    """What a pair keeps (caption, user, ban list), whether it is mirrored, and its timestep."""
     caption, user, flip, timestep, listed = np.random.default_rng(_seed("scalars", seed, row, draw)).random(5)
     low, high = config.timesteps
     return (

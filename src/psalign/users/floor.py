@@ -1,5 +1,4 @@
-"""What is known of a user is a floor: profile columns that come with a prompt may add bans and take none
-away.
+"""Known bans are a floor: profile columns that come with a prompt may add bans and remove none.
 
 Place on the path of data: between steps 2 and 3, for users who have a stored vector and are described again.
 """

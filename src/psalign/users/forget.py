@@ -47,8 +47,7 @@ class Change:
 
 
 def forget_user(user_id: str, places: Iterable[Path]) -> list[str]:
-    """Take a user out of users files, JSON lines (bans, prompts, metadata), splits, stores and published
-    vectors.
+    """Take a user out of users files, JSON lines (bans, prompts, metadata), splits, stores and vectors.
 
     Every place is locked while this runs; links are followed. Returns what was done, a line a place. Pictures
     that were drawn for the user, and adapters trained on them, stay.
@@ -156,8 +155,7 @@ def _in_vectors(user_id: str, path: Path) -> Callable[[], None] | None:
 
 
 def _in_table(user_id: str, place: Path, text: str) -> Callable[[], None] | None:
-    """Rows of a CSV table; all others keep their columns. Users without ids are numbered by row, so that each
-    keeps theirs."""
+    """Rows of a CSV table. Users without ids are numbered by row first, so that each keeps theirs."""
     header, rows = parse_csv(text, fault=DatasetError, name=str(place))
     fields = [field_of(column) for column in header]
     if not {"user_id"} & set(fields):

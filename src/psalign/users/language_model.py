@@ -1,5 +1,4 @@
-"""User vectors by a language model: the profile as text, the last layer's hidden states, their mean over the
-tokens.
+"""User vectors by a language model: the profile as text, and the mean of the last hidden states.
 
 Place on the path of data: step 3, behind the same interface as StructuredEmbedder.
 """
@@ -35,8 +34,7 @@ SAMPLED_BYTES = 1 << 20  # of each end of a weights file, to name a local model 
 
 
 class TransformersEmbedder:
-    """Vectors of any causal language model or encoder: masked mean of the last hidden states of the profile's
-    text.
+    """Vectors of any causal language model or encoder: masked mean of the profile text's last hidden states.
 
     model: hub id or folder, or "minilm" for the encoder of the extra `minilm`. dtype: number type of its
     weights, fp32, fp16 or bf16. batch_size changes no number, only time. person_alone: the text has no line
@@ -102,8 +100,7 @@ class TransformersEmbedder:
 
 
 class PublishedEmbedder(TransformersEmbedder):
-    """Vectors for published adapters: the same facts, raw and not standardised, by the model that published
-    ones read.
+    """Vectors for published adapters: the same facts, raw, by the language model of the published vectors.
 
     The text says what the published one says (age, age group, gender, religion, conditions, banned and
     allowed categories) in our own words, so a vector is near the published one of the same person and not

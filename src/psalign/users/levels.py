@@ -50,8 +50,7 @@ def published_profiles() -> list[UserProfile]:
 
 
 def choose_levels(profiles: Sequence[UserProfile]) -> list[UserProfile]:
-    """Six users of a population whose bans are nested, from nothing to everything, in steps as even as they
-    can be.
+    """Six users of a population with nested bans, from nothing to everything, in steps as even as possible.
 
     The same population gives the same users. Of users with equal bans the first is taken; of equally even
     choices the first in the order of the taxonomy.

@@ -26,8 +26,7 @@ def limits_of(path: Path, user_id: str) -> tuple[Limit, ...]:
 
 
 def add_limit(path: Path, user_id: str, limit: Limit) -> tuple[Limit, ...]:
-    """Add a limit and write the file, whole or not at all, readable by its owner only. Returns all of the
-    user.
+    """Add a limit and write the file, whole or not at all, mode 0600. Returns all limits of the user.
 
     A limit of the same phrases by the same setter is there once: with the greater strength and the later end.
     Raises as limits_of; LimitError for more limits than a person may have.

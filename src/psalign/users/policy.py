@@ -1,5 +1,4 @@
-"""What a profile bans: the rules of the taxonomy, united with the user's own ban list and limits. Step 2 of
-the path.
+"""What a profile bans: rules of the taxonomy, own ban list and limits together. Step 2 of the path of data.
 
 The rules are the floor: a user, or a language model, may add categories and can never take one away.
 A limit in a person's own words that names a category ("no violence") bans it as long as the limit holds.

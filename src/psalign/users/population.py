@@ -1,5 +1,4 @@
-"""Simulated users with the published distributions, for training and tests. Beside step 1 of the path of
-data.
+"""Simulated users with the published distributions. Beside step 1 of the path of data.
 
 Nobody is behind these profiles, so they may be shared and committed.
 """
@@ -53,8 +52,7 @@ def sample_profiles(n: int, *, seed: int, first_id: int = 1) -> list[UserProfile
 
 
 def split_users(user_ids: Sequence[str], *, seed: int, val: int = 50, test: int = 50) -> dict[str, list[str]]:
-    """Users of train, val, test_seen (who are in train too) and test_unseen (who are nowhere else), as SAGE
-    has them.
+    """Users of train, val, test_seen (who are in train too) and test_unseen (in no other split).
 
     val, test: how many users in val, and in each of the two tests. Raises UsageError where there are too few
     users.

@@ -1,5 +1,4 @@
-"""How raw user vectors become what an adapter reads: standardised or whitened, with an exact ban code behind
-them.
+"""How raw vectors become what an adapter reads: standardised or whitened, with a ban code behind them.
 
 Place on the path of data: step 3, under users/store.py. Raw vectors of a language model hardly differ between
 users (cosine .99), and what differs lies in directions of small spread: whitening gives every direction the
@@ -48,8 +47,7 @@ class Space:
 
     @classmethod
     def of(cls, raw: Array, *, whitened: int = 0, bans: Sequence[Collection[str]] | None = None) -> Space:
-        """The space of a population [U, llm_dim]. whitened: directions to keep; 0: all coordinates as they
-        are.
+        """The space of a population [U, llm_dim]. whitened: directions to keep; 0: all coordinates unchanged.
 
         bans: what each user bans, for vectors that are followed by a ban code; None: no code follows.
         """

@@ -89,8 +89,7 @@ class EmbeddingStore:
 
     @classmethod
     def load(cls, folder: Path, *, profiles: Sequence[UserProfile] = ()) -> EmbeddingStore:
-        """Read a store that save wrote, or a folder of <user id>.npy of [1, llm_dim] each, published or of
-        save_npy.
+        """Read a store of `save`, or a folder of <user id>.npy of [1, llm_dim], published or of `save_npy`.
 
         profiles: their ban lists are added to those of users of the second kind of folder: published vectors
         have no lists of their own. Their limits in words are added to any store (see with_limits).
@@ -156,8 +155,7 @@ class EmbeddingStore:
     # --- what an adapter reads ---------------------------------------------------------------------------------------
 
     def vectors(self, user_ids: Sequence[str], *, exact: bool = True) -> Array:
-        """Standardised vectors [B, width], float32, in the order asked for, with ban codes behind them, if
-        any.
+        """Standardised vectors [B, width], float32, in the order of the ids, with ban codes if there are any.
 
         exact: codes of the users' ban lists, where they are known; False: codes estimated from the vectors.
         Raises EmbeddingMissing that names the first five users who have none.
@@ -218,8 +216,7 @@ class EmbeddingStore:
         return banned
 
     def limits(self, user_id: str, *, today: date | None = None) -> tuple[tuple[str, float], ...]:
-        """(phrase, strength) of the user's limits in words that hold on a day (None: today). Raises
-        EmbeddingMissing.
+        """(phrase, strength) of the user's limits in words on a day (None: today). Raises EmbeddingMissing.
 
         A limit that is a category is in `banned` instead. Where the ban list is not known, it stands here as
         well:
@@ -276,8 +273,7 @@ class EmbeddingStore:
         return EmbeddingStore(replace(self.held, raw=vectors, recipe=recipe, space=Space.as_it_is(width)))
 
     def joined(self, others: EmbeddingStore) -> EmbeddingStore:
-        """The store with other users of the same space; who is in both is as in `others`, with the limits of
-        both.
+        """The store with other users of its space. Who is in both has the vector of `others` and all limits.
 
         Raises RecipeMismatch.
         """

@@ -1,5 +1,4 @@
-"""What folders of user vectors hold, and how they are written: whole or not at all. Step 3 of the path of
-data.
+"""What folders of user vectors hold, and how they are written. Step 3 of the path of data.
 
 Ours hold vectors.safetensors and index.json. Published ones hold <user id>.npy of [1, llm_dim] each; where we
 wrote them, recipe.json beside them says what made them. Files of ours have digests: a vector, a ban or a

@@ -188,8 +188,7 @@ class _Reader:
 
 
 def _read_unchanged(folder: Path, read: Callable[[], T | None]) -> T:
-    """What read gives of a folder that nobody changed meanwhile; None from it: the files are not of one
-    build.
+    """What `read` returns for a folder that nobody changes meanwhile; None: its files do not match.
 
     Raises EmbeddingMissing where they stay so, or where the folder changes for longer than LOAD_WAIT_S.
     """

@@ -1,5 +1,4 @@
-"""User vectors and how they are made: profile and banned categories -> [B, llm_dim]. Step 3 of the path of
-data.
+"""User vectors and how they are made, [B, llm_dim]. Step 3 of the path of data.
 
 A recipe says how vectors were made; an adapter trained on one recipe refuses vectors of another.
 """
@@ -25,8 +24,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How user vectors are made: backend, width, version of the definition, and all else that changes a
-    number.
+    """How user vectors are made: backend, width, version, and all else that changes a number.
 
     The options of published vectors are not known, so they do not count: one recipe for each width.
     """

@@ -27,8 +27,7 @@ Phrases = tuple[tuple[str, float], ...]
 
 
 def batch_of(profiles: Sequence[UserProfile | None], *, in_words: bool = False) -> UserBatch:
-    """Users as their profiles say it, without any vector: for an adapter of kind `prompt`, one profile per
-    prompt.
+    """Users by their profiles, without vectors: for an adapter of kind `prompt`, one profile per prompt.
 
     Rules, ban lists and limits in words count, as everywhere; None is a row with no user. in_words: banned
     categories are given as their phrases in the taxonomy in use, not as a code: an adapter that was trained with

@@ -1,5 +1,4 @@
-"""Asks a judge about whole cells of pictures: several questions at a time, each paid for once, stoppable at
-any moment.
+"""Asks a judge about whole cells of pictures: in parallel, each question paid for once, stoppable any time.
 
 Place on the path of data: step 7, from cases to answers, which judge_summary.py turns into rates.
 """
@@ -26,8 +25,7 @@ MAX_FAILED_IN_A_ROW = 10  # of failures that no reply caused: the endpoint is do
 
 @dataclass(frozen=True)
 class Trial:
-    """A case and what is asked about it: once for each order of its pictures; again: once more, for
-    self-agreement."""
+    """A case, and a question for each order of its pictures. again: one repeated, for self-agreement."""
 
     case: Case
     questions: tuple[Question, ...]
@@ -36,8 +34,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class JudgeTask:
-    """The trials of one results file. models: the one that is judged, or a and b. judged_for: whose users'
-    bans count.
+    """The trials of one results file. models: one, or a and b. judged_for: whose users' bans count.
 
     remarks: what a reader of its rates has to know.
     """
@@ -77,8 +74,7 @@ def make_trials(
     repeat_share: float,
     seed: int = 0,
 ) -> tuple[Trial, ...]:
-    """Trials of cases. repeat_share: share of them that is asked twice, the same rows for every model, chosen
-    by `seed`."""
+    """Trials of cases. repeat_share: share that is asked twice, the same rows for every model, by `seed`."""
     ranked = sorted(range(len(cases)), key=lambda i: fingerprint([seed, cases[i].file_name]))
     twice = set(ranked[: math.ceil(repeat_share * len(cases))])
     trials = []
@@ -108,8 +104,7 @@ def ask_all(
     retry_failed: bool = False,
     first: Question | None = None,
 ) -> Answers:
-    """Answers to all questions, of the cache or of the judge; those of the judge are on disk before they
-    count.
+    """Answers to all questions, from the cache or the judge. An answer counts once it is on disk.
 
     first: asked alone, before any other. Ends early, and says so, where the client's budget is spent.
     Raises EvaluationError where the judge cannot be used at all, or fails MAX_FAILED_IN_A_ROW times in a
@@ -135,8 +130,7 @@ def ask_all(
 
 
 def _settle_first(question: Question, client: JudgeClient, cache: JudgeCache, answers: Answers) -> None:
-    """Ask a question that holds nobody's data. Raises EvaluationError where the judge cannot answer like it
-    either."""
+    """Ask a question about nobody. Raises EvaluationError where the judge cannot answer even that."""
     answer = client.ask(question)
     if not answer.settled or answer.failed == MALFORMED:
         said = f" It says: {client.said}" if client.said else ""

@@ -24,8 +24,7 @@ from .reply import Answer, is_reply
 
 
 class JudgeCache:
-    """Answers by key, in a file of its owner alone (0600) that one process at a time may hold. A context
-    manager.
+    """Answers by key, in a file with mode 0600 that one process at a time may hold. A context manager.
 
     Raises OutputError where another process holds it; EvaluationError for a line that is no judgement. A
     torn last line, of a process that was killed while it wrote, is dropped.
@@ -58,16 +57,14 @@ class JudgeCache:
         return self._answers.get(key)
 
     def answer_to(self, question: Question) -> Answer | None:
-        """The answer to a question; None where it is not known, or where its reply has another form than
-        asked for."""
+        """The answer to a question; None where none is known, or its reply has another form."""
         answer = self.get(question.key)
         if answer is None or answer.reply is None:
             return answer
         return answer if is_reply(answer.reply, question.template.reply) else None
 
     def add(self, key: str, answer: Answer) -> None:
-        """Put an answer on the disk; then, and not before, it counts. Raises OutputError where it cannot be
-        written."""
+        """Write an answer to disk; only then it counts. Raises OutputError where it cannot be written."""
         line = (json.dumps({"key": key, **asdict(answer)}) + "\n").encode()
         with self._lock:
             append_bytes(self.path, line)

@@ -1,5 +1,4 @@
-"""What a judge is asked about: one picture of a row, or two pictures of one row, with what its user bans and
-allows.
+"""What a judge is asked about: one or two pictures of a row, with what its user bans and allows.
 
 Place on the path of data: step 7, from the cells of pictures to the cases of a judge. Everything is read,
 and every picture decoded, before anything is sent.
@@ -107,8 +106,7 @@ def load_cases(folder: Path, *, bans_of: Path | None = None) -> list[Case]:
 
 
 def pair_cases(folder_a: Path, folder_b: Path) -> tuple[list[Case], list[str]]:
-    """Cases of two cells of the same rows, pictures in the order a, b; and remarks on what differs between
-    them.
+    """Cases of two cells of the same rows, pictures in the order a, b; and remarks on how the cells differ.
 
     Where one side draws the same picture for every user, the pair is judged for the other side's user.
     Raises EvaluationError where a row is on one side only, its prompt or user is another one, or nothing
@@ -151,8 +149,7 @@ def add_persons(cases: Sequence[Case], profiles: Sequence[UserProfile]) -> list[
 
 
 def asked_categories(row: ManifestRow) -> tuple[str, ...] | None:
-    """Categories that a row's prompt asks for, in the order of the taxonomy; () none; None: the dataset does
-    not say.
+    """Categories that a row's prompt asks for, in order; () for none; None: the dataset does not say.
 
     From meta: `kind` "safe" asks for none; else `categories` or `category`, a list or words with commas
     between. Else from a file name as SAGE spells it, of the row or in meta. Words that are no category are

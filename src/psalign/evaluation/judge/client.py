@@ -1,5 +1,4 @@
-"""Asks an OpenAI-compatible endpoint, or Azure's, one question at a time: retries, Retry-After, a budget of
-requests.
+"""Asks an OpenAI-compatible endpoint, or Azure's, one question at a time, with retries and a budget.
 
 Place on the path of data: step 7, from a question to its answer.
 """
@@ -69,8 +68,7 @@ class Endpoint:
 
 
 class JudgeClient:
-    """Asks questions. Raises ExtraMissing without the extra `openai`, UsageError for a key or address that is
-    missing.
+    """Asks questions. Raises ExtraMissing without the extra `openai`, UsageError without a key or address.
 
     sleep: waits for a number of seconds between tries; by default it ends early when `stop` is set. said:
     the endpoint's own words when it last rejected a request; they may repeat what was sent. A redirection
@@ -119,8 +117,7 @@ class JudgeClient:
         return Answer(reply, SERVER if failed == ADAPTED else failed, len(tries), *spent, tuple(self._chat.adapted))
 
     def _judged(self, said: Said, question: Question) -> tuple[Record | None, str | None]:
-        """The checked reply, or how the request failed. Raises EvaluationError where no question can be
-        answered."""
+        """The checked reply, or the failure. Raises EvaluationError where no question can succeed."""
         if said.failed == FATAL:
             why = FATAL_STATUS.get(said.status or 0, "says that its quota is used up")
             raise EvaluationError(

@@ -29,8 +29,7 @@ class Estimate:
 
 
 def estimate(questions: Sequence[Question], *, prices: tuple[float, float] | None = None) -> Estimate:
-    """Estimate for questions, about right for the larger public models; other models count pictures
-    otherwise.
+    """Estimate for questions, about right for larger public models; others count pictures in other ways.
 
     prices: price of a million tokens read, and of a million written.
     """
@@ -41,8 +40,7 @@ def estimate(questions: Sequence[Question], *, prices: tuple[float, float] | Non
 
 
 def picture_tokens(width: int, height: int) -> int:
-    """Tokens of a picture: 85, and 170 for each tile of 512 px, of the picture made to fit 2048 px and 768
-    px.
+    """Tokens of a picture: 85, and 170 for each tile of 512 px once it fits 2048 px and 768 px.
 
     512 x 512 is one tile, 255; 1024 x 1024 is made 768 x 768, four tiles, 765.
     Source: OpenAI's published rule for pictures of high detail.

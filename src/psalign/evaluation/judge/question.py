@@ -1,5 +1,4 @@
-"""What leaves this machine for one judgement: a template's words, the row as JSON, and its picture or
-pictures.
+"""What leaves this machine for one judgement: a template's words, the row as JSON, and its pictures.
 
 Place on the path of data: step 7, from a case to the messages of one request.
 
@@ -146,8 +145,7 @@ def _data_url(picture: PictureFile) -> str:
 
 
 def _pixels_alone(content: bytes) -> bytes:
-    """A picture as PNG without anything else that its file may hold: what drew it, its prompt, a camera's
-    place."""
+    """A picture as PNG without the metadata of its file: the generator, the prompt, where a camera was."""
     stream = io.BytesIO()
     Image.fromarray(np.asarray(decode(content))).save(stream, format="PNG")
     return stream.getvalue()

@@ -80,8 +80,7 @@ class CompareSummary(_Summary):
 
 
 class Row(_Part):
-    """One judged row. asked: categories that its prompt asks for; None: not known. clean, kept: None where it
-    failed."""
+    """One judged row. asked: categories of its prompt; None: not known. clean, kept: None on failure."""
 
     file_name: str
     banned: list[str]
@@ -136,8 +135,7 @@ class Evaluation(_File):
         return {f"judge_{name}": rate.estimate for name, rate in zip(RATES, parts, strict=True)}
 
     def facts(self) -> Iterator[Fact]:
-        """One fact for each side that a judged row asks for: something its user bans, something its user
-        allows."""
+        """One fact for each side that a judged row asks for: something that is banned, something allowed."""
         for row in self.rows:
             if row.failed or row.clean is None:
                 continue
@@ -149,8 +147,7 @@ class Evaluation(_File):
 
 
 class Comparison(_File):
-    """A judge's pairwise comparison of two models on the same rows, in both orders. a, b: names such as
-    psa_level_3."""
+    """A judge's comparison of two models on the same rows, in both orders. a, b: names like psa_level_3."""
 
     mode: Literal["compare"]
     a: str

@@ -62,8 +62,7 @@ class JudgedCase:
         return places.pop() if len(self.replies) == 2 and len(places) == 1 and TIE not in places else None
 
     def facts(self, side: int = 0) -> Record:
-        """Facts of the picture of one side, of all orders: what was seen in any of them, is there in all of
-        them."""
+        """Facts of one side's picture over all orders: what was seen in any order counts as seen."""
         seen = [_facts(reply, order, side) for order, reply in enumerate(self.replies) if reply]
         visible = {category for one in seen for category in one["banned_visible"]} & set(self.case.banned)
         present = {one["allowed_present"] for one in seen}
@@ -217,8 +216,7 @@ def _counts(found: Sequence[JudgedCase]) -> Record:
 
 
 def _says_not_asked(one: JudgedCase) -> bool:
-    """The dataset says that the prompt asks for something allowed, the judge that it asks for nothing of the
-    kind."""
+    """The dataset says that the prompt asks for something allowed; the judge says that it does not."""
     return one.judged and bool(one.case.asks_allowed) and one.facts()["allowed_present"] == "not_asked"
 
 

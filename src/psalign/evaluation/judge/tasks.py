@@ -1,5 +1,4 @@
-"""Tasks of a judge: which cells are judged or compared, for whose users, and the file that their rates are
-written to.
+"""Tasks of a judge: which cells are judged or compared, for whose users, and their results file.
 
 Place on the path of data: step 7, from folders of pictures to tasks, and from tasks to files.
 """
@@ -87,8 +86,7 @@ def compare_task(setting: Setting, model_a: str, model_b: str) -> JudgeTask:
 
 
 def results_path(out: Path, task: JudgeTask) -> Path:
-    """out/<dataset>/<base>/<method>[_level_k].json, or .../<a>_vs_<b>.json; a template that is not blind is
-    named."""
+    """out/<dataset>/<base>/<method>[_level_k].json, or <a>_vs_<b>.json; a biased template is named."""
     if len(task.models) == 2:
         name = "_vs_".join(task.models)
     else:

@@ -120,8 +120,7 @@ def infer(
 def read_batches(
     folder: Path, paths: Sequence[Path], prepare: Callable[[Picture], T], *, batch_size: int, hint: str = MAKE_AGAIN
 ) -> Iterator[list[T]]:
-    """Prepared pictures in order, the next batch being read while one is used. hint: what to do about a bad
-    one.
+    """Prepared pictures in order; the next batch is read meanwhile. hint: what to do about a broken picture.
 
     Raises EvaluationError that lists the first five that cannot be read; from the first on, nothing more
     is given.

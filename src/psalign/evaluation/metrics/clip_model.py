@@ -49,8 +49,7 @@ class ClipModel:
 
     @cached_property
     def name(self) -> str:
-        """16 hexadecimal digits that name the weights: a folder's files, or hub id and commit. Loads no
-        weights.
+        """16 hexadecimal digits that name the weights: a folder's files, or hub id and commit. Loads nothing.
 
         Raises CheckpointError where there is no such model.
         """
@@ -66,8 +65,7 @@ class ClipModel:
         return fingerprint([self.model, getattr(config, "_commit_hash", None)])
 
     def prepare(self, picture: Picture) -> np.ndarray:
-        """A picture, uint8 RGB [H, W, 3], as the network reads it: resized, cropped and normalised, float [3,
-        S, S]."""
+        """A picture, uint8 RGB [H, W, 3], as the network's input, float [3, S, S]."""
         processor = self._parts[2]
         with self._library_errors("cannot prepare a picture"):
             pixels: np.ndarray = processor(images=picture, return_tensors="np", input_data_format="channels_last")[
@@ -106,8 +104,7 @@ class ClipModel:
 
     @cached_property
     def _parts(self) -> tuple[Any, Any, Any]:
-        """Network, tokenizer, preparation of pictures. Raises CheckpointError where one is missing or no
-        CLIP."""
+        """Network, tokenizer, picture processor. Raises CheckpointError where one is missing or no CLIP."""
         import torch
         from transformers import AutoConfig, AutoTokenizer, CLIPModel
 
@@ -127,8 +124,7 @@ class ClipModel:
         return network.to(self.device).eval(), tokenizer, processor
 
     def _normalised(self, features: Any) -> torch.Tensor:
-        """Features of either tower at length 1, float32 on the CPU; transformers 5 gives them inside an
-        object."""
+        """Features of either tower at length 1, float32 on the CPU; transformers 5 wraps them."""
         vectors: torch.Tensor = getattr(features, "pooler_output", features)
         embeddings = (vectors / vectors.norm(dim=-1, keepdim=True)).float().cpu()
         if not embeddings.isfinite().all():  # a comparison with such a number is always False: "appropriate"

@@ -37,8 +37,7 @@ NEGLIGIBLE = 1e-13  # of the largest eigenvalue: what float64 leaves where a cov
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of n features of width F: mean [F], covariance [F, F] (n - 1 in the denominator), and the features kept
-    [K, F].
+    """Statistics of n features: mean [F], covariance [F, F] (denominator n - 1), the features kept [K, F].
 
     extractor: names what made the features. fingerprint: names the extractor and all pictures.
     """
@@ -102,8 +101,7 @@ def _root(covariance: Float64) -> Float64:
 
 
 def kernel_distance(x: Features, y: Features, *, block: int = 1000) -> Estimate:
-    """Unbiased squared maximum mean discrepancy with kernel (x . y / F + 1)^3, and its jackknife 95 %
-    interval.
+    """Unbiased squared maximum mean discrepancy, kernel (x . y / F + 1)^3, with its jackknife 95 % interval.
 
     x: [M, F], y: [N, F], each at least 3. It is the mean over all subsets, of which KID is usually
     estimated from a hundred; so there is no chance in it, and its expectation is the same. It may be below
@@ -127,8 +125,7 @@ def kernel_distance(x: Features, y: Features, *, block: int = 1000) -> Estimate:
 
 
 def _kernel_sums(x: Features, y: Features, block: int, *, itself: bool = True) -> tuple[Float64, Float64]:
-    """Sums of the kernel of each x with all y [M], and of each y with all x [N]; itself: with the one at its
-    place."""
+    """Sums of the kernel of each x with all y [M], and of each y with all x [N]; x with itself if `itself`."""
     right = y.astype(np.float64)
     of_x, of_y = np.zeros(len(x)), np.zeros(len(y))
     for start in range(0, len(x), block):
@@ -159,8 +156,7 @@ class Extraction:
 
 
 def reference_statistics(reference: Path, how: Extraction) -> Statistics:
-    """Statistics of a folder of pictures (of any sizes), or of a file of statistics that `write_statistics`
-    wrote.
+    """Statistics of a folder of pictures (of any sizes), or of a file that `write_statistics` wrote.
 
     Raises EvaluationError where it does not exist, has no pictures, or was made with another extractor.
     """
@@ -185,8 +181,7 @@ def reference_statistics(reference: Path, how: Extraction) -> Statistics:
 def picture_statistics(
     folder: Path, paths: list[Path], digests: list[str], how: Extraction, *, hint: str = MAKE_AGAIN
 ) -> Statistics:
-    """Statistics of pictures, from the cache where they are there and whole. hint: what to do about a picture
-    that cannot be read.
+    """Statistics of pictures, from the cache where they are whole. hint: what to do about a broken picture.
 
     Raises EvaluationError for fewer than two pictures, one that cannot be read, or features that are not
     finite.
@@ -236,8 +231,7 @@ def _features(
 
 
 def write_statistics(path: Path, statistics: Statistics) -> None:
-    """One safetensors file: mean, covariance, features; n, extractor, fingerprint and a digest of it all in
-    its header."""
+    """One safetensors file: the three arrays; n, extractor, fingerprint and digest in its header."""
     from safetensors.numpy import save
 
     arrays = {name: np.ascontiguousarray(getattr(statistics, name)) for name in ("mean", "covariance", "features")}

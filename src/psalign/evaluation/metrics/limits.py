@@ -1,5 +1,4 @@
-"""Whether pictures keep to their users' limits: what a detector sees in each, held against what its row asks
-for.
+"""Whether pictures keep to their users' limits: what a detector sees, compared with what each row asks for.
 
 Place on the path of data: step 7. Facts of single pictures are written beside results.csv when they are
 measured; rates, categories, differences and the report are counted from them.
@@ -134,8 +133,7 @@ def judge_pictures(
     pictures: Pictures, detector: Lazy[Detector], *, base: Path | None = None, cache: Path | None = None,
     batch_size: int = 64,
 ) -> FactsFile:  # fmt: skip
-    """Facts about every picture, in the manifest's order. base: folder of the base model's pictures of the
-    same rows.
+    """Facts about every picture, in the manifest's order. base: folder of the base model's pictures.
 
     Raises EvaluationError, listing the first five, for pictures that cannot be read or are not of one
     size: what cannot be judged is never counted as safe.

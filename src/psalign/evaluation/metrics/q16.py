@@ -143,8 +143,7 @@ class _Refused(Exception):
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Makes numpy arrays of floats and nothing else: every name in a pickle is answered by a function of this
-    file."""
+    """Builds numpy arrays of floats alone: functions of this file answer every name in a pickle."""
 
     def find_class(self, module: str, name: str) -> Any:
         makers = {

@@ -1,5 +1,4 @@
-"""The table of metrics: what each is called, which end is better, which models it needs, and its one
-function.
+"""The table of metrics: title, direction, the models that each needs, and its one function.
 
 Place on the path of data: step 7, from a folder of pictures and manifest.jsonl to scores for results.csv;
 the report takes titles, directions and units from the same table.
@@ -33,8 +32,7 @@ from .q16 import load_q16, q16_scores
 
 @dataclass(frozen=True)
 class MetricModels:
-    """The models that metrics compute with; a metric that needs one that is None is refused. Each is loaded
-    when used.
+    """The models that metrics compute with, each loaded at its first use; a missing one is None.
 
     features: the feature extractor of FID and KID. fid_reference: a folder of pictures to compare with, or a file
     of their statistics. clip: the text-image model of CLIPScore. q16: the file of Q16's two vectors; q16_clip: the
@@ -237,8 +235,7 @@ _CASES = {
 
 
 def _safe_rows(pictures: Pictures) -> tuple[Pictures, str]:
-    """The rows that say they are safe, where rows say so (mini); else all: the whole dataset is safe, or all
-    count."""
+    """The rows that say they are safe (mini); all rows, where none says what it is."""
 
     def kind(row: ManifestRow) -> object:
         return row.meta.get("kind")

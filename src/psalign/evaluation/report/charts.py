@@ -54,8 +54,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a scatter chart. label: beside it, or empty; tip: when it is pointed at; y_range: its
-    interval."""
+    """A point of a scatter chart. label: beside it, or empty; tip: shown on hover; y_range: its interval."""
 
     x: float
     y: float
@@ -66,8 +65,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Series:
-    """Dots of one kind ("ours", "other" or "published", as the style sheet knows them), joined by a line or
-    not."""
+    """Dots of one kind ("ours", "other" or "published", as in the style sheet), joined by a line or not."""
 
     kind: str
     dots: Sequence[Dot]
@@ -107,8 +105,7 @@ def curve_chart(points: Sequence[tuple[float, float]], *, title: str, unit_range
 
 
 def scatter_chart(series: Sequence[Series], *, x_title: str, title: str, percent_y: bool = False) -> str:
-    """Dots with their intervals and labels; labels keep clear of the dots and of each other where there is
-    room."""
+    """Dots with their intervals and labels; labels avoid dots and each other where there is room."""
     axes, x_ticks, y_ticks = scatter_axes(series)
     body = "".join(_series_svg(axes, one) for one in series)
     for dot, (left, _, _, bottom) in place_labels(axes, series):
@@ -129,8 +126,7 @@ def scatter_axes(series: Sequence[Series]) -> tuple[Axes, list[float], list[floa
 
 
 def place_labels(axes: Axes, series: Sequence[Series]) -> Iterator[tuple[Dot, Box]]:
-    """A box for each label, in the chart's pixels, that covers as little as possible of dots, lines and other
-    labels."""
+    """A box for each label, in pixels, that covers as little as possible of dots, lines and other labels."""
     taken = [box for one in series for box in _taken(axes, one)]
     for dot in (dot for one in series for dot in one.dots if dot.label):
         box = min(_places(axes, dot), key=lambda place: sum(_overlap(place, other) for other in taken))

@@ -63,8 +63,7 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Captions of the columns, and the rows. column_notes: a word under each caption (its category), or
-    empty.
+    """Captions of the columns, and the rows. column_notes: a word under each caption, or empty.
 
     veiled: one flag for each column: its pictures and caption are blurred until a reader reveals them; empty: no
     column is. name: the name of this sheet within a page. title: the heading above it.

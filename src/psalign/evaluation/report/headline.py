@@ -1,5 +1,4 @@
-"""The report's headline in words, computed from its numbers: who is best, by how much, and whether that is
-sure.
+"""The report's headline, computed from its numbers: who is best, by how much, and whether that is sure.
 
 Place on the path of data: step 8, the first lines of the benchmark's report.
 """

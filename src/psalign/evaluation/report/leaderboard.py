@@ -1,5 +1,4 @@
-"""All that a benchmark left on disk, by place (a set of prompts on a base model) and variant, checked when it
-is read.
+"""All that a benchmark left on disk, by place (prompts and base model) and variant, checked when read.
 
 Place on the path of data: step 8, from eval_images/, results.csv with its facts, and a judge's folders to
 the report.
@@ -178,8 +177,7 @@ def _require_share(row: ResultRow) -> None:
 
 
 def _add_judgement(board: Leaderboard, judgement: Evaluation) -> None:
-    """A variant has one row: judged for its own users, by a blind template where both were asked; else the
-    first."""
+    """A variant has one row: for its own users, by a blind template where both were asked; else the first."""
     variant, before = judgement.variant, board.judgements.get(judgement.variant)
     if judgement.is_for_a_level:
         board.remarks.append(f"{variant.title} was also judged for {judgement.judged_for}'s users; not in the tables.")

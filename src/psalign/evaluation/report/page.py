@@ -1,5 +1,4 @@
-"""The report: one HTML page that needs nothing else, from leaderboards and, for a whole run, its sheet and
-curves.
+"""The report: one HTML page of leaderboards and, for a whole run, its sheet and curves.
 
 Place on the path of data: step 8, the end of the path. The page itself is report.html.j2, its style
 report.css.

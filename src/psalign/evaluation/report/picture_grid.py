@@ -27,8 +27,7 @@ BANS_NOT_KNOWN = "bans not known, nothing is outlined"
 
 
 def picture_grid(board: Leaderboard) -> Sheet | None:
-    """One prompt of each category and a safe one, as far as the manifests say; None where there are no
-    pictures.
+    """One prompt of each category and a safe one, where manifests say; None where there are no pictures.
 
     Only prompts that every variant drew are chosen, where there are any. Of a picture that cannot be read
     its row says so.
@@ -61,8 +60,7 @@ def is_sensitive(dataset: str, row: ManifestRow) -> bool:
 
 
 def _choose(cells: Sequence[Drawn], dataset: str) -> list[str]:
-    """File names of the prompts to show: of each category in turn one that its user bans or allows, then
-    safe."""
+    """File names of the prompts to show: of each category a banned or an allowed one, then safe ones."""
     pool = _shared_rows(cells)
     groups: dict[str, list[str]] = {category: [] for category in (*category_names(), UNKNOWN, "")}
     for name, row in pool.items():

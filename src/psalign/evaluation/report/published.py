@@ -1,5 +1,4 @@
-"""Published figures, shown beside ours: those that ship (published.csv names its source), and the published
-judge's.
+"""Published figures, shown beside ours: those that ship (published.csv), and summaries of its judge.
 
 Place on the path of data: step 8, read by the benchmark's report.
 """
@@ -49,8 +48,7 @@ def read_published() -> Figures:
 
 
 def is_published_summary(record: Record) -> bool:
-    """Whether a JSON file is a summary that the published judge's scripts wrote; a file of our own has a
-    mode.
+    """Whether a JSON file is a summary of the published judge's scripts; files of our own have a mode.
 
     record: dataset -> "<method>_<base>" -> pass_rate and others, or dataset -> base -> overall.
     """
@@ -60,8 +58,7 @@ def is_published_summary(record: Record) -> bool:
 
 
 def read_summary(record: Record, path: Path) -> Figures:
-    """The figures of a summary, as read_published gives them. Raises EvaluationError for numbers that cannot
-    be."""
+    """The figures of a summary, as in read_published. Raises EvaluationError for impossible numbers."""
     found: Figures = {}
     for dataset, cells in record.items():
         if not isinstance(cells, dict):

@@ -1,5 +1,4 @@
-"""The tables of the page, as rows of cells that the template draws: methods, differences, categories, users,
-levels.
+"""The tables of the page, as rows of cells: methods, differences, categories, users, levels.
 
 Place on the path of data: step 8, from leaderboards to report.html.j2.
 """
@@ -42,8 +41,7 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True)
 class TableCell:
-    """One number of a table. label: the column's title. kind: classes of the style sheet. below: one more
-    line.
+    """One number of a table. label: the column's title. kind: CSS classes. below: one more line.
 
     depth: strength of the colour, 0 to 100; None: no colour.
     """
@@ -69,8 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """columns: title and meaning of each. kind: classes of the style sheet. notes: what must be known of its
-    numbers."""
+    """columns: title and meaning of each. kind: CSS classes. notes: what its numbers need said."""
 
     first: str
     columns: Sequence[tuple[str, str]]
@@ -109,8 +106,7 @@ def best_of(rows: Mapping[Variant, Mapping[str, Estimate]], metric: Metric) -> V
 
 
 def method_tables(board: Leaderboard) -> list[Table]:
-    """A table for each way of measuring. Levels of strictness have a section of their own where nothing else
-    is known."""
+    """A table for each way of measuring. Levels of strictness appear only where nothing else is known."""
     tables = [table for note, names in GROUPS.items() if (table := _group(board, note, names))]
     return [replace(tables[0], heading=board.title), *tables[1:]] if tables else []
 
@@ -249,8 +245,7 @@ def _heat_cell(number: Estimate, category: str) -> TableCell:
 
 
 def user_tables(boards: Sequence[Leaderboard]) -> list[Table]:
-    """Seen users beside unseen ones: by the facts of one set of prompts, or by two sets that differ in the
-    users alone."""
+    """Seen users beside unseen ones: by facts of one set of prompts, or by two sets with other users."""
     tables = [table for board in boards if (table := _users_of_facts(board))]
     by_place = {(board.dataset, board.base): board for board in boards}
     for seen, unseen in SEEN_AND_UNSEEN:

@@ -39,8 +39,7 @@ class Tradeoff:
     published: tuple[Point, ...]
 
     def series(self) -> list[Series]:
-        """What to draw: levels of ours joined by a line, ours without a level, the others; then what is
-        published."""
+        """What to draw: our levels joined by a line, ours without level, the others, the published."""
         return [*_series(self.points, published=False), *_series(self.published, published=True)]
 
 

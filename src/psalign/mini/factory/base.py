@@ -67,8 +67,7 @@ class BaseConfig:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is taken from the mini base in folder, and not trained anew: its autoencoder; with unet also its
-    UNet.
+    """What is taken from another mini base, not trained: its autoencoder; with unet also its UNet.
 
     The UNet comes with the text encoder that it was trained with, where the language begins.
     """

@@ -50,8 +50,7 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def check_detector(detector: Detector, pipeline: Any, *, n: int = 1000) -> dict[str, Count]:
-    """Pictures of which all motifs, the subject or the colour is right: fresh, faded or cut, and
-    reconstructed.
+    """Pictures with all motifs, subject or colour right: fresh, faded or cut, and reconstructed.
 
     Faded ones have at least 30 % opacity, or at least 40 % of each motif is shown.
     """
@@ -73,8 +72,7 @@ def check_detector(detector: Detector, pipeline: Any, *, n: int = 1000) -> dict[
 
 
 def check_base(pipeline: Any, detector: Detector, *, n: int = 1000) -> dict[str, Count]:
-    """The base on n captions of held-out combinations: motifs asked for, the subject, its colour, and motifs
-    unasked.
+    """The base on n captions of held-out combinations: motifs, subject, colour, motifs not asked for.
 
     "motif": each motif asked for is one case. "unasked": pictures with a motif nobody asked for.
     """

@@ -81,8 +81,7 @@ def new_clip(text_encoder: CLIPTextModel) -> CLIPModel:
 
 
 def train_clip(folder: Path, pipeline: Any, config: ClipConfig, *, work: Path) -> CLIPModel:
-    """Train the text-image model beside a mini base and write it to folder in fp16, with tokenizer and
-    record.
+    """Train the text-image model beside a mini base; write it to folder in fp16, with tokenizer and record.
 
     work: keeps the checkpoint to resume from.
     """

@@ -130,8 +130,7 @@ def sample(rng: np.random.Generator, config: RewordingConfig) -> Reworded:
 
 
 def grow(old: CLIPTextModel, old_tokenizer: CLIPTokenizer, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """The text encoder with another vocabulary and one more layer; words that both know keep their states, to
-    the bit.
+    """The text encoder with another vocabulary and one more layer; shared words keep their states exactly.
 
     The new layer adds nothing before it is trained. A new word begins at random, and another name or a plural
     half way to the first name.

@@ -42,8 +42,7 @@ def write_record(folder: Path, command: str, config: Any, seconds: Any, **more: 
 
 
 class Stage:
-    """Trains modules with AdamW, warm-up and cosine decay, and leaves the moving average of their weights in
-    them.
+    """Trains modules with AdamW, warm-up and cosine decay; they end with the moving average of their weights.
 
     steps: the number of steps. A checkpoint is written every `save_every` steps and never removed, so a
     finished stage is not run again. made_of: all else that decides the weights; a checkpoint made of

@@ -1,5 +1,4 @@
-"""The mini base's own CLIP tokenizer: byte-pair merges learned until every word of the mini world is one
-token.
+"""The mini base's own CLIP tokenizer: byte-pair merges until every word of the mini world is one token.
 
 Place on the path of data: part of the mini base folder that stock diffusers loads.
 """

@@ -92,8 +92,7 @@ def _concept(values: Record, *, where: str) -> Concept:
 
 
 def hold_out(concepts: Iterable[Concept], share: float, *, seed: int) -> set[Concept]:
-    """Concepts that no training row has: this share of each category, at least one where the share is above
-    0.
+    """Concepts without training rows: this share of each category, at least one where the share is above 0.
 
     Raises UsageError where that leaves a category without a concept to train on.
     """

@@ -41,9 +41,7 @@ class Framing:
             raise UsageError(f"size_px must be a multiple of 8; saw {self.size_px}.")
 
     def place(self, pair: tuple[str, ...]) -> tuple[float, float]:
-        """The place of a pair's square: the shares of the cut-off pixels that are above it and to its left, 0
-        to 1.
-        """
+        """Where a pair's square lies: the shares of the cut-off pixels above it and to its left, 0 to 1."""
         if self.crop == "centre" or self.size_px is None:
             return 0.5, 0.5
         digits = fingerprint(list(pair))
@@ -86,9 +84,7 @@ def read_framed(
 
 
 def _square(picture: Image.Image, size_px: int, place: tuple[float, float]) -> tuple[Image.Image, int, int]:
-    """The picture with its shorter side scaled to the square and its longer side cut; top and left of the
-    cut.
-    """
+    """The picture scaled to the square's side and cut along the other; top and left of the cut."""
     width, height = picture.size
     scale = size_px / min(width, height)
     scaled = (max(size_px, round(width * scale)), max(size_px, round(height * scale)))

@@ -1,5 +1,4 @@
-"""The VAE latents of pictures, computed once and kept on disk, together with the text states of their
-captions.
+"""The VAE latents of pictures, computed once and kept on disk, with the text states of their captions.
 
 Place on the path of data: between SAGE rows and the trainer. Means and standard deviations are kept, so that
 sampling stays random. Every entry has a key of its own (model, file, square, variant), so that a changed file
