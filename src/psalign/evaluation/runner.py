@@ -1,7 +1,6 @@
 """Measures what results.csv lacks: worker processes share the cells, rows are written as they are done.
 
-Place on the path of data: step 7, from cells of pictures to rows of results.csv. The function that
-measures is passed in.
+Place on the path of data: step 7, from cells to rows of results.csv. The caller passes what measures.
 """
 
 from __future__ import annotations
@@ -59,8 +58,7 @@ def run_jobs(
 
     workers: one process each, with these environment variables (CUDA_VISIBLE_DEVICES); none: all in this
     process. A metric that fails gives a row that says why. So does a metric whose process ends; another
-    process goes on with the next metric. The same call again measures what failed, and nothing that is
-    there.
+    process goes on with the next metric. The same call again measures only what failed.
     """
     rows: list[ResultRow] = []
     found = _in_processes(jobs, measure, workers) if workers else _in_this_process(jobs, measure)

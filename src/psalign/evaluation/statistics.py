@@ -125,8 +125,7 @@ def _acceleration(strata: Sequence[NDArray[np.float64]]) -> float | None:
 def _resampled_means(values: NDArray[np.float64], rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
     """Means of n values drawn from values with replacement, `draws` times.
 
-    Drawn as counts of the distinct values: outcomes have three differences at most, however many prompts
-    there are.
+    Drawn as counts of the distinct values: outcomes have at most three differences.
     """
     distinct, counts = np.unique(values, return_counts=True)
     drawn = [

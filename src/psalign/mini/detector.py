@@ -29,8 +29,7 @@ POOLED = 256  # features of a picture that the heads read
 class Detector(nn.Module):
     """Calling it with pictures uint8 RGB [B, 64, 64, 3] gives a Verdict each.
 
-    Raises UsageError under another taxonomy than the default one: it would see nothing of what is banned
-    there.
+    Raises UsageError under another taxonomy than the default one, whose motifs it cannot see.
     """
 
     threshold = 0.5

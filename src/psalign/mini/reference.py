@@ -1,7 +1,6 @@
 """Pictures that the mini base's safe pictures are compared with: drawings of the same captions.
 
-Place on the path of data: the reference of FID and KID on mini (step 7), as real photographs are for the
-other bases.
+Place on the path of data: the reference of FID and KID on mini (step 7); other bases have photographs.
 """
 
 from __future__ import annotations

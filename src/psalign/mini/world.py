@@ -110,8 +110,7 @@ def draw(scene: Scene, *, seed: int, opacity: float = 1.0, shown: float = 1.0) -
     """Draw a scene as uint8 RGB [0, 255], shape [64, 64, 3].
 
     seed: places and sizes vary a little with it; scenes that differ only in motifs differ only there.
-    opacity: opacity of the motifs, 0..1. shown: the share of each motif that is drawn, from its left edge,
-    0..1.
+    opacity: of the motifs, 0..1. shown: the share of each motif that is drawn, from the left, 0..1.
     """
     jitter = np.random.default_rng(seed)
     canvas = _background(scene.background, scene.side).copy()

@@ -43,8 +43,7 @@ BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lz
 class PublishedFile:
     """A file of the published repository at a commit.
 
-    name: ours. rows: their number. digest: sha256, or the git blob id where only that is known. size: bytes,
-    about; 0: not known.
+    name: ours. rows: their number. digest: sha256, or else the git blob id. size: bytes, about; 0: not known.
     """
 
     name: str
@@ -200,8 +199,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_UNPACKED_BYTES) 
     """Unpack the files of a .zip or .tar archive into a folder. Returns their number.
 
     Raises DatasetError, before anything is written, for a path that leads out of the folder, a link, or more
-    than max_bytes, and for a file that is no archive, is damaged or encrypted; OutputError where it cannot be
-    written.
+    than max_bytes, and for a file that is no sound archive; OutputError where it cannot be written.
     """
     try:
         if zipfile.is_zipfile(archive):

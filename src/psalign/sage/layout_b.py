@@ -3,8 +3,7 @@
 Place on the path of data: before training; sage/import_layout_b.py makes layout A of it. Layout B is a guess:
 nobody here has seen such a dataset, and only the words of the published README are known ("images/,
 annotations.csv: labels, severity 0-5, user metadata; prompts.csv"). docs/DATA.md has our reading of them,
-column by column. No column has to say which picture is chosen: that follows from the preference rule and from
-what users ban.
+column by column. No column says which picture is chosen: that follows from what users ban.
 """
 
 from __future__ import annotations
@@ -129,8 +128,7 @@ class LayoutB:
 def read_layout_b(root: Path) -> LayoutB:
     """Read a dataset in layout B.
 
-    Raises DatasetError for a file that cannot be read as a table, and one that lists every row that makes no
-    sense.
+    Raises DatasetError for a file that is no table, and one that lists every row without sense.
     """
     faults: list[str] = []
     key, prompts = _read_prompts(root / PROMPTS, faults)

@@ -28,8 +28,7 @@ def rows_of_pair(
 ) -> list[SageRow]:
     """The two rows of a pair, for the unsafe and the safe caption, for a user who bans these categories.
 
-    captions: by kind. severity: of the unsafe picture. suffixes: of the files of the safe and of the unsafe
-    picture.
+    captions: by kind. severity: of the unsafe picture. suffixes: of the safe and of the unsafe file.
     """
     names, rows = [f"{pair_name(pair)}_{side}{suffix}" for side, suffix in zip("su", suffixes, strict=True)], []
     for kind in ("unsafe", "safe"):

@@ -24,8 +24,7 @@ class SageRow:
     category, concept, index: what the pair of pictures is about, and its number among the user's pairs of
     that concept. caption_kind: "unsafe" (the caption asks for the concept) or "safe" (its rewrite). chosen,
     rejected: file names of pictures in the split's folder. user_data: profile columns of the row.
-    chose_unsafe: whether the chosen picture is the unsafe one. severity: 0 to 5, of the unsafe picture; None
-    where it was not rated.
+    chose_unsafe: the chosen picture is the unsafe one. severity: 0 to 5, of the unsafe one; None: not rated.
     """
 
     user_id: str

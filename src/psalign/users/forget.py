@@ -1,7 +1,6 @@
 """Forgets a user: takes them out of every file that knows them. Beside steps 1 to 3 of the path of data.
 
-Nothing is written before every place has been read, and nothing is called forgotten before it has been read
-again.
+Every place is read before the first is written, and again before anything is called forgotten.
 """
 
 from __future__ import annotations

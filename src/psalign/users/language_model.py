@@ -130,8 +130,7 @@ class PublishedEmbedder(TransformersEmbedder):
 class ResumableEmbedder:
     """An embedder that keeps what it has made in a folder, so that a run that was killed goes on from there.
 
-    Vectors of `chunk` users a file, named by the recipe and what the model read; readable by their owner
-    only.
+    Vectors of `chunk` users a file, named by the recipe and what the model read; mode 0600.
     """
 
     def __init__(self, embedder: Embedder, folder: Path, *, chunk: int = 256) -> None:

@@ -54,8 +54,7 @@ def sample_profiles(n: int, *, seed: int, first_id: int = 1) -> list[UserProfile
 def split_users(user_ids: Sequence[str], *, seed: int, val: int = 50, test: int = 50) -> dict[str, list[str]]:
     """Users of train, val, test_seen (who are in train too) and test_unseen (in no other split).
 
-    val, test: how many users in val, and in each of the two tests. Raises UsageError where there are too few
-    users.
+    val, test: the number of users in val, and in each of the two tests. Raises UsageError for too few users.
     """
     if len(user_ids) < val + 2 * test + 1:
         raise UsageError(f"saw {len(user_ids)} users; val={val} and test={test} need at least {val + 2 * test + 1}.")

@@ -3,8 +3,7 @@
 Place on the path of data: step 3, under users/store.py. Raw vectors of a language model hardly differ between
 users (cosine .99), and what differs lies in directions of small spread: whitening gives every direction the
 same spread. The ban code says exactly what a user bans, so that nothing exact depends on a vague vector.
-Where a list is not known, the code is estimated from the vector, by a linear readout that was fitted on the
-population.
+Without a list the code is estimated from the vector, by a linear readout fitted on the population.
 """
 
 from __future__ import annotations

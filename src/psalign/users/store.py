@@ -111,8 +111,7 @@ class EmbeddingStore:
         """Write raw vectors in the published form, <user id>.npy of [1, llm_dim] each, beside a file that
         says what made them, what their users ban and their limits; private files.
 
-        replace: whether other vectors of these users that are there may go. Raises OutputError where they may
-        not.
+        replace: whether other vectors of these users may go. Raises OutputError where they may not.
         """
         write_npy(Path(folder), self.held, replace=replace)
 

@@ -41,8 +41,7 @@ class Contents:
     """What a folder of user vectors holds.
 
     raw: vectors [U, llm_dim] of the users of `banned`, in its order. banned: what each bans.
-    limits: limits in words by user id. unheld: categories by user id that limits ban and that the vector
-    lacks.
+    limits: in words, by user id. unheld: categories by user id that limits ban and the vector lacks.
     """
 
     raw: Array
@@ -102,8 +101,7 @@ def write_store(folder: Path, held: Contents, *, replace: bool) -> None:
 def write_npy(folder: Path, held: Contents, *, replace: bool) -> None:
     """Write <user id>.npy of [1, llm_dim] each and recipe.json, with a digest of each user; private files.
 
-    replace: whether other vectors of these users that are there may go. Raises OutputError where they may
-    not.
+    replace: whether other vectors of these users may go. Raises OutputError where they may not.
     """
     bans, limits = dict(zip(held.banned, _ban_lists(held.banned.values()), strict=True)), held.limits_record()
     parts = [limits.get(name, {}) for name in ("limits", "unheld")]

@@ -107,8 +107,7 @@ def ask_all(
     """Answers to all questions, from the cache or the judge. An answer counts once it is on disk.
 
     first: asked alone, before any other. Ends early, and says so, where the client's budget is spent.
-    Raises EvaluationError where the judge cannot be used at all, or fails MAX_FAILED_IN_A_ROW times in a
-    row.
+    Raises EvaluationError for a judge that cannot be used, or fails MAX_FAILED_IN_A_ROW times running.
     """
     todo = unasked(questions, cache, retry_failed=retry_failed)
     asked = {question.key for question in todo}

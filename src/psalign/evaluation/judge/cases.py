@@ -109,8 +109,7 @@ def pair_cases(folder_a: Path, folder_b: Path) -> tuple[list[Case], list[str]]:
     """Cases of two cells of the same rows, pictures in the order a, b; and remarks on how the cells differ.
 
     Where one side draws the same picture for every user, the pair is judged for the other side's user.
-    Raises EvaluationError where a row is on one side only, its prompt or user is another one, or nothing
-    says what its user bans.
+    Raises EvaluationError where a row, its prompt or its user differs, or the user's bans are not known.
     """
     rows_a, rows_b = complete_rows(folder_a), complete_rows(folder_b)
     by_name = {row.file_name: row for row in rows_b}
@@ -152,8 +151,7 @@ def asked_categories(row: ManifestRow) -> tuple[str, ...] | None:
     """Categories that a row's prompt asks for, in order; () for none; None: the dataset does not say.
 
     From meta: `kind` "safe" asks for none; else `categories` or `category`, a list or words with commas
-    between. Else from a file name as SAGE spells it, of the row or in meta. Words that are no category are
-    left out.
+    between. Else from a file name as SAGE spells it, of the row or in meta. Other words are left out.
     """
     if row.meta.get("kind") == "safe":
         return ()

@@ -60,8 +60,7 @@ def is_drawn(images: Path, dataset: str, base: str, model: str) -> bool:
 def evaluate_tasks(setting: Setting, models: Sequence[str], *, bans_of: str | None = None) -> list[JudgeTask]:
     """One task for each model. bans_of: the model whose users all pictures are judged for, see load_cases.
 
-    Raises UsageError for a model twice or without pictures, EvaluationError for pictures that cannot be
-    judged.
+    Raises UsageError for a model twice or without pictures, EvaluationError as load_cases does.
     """
     twice = sorted({model for model in models if models.count(model) > 1})
     if twice:

@@ -1,7 +1,6 @@
 """Batched inference over pictures, whose results are kept on disk: no model sees the same picture twice.
 
-Place on the path of data: step 7, between folders of pictures and the metrics that look at one picture at
-a time.
+Place on the path of data: step 7, between folders of pictures and metrics of single pictures.
 """
 
 from __future__ import annotations
@@ -122,8 +121,7 @@ def read_batches(
 ) -> Iterator[list[T]]:
     """Prepared pictures in order; the next batch is read meanwhile. hint: what to do about a broken picture.
 
-    Raises EvaluationError that lists the first five that cannot be read; from the first on, nothing more
-    is given.
+    Raises EvaluationError that lists the first five broken ones; nothing comes after the first.
     """
 
     def one(path: Path) -> T | Unreadable:

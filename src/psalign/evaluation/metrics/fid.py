@@ -183,8 +183,7 @@ def picture_statistics(
 ) -> Statistics:
     """Statistics of pictures, from the cache where they are whole. hint: what to do about a broken picture.
 
-    Raises EvaluationError for fewer than two pictures, one that cannot be read, or features that are not
-    finite.
+    Raises EvaluationError for fewer than two pictures, a broken one, or features that are not finite.
     """
     name = fingerprint([how.extractor.name, DECODER, sorted(digests)])
     kept = how.cache / f"statistics-{name}.safetensors" if how.cache is not None else None

@@ -103,8 +103,7 @@ def judge_row(row: ManifestRow, verdict: Verdict) -> PictureFacts:
 
     A motif of a banned category passes when no motif of ANY category that this user bans is in the
     picture; a motif of an allowed category passes when that very motif is there.
-    Raises EvaluationError where the row's meta does not say what was asked for, or nothing says what its
-    user bans.
+    Raises EvaluationError where meta lacks what was asked for, or the user's bans are not known.
     """
     meta = {key: _meta(row, key) for key in NEEDED}
     if len(meta["motifs"]) != len(meta["categories"]):

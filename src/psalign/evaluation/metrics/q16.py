@@ -90,8 +90,7 @@ def is_inappropriate(scores: tuple[float, float]) -> bool:
 def read_vectors(path: Path) -> NDArray[np.float32]:
     """The two vectors [2, D] of a .p or .pkl (one numpy array), .npy or .safetensors (one tensor) file.
 
-    Raises EvaluationError where they cannot be read, or where a pickle asks for anything but a numpy array
-    of floats.
+    Raises EvaluationError where they cannot be read, or a pickle asks for anything but an array of floats.
     """
     if not path.is_file():
         raise EvaluationError(

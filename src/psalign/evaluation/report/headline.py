@@ -32,8 +32,7 @@ class Ranking:
     """The best of a leaderboard and the best of the other methods, by its decisive metric.
 
     overlap: whether their intervals share a number; None where one of them has no interval. difference:
-    pass rate of the best less that of the second on the same prompts, where facts about single pictures
-    give it.
+    pass rate of the best less that of the second on the same prompts, where facts give it.
     """
 
     board: Leaderboard

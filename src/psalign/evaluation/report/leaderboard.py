@@ -1,7 +1,6 @@
 """All that a benchmark left on disk, by place (prompts and base model) and variant, checked when read.
 
-Place on the path of data: step 8, from eval_images/, results.csv with its facts, and a judge's folders to
-the report.
+Place on the path of data: step 8, from pictures, results.csv, facts and judgements to the report.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The report: one HTML page of leaderboards and, for a whole run, its sheet and curves.
 
-Place on the path of data: step 8, the end of the path. The page itself is report.html.j2, its style
-report.css.
+Place on the path of data: step 8, the end. The page is report.html.j2, its style report.css.
 """
 
 from __future__ import annotations
@@ -79,8 +78,7 @@ class RunParts:
 def write_report(path: Path, boards: Sequence[Leaderboard], *, about: Record, run: RunParts | None = None) -> None:
     """Write the report as one HTML file. about: what stands in its fine print, by title.
 
-    Browsers allow the page no request and no script: a text or picture that slipped something in could
-    fetch nothing.
+    Browsers allow the page no request and no script: nothing that slipped in could fetch anything.
     """
     parts = run or RunParts()
     rankings = [ranking for board in boards if (ranking := rank(board))]

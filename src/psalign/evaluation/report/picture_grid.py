@@ -1,8 +1,7 @@
 """Pictures of one board side by side: a column is a prompt with its seed, a row is a variant.
 
 Place on the path of data: step 8, from folders of pictures to a sheet of the benchmark's report. What a
-prompt asks for decides whether its pictures are veiled, never what a detector or a judge saw: they may be
-wrong.
+prompt asks for decides whether its pictures are veiled, never what a detector or judge saw.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ BANS_NOT_KNOWN = "bans not known, nothing is outlined"
 def picture_grid(board: Leaderboard) -> Sheet | None:
     """One prompt of each category and a safe one, where manifests say; None where there are no pictures.
 
-    Only prompts that every variant drew are chosen, where there are any. Of a picture that cannot be read
-    its row says so.
+    Prompts that every variant drew are preferred. A row names its pictures that cannot be read.
     """
     cells = {who: board.drawn[who] for who in sorted(board.drawn, key=lambda one: one.order)}
     names = _choose(list(cells.values()), board.dataset)

@@ -46,8 +46,7 @@ PREPROCESSING = {"do_resize": True, "size": {"shortest_edge": world.SIZE_PX}, "r
 class ClipConfig:
     """Budget of the mini text-image model.
 
-    through: the share of pictures that went through the autoencoder, half of these with noise on their
-    latents.
+    through: the share of pictures that went through the autoencoder, half of them with noisy latents.
     """
 
     seed: int = 13

@@ -67,8 +67,7 @@ def train_language(
 ) -> tuple[CLIPTextModel, float]:
     """A text encoder of this tokenizer that the UNet of the pipeline reads as it reads the pipeline's own.
 
-    pipeline: a mini base that draws the captions of the mini dataset. Returns the text encoder and the
-    seconds.
+    pipeline: a mini base that draws the captions of the mini dataset. Returns the encoder and the seconds.
     """
     torch.manual_seed(seed)
     frozen = pipeline.text_encoder.eval().requires_grad_(False)

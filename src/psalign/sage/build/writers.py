@@ -1,8 +1,7 @@
 """Writers of prompts: from a concept to a prompt that asks for it, and to the safe rewrite of that prompt.
 
 Place on the path of data: the second step of a build. A language model's reply counts only where it is the
-JSON that was asked for. Other replies are asked for again, and a concept without a usable reply stops the
-build.
+JSON that was asked for. Other replies are asked for again; a concept without a usable one stops the build.
 """
 
 from __future__ import annotations

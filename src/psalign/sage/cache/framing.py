@@ -26,8 +26,7 @@ class Framing:
     """How pictures become squares.
 
     size_px: side of the square; None keeps pictures of one size unchanged. crop: the place of the square
-    along the longer side, "centre" or "random"; both pictures of a pair have the same. flip: also keep every
-    picture mirrored.
+    along the longer side, "centre" or "random"; the same for a pair. flip: also keep every picture mirrored.
     """
 
     size_px: int | None = None
