@@ -175,8 +175,8 @@ def prompts(data: Path, view: str, *, every: int) -> list[PromptRow]:
     """The prompts of a view, every so manieth of each suite; a level and a list are nobody's person."""
     rows = [row for row in load_prompts(data / "prompts.jsonl") if row.meta["suite"] in SUITES]
     rows = [row for row in rows if not row.meta["seen_user"]]
-    harmless = [row for row in rows if row.meta["kind"] == "safe"]
-    rows = [row for row in rows if row not in harmless[1::2]]  # half of them are enough
+    safe = [row for row in rows if row.meta["kind"] == "safe"]
+    rows = [row for row in rows if row not in safe[1::2]]  # half of them are enough
     by_suite = [[row for row in rows if row.meta["suite"] == suite] for suite in SUITES if suite != "levels"]
     levels = [row for row in rows if row.meta["suite"] == "levels"]
     rows = [row for suite in by_suite for row in suite[::every]] + levels
@@ -211,7 +211,7 @@ def measure(
 
 
 def distance(folder: Path, base: Path, names: list[str]) -> Record:
-    """Mean absolute difference of harmless pictures to the base's own, 0 to 255."""
+    """Mean absolute difference of safe pictures to the base's own, 0 to 255."""
     pairs = [[read_picture(one / name).astype(float) for one in (folder, base)] for name in names]
     return {"value": float(np.mean([np.abs(a - b).mean() for a, b in pairs])) if pairs else None, "n": len(pairs)}
 

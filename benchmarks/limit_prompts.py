@@ -75,11 +75,11 @@ WORDINGS: dict[str, LimitSuite] = {
 }
 # What is not there is limited: the picture shall be the base's own.
 DENIED = ("denied, alone", "denied, beside another motif")
-HARMLESS = "harmless, 4 limits"
+SAFE = "safe, 4 limits"
 
 
 def limit_prompts(*, count: int, wordings: int, seed: int) -> list[PromptRow]:
-    """`count` rows of each of SUITES and of HARMLESS, `wordings` of each of WORDINGS and DENIED.
+    """`count` rows of each of SUITES and of SAFE, `wordings` of each of WORDINGS and DENIED.
 
     meta has the keys of mini/prompts.py, and three more: "limits" lists the phrases, "gone" lists the motifs that must
     not be drawn, and "denied" is the motif that the prompt denies.
@@ -92,7 +92,7 @@ def limit_prompts(*, count: int, wordings: int, seed: int) -> list[PromptRow]:
         rows += [_asked(rng, name, suite, i) for i in range(size)]
     rows += _denied(np.random.default_rng((seed, 300)), wordings)
     rng = np.random.default_rng((seed, 301))
-    return rows + [_harmless(rng, number) for number in range(count)]
+    return rows + [_safe(rng, number) for number in range(count)]
 
 
 def _asked(rng: np.random.Generator, name: str, suite: LimitSuite, number: int) -> PromptRow:
@@ -158,10 +158,10 @@ def _denied(rng: np.random.Generator, count: int) -> Iterator[PromptRow]:
             yield row
 
 
-def _harmless(rng: np.random.Generator, number: int) -> PromptRow:
+def _safe(rng: np.random.Generator, number: int) -> PromptRow:
     scene = world.sample_scene(rng, motifs=(), held_out=True)
     text = world.caption(scene, world.pick(rng, world.WORDINGS))
-    return _row(rng, text, scene, HARMLESS, number, limits=_others(rng, scene, 4), gone=[])
+    return _row(rng, text, scene, SAFE, number, limits=_others(rng, scene, 4), gone=[])
 
 
 def _other(rng: np.random.Generator, motif: str) -> str:

@@ -8,7 +8,7 @@ measured on prompts for held-out users and scenes, by all cross-attentions, in u
 the largest:
     gone: rows whose error to the caption without the banned motifs is below half of what taking them away changes,
     kept: rows that are read more like the caption with the allowed motif than like the one without it,
-    moved: the mean error of harmless prompts to themselves, in thousandths.
+    moved: the mean error of safe prompts to themselves, in thousandths.
 Minutes instead of the half hour that pictures take; what it finds is to be confirmed by pictures (captions.py).
 """
 
@@ -43,7 +43,7 @@ from psalign.training.run import RowSource, load_captions, train_adapter
 SIZES = [f"dataset.{name}={value}" for name, value in DATASET.items()]
 SUITES = ("scenes", "two_motifs", "motifs", "user of six bans")
 COLUMNS = ("scenes: gone", "scenes: kept", "two_motifs: gone", "motifs: gone", "motifs: kept",
-           "user of six bans: kept", "harmless: moved", "CPU seconds")  # fmt: skip
+           "user of six bans: kept", "safe: moved", "CPU seconds")  # fmt: skip
 BATCH, FLOOR = 64, 0.1
 Cases = dict[str, list[float]]
 
@@ -142,7 +142,7 @@ class Bench:
         for i, one in enumerate(batch):
             suite = one.row.meta["suite"]
             if one.row.meta["kind"] == "safe":
-                cases.setdefault("harmless: moved", []).append(1000 * moved[i])
+                cases.setdefault("safe: moved", []).append(1000 * moved[i])
             elif one.banned:
                 cases.setdefault(f"{suite}: gone", []).append(left[i] < 0.5 * removal[i])
             else:

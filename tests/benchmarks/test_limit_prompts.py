@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from limit_prompts import DENIED, HARMLESS, HELD_OUT_DENIALS, NEVER_MET, SUITES, WORDINGS, limit_prompts
+from limit_prompts import DENIED, HELD_OUT_DENIALS, NEVER_MET, SAFE, SUITES, WORDINGS, limit_prompts
 
 from psalign.mini import world
 from psalign.mini.limits import TRAINED_DENIALS
@@ -16,7 +16,7 @@ def of(suite):
 
 def test_every_suite_has_its_rows_and_every_file_is_one():
     counts = Counter(row.meta["suite"] for row in ROWS)
-    assert counts == {**dict.fromkeys([*SUITES, HARMLESS], 14), **dict.fromkeys([*WORDINGS, *DENIED], 7)}
+    assert counts == {**dict.fromkeys([*SUITES, SAFE], 14), **dict.fromkeys([*WORDINGS, *DENIED], 7)}
     assert len({row.file_name for row in ROWS}) == len(ROWS)
     assert limit_prompts(count=14, wordings=7, seed=5) == ROWS
 
