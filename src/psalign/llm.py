@@ -117,13 +117,14 @@ class Chat:
     """Requests to one model. knobs: sampling settings (temperature, seed), each left out once the model refuses it.
 
     Safe among threads. adapted: what was left out so far, for a report to say. host: where messages are sent.
+    is_plain_http: they go there without encryption.
     """
 
     def __init__(self, client: Any, model: str, **knobs: Any) -> None:
         self._openai, self._client, self.model = openai_library(), client, model
         self._knobs, self._form, self._lock = dict(knobs), 0, threading.Lock()
         self.adapted: list[str] = []
-        self.host = str(client.base_url.host)
+        self.host, self.is_plain_http = str(client.base_url.host), client.base_url.scheme == "http"
 
     def once(self, messages: Any, schema: Record, **knobs: Any) -> Said:
         """One request. schema: of the reply, as {"name", "strict", "schema"}; knobs: of this request alone."""

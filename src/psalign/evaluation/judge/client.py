@@ -26,6 +26,7 @@ from psalign.llm import (
     back_off,
     is_worth_waiting,
     no_redirects,
+    open_chat,
     openai_library,
 )
 
@@ -78,18 +79,13 @@ class JudgeClient:
     def __init__(
         self, endpoint: Endpoint, *, budget: Budget | None = None, sleep: Callable[[float], Any] | None = None
     ) -> None:
-        openai = openai_library()
         self.endpoint, self.budget, self.stop = endpoint, budget or Budget(), threading.Event()
         self.said = ""
         self._sleep = sleep or self.stop.wait
-        client = _azure(openai, endpoint) if _is_azure(endpoint) else _plain(openai, endpoint)
-        self._chat = Chat(client, endpoint.model, temperature=0)
-        self._url = urlsplit(str(client.base_url))
-        self.is_plain_http = self._url.scheme == "http"
-
-    @property
-    def judge(self) -> Judge:
-        return Judge(self.endpoint.model, str(self._url.hostname))
+        is_azure = endpoint.base_url is None and os.environ.get("AZURE_OPENAI_ENDPOINT")
+        self._chat = _azure(endpoint) if is_azure else _plain(endpoint)
+        self.is_plain_http = self._chat.is_plain_http
+        self.judge = Judge(endpoint.model, self._chat.host)
 
     def ask(self, question: Question) -> Answer:
         """The answer to one question, failures included.
@@ -132,22 +128,15 @@ class JudgeClient:
         return reply, None if reply else MALFORMED
 
 
-def _is_azure(endpoint: Endpoint) -> bool:
-    return endpoint.base_url is None and bool(os.environ.get("AZURE_OPENAI_ENDPOINT"))
-
-
-def _plain(openai: Any, endpoint: Endpoint) -> Any:
+def _plain(endpoint: Endpoint) -> Chat:
     url = endpoint.base_url or os.environ.get("OPENAI_BASE_URL")
     if url and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
         raise UsageError(f"{url!r} is no address; expected one like https://host/v1.")
-    if not os.environ.get("OPENAI_API_KEY"):
-        raise UsageError(
-            "OPENAI_API_KEY is not set.", hint="export OPENAI_API_KEY=... (a server of your own may take any word)"
-        )
-    return openai.OpenAI(base_url=url or None, timeout=endpoint.timeout_s, max_retries=0, http_client=no_redirects())
+    return open_chat(endpoint.model, base_url=url or None, api_key=None, timeout_s=endpoint.timeout_s, temperature=0)
 
 
-def _azure(openai: Any, endpoint: Endpoint) -> Any:
+def _azure(endpoint: Endpoint) -> Chat:
+    openai = openai_library()
     version = endpoint.api_version or os.environ.get("OPENAI_API_VERSION")
     if not version:
         raise UsageError("Azure wants the version of its API.", hint="Give --api-version, or set OPENAI_API_VERSION.")
@@ -157,7 +146,7 @@ def _azure(openai: Any, endpoint: Endpoint) -> Any:
     address = os.environ["AZURE_OPENAI_ENDPOINT"]
     if not urlsplit(address).hostname:
         raise UsageError(f"AZURE_OPENAI_ENDPOINT is {address!r}; expected one like https://name.openai.azure.com.")
-    return openai.AzureOpenAI(
+    client = openai.AzureOpenAI(
         azure_endpoint=address,
         base_url=None,
         api_key=key,
@@ -166,3 +155,4 @@ def _azure(openai: Any, endpoint: Endpoint) -> Any:
         max_retries=0,
         http_client=no_redirects(),
     )
+    return Chat(client, endpoint.model, temperature=0)
