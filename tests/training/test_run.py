@@ -74,9 +74,9 @@ def test_a_corrected_setting_is_answered_before_anything_is_encoded(small_run, t
     run = small_run[0]
 
     def train(out, *more):
-        arguments = ["train", "--data", run / "data", "--embeddings", run / "embeddings", "--out", tmp_path / out,
-                     "--steps", 1, "--batch-size", 2, "--set", "prompt.training.validation_pairs=0", *more]  # fmt: skip
-        status = main([str(one) for one in arguments])
+        sizes = ["--steps", 1, "--rows", 40, "--batch-size", 2, "--set", "prompt.training.validation_pairs=0"]
+        arguments = ["train", "--data", run / "data", "--embeddings", run / "embeddings", "--out", tmp_path / out]
+        status = main([str(one) for one in (*arguments, *sizes, *more)])
         return status, capsys.readouterr().err
 
     assert train("first")[0] == 0

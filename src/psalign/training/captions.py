@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from ..sage.cache.texts import TextCache
 from ..sage.caption_rows import CaptionRow
 from ..users.store import EmbeddingStore
 from .config import TrainingConfig
-from .pairs import SIDES, ban_codes
+from .pairs import SIDES, ban_codes, draw_epochs
 
 NONE = -1  # in place of a category or a caption that there is not
 
@@ -203,7 +202,7 @@ class Captions:
                     f"{n} of the {size} rows of a step are to have {what} to take away (rewritten_share); "
                     "the dataset has no such row."
                 )
-        return np.concatenate([_of_epochs(numbers, step, n, seed) for _, numbers, n, seed in parts if n])
+        return np.concatenate([draw_epochs(numbers, step, n, seed)[0] for _, numbers, n, seed in parts if n])
 
     def _users(self, plan: CaptionPlan, user: np.ndarray) -> dict[str, Any]:
         """Tensors of RowUsers. A row with limits has no user: its list is known to be empty."""
@@ -257,18 +256,3 @@ def _limit_table(rows: Sequence[CaptionRow], states: Mapping[str, torch.Tensor])
     for row, phrases in enumerate(row.limits or () for row in rows):
         table[row, : len(phrases)] = [number[phrase] for phrase in phrases]
     return torch.stack(list(states.values())).float() if states else torch.zeros(0, 2, 0), table
-
-
-def _of_epochs(numbers: np.ndarray, step: int, size: int, seed: int) -> np.ndarray:
-    """The numbers of a step: every one once per epoch, in an order of its own, epochs one after the other."""
-    positions = np.arange(step * size, (step + 1) * size)
-    epochs, places = np.divmod(positions, len(numbers))
-    orders = np.stack([numbers[_order(len(numbers), seed, epoch)] for epoch in range(epochs[0], epochs[-1] + 1)])
-    drawn: np.ndarray = orders[epochs - epochs[0], places]
-    return drawn
-
-
-@lru_cache(maxsize=8)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch; kept, since all its steps need it."""
-    return np.random.default_rng((seed, epoch)).permutation(count)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import describe_changes
-from ..errors import CheckpointError
+from ..errors import CheckpointError, listed
 from ..files import Record, read_json, write_json
 from ..fingerprints import fingerprint, versions
 from .checkpoints import list_checkpoints
@@ -110,10 +110,8 @@ def _other_run(out: Path, changes: list[str]) -> CheckpointError:
     newest = list_checkpoints(out / "checkpoints")[-1]
     cache = f" --cache {out / 'cache'}" if (out / "cache").is_dir() else ""
     kept = ": what is encoded is kept" if cache else ""
+    about = f"{out} holds checkpoints of another run, up to {newest.name}, whose weights hang on what differs:"
     return CheckpointError(
-        "\n".join([
-            f"{out} holds checkpoints of another run, up to {newest.name}, whose weights hang on what differs:",
-            *(f"  {change}" for change in changes),
-        ]),
+        listed(about, changes, len(changes)),
         hint=f"Give it as it was, to go on from there; or train anew: --out {out}-2{cache}{kept}.",
-    )  # fmt: skip
+    )

@@ -247,18 +247,12 @@ class Objective:
         own_rows, plain_rows = own.nonzero()[:, 0], lacking.nonzero()[:, 0]
         targets = torch.where((by_caption | nobody)[:, None, None, None], plain.values, batch.noise)
         if len(own_rows) + len(plain_rows):
-            predicted = self._base_on(batch, chosen, own_rows, plain_rows)
+            rows = torch.cat([own_rows, plain_rows])  # first with the pictures' captions, then with the rows' own
+            predicted = self._unet(chosen[rows], batch, rows, captioned=len(own_rows))
             plain.put(plain_rows, predicted[len(own_rows) :])
             targets = torch.where((by_caption | nobody)[:, None, None, None], plain.values, batch.noise)
             targets[own_rows] = predicted[: len(own_rows)].to(targets)
         return targets
-
-    def _base_on(
-        self, batch: PairBatch, chosen: torch.Tensor, own_rows: torch.Tensor, plain_rows: torch.Tensor
-    ) -> torch.Tensor:
-        """The base's predictions on chosen pictures: first with the pictures' captions, then with the rows' own."""
-        rows = torch.cat([own_rows, plain_rows])
-        return self._unet(chosen[rows], batch, rows, captioned=len(own_rows))
 
     def _safe_error(self, batch: PairBatch, predicted: torch.Tensor, plain: _Predictions) -> torch.Tensor:
         if not self.config.safe_anchor_weight:

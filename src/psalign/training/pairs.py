@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,11 +23,8 @@ from ..sage.rows import SageRow
 from ..users.store import EmbeddingStore
 from .config import TrainingConfig
 
-SIDES = (
-    "banned",
-    "allowed",
-    "safe",
-)  # what a row is about: an unsafe caption of a category the user bans, allows; a safe one
+# What a row is about: an unsafe caption of a category that the user bans, or allows; a safe caption.
+SIDES = ("banned", "allowed", "safe")
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ class Pairs:
         for what, numbers, n, _, _ in parts:
             if n and not len(numbers):
                 raise DatasetError(f"{n} of the {size} pairs of a step are to be some {what}; the dataset has none.")
-        drawn = [(*_draw(numbers, step, n, s), np.full(n, v)) for _, numbers, n, s, v in parts if n]
+        drawn = [(*draw_epochs(numbers, step, n, s), np.full(n, v)) for _, numbers, n, s, v in parts if n]
         rows, epochs, is_visual = (np.concatenate(column) for column in zip(*drawn, strict=True))
         draws = epochs % config.reference_draws if config.reference_draws else epochs
         return rows, draws, is_visual
@@ -214,13 +212,17 @@ def ban_codes(lists: Sequence[Sequence[str] | None]) -> tuple[torch.Tensor, torc
     return torch.tensor(codes).reshape(len(lists), len(names)), torch.tensor([bans is not None for bans in lists])
 
 
-def _draw(numbers: np.ndarray, step: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of a step, and the epoch each is of: every number once per epoch, epochs one after the other."""
-    positions = np.arange(step * size, (step + 1) * size)
-    epochs, places = np.divmod(positions, len(numbers))
-    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(numbers) for epoch in np.unique(epochs).tolist()}
-    rows = [orders[epoch][place] for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)]
-    return np.array(rows), epochs
+def draw_epochs(numbers: np.ndarray, step: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of a step and their epochs: each number once per epoch, in an order of the epoch's own."""
+    epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(numbers))
+    orders = np.stack([_order(len(numbers), seed, epoch) for epoch in range(epochs[0], epochs[-1] + 1)])
+    return numbers[orders[epochs - epochs[0], places]], epochs
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch; kept, since all its steps need it."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def _scalars(seed: int, row: int, draw: int, config: TrainingConfig) -> tuple[bool, bool, bool, int, bool]:
