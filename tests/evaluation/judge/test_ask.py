@@ -262,7 +262,7 @@ def test_a_busy_server_is_waited_for(folder, capsys):
 
 
 def test_no_more_at_once_than_allowed(folder, capsys):
-    with JudgeServer(delay_s=0.02).running() as server:
+    with JudgeServer(delay_s=0.25).running() as server:
         evaluate(capsys, server, "--concurrency", "3")
     assert server.most_at_once == 3
 
