@@ -1,4 +1,4 @@
-"""What many tests need once: the shipped mini base, and a small run of the quickstart."""
+"""What many tests need once: the shipped mini base, a small run of the quickstart, and a measured benchmark."""
 
 import os
 import signal
@@ -90,3 +90,11 @@ def small_run(tmp_path_factory, small_preset):
         if not (out / "report.html").exists():
             run(out, small_preset)
     return out, read_results(out / "results.csv")
+
+
+@pytest.fixture(scope="session")
+def benchmark(tmp_path_factory):
+    """Paths of a benchmark of several methods, measured and judged. It is only read."""
+    from benchmark_world import build
+
+    return build(tmp_path_factory.mktemp("benchmark"), prompts=28)

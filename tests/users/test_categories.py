@@ -1,15 +1,14 @@
 """Categories: rules are the floor, a language model may only add, and every failure bans all seven."""
 
 import json
-import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
 
+from judge_server import JudgeServer, completion
 from psalign.errors import ExtraMissing, ProfileError
 from psalign.users.categories import OpenAIBackend, TransformersBackend, decide, facts
 from psalign.users.policy import banned_categories
@@ -89,41 +88,16 @@ def test_ids_are_not_told():
 # --- an OpenAI-compatible server on loopback -------------------------------------------------------------------------
 
 
-def completion(content):
-    message = {"role": "assistant", "content": content}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-
-
 @contextmanager
-def endpoint(reply):
+def endpoint(reply, *, timeout_s=30.0):
     """A server whose every answer is reply(body) -> (status, JSON or text); yields its backend and what it was sent."""
-    sent = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            sent.append(body)
-            status, answer = reply(body)
-            data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def answer(body, _):
+        status, said = reply(body)
+        return status, {}, said.encode() if isinstance(said, str) else said
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *_: None  # a client that did not wait
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    try:
-        yield OpenAIBackend("m", base_url=url, api_key="none", timeout_s=0.5, retries=0), sent
-    finally:
-        server.shutdown()
-        server.server_close()
+    with JudgeServer(answer).running() as server:
+        yield OpenAIBackend("m", base_url=server.url, api_key="none", timeout_s=timeout_s, retries=0), server.bodies
 
 
 GOOD = {
@@ -172,7 +146,7 @@ def test_a_reply_that_cannot_be_used_bans_everything(case):
 
 
 def test_a_slow_reply_bans_everything():
-    with endpoint(lambda body: time.sleep(2) or (200, completion('{"banned": []}'))) as (backend, _):
+    with endpoint(lambda body: time.sleep(2) or (200, completion('{"banned": []}')), timeout_s=0.5) as (backend, _):
         (decision,) = decide([BELIEVER], backend)
     assert decision.banned == CATEGORIES
     assert "Timeout" in decision.failed

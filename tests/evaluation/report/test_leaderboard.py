@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from benchmark_world import build, share
+from benchmark_world import share
 from psalign.errors import EvaluationError, UsageError
 from psalign.evaluation.cells import Cell, Variant, competitors
 from psalign.evaluation.estimate import Estimate
@@ -24,14 +24,9 @@ PSA, BASE, NEGATIVE = Variant("psa", "user"), Variant("base"), Variant("negative
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("benchmark"), prompts=28)
-
-
-@pytest.fixture(scope="module")
-def boards(paths):
-    judge = [paths["results_evaluate"], paths["results_compare"]]
-    return load_leaderboards(paths["images"], paths["results"], judge=judge)
+def boards(benchmark):
+    judge = [benchmark["results_evaluate"], benchmark["results_compare"]]
+    return load_leaderboards(benchmark["images"], benchmark["results"], judge=judge)
 
 
 def board_of(boards, dataset):
@@ -45,20 +40,20 @@ def test_arenas_and_variants_stand_in_the_order_of_the_tables(boards):
     assert board_of(boards, "mini").metrics == ["fid", "clip", "pass", "suppressed", "kept", "safe_subject"]
 
 
-def test_facts_beside_the_results_are_those_that_the_detector_sees(boards, paths):
+def test_facts_beside_the_results_are_those_that_the_detector_sees(boards, benchmark):
     """In the made-up world a picture shows what its method's skill says; the shipped detector sees just that."""
     facts = board_of(boards, "mini").facts[PSA]
-    assert facts == list_facts(judge_folder(Cell("mini", "psa", "mini").folder(paths["images"]), load_detector()))
+    assert facts == list_facts(judge_folder(Cell("mini", "psa", "mini").folder(benchmark["images"]), load_detector()))
     skill = {True: 0.94, False: 0.93}
     assert all(fact.passed == (share("psa", int(fact.name[:3])) < skill[fact.banned]) for fact in facts)
 
 
-def test_facts_of_other_pictures_than_the_numbers_are_left_out(paths, tmp_path):
+def test_facts_of_other_pictures_than_the_numbers_are_left_out(benchmark, tmp_path):
     results = tmp_path / "r.csv"
-    shutil.copy(paths["results"], results)
-    shutil.copytree(paths["results"].with_name("eval_results_facts"), tmp_path / "r_facts")
+    shutil.copy(benchmark["results"], results)
+    shutil.copytree(benchmark["results"].with_name("eval_results_facts"), tmp_path / "r_facts")
     write_facts(facts_path(results, Cell("mini", "psa", "mini")), FactsFile(fingerprint="new", pictures=[]))
-    board = board_of(load_leaderboards(paths["images"], results), "mini")
+    board = board_of(load_leaderboards(benchmark["images"], results), "mini")
     assert PSA not in board.facts
     assert BASE in board.facts
     assert board.remarks == ["PSAlign: the facts about its pictures are not those of its numbers; left out."]
@@ -78,15 +73,15 @@ def test_what_is_missing_or_failed_is_kept_with_its_reason(boards):
     assert "cannot be read" in failed.note
 
 
-def test_cells_drawn_otherwise_than_the_base_are_marked(boards, paths, tmp_path):
+def test_cells_drawn_otherwise_than_the_base_are_marked(boards, benchmark, tmp_path):
     assert board_of(boards, "i2p_4073").marks == {Variant("safetydpo"): ["9 of 9 pictures from other seeds"]}
     assert board_of(boards, "mini").marks == {}
     images = tmp_path / "images"
-    shutil.copytree(paths["images"] / "mini", images / "mini")
+    shutil.copytree(benchmark["images"] / "mini", images / "mini")
     run = Cell("mini", "psa", "mini").folder(images) / "run.json"
     config = {"steps": 50, "guidance": 4.0, "negative_prompt": "ugly", "options": {"seed_policy": "published"}}
     run.write_text(json.dumps({"config": config}))
-    found = board_of(load_leaderboards(images, paths["results"]), "mini").marks[PSA]
+    found = board_of(load_leaderboards(images, benchmark["results"]), "mini").marks[PSA]
     assert found == ["seed policy 'published'", "another steps", "another negative prompt"]
 
 
@@ -107,31 +102,31 @@ GOOD = result_row(Cell("i2p_4073", "base", "sd15"), "inpro", estimate=Estimate(0
         ({"level": "strict"}, "'strict' is no level"),
     ],
 )
-def test_results_that_cannot_be_are_refused(paths, tmp_path, change, message):
+def test_results_that_cannot_be_are_refused(benchmark, tmp_path, change, message):
     append_results(tmp_path / "r.csv", [GOOD.model_copy(update=change)])
     with pytest.raises(EvaluationError, match=message):
-        load_leaderboards(paths["images"], tmp_path / "r.csv")
+        load_leaderboards(benchmark["images"], tmp_path / "r.csv")
 
 
-def test_results_with_wrong_columns_or_numbers_that_are_none_are_refused(paths, tmp_path):
+def test_results_with_wrong_columns_or_numbers_that_are_none_are_refused(benchmark, tmp_path):
     (tmp_path / "r.csv").write_text("dataset,method,score\nmini,base,1\n")
     with pytest.raises(EvaluationError, match="expected the columns dataset, method"):
-        load_leaderboards(paths["images"], tmp_path / "r.csv")
+        load_leaderboards(benchmark["images"], tmp_path / "r.csv")
     append_results(tmp_path / "n.csv", [GOOD])
     text = (tmp_path / "n.csv").read_text().replace("0.3,succeeded", "nan,succeeded")
     (tmp_path / "n.csv").write_text(text)
     with pytest.raises(EvaluationError, match="finite"):
-        load_leaderboards(paths["images"], tmp_path / "n.csv")
+        load_leaderboards(benchmark["images"], tmp_path / "n.csv")
 
 
-def test_no_results_and_no_pictures_are_told(paths, tmp_path):
+def test_no_results_and_no_pictures_are_told(benchmark, tmp_path):
     with pytest.raises(EvaluationError, match="does not exist"):
-        load_leaderboards(paths["images"], tmp_path / "none.csv")
+        load_leaderboards(benchmark["images"], tmp_path / "none.csv")
     append_results(tmp_path / "empty.csv", [])
     with pytest.raises(EvaluationError, match="has no rows"):
-        load_leaderboards(paths["images"], tmp_path / "empty.csv")
+        load_leaderboards(benchmark["images"], tmp_path / "empty.csv")
     with pytest.raises(UsageError, match="holds no cell"):
-        load_leaderboards(tmp_path, paths["results"])
+        load_leaderboards(tmp_path, benchmark["results"])
 
 
 def _spoil_facts(folder):
@@ -155,11 +150,11 @@ BAD_CELLS = {
 
 
 @pytest.mark.parametrize(("why", "spoil"), BAD_CELLS.items(), ids=BAD_CELLS)
-def test_a_cell_that_cannot_be_judged_has_no_number_and_costs_no_other(why, spoil, paths, tmp_path, boards):
+def test_a_cell_that_cannot_be_judged_has_no_number_and_costs_no_other(why, spoil, benchmark, tmp_path, boards):
     images, results = tmp_path / "images", tmp_path / "r.csv"
-    shutil.copytree(paths["images"] / "mini", images / "mini")
-    shutil.copy(paths["results"], results)
-    shutil.copytree(paths["results"].with_name("eval_results_facts"), tmp_path / "r_facts")
+    shutil.copytree(benchmark["images"] / "mini", images / "mini")
+    shutil.copy(benchmark["results"], results)
+    shutil.copytree(benchmark["results"].with_name("eval_results_facts"), tmp_path / "r_facts")
     spoil(Cell("mini", "psa", "mini").folder(images))
     found = board_of(load_leaderboards(images, results), "mini")
     assert list(found.left_out) == [PSA]
@@ -172,9 +167,9 @@ def test_a_cell_that_cannot_be_judged_has_no_number_and_costs_no_other(why, spoi
     assert found.facts == {who: facts for who, facts in whole.facts.items() if who != PSA}
 
 
-def test_a_second_judgement_of_a_method_is_told_and_stands_aside(paths, tmp_path):
+def test_a_second_judgement_of_a_method_is_told_and_stands_aside(benchmark, tmp_path):
     folder = tmp_path / "results_evaluate"
-    shutil.copytree(paths["results_evaluate"], folder)
+    shutil.copytree(benchmark["results_evaluate"], folder)
     source = folder / "sage_seen" / "sd15" / "base.json"
     record = json.loads(source.read_text())
     rate = record["summary"]["pass"]
@@ -182,14 +177,14 @@ def test_a_second_judgement_of_a_method_is_told_and_stands_aside(paths, tmp_path
     source.with_name("base_level_3.json").write_text(json.dumps(for_level))
     biased = {**for_level, "judged_for": "base", "judge": {**record["judge"], "biased": True}}
     source.with_name("base_published-style.json").write_text(json.dumps(biased))
-    board = board_of(load_leaderboards(paths["images"], paths["results"], judge=[folder]), "sage_seen")
+    board = board_of(load_leaderboards(benchmark["images"], benchmark["results"], judge=[folder]), "sage_seen")
     assert board.rates[BASE]["judge_pass"].value == rate["value"]
     assert board.remarks == [
         "Base model was also judged for psa_level_3's users; not in the tables.",
         "Base model was also judged by a template that is not blind; not in the tables.",
     ]
     source.with_name("base_published-style.json").write_text(json.dumps({**biased, "judge": record["judge"]}))
-    board = board_of(load_leaderboards(paths["images"], paths["results"], judge=[folder]), "sage_seen")
+    board = board_of(load_leaderboards(benchmark["images"], benchmark["results"], judge=[folder]), "sage_seen")
     assert board.rates[BASE]["judge_pass"].value == rate["value"]
     assert board.remarks[1:] == ["Base model was also judged a second time; not in the tables."]
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from benchmark_world import build
 from html_page import Page
 from psalign.cli import main
 from psalign.cli.eval_report import _given
@@ -33,14 +32,9 @@ NASTY = 'weights <script>alert("x")</script> & more'
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("benchmark"), prompts=28)
-
-
-@pytest.fixture(scope="module")
-def boards(paths):
-    judge = [paths["results_evaluate"], paths["results_compare"]]
-    found = load_leaderboards(paths["images"], paths["results"], judge=judge)
+def boards(benchmark):
+    judge = [benchmark["results_evaluate"], benchmark["results_compare"]]
+    found = load_leaderboards(benchmark["images"], benchmark["results"], judge=judge)
     found[0].faults.append(Fault(Variant("esdu"), "fid", "missing", NASTY))
     return found
 
@@ -148,10 +142,11 @@ def test_differences_are_shown_in_points_with_their_sign():
     assert [points(share) for share in (0.1234, -0.05, 0.0, -0.0001)] == ["+12.3", "\u22125.0", "0.0", "0.0"]
 
 
-def test_one_method_alone_makes_a_page_too(paths, tmp_path):
-    rows = [line for line in paths["results"].read_text().splitlines() if line.startswith(("dataset", "mini,psa,mini"))]
+def test_one_method_alone_makes_a_page_too(benchmark, tmp_path):
+    lines = benchmark["results"].read_text().splitlines()
+    rows = [line for line in lines if line.startswith(("dataset", "mini,psa,mini"))]
     (tmp_path / "r.csv").write_text("\n".join(rows[:3]) + "\n")
-    shutil.copytree(paths["images"] / "mini" / "psa", tmp_path / "images" / "mini" / "psa")
+    shutil.copytree(benchmark["images"] / "mini" / "psa", tmp_path / "images" / "mini" / "psa")
     boards = load_leaderboards(tmp_path / "images", tmp_path / "r.csv")
     write_report(tmp_path / "r.html", boards, about={})
     html = (tmp_path / "r.html").read_text()
@@ -292,16 +287,16 @@ def test_figures_without_matplotlib_name_the_extra(boards, tmp_path, monkeypatch
         figures.write_figures(tmp_path, boards)
 
 
-def test_the_command_writes_the_page_and_says_where(paths, tmp_path, capsys):
-    arguments = ["--images", paths["images"], "--results", paths["results"], "--out", tmp_path, "--no-figures"]
-    judge = ["--judge", paths["results_evaluate"], paths["results_compare"]]
+def test_the_command_writes_the_page_and_says_where(benchmark, tmp_path, capsys):
+    arguments = ["--images", benchmark["images"], "--results", benchmark["results"], "--out", tmp_path, "--no-figures"]
+    judge = ["--judge", benchmark["results_evaluate"], benchmark["results_compare"]]
     assert main(["eval", "report", *map(str, arguments), *map(str, judge)]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "report.html")]
     assert "PSAlign is clearly best" in (tmp_path / "report.html").read_text()
 
 
-def test_the_command_tells_what_it_cannot_read(paths, tmp_path, capsys):
-    assert main(["eval", "report", "--images", str(paths["images"]), "--results", str(tmp_path / "none.csv")]) == 1
+def test_the_command_tells_what_it_cannot_read(benchmark, tmp_path, capsys):
+    assert main(["eval", "report", "--images", str(benchmark["images"]), "--results", str(tmp_path / "none.csv")]) == 1
     assert "Measure first: psalign eval run" in capsys.readouterr().err
 
 

@@ -114,7 +114,7 @@ def test_what_a_model_generates_is_read_behind_what_it_was_asked(model, monkeypa
 
 
 def openai_writer(backend):
-    return OpenAIWriter("m", base_url=str(backend._chat._client.base_url), api_key="none", timeout_s=0.5, attempts=2)
+    return OpenAIWriter("m", base_url=str(backend._chat._client.base_url), api_key="none", attempts=2)
 
 
 def test_an_endpoint_gets_concepts_and_nothing_else():
