@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"adapter", "diffusion", "sage", "users.store", "users.vectors"},
     "evaluation": {"users.profile"},
     "benchmark": {"adapter", "baselines", "diffusion", "evaluation", "mini", "sage", "users"},
-    "redteam": {"adapter", "benchmark", "diffusion", "evaluation", "mini", "users"},
+    "redteam": {"adapter", "baselines", "benchmark", "diffusion", "evaluation", "mini", "users"},
     "embed": {"sage", "users"},
     "folding": {"adapter", "users"},
     "from_published": {"before_after", "diffusion", "embed", "sage", "users"},

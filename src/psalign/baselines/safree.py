@@ -117,7 +117,7 @@ def _rewrite(
     if not unwanted or end < 3:  # a text of one token has no text without it
         return 0
     own = states[1:end]
-    without = TextStates(pipe).ends(_leave_one_out(pipe, prompt)).to(states)  # not kept: they come once
+    without = TextStates(pipe).ends(leave_one_out(pipe, prompt)).to(states)  # not kept: they come once
     projected, found = project_prompt(own.float(), without.float(), known.ends(unwanted), alpha=config.alpha)
     if not found.any():
         return 0
@@ -126,7 +126,7 @@ def _rewrite(
     return steps_for(before, projected, config, steps=steps)
 
 
-def _leave_one_out(pipe: Any, prompt: str) -> list[str]:
+def leave_one_out(pipe: Any, prompt: str) -> list[str]:
     """The prompt without each of its tokens that are read, as texts."""
     tokens = pipe.tokenizer(prompt, truncation=True, max_length=pipe.tokenizer.model_max_length).input_ids[1:-1]
     return [pipe.tokenizer.decode(tokens[:i] + tokens[i + 1 :]) for i in range(len(tokens))]

@@ -63,7 +63,7 @@ def train_soft_prompt(
     """
     chosen = pairs.of(category)
     learned = {name: _first(pipe, name, config).requires_grad_() for name in _encoders(pipe)}
-    with _loaded(pipe, {word_of(category): learned}):
+    with learned_words(pipe, {word_of(category): learned}):
 
         def loss(step: int) -> torch.Tensor:
             drawn = pairs.draw(chosen, size=config.batch_size, seed=config.seed, step=step)
@@ -85,7 +85,7 @@ def soft_prompts(pipe: Any, files: Mapping[str, Path]) -> Iterator[None]:
     Raises CheckpointError for a file that is missing or damaged; GuardError for a word that is known already.
     """
     words = {word: _read(find_weights(path, usual=USUAL_NAME)) for word, path in files.items()}
-    with _loaded(pipe, words):
+    with learned_words(pipe, words):
         yield
 
 
@@ -96,8 +96,12 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _loaded(pipe: Any, words: Mapping[str, Mapping[str, torch.Tensor]]) -> Iterator[None]:
-    """Words as tokens of the pipeline's tokenizers, whose embeddings come from the given tensors, with gradients."""
+def learned_words(pipe: Any, words: Mapping[str, Mapping[str, torch.Tensor]]) -> Iterator[None]:
+    """Within it, words are tokens of the pipeline's tokenizers; their embeddings are the given tensors, with gradients.
+
+    words: by word, embeddings [tokens, width] by encoder ("clip_l", on SDXL "clip_g" too).
+    Raises GuardError for a word that is known already.
+    """
     with ExitStack() as stack:
         for name in _encoders(pipe):
             encoder, tokenizer = (getattr(pipe, part) for part in ENCODERS[name])
@@ -129,6 +133,10 @@ def _with_tokens(pipe: Any, encoder: Any, tokenizer: Any, tokens: Mapping[str, S
         yield
     finally:
         pipe.unload_textual_inversion(list(tokens), tokenizer=tokenizer, text_encoder=encoder)
+        # diffusers puts a new tokenizer in place of the old one, which has lost how CLIP's words are told apart.
+        wrap = getattr(tokenizer, "_wrap_decode_method_backend_tokenizer", None)
+        if wrap is not None:
+            wrap()
         assert encoder.get_input_embeddings().num_embeddings == before or not names
 
 

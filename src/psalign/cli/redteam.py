@@ -1,4 +1,4 @@
-"""Commands of the red team: redteam list, prompts, profiles."""
+"""Commands of the red team: redteam list, prompts, profiles, weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ DEFAULT = ("base", "negative_prompt", "sld-user", "prompt_filter-user", "safree-
 
 def list_all(arguments: argparse.Namespace) -> None:
     from ..redteam.profiles import PROFILE_ATTACKS
+    from ..redteam.whitebox import WHITE_BOX
 
     for name, what in ATTACKS.items():
         print(f"prompts   {name:14} {what}")
     for name, (what, _) in PROFILE_ATTACKS.items():
         print(f"profiles  {name:14} {what}")
+    for name, (what, _) in WHITE_BOX.items():
+        print(f"weights   {name:14} {what}")
 
 
 def prompts(arguments: argparse.Namespace) -> None:
@@ -43,6 +46,21 @@ def profiles(arguments: argparse.Namespace) -> None:
     print(f"{text}\n\nWritten: {arguments.out / 'profiles.md'}")
 
 
+def weights(arguments: argparse.Namespace) -> None:
+    from ..diffusion.shards import Shard
+    from ..redteam.searches import Budget
+    from ..redteam.whitebox import WHITE_BOX, attack_weights
+
+    budget = Budget(
+        steps=arguments.search_steps, rounds=arguments.rounds, candidates=arguments.candidates, looks=arguments.looks
+    )
+    text = attack_weights(
+        arguments.out, _config(arguments), attacks=arguments.attacks or tuple(WHITE_BOX), budget=budget,
+        device=str(Shard(arguments.device).device),
+    )  # fmt: skip
+    print(f"{text}\n\nWritten: {arguments.out / 'whitebox.md'}")
+
+
 def _config(arguments: argparse.Namespace) -> RedTeamConfig:
     from ..benchmark.grid import GridConfig
     from ..redteam.run import RedTeamConfig
@@ -61,16 +79,21 @@ def _config(arguments: argparse.Namespace) -> RedTeamConfig:
 
 
 def add_commands(groups: Any) -> None:
-    kinds = group(groups, "redteam", "attacks on users' limits: by the prompt, by the profile")
+    kinds = group(groups, "redteam", "attacks on users' limits: by the prompt, by the profile, by the weights")
     command(kinds, "list", list_all, "list the attacks", "psalign redteam list")
     one = command(kinds, "prompts", prompts, "attack methods by the prompt, and print how many requests get through",
                   "psalign redteam prompts --mini data/mini --out outputs/redteam")  # fmt: skip
-    one.add_argument("--methods", nargs="+", metavar="NAME", help=f"default {' '.join(DEFAULT)}")
-    one.add_argument("--weights", action="append", default=[], metavar="METHOD/mini=PATH",
-                     help="weights of a method")  # fmt: skip
-    one.add_argument("--adapter", type=a_path, help="adapter of ours, for methods psa-*")
-    add_embeddings(one, "user vectors of the adapter", required=False)
-    one.add_argument("--sld", default="max", metavar="NAME", help="weak, medium, strong or max (default max)")
+    _add_methods(one)
+    _add_shared(one)
+    one = command(kinds, "weights", weights, "attack methods with knowledge of their weights (white box)",
+                  "psalign redteam weights --mini data/mini --methods base sld-user uce-user --limit 24 "
+                  "--out outputs/redteam")  # fmt: skip
+    _add_methods(one)
+    one.add_argument("--attacks", nargs="+", metavar="NAME", help="of psalign redteam list (default all)")
+    one.add_argument("--search-steps", type=at_least(1), default=40, help="gradient steps a request (default 40)")
+    one.add_argument("--rounds", type=at_least(1), default=8, help="of the search for words (default 8)")
+    one.add_argument("--candidates", type=at_least(1), default=16, help="texts tried in a round (default 16)")
+    one.add_argument("--looks", type=at_least(1), default=4, help="pictures looked at for a request (default 4)")
     _add_shared(one)
     one = command(kinds, "profiles", profiles, "attack an adapter of ours by the profile",
                   "psalign redteam profiles --mini data/mini --adapter trained_models/mini/adapter "
@@ -78,6 +101,15 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--adapter", type=a_path, required=True, help="adapter of kind prompt")
     add_embeddings(one, "user vectors that it was trained with")
     _add_shared(one)
+
+
+def _add_methods(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--methods", nargs="+", metavar="NAME", help=f"default {' '.join(DEFAULT)}")
+    one.add_argument("--weights", action="append", default=[], metavar="METHOD/mini=PATH",
+                     help="weights of a method")  # fmt: skip
+    one.add_argument("--adapter", type=a_path, help="adapter of ours, for methods psa-*")
+    add_embeddings(one, "user vectors of the adapter", required=False)
+    one.add_argument("--sld", default="max", metavar="NAME", help="weak, medium, strong or max (default max)")
 
 
 def _add_shared(one: argparse.ArgumentParser) -> None:

@@ -263,17 +263,30 @@ def draw_batch(
 
     Raises GenerationError for pictures that are not finite.
     """
+    text = text_arguments(pipeline, rows, config=config, users=users, attached=attached, guide=guide)
+    seeds = [row.seed for row in rows]
+    pictures = draw_pictures(pipeline, text, seeds, steps=config.steps, guidance=config.guidance)
+    return finished_pictures(pictures, [row.file_name for row in rows], hint=_why_not_finite(config))
+
+
+def text_arguments(
+    pipeline: Any,
+    rows: Sequence[PromptRow],
+    *,
+    config: GenerationConfig,
+    users: Users,
+    attached: AttachedAdapter | None = None,
+    guide: Guide | None = None,
+) -> Record:
+    """Arguments of the pipeline call for a batch of rows: their text as the method passes it on, and what the method
+    adds."""
     prompts, negatives = [row.prompt for row in rows], config.negatives(rows)
     if attached is None:
         text = accepted_by(pipeline, encode_texts(pipeline, prompts, negatives).arguments())
     else:
         batch = users.batch([row.user_id for row in rows])
         text = attached.encode(pipeline, prompts, batch, negative_prompt=negatives, scale=config.scale)
-    if guide is not None:
-        text = {**text, **guide.arguments(rows)}
-    seeds = [row.seed for row in rows]
-    pictures = draw_pictures(pipeline, text, seeds, steps=config.steps, guidance=config.guidance)
-    return finished_pictures(pictures, [row.file_name for row in rows], hint=_why_not_finite(config))
+    return text if guide is None else {**text, **guide.arguments(rows)}
 
 
 def _why_not_finite(config: GenerationConfig) -> str:

@@ -79,15 +79,20 @@ def write_attacks(mini: Path, out: Path, *, users: Users, limit: int | None = No
     attack.
     Raises DatasetError where the dataset has none.
     """
+    chosen = asking_rows(mini, users=users, limit=limit)
+    rows = [row for name in ATTACKS for row in attack_rows(name, chosen)] + list(mention_rows(chosen))
+    write_jsonl(out / "prompts.jsonl", [asdict(row) for row in rows])
+    return len(rows)
+
+
+def asking_rows(mini: Path, *, users: Users, limit: int | None = None) -> list[PromptRow]:
+    """Rows of a mini dataset that ask their users for a motif that they ban. Parameters, raises: see write_attacks."""
     path = require_dataset(mini)
     found = [row for row in load_prompts(path) if _is_request(row) and row.meta["category"] in _bans(row, users)]
     if not found:
         raise DatasetError(f"{path} has no prompt of the suite scenes that asks its user for a banned motif.")
     count = min(len(found), limit or len(found))
-    chosen = [found[i * len(found) // count] for i in range(count)]
-    rows = [row for name in ATTACKS for row in attack_rows(name, chosen)] + list(mention_rows(chosen))
-    write_jsonl(out / "prompts.jsonl", [asdict(row) for row in rows])
-    return len(rows)
+    return [found[i * len(found) // count] for i in range(count)]
 
 
 def require_dataset(mini: Path) -> Path:
@@ -102,7 +107,7 @@ def attack_rows(name: str, rows: Sequence[PromptRow]) -> list[PromptRow]:
     """Rows of the mini world as an attack asks for them, with the seeds that they have; four seeds for `seeds`."""
     made = []
     for number, row in enumerate(rows):
-        text = TEXTS[name](_request(row, number))
+        text = TEXTS[name](request_for(row, number))
         for turn in range(SEEDS if name == "seeds" else 1):
             seed = row.seed if turn == 0 else derive_seed(row.seed, turn)
             file_name = f"{name}_{number:05d}_{turn}.png"
@@ -114,7 +119,7 @@ def mention_rows(rows: Sequence[PromptRow]) -> Iterator[PromptRow]:
     """Safe prompts that deny what the row's user bans, one for each row."""
     suite = OVER_REFUSAL.removeprefix("mini_")
     for number, row in enumerate(rows):
-        text = MENTIONS[number % len(MENTIONS)](_request(row, number))
+        text = MENTIONS[number % len(MENTIONS)](request_for(row, number))
         meta = {**_meta(row, suite), "kind": "safe", "motifs": [], "categories": []}
         yield replace(row, file_name=f"{suite}_{number:05d}.png", prompt=text, meta=meta)
 
@@ -128,7 +133,8 @@ def _bans(row: PromptRow, users: Users) -> tuple[str, ...]:
     return () if row.user_id is None else known_bans(users, row.user_id)
 
 
-def _request(row: PromptRow, number: int) -> Request:
+def request_for(row: PromptRow, number: int) -> Request:
+    """The request of a row, in the wording that its number has."""
     meta = row.meta
     scene = Scene(meta["background"], meta["subject"], meta["colour"], meta["side"], tuple(meta["motifs"]))
     return Request(scene, meta["motifs"][0], WORDINGS[number % len(WORDINGS)])

@@ -76,13 +76,14 @@ def page(found: Sequence[Success], over_refusal: Mapping[str, tuple[Estimate, Es
         "|" + "---|" * (len(ATTACKS) + 3),
     ]
     for method in methods:
-        cells = [_cell(by[method, attack]) for attack in ATTACKS]
-        kept = [_cell(one, is_rate=False) for one in over_refusal.get(method, ())]
+        cells = [shown(by[method, attack]) for attack in ATTACKS]
+        kept = [shown(one, is_rate=False) for one in over_refusal.get(method, ())]
         lines.append(f"| {METHODS[method].title} | " + " | ".join([*cells, *kept]) + " |")
     return "\n".join(lines)
 
 
-def _cell(one: Estimate, *, is_rate: bool = True) -> str:
+def shown(one: Estimate, *, is_rate: bool = True) -> str:
+    """A number with interval and n, as a table has it."""
     if one.value is None:
         return "-"
     low, high = one.interval or (None, None)
