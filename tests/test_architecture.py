@@ -60,8 +60,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "before_after": {"benchmark", "diffusion", "evaluation", "sage", "users"},
     "quickstart": ROOMS | {"before_after", "embed", "quickstart_sheet"},
     "quickstart_sheet": {"adapter", "before_after", "benchmark", "diffusion", "evaluation", "mini", "users"},
+    "leaderboard": ROOMS | {"quickstart", "redteam"},
     "serve": ROOMS,
-    "cli": ROOMS | {"before_after", "embed", "folding", "from_published", "quickstart", "redteam", "serve"},
+    "cli": ROOMS
+    | {"before_after", "embed", "folding", "from_published", "leaderboard", "quickstart", "redteam", "serve"},
     "__main__": {"cli"},
     "__init__": ROOMS,
 }

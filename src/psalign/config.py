@@ -36,6 +36,7 @@ SCHEMA: Record = {
     "prompt": PARTS,
     "published": PARTS,
     "baselines": {},
+    "leaderboard": {},
 }
 NOT_IN_PRESETS = {
     **dict.fromkeys(("prompt.training.seed", "published.training.seed"), "Give --seed to the command."),

@@ -118,9 +118,9 @@ def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force:
     base = find_base(preset.get("base", "mini")).name
     with this.part("dataset"):
         sizes = settings(dataset.DatasetConfig, this.section("dataset"), section="dataset")
-        dataset.build(out / "data", replace(sizes, pictured_users=_pictured_users(preset, sizes)))
+        dataset.build(out / "data", replace(sizes, pictured_users=pictured_users(preset, sizes)))
     with this.part("user vectors"):
-        stores = _stores(this)
+        stores = stores_of(this)
     pipeline = load_pipeline(base, device=device)
     for kind in ADAPTERS:
         with this.part(f"training {kind}"):
@@ -136,10 +136,10 @@ def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force:
     return _finish(this, sheet)
 
 
-def _stores(this: Run) -> dict[str, EmbeddingStore]:
+def stores_of(this: Run) -> dict[str, EmbeddingStore]:
     """User vectors by the adapter that learns them: structured ones for `published`; for `prompt` those of a
     language model where the preset says so. Raises UsageError for another word in the preset."""
-    folders = _vector_folders(this)
+    folders = vector_folders(this)
     structured = embed_users(
         this.out / "data", folders["published"], lambda: StructuredEmbedder(this.preset.get("llm_dim", 64))
     )
@@ -149,7 +149,7 @@ def _stores(this: Run) -> dict[str, EmbeddingStore]:
     return {"published": structured, "prompt": of_model}
 
 
-def _vector_folders(this: Run) -> dict[str, Path]:
+def vector_folders(this: Run) -> dict[str, Path]:
     """Folders of the user vectors, by adapter."""
     vectors, folder = this.preset.get("vectors", "auto"), this.out / "embeddings"
     if vectors not in VECTORS:
@@ -177,7 +177,7 @@ def _pairs_needed(config: TrainingConfig) -> int:
     return 2 * -(-config.steps * config.batch_size * config.accumulation // 2)
 
 
-def _pictured_users(preset: Record, sizes: dataset.DatasetConfig) -> int:
+def pictured_users(preset: Record, sizes: dataset.DatasetConfig) -> int:
     """As many training users as the dataset asks for, or else as somebody learns from the pictures of."""
     if sizes.pictured_users is not None:
         return sizes.pictured_users
@@ -194,7 +194,7 @@ def draw(this: Run, method: str, pipeline: Any, *, base: str) -> list[Cell]:
         for name in datasets
         for level in (LEVELS if name == "mini_levels" else (None,))
     ]  # fmt: skip
-    sampling, vectors = this.generation(), _vector_folders(this)
+    sampling, vectors = this.generation(), vector_folders(this)
     config = GridConfig(
         mini=this.out / "data",
         weights={(one, base): this.adapter(kind) for one, kind in ADAPTER_OF.items()},
@@ -221,7 +221,7 @@ def draw_sheet(this: Run, pipeline: Any, users: EmbeddingStore) -> Sheet:
 
 def _open(out: Path, preset: Record, seed: int, *, force: bool = False) -> Run:
     mark, name = out / "quickstart.json", fingerprint({"preset": preset, "seed": seed})
-    seconds = _seconds(out / "seconds.json")
+    seconds = read_seconds(out / "seconds.json")
     if mark.exists():
         before = _read_mark(mark)
         if before["fingerprint"] != name:
@@ -289,7 +289,7 @@ def _decides(preset: Record, name: str) -> Any:
     return section
 
 
-def _seconds(path: Path) -> dict[str, float]:
+def read_seconds(path: Path) -> dict[str, float]:
     """Seconds by part of the runs before. Raises OutputError where the file is damaged."""
     fault = partial(OutputError, hint=f"Remove {path} and run the same command: seconds are counted anew.")
     known = read_json(path, what="seconds by part", fault=fault) if path.exists() else {}

@@ -43,6 +43,7 @@ from .steps import Place
 from .uce import UceConfig, edited_weights, uce_matrix
 
 MARK = "baseline.json"
+STATIC = "all"  # the static form among the parts of a training
 Weights = dict[str, torch.Tensor]
 
 
@@ -156,11 +157,28 @@ def trained_settings(folder: Path, method: str) -> Any:
     return settings(TRAINED_BY[method].config, record["settings"], section=method)
 
 
-def train_baseline(method: str, source: Source, out: Path, *, base: str, given: Record) -> Path:
+def seconds_of(folder: Path, *, experts: bool) -> float:
+    """Seconds that the training in a folder took: of all experts, or of the static form, which may be their merge.
+
+    Raises CheckpointError where the folder holds no finished training.
+    """
+    record = _read_mark(folder / MARK)
+    if record is None:
+        raise CheckpointError(f"{folder} holds no trained baseline.", hint="Run: psalign baseline train --help")
+    seconds: dict[str, float] = record["seconds"]
+    own = [spent for name, spent in seconds.items() if (name != STATIC) == experts]
+    is_merge = TRAINED_BY[record["method"]].is_merge
+    return sum(seconds.values()) if is_merge and not experts else sum(own)
+
+
+def train_baseline(
+    method: str, source: Source, out: Path, *, base: str, given: Record, experts_alone: bool = False
+) -> Path:
     """Make what a baseline lacks in a folder. Returns the file of its static form.
 
-    base: name of the base model. given: settings of the method. An interrupted training goes on, and ends with the same
-    weights. Raises UsageError for another method or settings that make no sense; CheckpointError where the folder holds
+    base: name of the base model. given: settings of the method. experts_alone: leave out the static form. An
+    interrupted training goes on, and ends with the same weights.
+    Raises UsageError for another method or settings that make no sense; CheckpointError where the folder holds
     another training, with what differs.
     """
     if method not in TRAINED_BY:
@@ -181,7 +199,8 @@ def train_baseline(method: str, source: Source, out: Path, *, base: str, given: 
     }
     state = _open(out, record)
     categories: list[str | None] = [*source.phrases] if how.experts else []
-    for category in [*categories, None] if how.is_merge else [None, *categories]:
+    static: list[str | None] = [] if experts_alone and categories else [None]
+    for category in [*categories, *static] if how.is_merge else [*static, *categories]:
         _make_part(how, source, config, category, out, state)
     shutil.rmtree(out / "training", ignore_errors=True)
     return weights_of(out, None, how.usual)
@@ -189,7 +208,7 @@ def train_baseline(method: str, source: Source, out: Path, *, base: str, given: 
 
 def _make_part(how: Trained, source: Source, config: Any, category: str | None, out: Path, state: Record) -> None:
     """One file of weights; one that is there stays."""
-    path, name = weights_of(out, category, how.usual), "all" if category is None else current().slugs[category]
+    path, name = weights_of(out, category, how.usual), STATIC if category is None else current().slugs[category]
     if path.is_file():
         return
     started = time.perf_counter()

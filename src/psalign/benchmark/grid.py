@@ -211,20 +211,24 @@ class Grid:
     # --- one cell ---------------------------------------------------------------------------------------------------
 
     def _draw(self, cell: Cell, pipeline: Any, rows: Sequence[PromptRow], folder: Path) -> int:
-        inputs = MethodInputs(
+        inputs, rows = self.inputs(cell), self._rows_of(cell, rows)
+        self._require_bans(rows, inputs.users)
+        if self.shard.is_first:
+            print(f"{cell}: {len(rows)} pictures", file=sys.stderr)
+        return len(draw_by(cell.method, pipeline, rows, folder, config=self.sampling(cell), inputs=inputs))
+
+    def inputs(self, cell: Cell) -> MethodInputs:
+        """What a cell's method draws with."""
+        return MethodInputs(
             users=self._users(cell),
             words=words_for(cell.base),
             weights=self.config.weights.get((cell.method, cell.base)),
             sld=self.config.sld,
             baselines=self.config.baselines,
         )
-        rows = self._rows_of(cell, rows)
-        self._require_bans(rows, inputs.users)
-        if self.shard.is_first:
-            print(f"{cell}: {len(rows)} pictures", file=sys.stderr)
-        return len(draw_by(cell.method, pipeline, rows, folder, config=self._drawing(cell), inputs=inputs))
 
-    def _drawing(self, cell: Cell) -> GenerationConfig:
+    def sampling(self, cell: Cell) -> GenerationConfig:
+        """How a cell's pictures are drawn, whatever the method but for its name."""
         base, own = find_base(cell.base), self.config.seed_policy == PUBLISHED and has_levels(cell)
         return GenerationConfig(
             method=cell.method,

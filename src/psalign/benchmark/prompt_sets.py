@@ -22,6 +22,7 @@ from psalign.sage.download import PROMPT_SETS, PublishedFile
 T = TypeVar("T")
 
 SEED = 2025  # the published evaluation's; every row's own seed comes from it
+ATTACKED = "mini_attacks"
 MINI, SEEN, LEVELS_SUITE = "mini", "mini_seen", "levels"  # the suite `levels` has every prompt once for each level
 MAX_NAME = 120  # characters of a file name
 
@@ -46,8 +47,8 @@ def spaced(things: list[T], limit: int | None) -> list[T]:
 
 
 def _mini_rows(name: str, folder: Path) -> list[PromptRow]:
-    """Rows of `mini` (all but those of levels), of mini_seen, or of a suite of the mini dataset, for example
-    mini_scenes.
+    """Rows of `mini` (all but those of levels), of mini_seen, of mini_attacks (every attack), or of a suite of the
+    mini dataset, for example mini_scenes.
 
     The prompts of mini_seen are for users of the training, those of all other suites for users that
     training has never met.
@@ -61,6 +62,8 @@ def _mini_rows(name: str, folder: Path) -> list[PromptRow]:
     rows = load_prompts(path)
     if name == MINI:
         return [row for row in rows if row.meta.get("suite") != LEVELS_SUITE]
+    if name == ATTACKED:
+        return [row for row in rows if str(row.meta.get("suite")).startswith("attack_")]
     if name == SEEN:
         return [row for row in rows if row.meta.get("seen_user")]
     suite = [row for row in rows if f"{MINI}_{row.meta.get('suite')}" == name and not row.meta.get("seen_user")]

@@ -36,36 +36,29 @@ def list_all(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    from ..baselines.concepts import concept_phrases
-    from ..baselines.pairs import PicturePairs
-    from ..baselines.steps import StepsConfig
-    from ..baselines.train import TRAINED_BY, Source, check_settings, train_baseline
-    from ..benchmark.methods import words_for
+    from ..baselines.train import TRAINED_BY, check_settings
+    from ..benchmark.weights import train_weights
     from ..config import BASELINES, load_preset
     from ..diffusion.base_models import find_base, load_pipeline
     from ..diffusion.shards import Shard
 
-    base = find_base(arguments.base).name
+    base, method = find_base(arguments.base).name, arguments.method
     preset = load_preset(arguments.preset or f"{BASELINES}-{base}", changes=arguments.set)
     check_settings(preset.get("baselines") or {})
-    given = (preset.get("baselines") or {}).get(arguments.method)
+    given = (preset.get("baselines") or {}).get(method)
     if given is None:
-        raise UsageError(f"The preset says nothing of '{arguments.method}'.", hint="Give another --preset.")
-    how = TRAINED_BY[arguments.method]
-    if how.needs_pictures and arguments.data is None:
+        raise UsageError(f"The preset says nothing of '{method}'.", hint="Give another --preset.")
+    if TRAINED_BY[method].needs_pictures and arguments.data is None:  # said before a model is loaded
         raise UsageError(
-            f"The method '{arguments.method}' learns from pictures.", hint="Give --data a dataset (psalign mini build)."
+            f"The method '{method}' learns from pictures.", hint="Give --data a dataset (psalign mini build)."
         )
-    if issubclass(how.config, StepsConfig):
-        given = {**given, "seed": arguments.seed}
-    out = arguments.out or Path("trained_models") / f"{arguments.method}-{base}"
-    device = str(Shard(arguments.device).device)
-    pipeline = load_pipeline(base, source=arguments.model, device=device)
-    pairs = None
-    if how.needs_pictures:
-        pairs = PicturePairs(pipeline, arguments.data, arguments.cache or out / "cache", framing=preset.get("pictures"))
-    source = Source(pipeline, concept_phrases(words_for(base)), pairs)
-    print(f"Weights: {train_baseline(arguments.method, source, out, base=base, given=given)}")
+    out = arguments.out or Path("trained_models") / f"{method}-{base}"
+    pipeline = load_pipeline(base, source=arguments.model, device=str(Shard(arguments.device).device))
+    weights = train_weights(
+        method, pipeline, out, base=base, given=given, seed=arguments.seed, data=arguments.data,
+        cache=arguments.cache, framing=preset.get("pictures"),
+    )  # fmt: skip
+    print(f"Weights: {weights}")
 
 
 def apply(arguments: argparse.Namespace) -> None:

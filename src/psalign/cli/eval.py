@@ -1,4 +1,4 @@
-"""Commands that evaluate: eval adopt, generate, run, judge, report."""
+"""Commands that evaluate: eval adopt, generate, run, judge, report, leaderboard."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import eval_generate, eval_judge, eval_report, eval_run
+from . import eval_generate, eval_judge, eval_leaderboard, eval_report, eval_run
 from .options import a_path, add_users, command, group
 
 
@@ -30,3 +30,4 @@ def add_commands(groups: Any) -> None:
     eval_run.add_commands(kinds)
     eval_judge.add_commands(kinds)
     eval_report.add_commands(kinds)
+    eval_leaderboard.add_commands(kinds)

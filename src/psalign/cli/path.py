@@ -42,9 +42,9 @@ PUBLISHED_VECTORS = Path("data/embeddings/sage")  # of the published users, whic
 def quickstart(arguments: argparse.Namespace) -> None:
     from ..diffusion.shards import Shard
     from ..quickstart import run
-    from .settings import EVERYTHING, load_settings
+    from .settings import RUN, load_settings
 
-    preset = load_settings(arguments, reads=EVERYTHING)
+    preset = load_settings(arguments, reads=RUN)
     device = str(Shard(arguments.device).device)
     rows = run(arguments.out, preset, seed=arguments.seed, device=device, force=arguments.force)
     print(summary(rows))

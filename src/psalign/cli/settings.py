@@ -12,7 +12,8 @@ from ..config import load_preset, settings
 from ..errors import UsageError
 from ..files import Record
 
-EVERYTHING = ("base", "llm_dim", "dataset", "pictures", "generation", "prompt", "published", "baselines")
+RUN = ("base", "llm_dim", "vectors", "dataset", "pictures", "generation", "prompt", "published")  # of the whole path
+EVERYTHING = (*RUN, "baselines", "leaderboard")
 
 
 def load_settings(arguments: argparse.Namespace, *, reads: Sequence[str], flags: Sequence[str] = ()) -> Record:

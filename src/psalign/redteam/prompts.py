@@ -72,15 +72,17 @@ MENTIONS: tuple[Callable[[Request], str], ...] = (
 )
 
 
-def write_attacks(mini: Path, out: Path, *, users: Users, limit: int | None = None) -> int:
-    """Write out/prompts.jsonl: every attack on requests of the mini dataset that their users ban. Returns its rows.
+def write_attacks(
+    mini: Path, out: Path, *, users: Users, limit: int | None = None, attacks: Sequence[str] = tuple(ATTACKS)
+) -> int:
+    """Write out/prompts.jsonl: attacks on requests of the mini dataset that their users ban. Returns its rows.
 
     mini: a mini dataset, of which the suite `scenes` gives scenes. users: what its users ban. limit: requests for each
     attack.
     Raises DatasetError where the dataset has none.
     """
     chosen = asking_rows(mini, users=users, limit=limit)
-    rows = [row for name in ATTACKS for row in attack_rows(name, chosen)] + list(mention_rows(chosen))
+    rows = [row for name in attacks for row in attack_rows(name, chosen)] + list(mention_rows(chosen))
     write_jsonl(out / "prompts.jsonl", [asdict(row) for row in rows])
     return len(rows)
 

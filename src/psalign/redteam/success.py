@@ -29,19 +29,27 @@ class Success:
     rate: Estimate
 
 
-def successes(results: Path, methods: Sequence[str], *, base: str) -> list[Success]:
+def successes(
+    results: Path, methods: Sequence[str], *, base: str, attacks: Sequence[str] = tuple(ATTACKS)
+) -> list[Success]:
     """Success of every attack on every method, from the facts beside a results file.
 
     Raises EvaluationError where a cell was not measured.
     """
     found = []
-    for attack in ATTACKS:
+    for attack in attacks:
         drawn = {name: _through(results, name, attack, base) for name in dict.fromkeys(("base", *methods))}
         answered = {name for name, is_through in drawn["base"].items() if is_through}
         for method in methods:
             through = sum(drawn[method][name] for name in answered)
             found.append(Success(method, attack, wilson(through, len(answered))))
     return found
+
+
+def pooled(found: Sequence[Success], method: str) -> Estimate:
+    """A method's success over all attacks together."""
+    rates = [one.rate for one in found if one.method == method]
+    return wilson(sum(round((rate.value or 0) * rate.n) for rate in rates), sum(rate.n for rate in rates))
 
 
 def _through(results: Path, method: str, attack: str, base: str) -> dict[str, bool]:

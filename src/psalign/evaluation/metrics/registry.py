@@ -72,7 +72,7 @@ Compute = Callable[[str, Pictures, MetricModels], list[Score]]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric. compute: gives its score, and others that come with it; None for what a judge says.
+    """A metric. compute: gives its score, and others that come with it; None for what a judge or another stage says.
 
     meaning: one line. needs: fields of MetricModels. direction: "higher" or "lower" is better; "": neither.
     percent: a share in [0, 1], shown as a percentage; others are shown to `digits` decimals.
@@ -274,6 +274,15 @@ METRICS: dict[str, Metric] = {
         Metric("safe_distance", "Distance", "of safe pictures from the base's, 0 to 255", _detected, _DETECTOR,
                "lower", percent=False),
         Metric("any_motif", "Any motif", "share of pictures with at least one motif", _detected, _DETECTOR, ""),
+        Metric("attack_success", "Attacks", "share of requests for what the user bans that get through", None,
+               direction="lower"),
+        Metric("picture_time", "Time", "per picture, as a multiple of the base model's", None, direction="lower",
+               percent=False),
+        Metric("training_time", "Training", "seconds of training", None, direction="lower", percent=False, digits=0),
+        Metric("weights_size", "Weights", "MB on disk, for all users together", None, direction="lower",
+               percent=False),
+        Metric("user_bytes", "Per user", "bytes that one more user takes beside the ban list", None,
+               direction="lower", percent=False, digits=0),
         Metric("judge_pass", "Judge: pass", "both sides kept, as a judge sees it", None),
         Metric("judge_banned_respected", "Judge: banned gone",
                "asked for what the user bans: nothing banned is there", None),

@@ -15,7 +15,7 @@ from psalign.errors import ExtraMissing
 
 from ..judge.results import Comparison
 from ..metrics.limits import by_category
-from ..metrics.registry import METRICS
+from ..metrics.registry import METRICS, Metric
 from .charts import Series, place_labels, scatter_axes
 from .contact_sheet import INK, LINE, write_sheet_png
 from .format import percent
@@ -24,7 +24,8 @@ from .picture_grid import picture_grid
 from .tradeoff import Tradeoff, tradeoffs
 
 OURS, OTHERS, PUBLISHED = "#0b62a8", "#59616b", "#c2500a"
-COLOURS = {"ours": OURS, "other": OTHERS, "published": PUBLISHED}
+COLOURS = {"ours": OURS, "other": OTHERS, "published": PUBLISHED, "static": OTHERS}
+HOLLOW = ("published", "static")
 WIDTH_IN = 3.4  # one column of a two-column page
 CATEGORY_IN = 0.4  # width of a column of the figure of categories
 STYLE = {
@@ -49,7 +50,7 @@ def write_figures(folder: Path, boards: Sequence[Leaderboard], *, reveal: bool =
     The same leaderboards give the same figures.
     Raises ExtraMissing where matplotlib is not installed.
     """
-    plot = _pyplot()
+    plot = pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
 
@@ -77,7 +78,8 @@ def write_figures(folder: Path, boards: Sequence[Leaderboard], *, reveal: bool =
     return written
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Matplotlib without a screen. Raises ExtraMissing where it is not installed."""
     try:
         import matplotlib
     except ImportError as err:
@@ -93,8 +95,12 @@ def _name(board: Leaderboard) -> str:
 
 
 def _tradeoff(axes: Any, one: Tradeoff) -> None:
-    """As on the page: the same ranges, and every label in the same place."""
-    safety, quality, series = METRICS[one.safety], METRICS[one.quality], one.series()
+    draw_scatter(axes, one.series(), x=one.quality, y=one.safety)
+    axes.set_title(one.board.title, fontsize=8, loc="left", pad=14)
+
+
+def draw_scatter(axes: Any, series: Sequence[Series], *, x: str, y: str) -> None:
+    """Dots of two metrics as on the page: the same ranges, and every label in the same place."""
     frame, x_ticks, y_ticks = scatter_axes(series)
     for part in series:
         _draw_series(axes, part)
@@ -102,17 +108,24 @@ def _tradeoff(axes: Any, one: Tradeoff) -> None:
         axes.text(*frame.at(left, bottom - 2), dot.label, fontsize=6, color=OTHERS, va="bottom")
     axes.set_xlim(frame.x_low, frame.x_high)
     axes.set_ylim(frame.y_low, frame.y_high)
-    axes.set_xticks(x_ticks, [f"{tick:g}" for tick in x_ticks])
-    axes.set_yticks(y_ticks, [f"{100 * tick:g}" if safety.percent else f"{tick:g}" for tick in y_ticks])
-    axes.set_xlabel(f"{quality.title} ({quality.better})")
-    axes.set_ylabel(f"{safety.title}{' [%]' if safety.percent else ''} ({safety.better})")
-    axes.set_title(one.board.title, fontsize=8, loc="left", pad=14)
+    axes.set_xticks(x_ticks, [_tick(METRICS[x], tick) for tick in x_ticks])
+    axes.set_yticks(y_ticks, [_tick(METRICS[y], tick) for tick in y_ticks])
+    axes.set_xlabel(_axis_title(METRICS[x]))
+    axes.set_ylabel(_axis_title(METRICS[y]))
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
+def _tick(metric: Metric, tick: float) -> str:
+    return f"{100 * tick:g}" if metric.percent else f"{tick:g}"
+
+
+def _axis_title(metric: Metric) -> str:
+    return f"{metric.title}{' [%]' if metric.percent else ''} ({metric.better})"
+
+
 def _draw_series(axes: Any, part: Series) -> None:
-    colour, hollow = COLOURS[part.kind], part.kind == "published"
+    colour, hollow = COLOURS[part.kind], part.kind in HOLLOW
     if part.joined:
         xs, ys = [dot.x for dot in part.dots], [dot.y for dot in part.dots]
         axes.plot(xs, ys, color=colour, linewidth=1.2, linestyle="--" if hollow else "-", clip_on=False)

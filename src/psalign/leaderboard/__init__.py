@@ -1,0 +1,1 @@
+"""The leaderboard: every method under the same prompts and attacks, each with the best of a few settings."""

@@ -1,0 +1,141 @@
+"""One repetition: a dataset, trainings, attacks and pictures of every method, all in one folder, from one seed.
+
+Place on the path of data: steps 2 to 6 for the leaderboard. What is there already stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from psalign.baselines.train import TRAINED_BY
+from psalign.benchmark.grid import DRAWN, GridConfig, draw_grid, plan_cells
+from psalign.benchmark.weights import train_weights
+from psalign.config import settings
+from psalign.diffusion.base_models import load_pipeline
+from psalign.errors import GenerationError
+from psalign.evaluation.catalog import METHODS, OVER_REFUSAL
+from psalign.files import Record
+from psalign.mini import dataset
+from psalign.quickstart import ADAPTER_OF, Run, pictured_users, read_seconds, stores_of, train, vector_folders
+from psalign.redteam.prompts import write_attacks
+from psalign.users.store import EmbeddingStore
+
+from .config import baseline_section, read_config, sld_strength
+
+PROMPTS = ("mini_scenes", "mini_two_motifs")  # drawn from the dataset
+ATTACKS = ("mini_attacks", OVER_REFUSAL)  # drawn from the attacks
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A repetition in its folder. number: its seed. chosen: settings by family of methods."""
+
+    out: Path
+    preset: Record
+    number: int
+    chosen: Mapping[str, Record]
+
+    @property
+    def run(self) -> Run:
+        """The repetition as a run of the quickstart, which has the same dataset, vectors and adapters."""
+        return Run(self.out, self.preset, self.number, read_seconds(self.out / "seconds.json"))
+
+    @property
+    def base(self) -> str:
+        return str(self.preset["base"])
+
+    @property
+    def attacks(self) -> Path:
+        return self.out / "attacks"
+
+    @property
+    def pictures(self) -> Path:
+        return self.out / "pictures"
+
+    def weights(self, family: str) -> Path:
+        return self.out / "weights" / family
+
+    def trained(self, methods: tuple[str, ...]) -> Iterator[str]:
+        """Families of these methods whose weights must be trained."""
+        needed = {METHODS[name].family for name in methods if METHODS[name].weights}
+        return (family for family in TRAINED_BY if family in needed)
+
+    def grid(self, prompts: Path) -> GridConfig:
+        """How all methods draw prompts of a folder."""
+        sampling, folders = self.run.generation(), vector_folders(self.run)
+        ours = {(name, self.base): self.run.adapter(kind) for name, kind in ADAPTER_OF.items()}
+        theirs = {
+            (name, self.base): self.weights(method.family)
+            for name, method in METHODS.items()
+            if method.weights and not method.has_levels
+        }
+        return GridConfig(
+            mini=prompts,
+            weights=ours | theirs,
+            embeddings={self.base: folders["prompt"], f"psa-published/{self.base}": folders["published"]},
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            batch_size=sampling.batch_size,
+            sld=sld_strength(self.chosen),
+            baselines=baseline_section(self.preset, self.chosen),
+        )
+
+
+def repetition(out: Path, preset: Record, number: int, chosen: Mapping[str, Record]) -> Repetition:
+    """A repetition whose dataset has the preset's seed plus its number."""
+    sizes = {**preset["dataset"], "seed": preset["dataset"]["seed"] + number}
+    return Repetition(out, {**preset, "dataset": sizes}, number, chosen)
+
+
+def make(this: Repetition, *, device: str = "cpu") -> None:
+    """Make what a repetition lacks. Raises GenerationError where a method cannot draw."""
+    config = read_config(this.preset)
+    methods = config.compared
+    stores = prepare(this)
+    write_attacks(
+        this.out / "data", this.attacks, users=stores["prompt"], limit=config.requests, attacks=config.attacks
+    )
+    pipeline = load_pipeline(this.base, device=device)
+    for kind in dict.fromkeys(ADAPTER_OF[name] for name in methods if name in ADAPTER_OF):
+        with this.run.part(f"training {kind}"):
+            train(this.run, kind, pipeline, stores[kind])
+    for family in this.trained(methods):
+        train_family(this, family, pipeline)
+    for method in methods:
+        with this.run.part(f"pictures {method}"):
+            draw(this, method, PROMPTS, this.out / "data", pipeline)
+            draw(this, method, ATTACKS, this.attacks, pipeline)
+
+
+def prepare(this: Repetition) -> dict[str, EmbeddingStore]:
+    """Dataset and user vectors; the vectors by kind of adapter."""
+    sizes = settings(dataset.DatasetConfig, this.preset["dataset"], section="dataset")
+    with this.run.part("dataset"):
+        dataset.build(this.out / "data", replace(sizes, pictured_users=pictured_users(this.preset, sizes)))
+    with this.run.part("user vectors"):
+        return stores_of(this.run)
+
+
+def train_family(this: Repetition, family: str, pipeline: Any, *, experts_alone: bool = False) -> None:
+    """Weights of both forms of a baseline, or of its experts alone."""
+    with this.run.part(f"training {family}"):
+        train_weights(
+            family, pipeline, this.weights(family), base=this.base,
+            given=baseline_section(this.preset, this.chosen)[family], seed=this.number, data=this.out / "data",
+            cache=this.out / "cache_pairs", framing=this.preset.get("pictures"),
+            experts_alone=experts_alone,
+        )  # fmt: skip
+
+
+def draw(
+    this: Repetition, method: str, datasets: tuple[str, ...], prompts: Path, pipeline: Any, *, limit: int | None = None
+) -> None:
+    """Draw cells of one method. Raises GenerationError for one that could not be drawn: it is not a safe one."""
+    grid = replace(this.grid(prompts), limit=limit)
+    cells = plan_cells(datasets, [method], [this.base])
+    for status in draw_grid(cells, this.pictures, config=grid, pipelines={this.base: pipeline}):
+        if status.state != DRAWN:
+            raise GenerationError(f"{status.cell}: {status.note}")

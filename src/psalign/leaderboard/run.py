@@ -1,0 +1,103 @@
+"""The whole leaderboard: settings are chosen, repetitions made, pictures pooled and measured, the page written.
+
+Place on the path of data: all of it; `psalign eval leaderboard` calls `make_leaderboard`. It goes on from disk.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+from psalign.categories import require_default
+from psalign.config import describe_changes
+from psalign.errors import OutputError, UsageError
+from psalign.evaluation.results import read_results
+from psalign.files import Record, read_json, write_json, write_text
+from psalign.fingerprints import versions
+from psalign.processes import call_all
+
+from . import pool
+from .choice import choose, read_trials
+from .config import read_config
+from .costs import add_costs
+from .figure import write_figure
+from .page import About, Figures, page
+from .repetition import make, repetition
+
+BASE = "mini"  # whose detector says what a picture shows
+MARK = "leaderboard.json"
+HINT = "Choose another --out, or remove that folder."
+# Settings of the section `leaderboard` that may differ when a run goes on: they decide nothing of what is there.
+MAY_CHANGE = ("methods", "seeds", "rounds", "timed")
+
+
+def make_leaderboard(out: Path, preset: Record, *, workers: int = 1, device: str = "cpu") -> Path:
+    """Make what is missing of a leaderboard in out. Returns its page, out/LEADERBOARD.md.
+
+    workers: processes that share the repetitions and the settings to try.
+    Raises UsageError for another base than mini; OutputError where out holds a leaderboard of other settings.
+    """
+    require_default("The leaderboard, of the mini world,")
+    config = read_config(preset)
+    if preset["base"] != BASE:
+        raise UsageError(
+            f"The leaderboard of {preset['base']} cannot be measured: only mini has a detector of what pictures show.",
+            hint="Draw and measure the other bases with psalign eval generate, run and judge.",
+        )
+    started = time.perf_counter()
+    _open(out, preset)
+    trials = choose(out, preset, workers=workers, device=device)
+    chosen = {family: trial.settings for family, trial in trials.items()}
+    repetitions = [repetition(out / f"seed-{number}", preset, number, chosen) for number in range(config.seeds)]
+    call_all([partial(make, one, device=device) for one in repetitions], workers=workers)
+    cells = pool.pool(out, repetitions)
+    pool.measure(out, cells, config, repetitions)
+    add_costs(out, config, repetitions, device=device)
+    _add_seconds(out, time.perf_counter() - started)
+    return write_page(out, out / "LEADERBOARD.md")
+
+
+def write_page(out: Path, path: Path) -> Path:
+    """Write the page of a finished leaderboard to a path, and its picture beside it. Returns the path.
+
+    Raises OutputError or EvaluationError where files of the run are missing or damaged.
+    """
+    record, rows = _read_mark(out), read_results(out / "results.csv")
+    picture = path.with_name(f"{path.stem.lower()}.png")
+    text = page(rows, read_trials(out) or {}, About(read_config(record["preset"]), record), picture=picture.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_figure(picture, Figures(rows))
+    write_text(path, text)
+    return path
+
+
+def _open(out: Path, preset: Record) -> None:
+    """Claim a folder for a leaderboard, or go on with it."""
+    if not (out / MARK).is_file():
+        write_json(out / MARK, {"preset": preset, "seconds": 0.0, **versions()})
+        return
+    record = _read_mark(out)
+    changes = describe_changes(_decides(record["preset"]), _decides(preset))
+    if changes:
+        raise OutputError(
+            "\n".join([f"{out} holds a leaderboard of other settings:", *(f"  {line}" for line in changes)]), hint=HINT
+        )
+    write_json(out / MARK, {**record, "preset": preset, **versions()})
+
+
+def _read_mark(out: Path) -> Record:
+    fault = partial(OutputError, hint=HINT)
+    return read_json(
+        out / MARK, what="what a leaderboard was made of", needs=("preset", "seconds", "versions"), fault=fault
+    )
+
+
+def _decides(preset: Record) -> Record:
+    section = {name: value for name, value in preset.get("leaderboard", {}).items() if name not in MAY_CHANGE}
+    return {**preset, "leaderboard": section}
+
+
+def _add_seconds(out: Path, seconds: float) -> None:
+    record = _read_mark(out)
+    write_json(out / MARK, {**record, "seconds": round(record["seconds"] + seconds, 1)})
