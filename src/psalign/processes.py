@@ -10,6 +10,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -99,3 +101,11 @@ def _begin(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)  # before a library that reads it is imported
     sys.stdout = sys.stderr  # results are the first process's to print
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent was killed: nobody would read what it still computes."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

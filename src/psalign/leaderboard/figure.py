@@ -24,7 +24,11 @@ def write_figure(path: Path, figures: Figures) -> None:
     with plot.rc_context(STYLE):
         figure, axes = plot.subplots(1, 2, figsize=(2.6 * WIDTH_IN, 3.4))
         for panel, (x, y) in zip(axes, PANELS, strict=True):
-            draw_scatter(panel, _series(figures, x, y), x=x.metric, y=y.metric)
+            series = _series(figures, x, y)
+            if series:
+                draw_scatter(panel, series, x=x.metric, y=y.metric)
+            else:
+                panel.set_axis_off()  # nothing was measured on both axes
         figure.legend(
             handles=[
                 plot.Line2D([], [], marker="o", linestyle="", color=COLOURS[kind], label=label,

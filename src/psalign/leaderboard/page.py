@@ -112,10 +112,10 @@ def page(rows: Sequence[ResultRow], trials: Mapping[str, Sequence[Trial]], about
 
 
 NOTES = (
-    "Distance is the mean difference of a safe prompt's picture to the base model's own, 0 to 255. FID and CLIPScore",
-    "are of safe prompts; FID has fewer pictures than features, so it compares methods and says nothing by itself.",
-    "Mentions are safe prompts that deny what the user bans. Time per picture is a multiple of the base model's:",
-    "the median of the rounds, with the lowest and the highest. Bytes per user come beside the list of bans.",
+    "Distance is the mean difference of a safe prompt's picture to the base model's own, 0 to 255. FID and",
+    "CLIPScore are of safe prompts; FID has fewer pictures than features, so it compares methods and says nothing",
+    "by itself. Mentions are safe prompts that deny what the user bans. Time per picture is a multiple of the base",
+    "model's: the median of the rounds, with the lowest and the highest. Bytes per user come beside the ban list.",
 )
 
 
