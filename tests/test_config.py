@@ -52,7 +52,7 @@ def test_wrong_presets_and_changes(name, changes, message):
             "training.lr=9",
             "Unknown setting training; choose one of: base, llm_dim, vectors, dataset, pictures, generation",
         ),
-        ("promt.training.lr=3", r"Unknown setting promt; choose one of: .*prompt, published, baselines\."),
+        ("promt.training.lr=3", r"Unknown setting promt; choose one of: .*prompt, published, baselines, leaderboard\."),
         ("prompt.trainin.lr=3", r"Unknown setting prompt\.trainin; choose one of: prompt\.adapter, prompt\.training\."),
         ("published.lr=3", r"Unknown setting published\.lr; choose one of: published\.adapter, published\.training\."),
         ("prompt.training=5", r"prompt\.training must be a section with settings; saw 5"),

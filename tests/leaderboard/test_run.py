@@ -22,15 +22,15 @@ SMALL = (
     "prompt.training.steps=2",
     "prompt.training.batch_size=4",
     "leaderboard.seeds=2",
-    'leaderboard.methods=["negative_prompt", "uce", "uce-user"]',
+    'leaderboard.methods=["uce", "prompt_filter-user"]',
     'leaderboard.attacks=["plain", "split"]',
-    'leaderboard.alternatives={"uce": [{"ridge": 10}, {"ridge": 1}]}',
+    'leaderboard.alternatives={"prompt_filter": [{"threshold": 0.8}, {"threshold": 0.7}]}',
     "leaderboard.requests=1",
     "leaderboard.choice_prompts=3",
     "leaderboard.timed=1",
     "leaderboard.rounds=1",
 )
-METHODS = ["base", "negative_prompt", "uce", "uce-user", "psa-prompt"]
+METHODS = ["base", "prompt_filter-user", "uce", "psa-prompt"]
 
 
 @pytest.fixture(scope="module")
