@@ -11,10 +11,10 @@ from psalign.leaderboard.run import make_leaderboard, write_page
 
 SMALL = (
     "dataset.limit_rows=14",
-    "dataset.train_users=40",
+    "dataset.train_users=12",
     "dataset.pictured_users=1",
-    "dataset.test_users=30",
-    "dataset.concepts=2",
+    "dataset.test_users=12",
+    "dataset.concepts=1",
     "dataset.scenes=2",
     "dataset.two_motifs=1",
     "dataset.safe=3",
@@ -22,15 +22,15 @@ SMALL = (
     "prompt.training.steps=2",
     "prompt.training.batch_size=4",
     "leaderboard.seeds=2",
-    'leaderboard.methods=["uce", "prompt_filter-user"]',
+    'leaderboard.methods=["sld-user", "uce"]',
     'leaderboard.attacks=["plain", "split"]',
-    'leaderboard.alternatives={"prompt_filter": [{"threshold": 0.8}, {"threshold": 0.7}]}',
+    'leaderboard.alternatives={"sld": [{"strength": "weak"}, {"strength": "max"}]}',
     "leaderboard.requests=1",
     "leaderboard.choice_prompts=3",
     "leaderboard.timed=1",
     "leaderboard.rounds=1",
 )
-METHODS = ["base", "prompt_filter-user", "uce", "psa-prompt"]
+METHODS = ["base", "sld-user", "uce", "psa-prompt"]
 
 
 @pytest.fixture(scope="module")
