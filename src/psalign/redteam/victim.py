@@ -7,7 +7,7 @@ needs gradients, which generation does not keep: a `Reading` gives them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ Rows = Sequence[PromptRow]
 Reading = Callable[[Texts], Texts]  # of some rows: the text as the method passes it to the UNet, with gradients
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Victim:
     """A method inside its context. drawing: what it draws with. inputs: its users and settings.
 
@@ -44,13 +44,12 @@ class Victim:
     pipeline: Any
     drawing: Drawing
     inputs: MethodInputs
-    _known: TextStates = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         attached = self.drawing.attached
         if attached is not None and not isinstance(attached.adapter, PromptAdapter):
             raise UsageError("White-box attacks search in texts; an adapter of kind 'published' changes none.")
-        object.__setattr__(self, "_known", TextStates(self.pipeline))
+        self._known = TextStates(self.pipeline)
 
     def arguments(self, rows: Rows) -> Record:
         """Arguments of the pipeline call, as generation makes them."""
