@@ -9,6 +9,7 @@ states. No picture is needed.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def train_language(
     words, plain_words = Words(tokenizer), Words(pipeline.tokenizer)
     head = nn.Linear(text_encoder.config.hidden_size, len(tokenizer), bias=False)
     nn.init.normal_(head.weight, std=0.02)
-    reader = _reader(pipeline, plain_words, seed=seed)
+    reader = cache(partial(_reader, pipeline, plain_words, seed=seed))  # of no use to a stage that is finished
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         rng = np.random.default_rng((seed, step))
@@ -85,8 +86,8 @@ def train_language(
         states = text_encoder(ids).last_hidden_state
         with torch.no_grad():
             wanted = frozen(plain_words.ids([row.plain for row in rows])).last_hidden_state
-        draw = reader.draw(generator, layers=config.layers, queries=config.queries)
-        reading = reader.error(states[: len(rows)], wanted, draw).mean()
+        draw = reader().draw(generator, layers=config.layers, queries=config.queries)
+        reading = reader().error(states[: len(rows)], wanted, draw).mean()
         half = config.batch // 2
         meant = [*(row.meaning for row in rows[half:]), *meanings]
         return reading + config.words_weight * words.loss(ids[half:], head(states[half:]), meant)
