@@ -3,8 +3,9 @@
     python benchmarks/serving.py --adapter outputs/quickstart/training/prompt/adapter
 
 Starts a service of its own on this machine, with people of two accounts. Clients run in another process than the
-service. The two arms alternate, so that a busy machine slows both. Prints throughput, the ratio, latencies, rows per
-batch and the memory of the service over the run.
+service. The two arms alternate, so that a busy machine slows both. Then --memory requests of --memory-steps steps show
+whether the memory of the service grows. Writes throughput, the ratio, latencies, rows per batch and memory to
+benchmarks/results/serving.json.
 """
 
 from __future__ import annotations
@@ -18,10 +19,16 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import httpx2
 import psutil
 
+from psalign.files import write_json
+from psalign.fingerprints import versions
+
+RESULTS = Path(__file__).parent / "results" / "serving.json"
+MEMORY_PARTS = 10  # the memory is read after each
 PEOPLE = (("anna", ["--ban", "Violence"]), ("ben", ["--ban", "--limit", "no swords"]), ("carl", ["--ban"]))
 PROMPTS = ("a red cat with a sword", "a blue dog in a meadow", "two green birds at night", "a yellow house by the sea")
 
@@ -94,6 +101,8 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=16, help="requests of one client, each round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--memory", type=int, default=5000, help="requests while the memory is watched")
+    parser.add_argument("--memory-steps", type=int, default=1)
     parser.add_argument("--max-batch", type=int, default=32)
     parser.add_argument("--port", type=int, default=8765)
     options = parser.parse_args()
@@ -101,39 +110,65 @@ def main() -> None:
         service, url, keys = start(options, Path(folder))
         process = psutil.Process(service.pid)
         try:
-            measure(options, url, keys, process)
+            record = measure(options, url, keys) | watch_memory(options, url, keys, process)
         finally:
             service.terminate()
             service.wait(60)
+    settings = {name: value for name, value in vars(options).items() if name not in ("adapter", "port")}
+    record |= {"settings": settings, "threads": os.environ.get("OMP_NUM_THREADS"), **versions()}
+    record |= {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[2], 1)}  # over 15 minutes
+    write_json(RESULTS, record)
+    print(f"{record['cores']} cores, load average {record['load_average']}; figures: {RESULTS}")
 
 
-def measure(options: argparse.Namespace, url: str, keys: list[str], process: psutil.Process) -> None:
+def measure(options: argparse.Namespace, url: str, keys: list[str]) -> dict[str, Any]:
+    """Rounds of one client, then many."""
     asyncio.run(load(url, keys, clients=4, requests=8, steps=options.steps))  # not counted
-    ratios, latencies, alone_s, memory = [], [], [], [process.memory_info().rss]
-    batches = [figure(url, f"psalign_batch_rows_{part}") for part in ("sum", "count")]
+    rounds, alone_s, many_s, batches = [], [], [], [0.0, 0.0]
     for number in range(options.rounds):
-        one_s, took = asyncio.run(load(url, keys, clients=1, requests=options.alone, steps=options.steps))
+        took_one_s, took = asyncio.run(load(url, keys, clients=1, requests=options.alone, steps=options.steps))
         alone_s += took
-        before = [figure(url, f"psalign_batch_rows_{part}") for part in ("sum", "count")]
-        many_s, took = asyncio.run(
+        before = batch_figures(url)
+        took_many_s, took = asyncio.run(
             load(url, keys, clients=options.clients, requests=options.requests, steps=options.steps)
         )
-        batches = [
-            figure(url, f"psalign_batch_rows_{part}") - old for part, old in zip(("sum", "count"), before, strict=True)
-        ]
-        latencies += took
-        ratios.append((options.requests / many_s) / (options.alone / one_s))
+        many_s += took
+        batches = [sum(one) for one in zip(batches, batch_figures(url), (-old for old in before), strict=True)]
+        one, many = options.alone / took_one_s, options.requests / took_many_s
+        rounds.append({"alone_per_s": round(one, 3), "many_per_s": round(many, 3), "ratio": round(many / one, 2)})
+        print(f"round {number}: {rounds[-1]}", flush=True)
+    record = {
+        "rounds": rounds,
+        "ratio": median(one["ratio"] for one in rounds),
+        "alone_s": percentiles(alone_s),
+        "many_s": percentiles(many_s),
+        "rows_per_batch": round(batches[0] / batches[1], 1),
+    }
+    print({name: value for name, value in record.items() if name != "rounds"}, flush=True)
+    return record
+
+
+def watch_memory(
+    options: argparse.Namespace, url: str, keys: list[str], process: psutil.Process
+) -> dict[str, list[float]]:
+    """Memory of the service, MB, before and after each part of the requests."""
+    memory = [process.memory_info().rss]
+    share = options.memory // MEMORY_PARTS
+    for _ in range(MEMORY_PARTS if share else 0):
+        asyncio.run(load(url, keys, clients=options.clients, requests=share, steps=options.memory_steps))
         memory.append(process.memory_info().rss)
-        print(f"round {number}: one at a time {options.alone / one_s:.2f} pictures/s, {options.clients} clients "
-              f"{options.requests / many_s:.2f} pictures/s, ratio {ratios[-1]:.2f}", flush=True)  # fmt: skip
-    print(f"ratio: median {median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f}, {len(ratios)} rounds)")
-    print(f"one at a time: p50 {percentile(alone_s, 0.5):.2f} s (n = {len(alone_s)})")
-    shown = ", ".join(f"p{round(100 * share)} {percentile(latencies, share):.2f} s" for share in (0.5, 0.95, 0.99))
-    print(f"{options.clients} clients: {shown} (n = {len(latencies)}); rows per batch {batches[0] / batches[1]:.1f}")
-    print("memory of the service, MB: " + " ".join(f"{size / 1e6:.0f}" for size in memory))
-    threads = os.environ.get("OMP_NUM_THREADS", "not set")
-    print(f"{options.steps} steps, --max-batch {options.max_batch}, OMP_NUM_THREADS {threads}")
-    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}")
+        print(f"memory of the service, MB: {memory[-1] / 1e6:.0f}", flush=True)
+    return {"memory_mb": [round(size / 1e6) for size in memory]}
+
+
+def batch_figures(url: str) -> list[float]:
+    """Rows drawn so far, and batches."""
+    return [figure(url, f"psalign_batch_rows_{part}") for part in ("sum", "count")]
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    shown = {f"p{round(100 * share)}": round(percentile(values, share), 2) for share in (0.5, 0.95, 0.99)}
+    return {**shown, "n": len(values)}
 
 
 if __name__ == "__main__":
