@@ -27,26 +27,22 @@ from .options import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from ..diffusion.generate import Drawing, GenerationConfig
     from ..diffusion.prompts import MetaRow
+    from ..diffusion.ray_workers import RayWorkers
     from ..diffusion.shards import Shard
     from ..users.store import EmbeddingStore
 
 
 def generate(arguments: argparse.Namespace) -> None:
     from ..adapter.attach import attach
-    from ..adapter.checkpoint import adapter_fingerprint, load_adapter
-    from ..diffusion.base_models import find_base
+    from ..adapter.checkpoint import adapter_fingerprint
     from ..diffusion.generate import generate as draw
     from ..diffusion.prompts import load_meta_file, repeat
     from ..diffusion.shards import Shard
 
-    base = find_base(arguments.base)
-    adapter = (
-        None
-        if arguments.adapter is None
-        else load_adapter(arguments.adapter, base=base.name, in_words=arguments.in_words)
-    )
-    shard = Shard(arguments.device)
+    adapter = _adapter(arguments)
+    shard = Shard("cpu" if arguments.ray_workers else arguments.device)
     meta = load_meta_file(arguments.prompts, seed=arguments.seed, keep=arguments.keep_columns)
     raw = adapter is not None and adapter.config.recipe == PUBLISHED_RECIPE
     rows, users = _rows_and_users(meta, arguments, shard, is_raw=raw)
@@ -57,12 +53,49 @@ def generate(arguments: argparse.Namespace) -> None:
         adapter=None if adapter is None else adapter_fingerprint(arguments.adapter),
         negative_prompt=arguments.negative_prompt,
     )
-    pipeline = load(arguments, str(shard.device), variant=arguments.variant, config=arguments.model_config)
+    elsewhere = _ray_workers(arguments, config, users) if arguments.ray_workers else None
+    pipeline = _pipeline(arguments, str(shard.device))
     attached = None if adapter is None else attach(pipeline, adapter)
     rows = repeat(rows, arguments.images_per_prompt)
-    manifest = draw(pipeline, rows, arguments.out, config=config, users=users, attached=attached)
+    manifest = draw(pipeline, rows, arguments.out, config=config, users=users, attached=attached, elsewhere=elsewhere)
     if shard.is_first:
         print(f"{len(manifest)} pictures and manifest.jsonl: {arguments.out}")
+
+
+def _adapter(arguments: argparse.Namespace) -> Any:
+    from ..adapter.checkpoint import load_adapter
+    from ..diffusion.base_models import find_base
+
+    base = find_base(arguments.base)
+    if arguments.adapter is None:
+        return None
+    return load_adapter(arguments.adapter, base=base.name, in_words=arguments.in_words)
+
+
+def _pipeline(arguments: argparse.Namespace, device: str) -> Any:
+    """On a CPU nothing is offloaded: with Ray this process only names the run."""
+    if arguments.ray_workers and device == "cpu":
+        arguments = argparse.Namespace(**{**vars(arguments), "offload": "none"})
+    return load(arguments, device, variant=arguments.variant, config=arguments.model_config)
+
+
+def _ray_workers(arguments: argparse.Namespace, config: GenerationConfig, users: Any) -> RayWorkers:
+    import torch
+
+    from ..diffusion.ray_workers import RayWorkers
+
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    make = partial(_drawing, arguments, config, users, device)
+    return RayWorkers(make, arguments.ray_workers, has_gpu=device.startswith("cuda"))
+
+
+def _drawing(arguments: argparse.Namespace, config: GenerationConfig, users: Any, device: str) -> Drawing:
+    """What a Ray worker draws with; called in the worker."""
+    from ..adapter.attach import attach
+    from ..diffusion.generate import Drawing
+
+    adapter, pipeline = _adapter(arguments), _pipeline(arguments, device)
+    return Drawing(pipeline, config, users, None if adapter is None else attach(pipeline, adapter))
 
 
 def _rows_and_users(
@@ -191,6 +224,8 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--scale", type=float, default=1.0, help="strength of the adapter (default 1)")
     add_seed(one, 2025, "for rows without a seed (default 2025)")
     one.add_argument("--images-per-prompt", type=at_least(1), default=1)
+    one.add_argument("--ray-workers", type=at_least(1), metavar="N",
+                     help="draw in N workers of Ray, here or on the cluster of RAY_ADDRESS (extra ray)")  # fmt: skip
     add_out(one, "outputs/pictures")
     one.set_defaults(fill=_fill)
 

@@ -35,25 +35,20 @@ def serve(arguments: argparse.Namespace) -> None:
     from ..serve import require_libraries
 
     require_libraries()
-    from ..serve.engine import Engine, EngineSettings
-    from ..serve.keys import ApiKeys
+    from ..serve.engine import EngineSettings
     from ..serve.loading import load
-    from ..serve.metrics import Metrics
     from ..serve.server import Listening
     from ..serve.server import serve as run
-    from ..serve.service import Service
+    from ..serve.service import Keeping, Service
 
-    recipe, metrics = _recipe(arguments), Metrics()
+    recipe = _recipe(arguments)
     settings = EngineSettings(
         max_batch=arguments.fixed_batch or arguments.max_batch,
         max_wait_ms=arguments.max_wait_ms,
         max_waiting=arguments.max_waiting,
         max_waiting_of_key=arguments.max_waiting_of_key,
     )
-    people = _people(arguments)
-    service = Service(
-        people, ApiKeys(people.database), Engine(settings, metrics), metrics, timeout_s=arguments.timeout_s
-    )
+    service = Service.of(Keeping(arguments.people, arguments.key_file, arguments.timeout_s), settings)
     listening = Listening(arguments.host, arguments.port, arguments.grace_s)
     run(service, lambda: load(recipe), listening)
 
@@ -77,12 +72,12 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 def recipe_of(arguments: argparse.Namespace, **more: Any) -> Recipe:
     """What is served, by the options of drawing. more: other parts of Recipe. Raises UsageError."""
     from ..diffusion.base_models import Loading
-    from ..serve.loading import Recipe, base_of
+    from ..serve.loading import Recipe, base_of, own_device
 
     base_of(arguments.base)  # a wrong name is told before anything is loaded
     given = {
         "source": arguments.model,
-        "device": arguments.device or _device(),
+        "device": arguments.device or own_device(),
         "dtype": arguments.dtype,
         "scheduler": arguments.scheduler,
         "offload": arguments.offload,
@@ -92,12 +87,6 @@ def recipe_of(arguments: argparse.Namespace, **more: Any) -> Recipe:
     Loading(**how)
     chosen = {"steps": arguments.steps, "guidance": arguments.guidance, "in_words": arguments.in_words}
     return Recipe(base=arguments.base, adapter=arguments.adapter, how=how, **chosen, **more)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 # --- people and keys -------------------------------------------------------------------------------------------------

@@ -41,6 +41,8 @@ MAX_FAILURES_SHOWN = 100
 MAX_CUT_SHOWN = 10
 NOBODY = ""  # in place of a user id, in negative_prompts
 NO_LIMIT = 1 << 20  # tokens: to see what would be cut
+Failure = tuple[str, str]  # file name of a picture that could not be made, and why
+Batches = Sequence[Sequence[PromptRow]]
 
 
 class Users(Protocol):
@@ -149,12 +151,13 @@ def generate(
     users: Users,
     attached: AttachedAdapter | None = None,
     guide: Guide | None = None,
+    elsewhere: Callable[[Batches, Path], list[Failure]] | None = None,
 ) -> list[ManifestRow]:
     """Make every picture that is not on disk yet, then write the manifest. Returns its rows.
 
     attached: the adapter on the pipeline's UNet, or None for a method without one. guide: of a method that tells the
-    pipeline something of each row. Under `accelerate launch` each process draws its share and the first writes the
-    manifest.
+    pipeline something of each row. elsewhere: draws batches into the folder in place of this process, as `draw_batches`
+    does. Under `accelerate launch` each process draws its share and the first writes the manifest.
     Raises, before anything is written, OutputError where `out` holds another run or another process draws into it,
     EmbeddingMissing for a user without a vector; with an adapter UsageError for rows of no user, RecipeMismatch for
     vectors it was not trained with, GuardError for limits in words that it was not trained to keep.
@@ -181,7 +184,10 @@ def generate(
         if shard.is_first:
             _warn_cut_prompts(pipeline, rows, config)
         drawing = Drawing(pipeline, config, users, attached, guide)
-        failed = shard.gather(_draw_share(drawing, rows, out, shard))
+        # Shared out before looking at the disk, which other processes are writing to meanwhile.
+        batches = _not_on_disk(shard.share(_batches(rows, drawing)), out)
+        draw = elsewhere or partial(draw_batches, drawing, quiet=not shard.is_first)
+        failed = shard.gather(draw(batches, out))
         if failed:
             raise _not_made(failed, rows, out)
         if shard.is_first:
@@ -189,7 +195,7 @@ def generate(
     return manifest
 
 
-def _not_made(failed: Sequence[tuple[str, str]], rows: Sequence[PromptRow], out: Path) -> GenerationError:
+def _not_made(failed: Sequence[Failure], rows: Sequence[PromptRow], out: Path) -> GenerationError:
     about = f"{len(failed)} of {len(rows)} pictures could not be made; the others are in {out}."
     return GenerationError(
         listed(about, [f"{name}: {why}" for name, why in sorted(failed)], MAX_FAILURES_SHOWN),
@@ -213,18 +219,18 @@ class Drawing:
         )
 
 
-def _draw_share(drawing: Drawing, rows: Sequence[PromptRow], out: Path, shard: Shard) -> list[tuple[str, str]]:
-    """Draw the batches of this process that are not whole on disk. Returns (file name, why) of pictures that failed."""
-    # Shared out before looking at the disk, which other processes are writing to meanwhile.
-    batches = shard.share(_batches(rows, drawing))
-    batches = [batch for batch in batches if any(not is_whole_png(out / row.file_name) for row in batch)]
-    failed: list[tuple[str, str]] = []
-    quiet = not batches or not shard.is_first
-    for batch in Progress(batches, desc=drawing.config.method, unit="batch", disable=quiet):
+def draw_batches(drawing: Drawing, batches: Batches, out: Path, *, quiet: bool = False) -> list[Failure]:
+    """Draw batches into a folder; pictures that are whole on disk stay. Returns the pictures that failed."""
+    failed: list[Failure] = []
+    for batch in Progress(batches, desc=drawing.config.method, unit="batch", disable=quiet or not batches):
         for row, picture in _draw_with_retry(drawing, batch, failed):
             if not is_whole_png(out / row.file_name):
                 write_picture(out / row.file_name, picture)
     return failed
+
+
+def _not_on_disk(batches: Batches, out: Path) -> list[Sequence[PromptRow]]:
+    return [batch for batch in batches if any(not is_whole_png(out / row.file_name) for row in batch)]
 
 
 def _batches(rows: Sequence[PromptRow], drawing: Drawing) -> list[list[PromptRow]]:
@@ -237,7 +243,7 @@ def _batches(rows: Sequence[PromptRow], drawing: Drawing) -> list[list[PromptRow
 
 
 def _draw_with_retry(
-    drawing: Drawing, batch: Sequence[PromptRow], failed: list[tuple[str, str]]
+    drawing: Drawing, batch: Sequence[PromptRow], failed: list[Failure]
 ) -> Iterator[tuple[PromptRow, np.ndarray]]:
     """A batch's pictures. Where it fails, its rows one by one; rows that still fail are added to `failed`."""
     try:

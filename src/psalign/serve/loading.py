@@ -56,7 +56,7 @@ class Recipe:
 def load(recipe: Recipe) -> Loaded:
     """Raises CheckpointError, RecipeMismatch, TaxonomyMismatch, UsageError."""
     base, source = base_of(recipe.base)
-    how = {"source": source, **recipe.how} if source else recipe.how
+    how = {"device": own_device(), **({"source": source} if source else {}), **recipe.how}
     adapter = load_adapter(recipe.adapter, base=base.name, in_words=recipe.in_words)
     store = None if recipe.embeddings is None else EmbeddingStore.load(recipe.embeddings)
     trained = adapter.config.recipe
@@ -80,6 +80,13 @@ def _offer(recipe: Recipe, base: BaseModel, pipeline: Any) -> Offer:
     halvings = len(pipeline.unet.config.block_out_channels) - 1
     multiple = int(pipeline.vae_scale_factor) * 2**halvings
     return Offer(recipe.name or base.name, base, guidance, steps, max(steps, recipe.max_steps), multiple)
+
+
+def own_device() -> str:
+    """The GPU where there is one, else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def base_of(name: str) -> tuple[BaseModel, str | None]:

@@ -8,17 +8,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import UsageError
-from .engine import Closed, Draws, Engine
+from .database import Database
+from .engine import Closed, Draws, Engine, EngineSettings
 from .keys import ApiKeys, Caller, RateLimits
 from .logs import LOG, tell_failure
 from .metrics import Metrics
 from .people import People
 from .replies import ApiError
 from .requests import ImageRequest, Offer, partial_steps, preview_profile, seeds_of
+from .sealing import Seal
 from .waiting import Row, Work
 from .whose import Source, Strangers, Whose
 
@@ -30,6 +33,15 @@ class Loaded:
     artist: Draws
     offer: Offer
     strangers: Strangers
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where people and keys are kept. people: see Database. key_file: see Seal. timeout_s: seconds of a request."""
+
+    people: str = "data/serve/people.db"
+    key_file: Path = Path("data/serve/people.key")
+    timeout_s: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -60,20 +72,30 @@ class Service:
         if not self.timeout_s > 0:
             raise UsageError(f"The time of a request must be more than 0 seconds; saw {self.timeout_s}.")
 
+    @classmethod
+    def of(cls, keeping: Keeping, settings: EngineSettings) -> Service:
+        """A service that has no model yet. Raises OutputError, UsageError."""
+        database, metrics = Database(keeping.people), Metrics()
+        people, keys = People(database, Seal.of_environment(keeping.key_file)), ApiKeys(database)
+        return cls(people, keys, Engine(settings, metrics), metrics, timeout_s=keeping.timeout_s)
+
     def start(self, load: Callable[[], Loaded], on_failure: Callable[[], None] = lambda: None) -> None:
         """Load in the background; until then the service lives and is not ready."""
 
         def run() -> None:
             try:
-                self.loaded = load()
-                self.engine.start(self.loaded.artist)
-                LOG.info("ready", extra={"psalign": {"event": "ready"}})
+                self.begin(load())
             except BaseException as err:
                 self.failure = err
                 tell_failure("loading failed", err, event="loading_failed")
                 on_failure()
 
         threading.Thread(target=run, name="psalign-loading", daemon=True).start()
+
+    def begin(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.engine.start(loaded.artist)
+        LOG.info("ready", extra={"psalign": {"event": "ready"}})
 
     @property
     def is_ready(self) -> bool:
