@@ -1,4 +1,4 @@
-"""Our methods as a technique of eval-unlearn: the pictures are those of `draw_by`; its own runner, where it is there."""
+"""Our methods as a technique of eval-unlearn: pictures are those of `draw_by`; its own runner, where it is there."""
 
 import json
 from importlib.metadata import EntryPoint
