@@ -6,7 +6,7 @@ encoder, and nothing here guards their denoiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -56,19 +56,24 @@ def rewrite_states(
         )
     rows = with_limits(checked, {phrase: _checked(read(phrase), adapter) for phrase in phrases} if read else {})
     require_fit(adapter, texts, rows)
-    tokens = texts.prompt_embeds.shape[1]
-    window = tokens if window is None else window
-    if window < 1 or tokens % window:
-        raise GuardError(f"These text states have {tokens} tokens; expected whole windows of {window}.")
     parts = [
         rewrite_texts(adapter, replace(texts, prompt_embeds=states, negative_prompt_embeds=None), rows)
-        for states in texts.prompt_embeds.split(window, dim=1)
+        for states in _windows(texts.prompt_embeds, window)
     ]
     return replace(
         texts,
         prompt_embeds=torch.cat([part.prompt_embeds for part in parts], dim=1),
         pooled_prompt_embeds=parts[0].pooled_prompt_embeds,
     )
+
+
+def _windows(states: torch.Tensor, window: int | None) -> Sequence[torch.Tensor]:
+    """Text states [B, T, D] in parts of `window` tokens. Raises GuardError where the last one would be shorter."""
+    tokens = states.shape[1]
+    window = tokens if window is None else window
+    if window < 1 or tokens % window:
+        raise GuardError(f"These text states have {tokens} tokens; expected whole windows of {window}.")
+    return states.split(window, dim=1)
 
 
 def _checked(states: torch.Tensor, adapter: PromptAdapter) -> torch.Tensor:

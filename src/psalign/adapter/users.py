@@ -98,35 +98,46 @@ def check_users(
     vectors = torch.stack([_vector(number, row, adapter.llm_dim) for number, row in enumerate(rows)])
     given = zip(rows, bans, phrases, strict=True)
     is_present = torch.tensor([row is not None or code is not None or bool(limit) for row, code, limit in given])
+    strength = _strength(scale, len(rows))
+    width = int(getattr(adapter.config, "categories", 0))
+    _require_held(adapter, users, rows, bans, width=width)
+    codes = torch.stack([_code(number, code, width) for number, code in enumerate(bans)])
+    # A row without vector and list counts as one with an empty list: then its limits alone count.
+    is_known = torch.tensor([code is not None or row is None for code, row in zip(bans, rows, strict=True)])
+    return CheckedUsers(RowUsers(vectors, strength * is_present, codes, is_known), phrases)
+
+
+def _strength(scale: Scale, count: int) -> torch.Tensor:
+    """The scale as numbers on the CPU, one or one per user."""
     strength = torch.as_tensor(scale, dtype=torch.float32).detach().cpu()
-    if strength.shape not in ((), (1,), (len(rows),)):
-        raise GuardError(
-            f"scale must be one number or one per user; saw {tuple(strength.shape)} for {len(rows)} users."
-        )
+    if strength.shape not in ((), (1,), (count,)):
+        raise GuardError(f"scale must be one number or one per user; saw {tuple(strength.shape)} for {count} users.")
     if not torch.isfinite(strength).all() or (strength < 0).any():
         raise GuardError(f"scale must be finite and at least 0; saw {strength.tolist()}.")
+    return strength
+
+
+def _require_held(adapter: PSAAdapter, users: Any, rows: Sequence[Any], bans: Sequence[Any], *, width: int) -> None:
+    """Raises GuardError for bans that this adapter would not see. width: of the ban codes that it reads; 0: none."""
     if adapter.in_words and any(one is not None for one in (*rows, *bans)):
         raise GuardError(
             "This adapter was loaded to know users by limits in words alone; saw users with vectors or ban lists.",
             hint="Pass psalign.users.views.batch_of(profiles, in_words=True), or load it without in_words.",
         )
-    width = int(getattr(adapter.config, "categories", 0))
-    stale = 0 if width else sum(map(bool, getattr(users, "unheld", ())))
+    if width:
+        return
+    stale = sum(map(bool, getattr(users, "unheld", ())))
     if stale:
         raise GuardError(
             f"{stale} of {len(rows)} users ban categories that their vectors do not hold: limits were added after they "
             f"were made, and an adapter of kind '{adapter.kind}' knows vectors alone.",
             hint="Run: psalign embed --users users.csv --force (or draw with an adapter of kind 'prompt').",
         )
-    if not width and any(row is None and code is not None for row, code in zip(rows, bans, strict=True)):
+    if any(row is None and code is not None for row, code in zip(rows, bans, strict=True)):
         raise GuardError(
             f"Some users have a ban list and no vector, and an adapter of kind '{adapter.kind}' knows vectors alone.",
             hint="Pass store.batch(user_ids) of an EmbeddingStore.",
         )
-    codes = torch.stack([_code(number, code, width) for number, code in enumerate(bans)])
-    # A row without vector and list counts as one with an empty list: then its limits alone count.
-    is_known = torch.tensor([code is not None or row is None for code, row in zip(bans, rows, strict=True)])
-    return CheckedUsers(RowUsers(vectors, strength * is_present, codes, is_known), phrases)
 
 
 def _given(

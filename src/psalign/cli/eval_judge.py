@@ -265,6 +265,14 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--model-a", metavar="MODEL", help="compare this one (default base)")
     one.add_argument("--model-b", metavar="MODEL", help="with this one (default psa)")
     one.add_argument("--bans-of", metavar="MODEL", help="judge every model for the users that MODEL was drawn for")
+    _add_asking(one)
+    one.add_argument("--retry-failed", action="store_true", help="ask again what was refused or malformed before")
+    one.add_argument("--yes", action="store_true", help="agree to what is sent and what it costs")
+    one.add_argument("--out", type=a_path, help="where to write (default results_evaluate or results_compare)")
+
+
+def _add_asking(one: argparse.ArgumentParser) -> None:
+    """The judge, what it is told, and how it is asked."""
     one.add_argument("--judge-model", help="name at the endpoint; Azure: of the deployment (default: JUDGE_MODEL)")
     one.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible (default: OPENAI_BASE_URL; or Azure's, "
                      "AZURE_OPENAI_ENDPOINT)")  # fmt: skip
@@ -286,6 +294,3 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--max-requests", type=at_least(0), metavar="N", help="stop after N; what was judged is kept")
     one.add_argument("--rate-price", type=_price_of, nargs=2, metavar=("IN", "OUT"),
                      help="price of a million tokens read and written, for the estimate")  # fmt: skip
-    one.add_argument("--retry-failed", action="store_true", help="ask again what was refused or malformed before")
-    one.add_argument("--yes", action="store_true", help="agree to what is sent and what it costs")
-    one.add_argument("--out", type=a_path, help="where to write (default results_evaluate or results_compare)")

@@ -193,6 +193,11 @@ def add_commands(groups: Any) -> None:
     _add_metadata_only(one)
     add_out(one, "data/sage")
 
+    _add_export(kinds)
+    _add_download(kinds)
+
+
+def _add_export(kinds: Any) -> None:
     one = command(kinds, "export", export, "write a folder that Hugging Face datasets reads without this package",
                   "psalign sage export data/own --out outputs/export --plain-ids")  # fmt: skip
     _add_data(one)
@@ -204,6 +209,8 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--with-profiles", action="store_true", help="also write profiles: for simulated users only")
     add_out(one, "outputs/export")
 
+
+def _add_download(kinds: Any) -> None:
     one = command(kinds, "download", download, "fetch public prompt sets, the published captions, or a dataset archive",
                   "psalign sage download debug sage_unseen --out data/prompts")  # fmt: skip
     one.add_argument("names", nargs="*", help="prompt sets (default: all)")

@@ -167,23 +167,13 @@ def generate(
     if attached is not None:
         check_users(rows, users, attached)
     manifest = [_manifest_row(row, config, users) for row in rows]
-    shard = Shard()
+    shard, drawing = Shard(), Drawing(pipeline, config, users, attached, guide)
     with locked(*[out] * shard.is_first):  # of several processes the first one holds the folder for all
         if shard.is_first:
-            open_run(
-                out,
-                {
-                    "config": _config_record(config),
-                    "base": base_fingerprint(pipeline),
-                    "rows": fingerprint([asdict(row) for row in rows]),
-                    "users": users.fingerprint,
-                    "drawn_users": _users_fingerprint(rows, users, with_vectors=attached is not None),
-                },
-            )
+            open_run(out, _run_record(rows, drawing))
         shard.wait()  # a folder of another run is refused before anything is drawn
         if shard.is_first:
             _warn_cut_prompts(pipeline, rows, config)
-        drawing = Drawing(pipeline, config, users, attached, guide)
         # Shared out before looking at the disk, which other processes are writing to meanwhile.
         batches = _not_on_disk(shard.share(_batches(rows, drawing)), out)
         draw = elsewhere or partial(draw_batches, drawing, quiet=not shard.is_first)
@@ -193,6 +183,18 @@ def generate(
         if shard.is_first:
             write_jsonl(out / "manifest.jsonl", [row.to_record() for row in manifest])
     return manifest
+
+
+def _run_record(rows: Sequence[PromptRow], drawing: Drawing) -> Record:
+    """What decides a run's pictures: the text of run.json."""
+    users = drawing.users
+    return {
+        "config": _config_record(drawing.config),
+        "base": base_fingerprint(drawing.pipeline),
+        "rows": fingerprint([asdict(row) for row in rows]),
+        "users": users.fingerprint,
+        "drawn_users": _users_fingerprint(rows, users, with_vectors=drawing.attached is not None),
+    }
 
 
 def _not_made(failed: Sequence[Failure], rows: Sequence[PromptRow], out: Path) -> GenerationError:

@@ -169,18 +169,10 @@ class Objective:
             "anchor": (anchored * anchor).sum(),
             "safe_anchor": (safe * (batch.safe & batch.with_user)).sum() / max(1, totals.safe),
         }
-        match = self._match_loss(batch, totals) * (config.match_weight > 0)
-        loss = (
-            config.match_weight * match
-            + config.dpo_weight * terms["dpo"]
-            + config.visual_weight * terms["visual"] * (config.visual_share > 0)
-            + config.anchor_weight * terms["anchor"]
-            + config.safe_anchor_weight * terms["safe_anchor"]
-        )
-        right = margin > 0
+        terms["match_loss"] = self._match_loss(batch, totals) * (config.match_weight > 0)
+        loss, right = self._weighed(terms), margin > 0
         figures = {
             **terms,
-            "match_loss": match,
             "loss": loss,
             "accuracy": (compared * right).sum(),
             "margin": (compared * margin).sum(),
@@ -190,6 +182,17 @@ class Objective:
         }
         shown = torch.stack([figures[name].detach().float() for name in FIGURES])
         return Outcome(loss, shown, *self._by_cell(batch, rows, right), reference)
+
+    def _weighed(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The terms of the loss, each with its weight."""
+        config = self.config
+        return (
+            config.match_weight * terms["match_loss"]
+            + config.dpo_weight * terms["dpo"]
+            + config.visual_weight * terms["visual"] * (config.visual_share > 0)
+            + config.anchor_weight * terms["anchor"]
+            + config.safe_anchor_weight * terms["safe_anchor"]
+        )
 
     def _match_loss(self, batch: PairBatch, totals: Totals) -> torch.Tensor:
         """Of kind `prompt`: a prompt with something to take away must have a match, and no other may have one."""
