@@ -14,6 +14,7 @@ from psalign.diffusion.generate import GenerationConfig
 from psalign.diffusion.prompts import load_prompts
 from psalign.errors import EmbeddingMissing, OutputError, RecipeMismatch
 from psalign.evaluation.cells import Cell, find_cells
+from psalign.evaluation.pictures import read_picture
 from psalign.evaluation.results import read_results
 from psalign.quickstart import _open, run
 from psalign.records import read_manifest
@@ -235,3 +236,16 @@ def test_unknown_users_and_other_recipes_are_refused(copy_of_run, mini_pipeline)
     known = [PromptRow("a.png", "a red cat", 1, user_id=other.user_ids[0])]
     with pytest.raises(RecipeMismatch, match="the adapter was trained with"):
         generate(mini_pipeline, known, copy_of_run / "y", config=GenerationConfig(), users=other, attached=attached)
+
+
+@pytest.mark.slow
+def test_processes_side_by_side_make_the_same_run(small_run, small_preset, tmp_path):
+    out, rows = small_run
+    beside = run(tmp_path / "run", small_preset, workers=2)
+    assert [row.key for row in beside] == [row.key for row in rows]
+    parts = [set(json.loads((folder / "seconds.json").read_text())) for folder in (out, tmp_path / "run")]
+    assert parts[0] == parts[1]
+    for cell in find_cells(out / "pictures"):
+        for path in cell.folder(out / "pictures").glob("*.png"):
+            other = cell.folder(tmp_path / "run/pictures") / path.name
+            assert np.abs(read_picture(path).astype(int) - read_picture(other)).max() <= 1, path

@@ -66,35 +66,60 @@ class Worker:
         self._pool = self._pid = None
 
 
-def call_all(calls: Sequence[Callable[[], T]], *, workers: int = 1) -> list[T]:
-    """The results of calls, in their order; with several workers each call is made in one of so many processes, which
-    share the CPU's cores.
+def threads_of(workers: int) -> int:
+    """How many threads each of so many processes has, which share the CPU's cores."""
+    return max(1, (os.cpu_count() or 1) // max(1, workers))
 
-    calls: functions of a module without arguments, or partial ones that can be pickled.
-    Raises what the first failing call raises, when the others that had begun have ended; ProcessDied where a process
-    was killed.
+
+class Workers:
+    """So many processes that share the CPU's cores, for calls that are independent of each other; one: none but this.
+
+    Used as a context; at its end the processes are ended, whatever they are doing.
     """
-    if workers <= 1:
-        return [call() for call in calls]
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
-    free: SimpleQueue[Worker] = SimpleQueue()
-    for _ in range(workers):
-        free.put(Worker({"OMP_NUM_THREADS": threads}))
 
-    def make(call: Callable[[], T]) -> T:
-        worker = free.get()
-        try:
-            return worker.call(call)
-        finally:
+    def __init__(self, count: int) -> None:
+        environment = {"OMP_NUM_THREADS": str(threads_of(count))}
+        self._workers = [Worker(environment) for _ in range(count if count > 1 else 0)]
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def call_all(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """The results of calls, in their order. calls: functions of a module, or partial ones that can be pickled.
+
+        Raises what the first failing call raises, and ends the others; ProcessDied where a process was killed.
+        """
+        if not self._workers:
+            return [call() for call in calls]
+        free: SimpleQueue[Worker] = SimpleQueue()
+        for worker in self._workers:
             free.put(worker)
 
-    pool = ThreadPoolExecutor(workers)
-    try:
-        return [future.result() for future in [pool.submit(make, call) for call in calls]]
-    finally:
-        pool.shutdown(cancel_futures=True)
-        while not free.empty():
-            free.get().stop()
+        def make(call: Callable[[], T]) -> T:
+            worker = free.get()
+            try:
+                return worker.call(call)
+            finally:
+                free.put(worker)
+
+        threads = ThreadPoolExecutor(len(self._workers))
+        try:
+            return [future.result() for future in [threads.submit(make, call) for call in calls]]
+        except BaseException:
+            self.__exit__()
+            raise
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def call_all(calls: Sequence[Callable[[], T]], *, workers: int = 1) -> list[T]:
+    """The results of calls that several processes share. See Workers."""
+    with Workers(workers) as shared:
+        return shared.call_all(calls)
 
 
 def _begin(environment: Mapping[str, str]) -> None:

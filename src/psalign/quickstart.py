@@ -36,7 +36,9 @@ from .evaluation.results import ResultRow, read_results
 from .files import Record, read_json, write_json
 from .fingerprints import fingerprint, versions
 from .ids import LEVELS
+from .locks import locked
 from .mini import dataset
+from .processes import Workers, threads_of
 from .quickstart_sheet import PeopleSheet
 from .sage.cache.framing import Framing
 from .training.config import TrainingConfig
@@ -49,7 +51,9 @@ from .users.vectors import StructuredEmbedder
 ADAPTERS = ("published", "prompt")  # by kind
 PSA = "psa-prompt"
 ADAPTER_OF = {"psa-published": "published", PSA: "prompt", "psa-prompt-vector": "prompt", "psa-prompt-words": "prompt"}
-METHODS = ("base", "negative_prompt", *ADAPTER_OF)
+# What is made side by side: adapters to train, and methods to draw by; then what needs our adapter.
+BESIDE = ((("prompt",), ()), (("published",), ("base", "negative_prompt", "psa-published")))
+AFTER = (((), (PSA,)), ((), ("psa-prompt-vector", "psa-prompt-words")))
 COMPARED = ("mini_scenes", "mini_seen")  # every method draws them, our own the others too
 OURS_ALONE = ("mini_wordings", "mini_two_motifs", "mini_motifs", "mini_levels")
 METRICS_OF_RUN = tuple(name for name in MEASURED if METRICS[name].needs == ("detector",))
@@ -92,8 +96,11 @@ class Run:
         try:
             yield
         finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 1)
-            write_json(self.out / "seconds.json", self.seconds)
+            path = self.out / "seconds.json"
+            with locked(path):  # other processes make other parts meanwhile
+                self.seconds.update(read_seconds(path))
+                self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 1)
+                write_json(path, self.seconds)
 
     def section(self, name: str) -> Record:
         return dict(self.preset.get(name) or {})
@@ -106,11 +113,14 @@ class Run:
         return self.out / "training" / kind / "adapter"
 
 
-def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force: bool = False) -> list[ResultRow]:
+def run(
+    out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force: bool = False, workers: int = 1
+) -> list[ResultRow]:
     """Run every stage into `out` and return the rows that stand in out/results.csv.
 
-    device: the device of the base model. A run that did not finish continues from disk. Where settings
-    changed, the parts that depend on them are made again; for a finished run this needs `force`.
+    device: the device of the base model. workers: processes that train and draw side by side. A run that did not
+    finish continues from disk. Where settings changed, the parts that depend on them are made again; for a finished
+    run this needs `force`.
     Raises OutputError, with what differs, where a finished run is there and force is not given.
     """
     require_default("The quickstart, of the mini world,")
@@ -121,19 +131,30 @@ def run(out: Path, preset: Record, *, seed: int = 0, device: str = "cpu", force:
         dataset.build(out / "data", replace(sizes, pictured_users=pictured_users(preset, sizes)))
     with this.part("user vectors"):
         stores = stores_of(this)
+    cells: list[Cell] = []
+    with Workers(workers) as shared:
+        for together in (BESIDE, AFTER):
+            calls = [partial(make_part, this, kinds, methods, device) for kinds, methods in together]
+            cells += [cell for made in shared.call_all(calls) for cell in made]
     pipeline = load_pipeline(base, device=device)
-    for kind in ADAPTERS:
-        with this.part(f"training {kind}"):
-            train(this, kind, pipeline, stores[kind])
-    cells = []
-    for method in METHODS:
-        with this.part(f"pictures {method}"):
-            cells += draw(this, method, pipeline, base=base)
     with this.part("measuring"):
         measure_cells(cells, out / "pictures", out / "results.csv", metrics=METRICS_OF_RUN)
     with this.part("sheet"):
         sheet = draw_sheet(this, pipeline, stores["prompt"])
-    return _finish(this, sheet)
+    return _finish(this, sheet, workers)
+
+
+def make_part(this: Run, kinds: tuple[str, ...], methods: tuple[str, ...], device: str) -> list[Cell]:
+    """Train adapters, then draw the cells of methods, in this process. Returns the cells."""
+    base, stores = find_base(this.preset.get("base", "mini")).name, stores_of(this)
+    pipeline, cells = load_pipeline(base, device=device), []
+    for kind in kinds:
+        with this.part(f"training {kind}"):
+            train(this, kind, pipeline, stores[kind])
+    for method in methods:
+        with this.part(f"pictures {method}"):
+            cells += draw(this, method, pipeline, base=base)
+    return cells
 
 
 def stores_of(this: Run) -> dict[str, EmbeddingStore]:
@@ -298,9 +319,10 @@ def read_seconds(path: Path) -> dict[str, float]:
     return known
 
 
-def _finish(this: Run, sheet: Sheet) -> list[ResultRow]:
+def _finish(this: Run, sheet: Sheet, workers: int) -> list[ResultRow]:
     made_by = versions()
-    made_by["versions"]["threads"] = torch.get_num_threads()
+    made_by["versions"]["threads"] = torch.get_num_threads() if workers == 1 else threads_of(workers)
+    this.seconds.update(read_seconds(this.out / "seconds.json"))
     mark = this.out / "quickstart.json"
     write_json(mark, {**_read_mark(mark), **made_by})
     trained = [name for name in ADAPTERS if (this.out / "training" / name).is_dir()]
