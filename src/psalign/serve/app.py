@@ -109,7 +109,9 @@ def create_app(service: Service) -> FastAPI:
     for kind, handler in {ApiError: _api_error, RequestValidationError: _invalid, HTTPException: _http_error}.items():
         app.add_exception_handler(kind, handler)
 
-    @app.post(DRAW, responses={200: {"model": Pictures}, **ERRORS}, response_model=None)
+    drawn = {"model": Pictures, "content": {"text/event-stream": {}}}  # the events of `stream`
+
+    @app.post(DRAW, responses={200: drawn, **ERRORS}, response_model=None)
     async def generate(body: ImageRequest, request: Request, caller: Known) -> Response:
         return await _answered(service, lambda: _generate(service, body, request, caller))
 
