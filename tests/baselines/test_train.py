@@ -13,7 +13,15 @@ from psalign.baselines.experts import unet_experts
 from psalign.baselines.pairs import PicturePairs
 from psalign.baselines.safetydpo import lora_experts, lora_weights, merged
 from psalign.baselines.soft_prompt import soft_prompts, word_of
-from psalign.baselines.train import TRAINED_BY, Source, check_settings, expert_files, train_baseline, trained_settings
+from psalign.baselines.train import (
+    TRAINED_BY,
+    Source,
+    check_settings,
+    expert_files,
+    seconds_of,
+    train_baseline,
+    trained_settings,
+)
 from psalign.baselines.uce import LAYERS
 from psalign.benchmark.methods import DRAWN_BY, MethodInputs, drawing_by, words_for
 from psalign.config import load_preset
@@ -208,3 +216,32 @@ def test_captions_alone_teach_nothing_here(pipe, tmp_path):
     build(tmp_path / "data", sizes, captions_only=True)
     with pytest.raises(DatasetError, match="no pair of pictures with both captions"):
         PicturePairs(pipe, tmp_path / "data", tmp_path / "cache")
+
+
+def test_seconds_are_those_of_the_form_that_is_asked_for(tmp_path):
+    def wrote(method, seconds):
+        record = {"method": method, "settings": {}, "run": "x", "seconds": seconds}
+        (tmp_path / "baseline.json").write_text(json.dumps(record))
+
+    wrote("esdx", {"all": 5.0, "hate": 2.0, "violence": 3.0})
+    assert (seconds_of(tmp_path, experts=False), seconds_of(tmp_path, experts=True)) == (5.0, 5.0)
+    wrote("safetydpo", {"hate": 2.0, "violence": 3.0, "all": 0.5})
+    assert seconds_of(tmp_path, experts=False) == 5.5  # the merge needs all of them
+    assert seconds_of(tmp_path, experts=True) == 5.0
+    with pytest.raises(CheckpointError, match="holds no trained baseline"):
+        seconds_of(tmp_path / "nowhere", experts=True)
+
+
+def test_experts_alone_leave_the_static_form_out(pipe, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(training, "_make_part", lambda how, source, config, category, out, state: made.append(category))
+    source = Source(pipe, {"Hate": ("a cross",), "Violence": ("a sword",)})
+    for method, given, experts_alone, expected in (
+        ("esdx", FEW, True, ["Hate", "Violence"]),
+        ("esdx", FEW, False, [None, "Hate", "Violence"]),
+        ("uce", {}, True, [None]),  # it has no experts: without the static form nothing would be left
+    ):
+        made.clear()
+        folder = tmp_path / f"{method}-{experts_alone}"
+        train_baseline(method, source, folder, base="mini", given=given, experts_alone=experts_alone)
+        assert made == expected
