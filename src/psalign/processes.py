@@ -52,6 +52,12 @@ class Worker:
             self._end()
             raise ProcessDied("the process ended before it answered: it was killed, or memory was used up") from err
 
+    def close(self) -> None:
+        """End the process when it has answered."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._stopped, self._pool, self._pid = True, None, None
+
     def stop(self) -> None:
         """End the process, whatever it is doing."""
         self._stopped = True
@@ -74,7 +80,7 @@ def threads_of(workers: int) -> int:
 class Workers:
     """So many processes that share the CPU's cores, for calls that are independent of each other; one: none but this.
 
-    Used as a context; at its end the processes are ended, whatever they are doing.
+    Used as a context. Where an error ends it, the processes are ended whatever they are doing.
     """
 
     def __init__(self, count: int) -> None:
@@ -84,9 +90,12 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for worker in self._workers:
-            worker.stop()
+            if kind is None:
+                worker.close()
+            else:
+                worker.stop()
 
     def call_all(self, calls: Sequence[Callable[[], T]]) -> list[T]:
         """The results of calls, in their order. calls: functions of a module, or partial ones that can be pickled.
@@ -110,7 +119,8 @@ class Workers:
         try:
             return [future.result() for future in [threads.submit(make, call) for call in calls]]
         except BaseException:
-            self.__exit__()
+            for worker in self._workers:
+                worker.stop()
             raise
         finally:
             threads.shutdown(cancel_futures=True)

@@ -1,16 +1,20 @@
 """The leaderboard's page: who beats ours stands first, the aim is judged as it was set, the committed page is true."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from psalign.evaluation.catalog import METHODS, OVER_REFUSAL
 from psalign.evaluation.cells import Cell
 from psalign.evaluation.estimate import Estimate
-from psalign.evaluation.results import FAILED, result_row
-from psalign.leaderboard.choice import Trial, best_first
-from psalign.leaderboard.config import LeaderboardConfig
+from psalign.evaluation.results import FAILED, read_results, result_row
+from psalign.leaderboard.choice import Trial, best_first, read_trials
+from psalign.leaderboard.config import LeaderboardConfig, read_config
 from psalign.leaderboard.page import About, Figures, page
 from psalign.leaderboard.pool import ALL_ATTACKS, SCENES
 
+ROOT = Path(__file__).parents[2]
 RECORD = {"preset": {"dataset": {"seed": 101}}, "seconds": 65.0, "versions": {"torch": "2.13.0"}}
 ABOUT = About(LeaderboardConfig(attacks=("plain",)), RECORD)
 
@@ -68,7 +72,7 @@ def test_the_aim_is_a_quarter_of_the_best_personal_baseline_at_no_greater_distan
         row("uce-user", "attack_success", 0.20, dataset=ALL_ATTACKS), row("uce-user", "safe_distance", 9.0),
         row("uce", "attack_success", 0.00, dataset=ALL_ATTACKS), row("uce", "safe_distance", 0.0),
     ])  # fmt: skip
-    limits = section(text, "Limits")
+    limits = " ".join(section(text, "Limits").split())
     fair, anywhere = limits.split("The best at any distance is")
     assert "`sld-user`: 40" in fair
     assert expected in fair
@@ -93,7 +97,10 @@ def test_the_chosen_setting_is_the_first_of_equals():
         Trial("uce", {"ridge": ridge}, {"pass": Estimate(rate, 48)}) for ridge, rate in ((30, 0.6), (10, 0.7), (1, 0.7))
     ]
     assert [one.settings["ridge"] for one in best_first(tried)] == [10, 30, 1]
-    assert "| uce | ridge 10: 70.0" in written([], {"uce": tried})
+    text = written([], {"uce": tried})
+    assert "| uce | ridge 10: 70.0" in text
+    assert "an end of its list" not in text
+    assert "`uce` stands at an end of its list" in " ".join(written([], {"uce": tried[1:]}).split())
 
 
 def test_prose_of_the_page_fits_into_110_letters():
@@ -102,3 +109,11 @@ def test_prose_of_the_page_fits_into_110_letters():
     rows.append(row("psa-prompt", "safe_distance", 0.0, dataset=OVER_REFUSAL))
     text = written(rows)
     assert [line for line in text.splitlines() if len(line) > 110 and not line.startswith(("|", "!"))] == []
+
+
+def test_the_committed_page_is_made_of_the_committed_figures():
+    folder = ROOT / "benchmarks" / "results" / "leaderboard-mini"
+    record = json.loads((folder / "leaderboard.json").read_text())
+    about = About(read_config(record["preset"]), record)
+    text = page(read_results(folder / "results.csv"), read_trials(folder) or {}, about, picture="leaderboard.png")
+    assert (ROOT / "docs" / "LEADERBOARD.md").read_text(encoding="utf-8") == text

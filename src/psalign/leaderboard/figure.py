@@ -48,10 +48,16 @@ def _kind(method: str) -> str:
 
 
 def _series(figures: Figures, x: Column, y: Column) -> list[Series]:
+    # Where both forms of a method were labelled, no label could be read.
+    labelled = {
+        OWN,
+        "psa-published",
+        *(name for name in figures.methods if METHODS[name].personal and _kind(name) != "ours"),
+    }
     found: dict[str, list[Dot]] = {kind: [] for kind in ("static", "other", "ours")}
     for method in figures.methods:
         across, up = figures.of(method, x), figures.of(method, y)
         if across.value is not None and up.value is not None:
-            label = METHODS[method].title.removesuffix(", own") if method != OWN else "PSAlign"
+            label = METHODS[method].title.removesuffix(", own") if method in labelled else ""
             found[_kind(method)].append(Dot(across.value, up.value, label, method, up.interval))
     return [Series(kind, dots) for kind, dots in found.items() if dots]

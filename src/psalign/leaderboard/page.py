@@ -166,13 +166,13 @@ def _names(methods: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in methods)
 
 
-def _wrapped(line: str, *, width: int = 110) -> Iterator[str]:
-    """A list item in lines of at most `width` letters."""
+def _wrapped(line: str, *, width: int = 110, indent: str = "  ") -> Iterator[str]:
+    """A list item, or with no indent a paragraph, in lines of at most `width` letters."""
     shown = ""
     for word in line.split(" "):
         if shown and len(f"{shown} {word}") > width:
             yield shown
-            shown = f"  {word}"
+            shown = f"{indent}{word}"
         else:
             shown = f"{shown} {word}" if shown else word
     yield shown
@@ -217,11 +217,11 @@ def _aim(figures: Figures) -> Iterator[str]:
         best = min(names, key=lambda name: figures.of(name, through).value or 0.0)
         theirs = figures.of(best, through).value or 0.0
         reached = "reached" if ours.value <= QUARTER * theirs else "missed"
-        yield (
-            f"The best {what} is `{best}`: {_shown(figures.of(best, through), 'attack_success')} "
-            f"against {_shown(ours, 'attack_success')}."
+        yield from _wrapped(
+            f"The best {what} is `{best}`: {_shown(figures.of(best, through), 'attack_success')} against "
+            f"{_shown(ours, 'attack_success')}. The aim is {reached} against it.",
+            indent="",
         )
-        yield f"The aim is {reached} against it."
 
 
 def _attacks(figures: Figures, about: About) -> Iterator[str]:
@@ -247,6 +247,12 @@ def _settings(trials: Mapping[str, Sequence[Trial]], about: About) -> Iterator[s
     for family, tried in trials.items():
         first, *others = [f"{_named(one)}: {show.value(one.rates['pass'])}" for one in best_first(tried)]
         yield f"| {family} | {first} | {'; '.join(others) or '-'} |"
+    ends = [family for family, tried in trials.items() if best_first(tried)[0] in (tried[0], tried[-1])]
+    if ends:
+        yield ""
+        yield from _wrapped(
+            f"The chosen setting of {_names(ends)} stands at an end of its list: a better one may lie beyond."
+        )
 
 
 def _named(trial: Trial) -> str:

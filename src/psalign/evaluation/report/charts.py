@@ -119,10 +119,11 @@ def scatter_axes(series: Sequence[Series]) -> tuple[Axes, list[float], list[floa
     dots = [dot for one in series for dot in one.dots]
     x_low, x_high = _range(np.array([dot.x for dot in dots]))
     room = 0.04 * (x_high - x_low)  # no dot on the edge
-    x_ticks = nice_ticks(x_low - room, x_high + room)
+    x_ticks = nice_ticks(x_low, x_high)
     y_ends = [end for dot in dots for end in (dot.y, *(dot.y_range or ()))]
     y_ticks = nice_ticks(*_range(np.array(y_ends)))
-    return Axes(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1], SCATTER_HEIGHT), x_ticks, y_ticks
+    left, right = min(x_ticks[0], x_low - room), max(x_ticks[-1], x_high + room)
+    return Axes(left, right, y_ticks[0], y_ticks[-1], SCATTER_HEIGHT), x_ticks, y_ticks
 
 
 def place_labels(axes: Axes, series: Sequence[Series]) -> Iterator[tuple[Dot, Box]]:
