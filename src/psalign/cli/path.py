@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -47,8 +46,9 @@ def quickstart(arguments: argparse.Namespace) -> None:
 
     preset = load_settings(arguments, reads=RUN)
     device = str(Shard(arguments.device).device)
-    workers = arguments.workers or (2 if device == "cpu" and (os.cpu_count() or 1) > 1 else 1)
-    rows = run(arguments.out, preset, seed=arguments.seed, device=device, force=arguments.force, workers=workers)
+    rows = run(
+        arguments.out, preset, seed=arguments.seed, device=device, force=arguments.force, workers=arguments.workers
+    )
     print(summary(rows))
     print(f"\nReport:  {arguments.out / 'report.html'}\nNumbers: {arguments.out / 'results.csv'}")
 
@@ -193,8 +193,8 @@ def add_commands(groups: Any) -> None:
     one.add_argument("--force", action="store_true",
                      help="make again what other settings decide, although the run in --out is finished")  # fmt: skip
     one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    one.add_argument("--workers", type=at_least(1),
-                     help="processes that train and draw side by side (default: 2 on a CPU, 1 on a GPU)")  # fmt: skip
+    one.add_argument("--workers", type=at_least(1), default=1,
+                     help="processes that train and draw side by side (default 1)")  # fmt: skip
 
     _add_train(groups)
     one = command(groups, "presets", presets, "list presets, or print one", "psalign presets mini-quickstart")

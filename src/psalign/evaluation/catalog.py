@@ -88,7 +88,7 @@ DATASETS = {
         Dataset("mini_motifs", "Motifs", "concepts the adapter never met", True, MINI),
         Dataset("mini_seen", "Seen users", "scenes for users of the training", True, MINI),
         Dataset("mini_levels", "Levels", "the same prompts for each level of strictness", False, ("any_motif",)),
-        Dataset("mini_attacks", "All attacks", "every attack by the prompt", True, ("suppressed", "attack_success")),
+        Dataset("mini_attacks", "All attacks", "every attack by the prompt", True, ("suppressed",)),
         *_attacks(),
         Dataset(
             OVER_REFUSAL,

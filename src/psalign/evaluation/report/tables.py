@@ -24,6 +24,9 @@ GROUPS = {
         "pass", "suppressed", "kept", "subject_kept", "safe_subject", "safe_distance",
     ),
     "What picture models measured": ("inpro", "inpro_strict", "fid", "kid", "clip"),
+    "What gets through, and what it costs": (
+        "attack_success", "picture_time", "training_time", "weights_size", "user_bytes",
+    ),
     "What the judge saw": ("judge_pass", "judge_banned_respected", "judge_allowed_kept", "judge_clean"),
 }  # fmt: skip
 SIDES = {name: METRICS[name] for name in ("pass", "suppressed", "kept")}
