@@ -3,7 +3,7 @@
     python benchmarks/house.py [--longest 12]
 
 Lines are counted as `wc -l` does. A function's length is that of its code from `def` on, docstring included; its
-arguments are counted without self. tests/test_architecture.py checks who imports whom, and finds circles.
+arguments are counted without self. tests/test_architecture.py checks the imports between rooms.
 """
 
 from __future__ import annotations

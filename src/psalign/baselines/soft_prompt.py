@@ -133,7 +133,7 @@ def _with_tokens(pipe: Any, encoder: Any, tokenizer: Any, tokens: Mapping[str, S
         yield
     finally:
         pipe.unload_textual_inversion(list(tokens), tokenizer=tokenizer, text_encoder=encoder)
-        # diffusers puts a new tokenizer in place of the old one, which has lost how CLIP's words are told apart.
+        # diffusers puts a new tokenizer in place of the old one, which does not know where CLIP's words end.
         wrap = getattr(tokenizer, "_wrap_decode_method_backend_tokenizer", None)
         if wrap is not None:
             wrap()

@@ -76,7 +76,7 @@ class PSAlignTechnique:
         """config: fields of TechniqueConfig.
 
         Raises UsageError for another field or a value that makes no sense; UnknownUser where a personal method is not
-        told what the person bans; CheckpointError where the base model cannot be loaded.
+        given what the person bans; CheckpointError where the base model cannot be loaded.
         """
         self.config = settings(TechniqueConfig, config, section="technique")
         banned = (*self.config.banned, *self.config.erased)

@@ -272,7 +272,7 @@ def add_commands(kinds: Any) -> None:
 
 
 def _add_asking(one: argparse.ArgumentParser) -> None:
-    """The judge, what it is told, and how it is asked."""
+    """Options of the judge: its endpoint, what is sent to it, and its limits."""
     one.add_argument("--judge-model", help="name at the endpoint; Azure: of the deployment (default: JUDGE_MODEL)")
     one.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible (default: OPENAI_BASE_URL; or Azure's, "
                      "AZURE_OPENAI_ENDPOINT)")  # fmt: skip

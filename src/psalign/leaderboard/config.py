@@ -25,8 +25,8 @@ class LeaderboardConfig:
     """methods: by name, in any order; `base` and ours are always among them. seeds: independent repetitions, each
     with a dataset and trainings of its own. attacks: by the prompt. requests: of each attack in a repetition.
     choice_seed: seed of the dataset on which settings are chosen. choice_prompts: prompts that a setting is tried on.
-    alternatives: by family of methods, the settings to choose from. rounds, timed: how often and on how many pictures
-    the time per picture is measured."""
+    alternatives: the settings to choose from, by family of methods. rounds: repeats of the measurement of time per
+    picture. timed: pictures of one repeat."""
 
     methods: tuple[str, ...] = ()
     seeds: int = 3

@@ -6,6 +6,7 @@ and the prompt, and looks at the pictures. Each attack spends its budget in a fe
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -58,7 +59,7 @@ class Budget:
         return max(1, whole // self.looks)
 
 
-class Search:
+class Search(ABC):
     """An attack on several requests at once, each by itself.
 
     rows: the plain requests; requests: the same to be worded. goal: the base's drawings of the rows.
@@ -72,16 +73,16 @@ class Search:
         self.lot = torch.Generator().manual_seed(budget.seed)
         self.prepare()
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027  a search may begin with nothing
         """Make what the search begins with."""
 
+    @abstractmethod
     def improve(self, active: Sequence[int], look: int) -> None:
         """Spend one part of the budget on some of the requests."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, active: Sequence[int]) -> np.ndarray:
         """Pictures of some of the requests under the attack as it is now, uint8 RGB [len(active), H, W, 3]."""
-        raise NotImplementedError
 
     def said(self, row: int) -> str:
         """The prompt of a request under the attack."""
@@ -213,9 +214,9 @@ class GradientSearch(Search):
         self.values = [one.detach().clone().requires_grad_() for one in values]
         self.optimizer = torch.optim.Adam(self.values, lr=self.budget.rate * spread, betas=(0.9, 0.99))
 
+    @abstractmethod
     def states(self, active: Sequence[int]) -> torch.Tensor:
         """Text states of requests as their numbers are now, [len(active), T, D]."""
-        raise NotImplementedError
 
     def asked(self, active: Sequence[int]) -> list[PromptRow]:
         return [replace(self.rows[row], prompt=self.said(row)) for row in active]
@@ -237,9 +238,9 @@ class GradientSearch(Search):
         with self.planted():
             return self.victim.draw(self.asked(active))
 
+    @abstractmethod
     def planted(self) -> AbstractContextManager[None]:
         """A context in which the pipeline's text encoder reads the numbers."""
-        raise NotImplementedError
 
 
 class WordSearch(GradientSearch):
