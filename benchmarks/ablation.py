@@ -1,7 +1,8 @@
 """Trains variants of an adapter on one mini dataset and measures each by the same pictures: the tables of docs/LOG.md.
 
     python benchmarks/ablation.py --variant "the preset" --variant "random:prompt.training.queries=random"
-                                  [--seeds 0 1 2] [--set dataset.train_users=60] [--polish 100] [--out DIR]
+                                  [--seeds 0 1 2] [--set dataset.train_users=60] [--polish 100]
+                                  [--device cuda] [--out DIR]
 
 A variant is NAME:SETTING=VALUE,SETTING=VALUE over the preset and what --set changes for all. It is trained on dataset
 seed 11, with MiniLM's vectors (extra `minilm`), and measured on held-out users and scenes:
@@ -72,8 +73,8 @@ POLISH = {"objective": "pictures", "dpo_weight": 0.0, "anchor": "caption", "batc
 class Bench:
     """What all variants share: dataset, users, prompts, the base, and its pictures of the prompts with limits."""
 
-    def __init__(self, out: Path, preset: Record, *, polish: int) -> None:
-        self.out, self.polish, self.pipeline = out, polish, load_pipeline("mini")
+    def __init__(self, out: Path, preset: Record, *, polish: int, device: str) -> None:
+        self.out, self.polish, self.pipeline = out, polish, load_pipeline("mini", device=device)
         sizes = settings(dataset.DatasetConfig, {**preset["dataset"], **DATASET}, section="dataset")
         pictured = min(PICTURED, sizes.train_users)
         dataset.build(out / "data", replace(sizes, pictured_users=pictured), captions_only=not polish)
@@ -144,9 +145,11 @@ def main() -> None:
     parser.add_argument("--preset", default="mini-quickstart")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="for all variants")
     parser.add_argument("--polish", type=int, default=0, metavar="STEPS")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("outputs/ablation"))
     arguments = parser.parse_args()
-    bench = Bench(arguments.out, load_preset(arguments.preset, changes=arguments.set), polish=arguments.polish)
+    preset = load_preset(arguments.preset, changes=arguments.set)
+    bench = Bench(arguments.out, preset, polish=arguments.polish, device=arguments.device)
     print("| variant | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS), flush=True)
     for variant in arguments.variant:
         name, _, text = variant.partition(":")

@@ -3,7 +3,7 @@
     python benchmarks/captions.py [--seeds 0 1 2] [--preset mini-quickstart] [--set dataset.seed=24] [--out DIR]
     python benchmarks/captions.py --users users.csv [--views "by list" "by vector" "as a person"]
     python benchmarks/captions.py --cost sd15 [--pairs 16] [--rounds 3]
-    python benchmarks/captions.py --encode sd15 [--pairs 8]
+    python benchmarks/captions.py --encode sd15 [--pairs 8] [--device cuda --dtype fp16]
 
 The first needs the extra `minilm` (a pretrained encoder of sentences). For each seed it trains kind `prompt` on
 captions with structured vectors, with MiniLM's vectors of whole profiles (whitened, with the exact ban code), and with
@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from inference import make_unet
+from inference import DTYPES, make_unet
 from seeds import cell, of_pictures, over_seeds
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -87,11 +87,14 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, help="of a step (default: the preset's batch_size); captions to encode")
     parser.add_argument("--size", type=int, help="of the pictures of the whole UNet's passes, in px; 0: no such pass")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="of --encode")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="of --encode")
     arguments = parser.parse_args()
     if arguments.cost:
         print(json.dumps(cost(arguments.cost, arguments.pairs, arguments.rounds, arguments.size), indent=2))
     elif arguments.encode:
-        print(json.dumps(encode(arguments.encode, arguments.pairs or 8), indent=2))
+        place = (arguments.device, DTYPES[arguments.dtype])
+        print(json.dumps(encode(arguments.encode, arguments.pairs or 8, *place), indent=2))
     else:
         sizes = [f"dataset.{name}={count}" for name, count in SIZES.items()]
         quality(arguments, load_preset(arguments.preset, changes=[*sizes, *arguments.set]))
@@ -293,42 +296,52 @@ def caption_step(base: str, preset: Record, pairs: int) -> tuple[Any, float]:
 
 def random_cross_attentions(base: str, dtype: torch.dtype) -> CrossAttentions:
     """The cross-attentions of a full-size UNet, with random weights, and nothing else of it."""
-    with torch.device("meta"):
-        unet = make_unet(base)
+    unet = make_unet(base, "meta")
     wanted = {name: weight for name, weight in unet.state_dict().items() if any(part in name for part in READ)}
     weights = {name: 0.02 * torch.randn(weight.shape, dtype=dtype) for name, weight in wanted.items()}
     unet.load_state_dict(weights, strict=False, assign=True)
     return CrossAttentions(unet).requires_grad_(False)
 
 
-def encode(base: str, captions: int) -> Record:
-    """CPU time and peak memory of encoding captions of 77 tokens, in fp32, with every text encoder of a base."""
+@torch.no_grad()
+def encode(base: str, captions: int, device: str, dtype: torch.dtype) -> Record:
+    """Time and peak memory of encoding captions of 77 tokens with every text encoder of a base: CPU time, and memory of
+    the process; on a GPU the clock's time, and memory of the GPU."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    seconds = 0.0
+    seconds, on_gpu = 0.0, device.startswith("cuda")
     for shape in TEXT_ENCODERS[base]:
         with torch.device("meta"):
             encoder = CLIPTextModel(CLIPTextConfig(**shape)).eval()
-        encoder.to_empty(device="cpu")
+        encoder.to_empty(device=device).to(dtype)
         for weight in encoder.parameters():
             torch.nn.init.uniform_(weight, -0.05, 0.05)
-        places = torch.arange(TOKENS)[None]
-        tokens = torch.randint(1000, 40_000, (captions, TOKENS))
-        with torch.no_grad():
-            encoder(tokens[:1], position_ids=places)
-            started = time.process_time()
-            encoder(tokens, position_ids=places)
-        seconds += time.process_time() - started
+        places = torch.arange(TOKENS, device=device)[None]
+        tokens = torch.randint(1000, 40_000, (captions, TOKENS), device=device)
+        encoder(tokens[:1] if not on_gpu else tokens, position_ids=places)
+        started = device_clock(on_gpu)
+        encoder(tokens, position_ids=places)
+        seconds += device_clock(on_gpu) - started
     return {
-        "base": base, "captions": captions, "cpu_seconds_a_caption": round(seconds / captions, 4),
-        "peak_memory_gb": peak_gb(), "threads": torch.get_num_threads(), **versions(),
+        "base": base, "captions": captions, "seconds_a_caption": round(seconds / captions, 6),
+        "peak_memory_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if on_gpu else peak_gb(),
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu", "dtype": str(dtype),
+        "threads": torch.get_num_threads(), **versions(),
     }  # fmt: skip
+
+
+def device_clock(on_gpu: bool) -> float:
+    """CPU seconds of this process; for a GPU, seconds on the clock when it has finished."""
+    if not on_gpu:
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def forward_flops(base: str) -> float:
     """Counted operations of one pass of the whole UNet over one picture."""
+    unet = make_unet(base, "meta")
     with torch.device("meta"):
-        unet = make_unet(base)
         call = unet_call(unet, base, BASES[base].size_px)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             call()

@@ -61,7 +61,7 @@ WARM_UP = 1  # rounds that are not counted
 def main() -> None:
     arguments = _arguments()
     device, dtype = torch.device(arguments.device), DTYPES[arguments.dtype]
-    unet = make_unet(arguments.model).to(device, dtype)
+    unet = make_unet(arguments.model, device).to(device, dtype)
     if arguments.compile:
         unet.compile()
     inputs = make_inputs(unet, arguments)
@@ -215,12 +215,13 @@ def _plain_processors(
     return dict, lambda: unet.set_attn_processor(before)
 
 
-def make_unet(model: str) -> Any:
-    """The UNet of a base model, full size; random weights except for mini's."""
+def make_unet(model: str, device: torch.device | str = "cpu") -> Any:
+    """The UNet of a base model, full size; random weights, drawn on the device, except for mini's."""
     if model == "mini":
         return load_pipeline("mini").unet
     torch.manual_seed(0)
-    return UNet2DConditionModel(**UNETS[model]).eval().requires_grad_(False)
+    with torch.device(device):
+        return UNet2DConditionModel(**UNETS[model]).eval().requires_grad_(False)
 
 
 def make_inputs(unet: Any, arguments: argparse.Namespace) -> dict[str, Any]:

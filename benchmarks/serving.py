@@ -1,11 +1,12 @@
-"""Load on `psalign serve` with the mini base: many clients against one at a time.
+"""Load on `psalign serve`: many clients against one at a time.
 
     python benchmarks/serving.py --adapter outputs/quickstart/training/prompt/adapter
+    python benchmarks/serving.py --adapter DIR --base sd15 --model outputs/full-sd15 --device cuda --dtype fp16
 
 Starts a service of its own on this machine, with people of two accounts. Clients run in another process than the
 service. The two arms alternate, so that a busy machine slows both. Then --memory requests of --memory-steps steps show
 whether the memory of the service grows. Writes throughput, the ratio, latencies, rows per batch and memory to
-benchmarks/results/serving.json.
+benchmarks/results/serving.json, or serving-<base>-<device>.json.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ def start(options: argparse.Namespace, folder: Path) -> tuple[subprocess.Popen[b
             psalign("serve", "users", "add", *place, "--account", account, "--id", who, *limits)
     url = f"http://127.0.0.1:{options.port}"
     command = [sys.executable, "-m", "psalign", "serve", "--adapter", str(options.adapter), *place]
+    command += ["--base", options.base, "--dtype", options.dtype]
+    command += [
+        word for name in ("model", "device") if getattr(options, name) for word in (f"--{name}", getattr(options, name))
+    ]
     command += ["--port", str(options.port), "--max-batch", str(options.max_batch), "--max-waiting", "4096"]
     command += ["--max-waiting-of-key", "4096", "--timeout-s", "600"]
     service = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -105,6 +110,10 @@ def main() -> None:
     parser.add_argument("--memory-steps", type=int, default=1)
     parser.add_argument("--max-batch", type=int, default=32)
     parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument("--base", default="mini")
+    parser.add_argument("--model", help="another folder of the base model")
+    parser.add_argument("--device")
+    parser.add_argument("--dtype", default="fp32")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         service, url, keys = start(options, Path(folder))
@@ -117,8 +126,13 @@ def main() -> None:
     settings = {name: value for name, value in vars(options).items() if name not in ("adapter", "port")}
     record |= {"settings": settings, "threads": os.environ.get("OMP_NUM_THREADS"), **versions()}
     record |= {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[2], 1)}  # over 15 minutes
-    write_json(RESULTS, record)
-    print(f"{record['cores']} cores, load average {record['load_average']}; figures: {RESULTS}")
+    path = (
+        RESULTS
+        if options.base == "mini" and not options.device
+        else RESULTS.with_name(f"serving-{options.base}-{options.device}.json")
+    )
+    write_json(path, record)
+    print(f"{record['cores']} cores, load average {record['load_average']}; figures: {path}")
 
 
 def measure(options: argparse.Namespace, url: str, keys: list[str]) -> dict[str, Any]:

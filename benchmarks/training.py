@@ -2,12 +2,13 @@
 
     python benchmarks/training.py --model mini|sd15|sdxl [--size 256] [--device cuda --dtype bf16] [--checkpointing]
 
-A round is one step of every variant on as many pairs, and one forward pass of the UNet on the two pictures of these
-pairs without gradients: the unit. The floor of a step of Diffusion-DPO is 3 units: policy forward, reference forward,
-and the backward pass to activations. `published procedure`: two UNets, user tokens in every cross-attention through
-attention processors, and the VAE and the text encoder in every step. Full-size models with random weights: time and
-memory do not depend on what weights say. Memory is the most a process of its own holds in three steps of one variant
-(on a GPU: has allocated). Writes benchmarks/results/training-<model>-<device>.json.
+A round is one step of every variant, and one forward pass of the UNet on the two pictures of --pairs pairs without
+gradients: the unit. Seconds are those of --pairs pairs; a step on captions takes more of them. The floor of a step of
+Diffusion-DPO is 3 units: policy forward, reference forward, and the backward pass to activations. `published
+procedure`: two UNets, user tokens in every cross-attention through attention processors, and the VAE and the text
+encoder in every step. Full-size models with random weights: time and memory do not depend on what weights say. Memory
+is the most a process of its own holds in three steps of one variant (on a GPU: has allocated). Writes
+benchmarks/results/training-<model>-<device>-<size>.json.
 """
 
 from __future__ import annotations
@@ -21,10 +22,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from captions import random_cross_attentions
 from diffusers import AutoencoderKL
 from inference import UNETS, PlainProcessor, attend, make_unet
 from torch.nn import functional as F
@@ -36,12 +43,18 @@ from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
 from psalign.config import load_preset
 from psalign.diffusion.base_models import BASES, load_pipeline
+from psalign.diffusion.reader import Reader, random_pools
 from psalign.files import write_json
 from psalign.fingerprints import versions
 from psalign.sage.cache.store import Rows
+from psalign.sage.cache.texts import TextCache
+from psalign.sage.caption_rows import CaptionRow
+from psalign.training.caption_objective import CaptionObjective
+from psalign.training.captions import Captions
 from psalign.training.config import TrainingConfig
 from psalign.training.objective import Objective
-from psalign.training.pairs import Pairs
+from psalign.training.pairs import Pairs, ban_codes
+from psalign.training.run import training_config
 from psalign.training.trainer import Trainer, peak_memory_mb
 
 BETA = 1000.0
@@ -52,8 +65,10 @@ VARIANTS = {
     "prompt, DPO, reference kept": {"kind": "prompt", "anchor_weight": 0.0, "reference_draws": 1},
     "prompt, anchor caption": {"kind": "prompt", "dpo_weight": 0.0, "anchor": "caption"},
 }
+ON_CAPTIONS = {"prompt, captions": None, "prompt, captions, 128 pairs": 128}  # pairs of a step; None: the preset's
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-ROWS = 8  # of the dataset
+ROWS = 8  # of the dataset, and users
+CAPTIONS = 1024
 WARM_UP = 1  # rounds that are not counted
 
 
@@ -62,13 +77,15 @@ def main() -> None:
     if arguments.memory_of:
         print(json.dumps(_memory(arguments.memory_of, arguments)))
         return
-    memory = {name: _memory_apart(name, arguments) for name in VARIANTS}  # before this process holds models too
+    names = (*VARIANTS, *ON_CAPTIONS)
+    with ThreadPoolExecutor(arguments.memory_at_once) as pool:  # before this process holds models too
+        memory = dict(zip(names, pool.map(partial(_memory_apart, arguments=arguments), names), strict=True))
     parts = Parts(arguments)
-    ways = {name: make_way(name, parts, arguments) for name in VARIANTS}
+    ways = {name: make_way(name, parts, arguments) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in (*ways, "unit")}
     for number in range(arguments.rounds + WARM_UP):
         for name, way in (*ways.items(), ("unit", Unit(parts, arguments))):
-            taken = parts.timed(way.step)
+            taken = parts.timed(way.step) * arguments.pairs / way.pairs
             print(f"round {number}, {name}: {taken:.1f} s", file=sys.stderr)
             if number >= WARM_UP:
                 seconds[name].append(taken)
@@ -91,15 +108,13 @@ class Parts:
         self.device, self.dtype = torch.device(arguments.device), DTYPES[arguments.dtype]
         self.model, self.pairs = arguments.model, arguments.pairs
         self.llm_dim = 64 if arguments.model == "mini" else 3584
-        self.unet = make_unet(arguments.model).to(self.device, self.dtype)
-        if arguments.checkpointing:
-            self.unet.enable_gradient_checkpointing()
+        self.has_checkpointing = arguments.checkpointing
         generator, side = torch.Generator().manual_seed(0), arguments.size // 8
         self.tokens = 40 if arguments.model == "mini" else 77
         self.pixels = torch.rand((2 * ROWS, 3, arguments.size, arguments.size), generator=generator) * 2 - 1
         self.ids = torch.randint(5, 200, (ROWS, self.tokens), generator=generator)
-        means = torch.randn((2 * ROWS, self.unet.config.in_channels, side, side), generator=generator).half()
-        states = torch.randn((ROWS + 1, self.tokens, self.unet.config.cross_attention_dim), generator=generator).half()
+        means = torch.randn((2 * ROWS, 16 if self.model == "mini" else 4, side, side), generator=generator).half()
+        states = torch.randn((ROWS + 1, self.tokens, BASES[self.model].context_dim), generator=generator).half()
         texts = {"states": states}
         sizes = torch.full((2 * ROWS, 6), arguments.size, dtype=torch.int32)
         if BASES[arguments.model].pooled_dim:
@@ -107,6 +122,13 @@ class Parts:
         self.latents = Rows.of(means=means, stds=torch.full_like(means, 0.1), sizes=sizes)
         self.texts = Rows.of(**texts)
         self.vectors = torch.randn((ROWS, self.llm_dim), generator=generator)
+
+    @cached_property
+    def unet(self) -> Any:
+        unet = make_unet(self.model, self.device).to(self.device, self.dtype)
+        if self.has_checkpointing:
+            unet.enable_gradient_checkpointing()
+        return unet
 
     def timed(self, step: Any) -> float:
         self._wait()
@@ -124,7 +146,7 @@ class Unit:
     """One forward pass over both pictures of the pairs, without gradients."""
 
     def __init__(self, parts: Parts, arguments: argparse.Namespace) -> None:
-        self.parts, self.rows = parts, 2 * arguments.pairs
+        self.parts, self.pairs, self.rows = parts, arguments.pairs, 2 * arguments.pairs
 
     @torch.no_grad()
     def step(self) -> None:
@@ -161,7 +183,7 @@ class Attaching:
     """A variant of ours that is on the UNet for its own steps alone: variants share one UNet."""
 
     def __init__(self, ours: Ours) -> None:
-        self.ours, self.kept = ours, bool(ours.trainer.reference)
+        self.ours, self.kept, self.pairs = ours, bool(ours.trainer.reference), ours.trainer.pairs_per_step
         if self.kept:  # its reference errors are known after the first epoch
             self._on()
             for _ in range(-(-ROWS // ours.trainer.pairs_per_step)):
@@ -175,7 +197,26 @@ class Attaching:
 
     def _on(self) -> None:
         self.ours.attached = attach(self.ours.parts.unet, self.ours.trainer.trained)
-        self.ours.trainer.attached = self.ours.trainer.objective.attached = self.ours.attached
+        self.ours.trainer.objective.attached = self.ours.attached
+
+
+class OnCaptions:
+    """A step of the trainer on captions, from cached text states, beside the UNet's cross-attentions alone."""
+
+    def __init__(self, parts: Parts, pairs: int | None) -> None:
+        preset = load_preset("mini-quickstart" if parts.model == "mini" else f"psa-{parts.model}")
+        config = replace(training_config(preset, "prompt"), validation_pairs=0)
+        config = replace(config, batch_size=pairs or config.batch_size)
+        unet = random_cross_attentions(parts.model, parts.dtype).to(parts.device)
+        reader = Reader(unet, random_pools(unet, seed=0))
+        size = BASES[parts.model].size_px
+        objective = CaptionObjective(make_adapter("prompt", parts), reader, config, size_px=size)
+        data = {"rows": "benchmark"}
+        self.trainer = Trainer(objective, make_captions(parts), config, Path(tempfile.mkdtemp()), data=data)
+        self.pairs = config.batch_size
+
+    def step(self) -> None:
+        self.trainer._take_step()
 
 
 class PublishedProcedure:
@@ -254,13 +295,15 @@ class Schedule:
 def make_way(name: str, parts: Parts, arguments: argparse.Namespace) -> Any:
     if name == "published procedure":
         return PublishedProcedure(parts, arguments)
+    if name in ON_CAPTIONS:
+        return OnCaptions(parts, ON_CAPTIONS[name])
     return Attaching(Ours(name, parts, arguments))
 
 
 def make_adapter(kind: str, parts: Parts) -> PSAAdapter:
     torch.manual_seed(1)
     shared = {"recipe": "benchmark", "base": parts.model, "llm_dim": parts.llm_dim}
-    shared |= {"context_dim": parts.unet.config.cross_attention_dim}
+    shared |= {"context_dim": BASES[parts.model].context_dim}
     if kind == "published":
         return PublishedAdapter(**shared, n_tokens=1, widths=cross_attention_widths(parts.unet)).to(parts.device)
     preset = load_preset("mini-quickstart" if parts.model == "mini" else f"psa-{parts.model}")
@@ -274,9 +317,31 @@ def make_pairs(parts: Parts) -> Pairs:
     pairs = Pairs.__new__(Pairs)
     pairs.cache = MemoryCache(parts)  # type: ignore[assignment]
     pairs.vectors, pairs.rows = parts.vectors, []
+    pairs.bans, pairs.is_known = ban_codes([("Hate",)] * ROWS)
     columns = [numbers, numbers + ROWS, numbers, (numbers + 1) % ROWS, numbers, numbers % 7, torch.zeros_like(numbers)]
     pairs.table = torch.stack(columns, dim=1).numpy()
     return pairs
+
+
+def make_captions(parts: Parts) -> Captions:
+    """CAPTIONS rows; the chosen caption of every other one is another, of which a few tokens differ."""
+    generator, pooled_dim = torch.Generator().manual_seed(0), BASES[parts.model].pooled_dim
+    shape = (CAPTIONS + 1, parts.tokens)
+    states = {"states": torch.randn((*shape, BASES[parts.model].context_dim), generator=generator).half()}
+    if pooled_dim:
+        states["pooled"] = torch.randn((CAPTIONS + 1, pooled_dim), generator=generator).half()
+    names = [f"caption {number}" for number in range(CAPTIONS)]
+    texts = TextCache("benchmark", Rows.of(**states), {name: number for number, name in enumerate([*names, ""])})
+    rows = [
+        CaptionRow(caption=name, chosen_caption=names[number ^ 1] if number % 2 else name,
+                   user_id=f"{number % ROWS:07d}", side="banned" if number % 2 else "safe")
+        for number, name in enumerate(names)
+    ]  # fmt: skip
+    users = SimpleNamespace(
+        width=parts.llm_dim, vectors=lambda ids, exact: parts.vectors[: len(ids)].numpy(), banned=lambda _: ("Hate",)
+    )
+    tokens = np.random.default_rng(0).integers(12, size=shape)
+    return Captions(rows, texts, users, tokens)  # type: ignore[arg-type]
 
 
 class MemoryCache:
@@ -296,11 +361,13 @@ def _encoders(parts: Parts) -> tuple[Any, list[Any]]:
         pipeline = load_pipeline("mini")
         return pipeline.vae.to(**place), [pipeline.text_encoder.to(**place)]
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, **blocks)
+    with torch.device(parts.device):
+        vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, **blocks)
     large = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
     huge = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
     sizes = [large, huge] if parts.model == "sdxl" else [large]
-    texts = [CLIPTextModel(CLIPTextConfig(**size)).eval().requires_grad_(False).to(**place) for size in sizes]
+    with torch.device(parts.device):
+        texts = [CLIPTextModel(CLIPTextConfig(**size)).eval().requires_grad_(False).to(**place) for size in sizes]
     return vae.eval().requires_grad_(False).to(**place), texts
 
 
@@ -356,7 +423,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32")
     parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--memory-of", choices=tuple(VARIANTS), help=argparse.SUPPRESS)
+    parser.add_argument("--memory-at-once", type=int, default=1, help="processes that measure memory, side by side")
+    parser.add_argument("--memory-of", choices=(*VARIANTS, *ON_CAPTIONS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.size = arguments.size or BASES[arguments.model].size_px
     return arguments

@@ -249,3 +249,17 @@ def test_processes_side_by_side_make_the_same_run(small_run, small_preset, tmp_p
         for path in cell.folder(out / "pictures").glob("*.png"):
             other = cell.folder(tmp_path / "run/pictures") / path.name
             assert np.abs(read_picture(path).astype(int) - read_picture(other)).max() <= 1, path
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_whole_run(tmp_path, small_preset, small_run):
+    rows = run(tmp_path, small_preset, device="cuda")
+    keys = [(row.dataset, row.method, row.level, row.metrics, row.state, row.estimate.n) for row in rows]
+    known = [(row.dataset, row.method, row.level, row.metrics, row.state, row.estimate.n) for row in small_run[1]]
+    assert sorted(keys) == sorted(known)
+    for method in ("base", "negative_prompt"):
+        pictures = sorted((tmp_path / f"pictures/mini_scenes/{method}").rglob("*.png"))
+        assert pictures
+        others = [small_run[0] / picture.relative_to(tmp_path) for picture in pictures]
+        pairs = zip(pictures, others, strict=True)
+        assert np.mean([np.abs(read_picture(a).astype(float) - read_picture(b)).mean() for a, b in pairs]) < 1

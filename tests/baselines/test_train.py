@@ -21,6 +21,7 @@ from psalign.baselines.train import (
     seconds_of,
     train_baseline,
     trained_settings,
+    weights_of,
 )
 from psalign.baselines.uce import LAYERS
 from psalign.benchmark.methods import DRAWN_BY, MethodInputs, drawing_by, words_for
@@ -48,12 +49,18 @@ def pipe():
 
 
 @pytest.fixture(scope="module")
-def source(pipe, tmp_path_factory):
+def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     sizes = DatasetConfig(train_users=8, val_users=1, test_users=8, concepts=7, scenes=7, seen=0, wordings=0,
                           two_motifs=0, motifs=0, safe=1, levels=0, limit_rows=0)  # fmt: skip
-    build(folder / "data", sizes)
-    return Source(pipe, concept_phrases(words_for("mini")), PicturePairs(pipe, folder / "data", folder / "cache"))
+    build(folder, sizes)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(pipe, data, tmp_path_factory):
+    pairs = PicturePairs(pipe, data, tmp_path_factory.mktemp("cache"))
+    return Source(pipe, concept_phrases(words_for("mini")), pairs)
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +252,15 @@ def test_experts_alone_leave_the_static_form_out(pipe, tmp_path, monkeypatch):
         folder = tmp_path / f"{method}-{experts_alone}"
         train_baseline(method, source, folder, base="mini", given=given, experts_alone=experts_alone)
         assert made == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", [*GIVEN, "esdu"])
+def test_a_gpu_trains_every_method(method, tmp_path, data):
+    pipe = load_pipeline("mini", device="cuda")
+    pairs = PicturePairs(pipe, data, tmp_path / "cache")
+    source = Source(pipe, concept_phrases(words_for("mini")), pairs)
+    train_baseline(method, source, tmp_path / method, base="mini", given=GIVEN.get(method, GIVEN["esdx"]))
+    assert weights_of(tmp_path / method, None, TRAINED_BY[method].usual).is_file()
+    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    assert {part.device.type for part in parts} == {"cuda"}

@@ -11,10 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+from psalign.adapter.attach import attach
+from psalign.adapter.checkpoint import load_adapter
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig, check_rows, cut_texts, draw_batch, generate
+from psalign.diffusion.prompts import load_prompts
 from psalign.errors import EmbeddingMissing, GenerationError, OutputError, RecipeMismatch, UsageError
+from psalign.evaluation.pictures import read_picture
 from psalign.records import PromptRow, read_manifest
+from psalign.users.store import EmbeddingStore
 from psalign.users.vectors import UserBatch
 from tiny_pipelines import PIPELINES
 
@@ -345,3 +350,33 @@ def test_a_run_is_named_by_negative_prompts_and_does_not_hold_them(tmp_path):
         assert not [path for path in out.rglob("*.json*") if phrase in path.read_text()]
     records = [json.loads((tmp_path / phrase / "run.json").read_text()) for phrase in ("spiders", "snakes")]
     assert records[0]["fingerprint"] != records[1]["fingerprint"]
+
+
+def drawn_for_users(run, out, **how):
+    """Pictures [N, H, W, 3] of four users' prompts by the adapter of a small quickstart, which reads every word."""
+    pipeline = load_pipeline("mini", **how)
+    adapter = load_adapter(run / "training/prompt/adapter", base="mini")
+    with torch.no_grad():
+        adapter.matcher.bans_bias.fill_(4.0)  # so that something of every prompt is rewritten
+    rows = [row for row in load_prompts(run / "data/prompts.jsonl") if row.meta["suite"] == "scenes"][:4]
+    config = GenerationConfig(method="psa", steps=3, batch_size=3, dtype=how.get("dtype", "fp32"))
+    users = EmbeddingStore.load(run / "embeddings")
+    generate(pipeline, rows, out, config=config, users=users, attached=attach(pipeline, adapter))
+    return np.stack([read_picture(out / row.file_name).astype(float) for row in rows])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("how", "grey_levels"),
+    [
+        ({}, 1),
+        ({"dtype": "fp16"}, 4),
+        ({"dtype": "bf16"}, 12),
+        ({"offload": "model"}, 1),
+        ({"offload": "sequential"}, 1),
+    ],
+)
+def test_a_gpu_draws_what_a_cpu_draws(tmp_path, small_run, how, grey_levels):
+    expected = drawn_for_users(small_run[0], tmp_path / "cpu")
+    found = drawn_for_users(small_run[0], tmp_path / "cuda", device="cuda", **how)
+    assert np.abs(found - expected).mean() < grey_levels

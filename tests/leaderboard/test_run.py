@@ -102,3 +102,11 @@ def test_another_base_than_mini_says_what_measures_it(tmp_path, preset):
         make_leaderboard(tmp_path, {**preset, "base": "sd15"})
     assert "eval judge" in err.value.hint or "judge" in err.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_a_leaderboard_in_two_processes(tmp_path, preset, made):
+    make_leaderboard(tmp_path, preset, device="cuda", workers=2)
+    keys = [[(row["dataset"], row["method"], row["metrics"], row["n"]) for row in rows_of(out)]
+            for out in (tmp_path, made)]  # fmt: skip
+    assert sorted(keys[0]) == sorted(keys[1])

@@ -62,3 +62,10 @@ def test_weak_methods_break_and_a_run_goes_on_from_disk(tmp_path, small_run):
     with pytest.raises(OutputError, match=r"another run \(other requests, users, weights, budget or settings\)"):
         attack_weights(tmp_path, config, budget=replace(SMALL, steps=9))
     assert (Path(tmp_path) / "whitebox.md").read_text() == text + "\n"
+
+
+@pytest.mark.gpu
+def test_a_gpu_searches_too(tmp_path, small_run):
+    config = RedTeamConfig(small_run[0] / "data", ("base", "sld-user"), GridConfig(steps=2, sld="max"), limit=3)
+    text = attack_weights(tmp_path, config, budget=replace(SMALL, steps=2, rounds=1), device="cuda")
+    assert "| SLD, own |" in text

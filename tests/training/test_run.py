@@ -6,11 +6,12 @@ import re
 import pytest
 import torch
 
+from psalign.adapter.checkpoint import load_adapter
 from psalign.config import load_preset
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.text_side import load_text_side
 from psalign.errors import CheckpointError, UsageError
-from psalign.training.run import RowSource, check_shape, load_captions, load_pairs, train_adapter
+from psalign.training.run import RowSource, check_shape, load_captions, load_pairs, load_rows, train_adapter
 from psalign.users.store import EmbeddingStore
 
 
@@ -117,3 +118,29 @@ def test_only_the_pairs_that_are_asked_for_need_pictures(small_run, tmp_path):
     pairs = load_pairs(RowSource(small_run[0] / "data", tmp_path / "cache", most=4), pipeline, users)
     assert len(pairs) == 4
     assert len(pairs.cache.pictures) == 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("objective", ["captions", "pictures"])
+def test_on_a_gpu_a_run_that_stopped_ends_as_one_that_did_not(small_run, tmp_path, objective):
+    """And every part of the pipeline is on the GPU afterwards, to draw with."""
+    users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_pipeline("mini", device="cuda")
+    most = 8 if objective == "pictures" else None
+    given = (f"objective={objective}", "batch_size=4", "save_every=2", "schedule=constant_with_warmup")
+    changes = [f"prompt.training.{setting}" for setting in given]
+    trained = []
+    for name, parts in (("whole", (4,)), ("stopped", (2, 4))):
+        for steps in parts:
+            preset = load_preset("mini-quickstart", changes=[*changes, f"prompt.training.steps={steps}"])
+            rows, unseen = (
+                load_rows(RowSource(small_run[0] / "data", tmp_path / "cache", split, most=most), pipeline, users,
+                          kind="prompt", preset=preset)
+                for split in ("train", "val")
+            )  # fmt: skip
+            train_adapter(preset, "prompt", pipeline, rows, users, tmp_path / name, unseen=unseen)
+            (tmp_path / name / "adapter").rename(tmp_path / f"{name}-{steps}")
+        trained.append(load_adapter(tmp_path / f"{name}-4").state_dict())
+        parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+        assert {part.device.type for part in parts} == {"cuda"}
+    for name, weight in trained[0].items():
+        torch.testing.assert_close(trained[1][name], weight, msg=name)

@@ -280,9 +280,11 @@ def _objective(
 
 @contextmanager
 def _made_ready(pipeline: Any, config: TrainingConfig) -> Iterator[None]:
-    """The pipeline as training wants it: its precision, no VAE or text encoder on a GPU, checkpointing, compiled."""
+    """The pipeline as training wants it: its precision, no VAE or text encoder on a GPU, checkpointing, compiled.
+    Afterwards every part is where it was."""
     unet, dtype = pipeline.unet, getattr(torch, DTYPES[PRECISIONS[config.mixed_precision]])
     parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    places = [part.device for part in parts]
     for part in parts:
         if part.dtype != dtype:
             part.to(dtype)
@@ -299,6 +301,8 @@ def _made_ready(pipeline: Any, config: TrainingConfig) -> Iterator[None]:
             unet._compiled_call_impl = None
         if config.gradient_checkpointing:
             unet.disable_gradient_checkpointing()
+        for part, place in zip(parts, places, strict=True):
+            part.to(place)
 
 
 def training_config(preset: Record, kind: str) -> TrainingConfig:
