@@ -24,6 +24,7 @@ Messages say what was wrong and what was expected; `hint` is the next command to
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -58,7 +59,7 @@ def listed(heading: str, faults: Sequence[str], most: int = 5) -> str:
     return "\n  ".join([heading, *faults[:most], *more])
 
 
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed")  # the last is of cuBLAS and cuDNN
 MOST_SAID = 300  # letters of what a library said
 OF_PYTHON = (AttributeError, IndexError, NameError, TypeError)  # a library took a file for something else
 
@@ -66,6 +67,14 @@ OF_PYTHON = (AttributeError, IndexError, NameError, TypeError)  # a library took
 def is_out_of_memory(err: BaseException) -> bool:
     """Whether a library says that memory is used up: never a fault of the file that it was reading."""
     return isinstance(err, MemoryError) or any(words in str(err).lower() for words in OUT_OF_MEMORY)
+
+
+def release(err: BaseException) -> None:
+    """Drop the local variables of the calls that an error left: they hold tensors. Its places in the code stay."""
+    one: BaseException | None = err
+    while one is not None:
+        traceback.clear_frames(one.__traceback__)
+        one = one.__cause__ or one.__context__
 
 
 def reason_of(err: BaseException) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from commands import run
 from psalign.adapter.attach import attach
+from psalign.adapter.checkpoint import save_adapter
 from psalign.categories import current
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import Drawing, GenerationConfig
@@ -58,12 +59,13 @@ def test_ray_is_an_extra_and_workers_are_at_least_one(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_workers_on_two_nodes_write_the_files_of_one_process(tmp_path, small_run, capsys, monkeypatch):
+def test_two_workers_on_two_nodes_write_the_files_of_one_process(tmp_path, capsys, monkeypatch):
     """In the second run a worker is killed: Ray starts another one, which draws what is not on disk."""
     lines = [f"a {colour} {animal} with a sword,anna" for colour in ("red", "blue") for animal in ("cat", "dog", "owl")]
     (tmp_path / "meta.csv").write_text("\n".join(["prompt,user_id", *lines]) + "\n")
     (tmp_path / "users.csv").write_text("User_ID,Banned_Categories,Limits\nanna,Violence,no night\n")
-    adapter = small_run[0] / "training/prompt/adapter"
+    adapter = tmp_path / "adapter"
+    save_adapter(random_adapter(), adapter)
 
     def drawn(out, *more):
         given = {"prompts": "meta.csv", "users": "users.csv", "out": out}

@@ -1,15 +1,18 @@
 """Batches of different people on the mini base: each picture is the one drawn alone."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+import tiny_pipelines
 from psalign.adapter.attach import attach
 from psalign.adapter.explain import Explanation
 from psalign.diffusion.base_models import load_pipeline
 from psalign.errors import GenerationError, GuardError
-from psalign.serve.artist import Artist, Blocked, Stopped, is_all_banned
+from psalign.serve.artist import Artist, Blocked, DeviceLost, Stopped, is_all_banned, noticing_loss
 from psalign.serve.waiting import Kind, Work
 from psalign.users.profile import UserProfile
 from psalign.users.views import batch_of
@@ -129,3 +132,50 @@ def test_the_operator_may_refuse_what_a_person_bans_altogether(artist, monkeypat
         refuses.check(WORKS[0])
     refuses.check(replace(WORKS[0], scale=0.0))  # an administrator's preview of the base
     artist.check(WORKS[0])
+
+
+# --- a call that was left midway -------------------------------------------------------------------------------------
+
+
+def test_sdxl_in_fp16_draws_on_after_memory_ran_out_while_it_was_decoded(monkeypatch):
+    """The pipeline decodes in float32 and turns the VAE back only at the end of a call that succeeds."""
+    pipeline = tiny_pipelines.sdxl_pipeline(layers=(1, 1, 1))
+    pipeline.vae.register_to_config(force_upcast=True)
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        getattr(pipeline, part).to(torch.float16)
+    artist = Artist(pipeline, attach(pipeline, tiny_pipelines.random_adapter(pipeline, "prompt")))
+    kind = Kind(32, 32, 1, 1.0)
+    before = artist.draw(WORKS[:1], kind, on)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(type(pipeline.vae), "decode", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        artist.draw(WORKS[:1], kind, on)
+    monkeypatch.undo()
+    assert np.array_equal(artist.draw(WORKS[:1], kind, on), before)
+    assert pipeline.vae.dtype == torch.float16
+
+
+def test_models_are_taken_off_the_device_after_a_call_that_was_left(artist, monkeypatch):
+    freed = []
+    monkeypatch.setattr(artist.pipeline, "maybe_free_model_hooks", lambda: freed.append(True))
+    with pytest.raises(Stopped):
+        artist.draw(WORKS[:1], KIND, lambda step, look: False)
+    assert freed == [True]
+
+
+def test_a_gpu_is_lost_where_it_fails_to_wait(monkeypatch):
+    def broken(device):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    gpu = SimpleNamespace(_execution_device=torch.device("cuda", 1))
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    with pytest.raises(DeviceLost, match="no more calls"), noticing_loss(gpu):
+        raise ValueError("any")
+    with pytest.raises(ValueError, match="any"), noticing_loss(SimpleNamespace(_execution_device=torch.device("cpu"))):
+        raise ValueError("any")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    with pytest.raises(ValueError, match="any"), noticing_loss(gpu):
+        raise ValueError("any")

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from psalign.adapter.checkpoint import save_adapter
 from psalign.errors import ExtraMissing, UsageError
-from psalign.serve.cluster import Replicas, application
+from psalign.serve.cluster import Replicas, _read, application
 from psalign.serve.engine import EngineSettings
 from psalign.serve.loading import Recipe, load
 from psalign.serve.service import Keeping, Service
@@ -21,7 +22,7 @@ from psalign.serve.waiting import Kind, Work
 from psalign.serve.whose import Strangers
 from psalign.users.profile import UserProfile
 from ray_cluster import free_port, ray_cluster
-from serving import until
+from serving import random_adapter, until
 
 PROMPT, STEPS, WAIT_S = "a red cat with a sword", 20, 600
 PEOPLE = {"anna": ("Violence",), "ben": ()}
@@ -53,6 +54,13 @@ def test_what_makes_no_sense_is_told_before_anything_starts(given, said):
         application(given)
 
 
+def test_a_fixed_batch_is_that_of_the_engine_too(tmp_path):
+    """Otherwise a replica would draw more rows at once than the batch that is to be the same."""
+    settings = EngineSettings(max_batch=8, fixed_batch=4)
+    assert Service.of(Keeping(str(tmp_path / "a.db"), tmp_path / "a.key"), settings).engine.max_batch == 4
+    assert _read(EngineSettings, {"fixed_batch": "4", "base": "mini"}) == EngineSettings(fixed_batch=4)
+
+
 def test_ray_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ExtraMissing, match="ray is not installed"):
@@ -82,9 +90,10 @@ def expected_pictures(adapter):
 
 
 @pytest.mark.slow
-def test_two_replicas_draw_for_two_people_and_one_is_killed(tmp_path, small_run):
+def test_two_replicas_draw_for_two_people_and_one_is_killed(tmp_path):
     """kill -9 of a replica: each request in flight has an error or its own picture, and then the service goes on."""
-    adapter = small_run[0] / "training/prompt/adapter"
+    adapter = tmp_path / "adapter"
+    save_adapter(random_adapter(), adapter)
     place, key = people_in(tmp_path)
     expected = expected_pictures(adapter)
     assert np.abs(expected["anna", 1] - expected["ben", 1]).max() > 10

@@ -1,12 +1,14 @@
 """The engine: batches of different people, and an end for every row."""
 
-import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
+import torch
 
 from psalign.errors import UsageError
+from psalign.serve.artist import DeviceLost
 from psalign.serve.engine import Busy, Closed, Engine, EngineSettings
 from psalign.serve.metrics import Metrics
 from psalign.serve.waiting import Kind, Row, Work
@@ -129,6 +131,78 @@ def test_out_of_memory_halves_the_batch_and_goes_on(made):
     assert figure(engine, "psalign_out_of_memory_total") == 3  # 8, 4 and 4
 
 
+class Hungry(Marker):
+    """Fails as torch does where more rows are drawn than fit, and counts the tensors of calls that failed."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.fit, self.tensors, self.left = most, weakref.WeakSet(), []
+
+    def draw(self, works, kind, watch):
+        self.left.append(len(self.tensors))
+        activations = torch.zeros(4)
+        self.tensors.add(activations)
+        if len(works) > self.fit:
+            try:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            except torch.OutOfMemoryError as err:
+                raise RuntimeError(
+                    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+                ) from err
+        return super().draw(works, kind, watch)
+
+
+def test_the_halves_of_a_batch_have_the_memory_of_the_call_that_failed(made):
+    """Its error must not keep the tensors of its frames, also those of an error behind it."""
+    artist = Hungry(2)
+    engine, given = made(artist, max_batch=8), rows(8)
+    engine.submit(given)
+    for row in given:
+        assert np.array_equal(row.result.result(LIMITS_S), marked(row.work))
+    assert artist.left == [0] * 7  # 8; 4, 2 and 2; 4, 2 and 2
+    assert engine.max_batch == 2
+    artist.fit = 0
+    last = rows(1)
+    engine.submit(last)
+    with pytest.raises(RuntimeError, match="ALLOC_FAILED") as failed:
+        last[0].result.result(LIMITS_S)
+    assert not artist.tensors
+    assert [place.name for place in failed.traceback][-1] == "draw"  # which a log shows
+
+
+def test_a_fixed_batch_does_not_shrink_and_is_tried_once(made):
+    """Its halves are filled up to the same size, so they would fail as it did."""
+    artist = Hungry(0)
+    engine, given = made(artist, fixed_batch=4), rows(4)
+    engine.submit(given)
+    for row in given:
+        with pytest.raises(RuntimeError, match="ALLOC_FAILED"):
+            row.result.result(LIMITS_S)
+    assert len(artist.left) == 1
+    artist.fit = 4
+    after = rows(4)
+    engine.submit(after)
+    for row in after:
+        assert np.array_equal(row.result.result(LIMITS_S), marked(row.work))
+    assert [len(batch) for batch in artist.batches] == [4]
+
+
+@pytest.mark.parametrize("place", ["check", "draw"])
+def test_a_gpu_that_is_lost_ends_the_engine_so_that_it_is_started_again(made, monkeypatch, caplog, place):
+    def lost(*_):
+        raise DeviceLost("The GPU takes no more calls of this process.")
+
+    artist = Marker()
+    monkeypatch.setattr(artist, place, lost)
+    engine, given = made(artist), rows(3)
+    engine.submit(given)
+    for row in given:
+        with pytest.raises(Closed, match="ended"):
+            row.result.result(LIMITS_S)
+    until(lambda: not engine.is_ready)
+    assert [record.psalign["event"] for record in caplog.records] == ["engine_ended"]
+
+
 def test_a_row_that_cannot_be_drawn_fails_alone(made):
     engine, given = made(Marker()), [*rows(5), *rows(1, prompt="poison")]
     engine.submit(given)
@@ -159,8 +233,7 @@ def test_what_is_not_drawn_in_time_gets_an_error(made):
             row.result.result(LIMITS_S)
 
 
-def test_an_engine_that_dies_gives_an_error_to_every_row(made, monkeypatch):
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+def test_an_engine_that_dies_gives_an_error_to_every_row(made):
     artist = Marker()
     artist.may_draw.clear()
     engine, given = made(artist, max_batch=2), rows(4)
@@ -174,7 +247,7 @@ def test_an_engine_that_dies_gives_an_error_to_every_row(made, monkeypatch):
     assert not engine.is_ready
 
 
-@pytest.mark.parametrize("wrong", [{"max_batch": 0}, {"max_waiting": 0}, {"max_wait_ms": -1}])
+@pytest.mark.parametrize("wrong", [{"max_batch": 0}, {"max_waiting": 0}, {"max_wait_ms": -1}, {"fixed_batch": -1}])
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError, match="at least 1"):
         EngineSettings(**wrong)

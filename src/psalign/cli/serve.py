@@ -43,10 +43,11 @@ def serve(arguments: argparse.Namespace) -> None:
 
     recipe = _recipe(arguments)
     settings = EngineSettings(
-        max_batch=arguments.fixed_batch or arguments.max_batch,
+        max_batch=arguments.max_batch,
         max_wait_ms=arguments.max_wait_ms,
         max_waiting=arguments.max_waiting,
         max_waiting_of_key=arguments.max_waiting_of_key,
+        fixed_batch=arguments.fixed_batch,
     )
     service = Service.of(Keeping(arguments.people, arguments.key_file, arguments.timeout_s), settings)
     listening = Listening(arguments.host, arguments.port, arguments.grace_s)

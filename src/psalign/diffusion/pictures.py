@@ -5,13 +5,14 @@ Place on the path of data: the heart of step 6, for those who write folders and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..errors import GenerationError
+from ..errors import GenerationError, release
 
 
 def draw_pictures(
@@ -30,8 +31,24 @@ def draw_pictures(
         "output_type": "np",
         **more,
     }
-    pictures: np.ndarray = pipeline(**arguments).images
+    with _tidied(pipeline):
+        pictures: np.ndarray = pipeline(**arguments).images
     return pictures
+
+
+@contextmanager
+def _tidied(pipeline: Any) -> Iterator[None]:
+    """Where a call fails or is left, do what a pipeline does only at the end of a whole one: free its tensors, take
+    offloaded models off the device, and turn SDXL's VAE, which decodes in float32, back to its own dtype."""
+    dtype = next(pipeline.vae.parameters()).dtype
+    try:
+        yield
+    except BaseException as err:
+        release(err)
+        with suppress(RuntimeError):  # of a GPU that takes no more calls; `err` says why
+            pipeline.maybe_free_model_hooks()
+            pipeline.vae.to(dtype=dtype)
+        raise
 
 
 def finished_pictures(pictures: np.ndarray, names: Sequence[str], *, hint: str) -> np.ndarray:

@@ -5,7 +5,8 @@ Place on the path of data: steps 4 to 6, for the engine, which alone calls it, f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..adapter.prompt import PromptAdapter
 from ..adapter.users import check_users
 from ..adapter.words import require_readable
 from ..diffusion.pictures import draw_pictures, finished_pictures
-from ..errors import PSAlignError
+from ..errors import PSAlignError, is_out_of_memory
 from ..users.vectors import UserBatch
 from .waiting import Kind, Work
 
@@ -32,6 +33,10 @@ SMALL_WORDS = frozenset(_SMALL.split())
 
 class Stopped(Exception):
     """The call was left at a step, because nobody waits for its pictures."""
+
+
+class DeviceLost(PSAlignError):
+    """The GPU takes no more calls of this process: only another process can draw."""
 
 
 class Blocked(PSAlignError):
@@ -52,18 +57,26 @@ class Artist:
         self.pipeline, self.attached, self.fixed_batch, self.refuses = pipeline, attached, fixed_batch, refuses
 
     def check(self, work: Work) -> None:
-        """Raises PSAlignError for a person whose limits this adapter cannot keep, and Blocked."""
+        """Raises PSAlignError for a person whose limits this adapter cannot keep, and Blocked, DeviceLost."""
         checked = check_users(self.attached.adapter, work.users, recipe=None, scale=work.scale)
         for phrase, _ in checked.phrases[0]:
             require_readable(self.pipeline.tokenizer, phrase)
         if self.refuses and work.scale > 0 and isinstance(self.attached.adapter, PromptAdapter):
-            one = self.attached.explain(self.pipeline, [work.prompt], work.users)[0]
+            with noticing_loss(self.pipeline):
+                one = self.attached.explain(self.pipeline, [work.prompt], work.users)[0]
             if is_all_banned(one):
                 raise Blocked("The person's own limits ban everything that this prompt asks for.")
 
     def draw(self, works: Sequence[Work], kind: Kind, watch: Watch) -> np.ndarray:
-        """Pictures, uint8 RGB [B, H, W, 3]. Raises Stopped where `watch` said so, GenerationError, GuardError."""
-        rows = [*works, *[works[0]] * (self.fixed_batch - len(works))]
+        """Pictures, uint8 RGB [B, H, W, 3].
+
+        Raises Stopped where `watch` said so, GenerationError, GuardError, DeviceLost.
+        """
+        with noticing_loss(self.pipeline):
+            drawn = self._drawn([*works, *[works[0]] * (self.fixed_batch - len(works))], kind, watch)
+        return finished_pictures(drawn[: len(works)], [f"row {place}" for place in range(len(works))], hint=NOT_FINITE)
+
+    def _drawn(self, rows: Sequence[Work], kind: Kind, watch: Watch) -> np.ndarray:
         text = self.attached.encode(
             self.pipeline,
             [row.prompt for row in rows],
@@ -76,7 +89,7 @@ class Artist:
                 raise Stopped
             return {}
 
-        drawn = draw_pictures(
+        return draw_pictures(
             self.pipeline,
             text,
             [row.seed for row in rows],
@@ -85,8 +98,28 @@ class Artist:
             height=kind.height,
             width=kind.width,
             callback_on_step_end=after_step,
-        )[: len(works)]
-        return finished_pictures(drawn, [f"row {place}" for place in range(len(works))], hint=NOT_FINITE)
+        )
+
+
+@contextmanager
+def noticing_loss(pipeline: Any) -> Iterator[None]:
+    """Raises DeviceLost in place of an error after which the device of a pipeline fails every call."""
+    try:
+        yield
+    except Exception as err:
+        if is_lost(pipeline._execution_device):
+            raise DeviceLost("The GPU takes no more calls of this process.", hint="Start the service again.") from err
+        raise
+
+
+def is_lost(device: torch.device) -> bool:
+    """Whether a GPU fails every call from now on, as after an illegal access: it then fails to wait, too."""
+    try:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except RuntimeError as err:
+        return not is_out_of_memory(err)
+    return False
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ Every row that was taken in ends with a picture or with an error: `Row.result` s
 
 from __future__ import annotations
 
-import logging
+import gc
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import InvalidStateError
@@ -16,12 +16,12 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import PSAlignError, UsageError, is_out_of_memory
-from .artist import Stopped, Watch
+from ..errors import PSAlignError, UsageError, is_out_of_memory, release
+from .artist import DeviceLost, Stopped, Watch
+from .logs import LOG, tell_failure
 from .metrics import Metrics
 from .waiting import FairQueue, Kind, Row, Work
 
-LOG = logging.getLogger("psalign.serve")
 SLOWEST_S = 60.0  # longest wait that Retry-After says
 
 
@@ -50,17 +50,21 @@ class EngineSettings:
     """max_batch: rows drawn together at most. max_wait_ms: how long a row waits for others to be drawn with it.
 
     max_waiting, max_waiting_of_key: rows in the queue, of all and of one account; more are refused.
+    fixed_batch: as Artist has it; instead of max_batch, and never halved.
     """
 
     max_batch: int = 8
     max_wait_ms: float = 20.0
     max_waiting: int = 256
     max_waiting_of_key: int = 64
+    fixed_batch: int = 0
 
     def __post_init__(self) -> None:
         """Raises UsageError for numbers out of range."""
         if min(self.max_batch, self.max_waiting, self.max_waiting_of_key) < 1 or not 0 <= self.max_wait_ms < 60_000:
             raise UsageError("max_batch and the limits of the queue must be at least 1, max_wait_ms from 0 to 60000.")
+        if self.fixed_batch < 0:
+            raise UsageError(f"fixed_batch must be at least 1, or 0 for none; saw {self.fixed_batch}.")
 
 
 class Engine:
@@ -68,7 +72,7 @@ class Engine:
 
     def __init__(self, settings: EngineSettings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
-        self.max_batch = settings.max_batch  # halved where memory is used up
+        self.max_batch = settings.fixed_batch or settings.max_batch  # halved where memory is used up
         self._queue, self._changed = FairQueue(), threading.Condition()
         self._is_closing = False
         self._drawn_now: list[Row] = []
@@ -129,6 +133,8 @@ class Engine:
             while rows := self._next_batch():
                 self._serve(rows)
                 self._drawn_now = []
+        except BaseException as err:
+            tell_failure("the engine ended", err, event="engine_ended")
         finally:
             self._is_closing = True
             self._give_up("The engine of the service ended.")
@@ -165,7 +171,10 @@ class Engine:
         assert self._artist is not None
         try:
             self._artist.check(row.work)
+        except DeviceLost:
+            raise
         except Exception as err:
+            release(err)
             finish(row, error=err)
         return row.is_wanted
 
@@ -176,22 +185,37 @@ class Engine:
             return
         self.metrics.batch_size.observe(len(rows))
         self.metrics.people_per_batch.observe(len({row.work.person for row in rows}))
+        error = self._tried(rows)
+        if error is None:
+            return
+        if isinstance(error, DeviceLost):
+            raise error
+        is_too_large = is_out_of_memory(error)
+        if is_too_large:
+            self._shrink(len(rows))
+        if len(rows) == 1 or (is_too_large and self.settings.fixed_batch):  # halves are filled up to the same size
+            for row in rows:
+                finish(row, error=error)
+            return
+        half = len(rows) // 2
+        self._draw(rows[:half])
+        self._draw(rows[half:])
+
+    def _tried(self, rows: list[Row]) -> Exception | None:
+        """Draw rows. Returns what went wrong, without the tensors of the call, which the halves need room for."""
+        assert self._artist is not None
         try:
             pictures = self._artist.draw([row.work for row in rows], rows[0].kind, self._watch(rows))
         except Stopped:
-            return
+            return None
         except Exception as err:  # torch and diffusers raise nearly anything; it ends at the rows that it concerns
-            if is_out_of_memory(err):
-                self._shrink(len(rows))
-            if len(rows) == 1:
-                finish(rows[0], error=err)
-                return
-            half = len(rows) // 2
-            self._draw(rows[:half])
-            self._draw(rows[half:])
-            return
-        for row, picture in zip(rows, pictures, strict=True):
-            finish(row, picture=picture)
+            failure = err
+        else:
+            for row, picture in zip(rows, pictures, strict=True):
+                finish(row, picture=picture)
+            return None
+        release(failure)
+        return failure
 
     def _watch(self, rows: Sequence[Row]) -> Watch:
         def watch(step: int, look: Callable[[Sequence[int]], np.ndarray]) -> bool:
@@ -205,13 +229,15 @@ class Engine:
         return watch
 
     def _shrink(self, tried: int) -> None:
-        """Draw half as many rows at once from now on."""
+        """Draw half as many rows at once from now on, unless the batch is fixed, and free what can be freed."""
         import torch
 
-        with self._changed:
-            self.max_batch = max(1, min(self.max_batch, tried // 2))
+        if not self.settings.fixed_batch:
+            with self._changed:
+                self.max_batch = max(1, min(self.max_batch, tried // 2))
         self.metrics.out_of_memory.inc()
         LOG.warning("memory is used up", extra={"psalign": {"event": "out_of_memory", "max_batch": self.max_batch}})
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

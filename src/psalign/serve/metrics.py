@@ -59,7 +59,20 @@ class _Now:
             "psalign_rows_waiting": ("Rows in the queue", self.waiting()),
             "psalign_rows_running": ("Rows that are drawn now", self.running()),
         }
+        found = [GaugeMetricFamily(name, what, value=value) for name, (what, value) in figures.items()]
         if torch.cuda.is_available():
-            figures["psalign_gpu_bytes"] = ("Memory of the GPU in use by torch", torch.cuda.memory_allocated())
-            figures["psalign_gpu_reserved_bytes"] = ("Memory of the GPU that torch holds", torch.cuda.memory_reserved())
-        return [GaugeMetricFamily(name, what, value=value) for name, (what, value) in figures.items()]
+            found += [
+                _by_gpu("psalign_gpu_bytes", "Memory of the GPU in use by torch", torch.cuda.memory_allocated),
+                _by_gpu("psalign_gpu_reserved_bytes", "Memory of the GPU that torch holds", torch.cuda.memory_reserved),
+            ]
+        return found
+
+
+def _by_gpu(name: str, what: str, read: Callable[[int], int]) -> GaugeMetricFamily:
+    """A figure of each GPU. Reading it starts nothing on a GPU that is not in use."""
+    import torch
+
+    family = GaugeMetricFamily(name, what, labels=["device"])
+    for device in range(torch.cuda.device_count()):
+        family.add_metric([str(device)], read(device))
+    return family
