@@ -18,7 +18,7 @@ from typing import Any
 LIMIT_S = 300
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["psalign.training.run", "psalign.training.trainer", "psalign.diffusion.generate", "accelerate.accelerator",
+    ["psalign.training.run", "psalign.training.trainer", "psalign.diffusion.generate", "accelerate.state",
      "torch.optim", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion"]
 )  # fmt: skip
 

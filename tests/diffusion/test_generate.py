@@ -352,31 +352,34 @@ def test_a_run_is_named_by_negative_prompts_and_does_not_hold_them(tmp_path):
     assert records[0]["fingerprint"] != records[1]["fingerprint"]
 
 
-def drawn_for_users(run, out, **how):
-    """Pictures [N, H, W, 3] of four users' prompts by the adapter of a small quickstart, which reads every word."""
+def drawn_for_users(run, out, method, **how):
+    """Pictures [N, H, W, 3] of four prompts, by the base or by an adapter that rewrites something of every prompt."""
     pipeline = load_pipeline("mini", **how)
-    adapter = load_adapter(run / "training/prompt/adapter", base="mini")
-    with torch.no_grad():
-        adapter.matcher.bans_bias.fill_(4.0)  # so that something of every prompt is rewritten
     rows = [row for row in load_prompts(run / "data/prompts.jsonl") if row.meta["suite"] == "scenes"][:4]
-    config = GenerationConfig(method="psa", steps=3, batch_size=3, dtype=how.get("dtype", "fp32"))
-    users = EmbeddingStore.load(run / "embeddings")
-    generate(pipeline, rows, out, config=config, users=users, attached=attach(pipeline, adapter))
+    config = GenerationConfig(method=method, steps=3, batch_size=3, dtype=how.get("dtype", "fp32"))
+    attached, users = None, EmbeddingStore.load(run / "embeddings")
+    if method == "psa":
+        adapter = load_adapter(run / "training/prompt/adapter", base="mini")
+        with torch.no_grad():
+            adapter.matcher.bans_bias.fill_(4.0)
+        attached = attach(pipeline, adapter)
+    generate(pipeline, rows, out, config=config, users=users, attached=attached)
     return np.stack([read_picture(out / row.file_name).astype(float) for row in rows])
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    ("how", "grey_levels"),
+    ("method", "how", "grey_levels"),
     [
-        ({}, 1),
-        ({"dtype": "fp16"}, 4),
-        ({"dtype": "bf16"}, 12),
-        ({"offload": "model"}, 1),
-        ({"offload": "sequential"}, 1),
+        ("psa", {}, 1),
+        ("psa", {"offload": "model"}, 1),
+        ("psa", {"offload": "sequential"}, 1),
+        ("base", {"dtype": "fp16"}, 2),
+        ("base", {"dtype": "bf16"}, 8),
     ],
 )
-def test_a_gpu_draws_what_a_cpu_draws(tmp_path, small_run, how, grey_levels):
-    expected = drawn_for_users(small_run[0], tmp_path / "cpu")
-    found = drawn_for_users(small_run[0], tmp_path / "cuda", device="cuda", **how)
+def test_a_gpu_draws_what_a_cpu_draws(tmp_path, small_run, method, how, grey_levels):
+    """Half precision may decide otherwise what of a prompt an untrained adapter takes away."""
+    expected = drawn_for_users(small_run[0], tmp_path / "cpu", method)
+    found = drawn_for_users(small_run[0], tmp_path / "cuda", method, device="cuda", **how)
     assert np.abs(found - expected).mean() < grey_levels

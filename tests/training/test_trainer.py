@@ -98,16 +98,15 @@ def test_a_run_of_another_batch_size_with_as_many_pairs_goes_on(tmp_path, monkey
 
 
 class Together:
-    """An accelerator of two processes that are threads: what they reduce is summed."""
+    """The share of two processes that are threads."""
 
-    num_processes = 2
+    count = 2
 
     def __init__(self, index, barrier, given):
-        self.process_index, self.is_main_process, self.barrier, self.given = index, index == 0, barrier, given
+        self.index, self.is_first, self.barrier, self.given = index, index == 0, barrier, given
 
-    def reduce(self, tensor, *, reduction):
-        assert reduction == "sum"
-        self.given[self.process_index] = tensor
+    def sum(self, tensor):
+        self.given[self.index] = tensor
         self.barrier.wait(60)
         summed = self.given[0] + self.given[1]
         self.barrier.wait(60)
@@ -121,7 +120,7 @@ def test_two_processes_know_each_others_reference_errors(tmp_path):
     barrier, given = threading.Barrier(2), {}
     both = [new_trainer(tmp_path / f"{index}", batch_size=2, **how) for index in range(2)]
     for index, trainer in enumerate(both):
-        trainer.accelerator, trainer.pairs_per_step = Together(index, barrier, given), 4
+        trainer.shard, trainer.pairs_per_step = Together(index, barrier, given), 4
     with ThreadPoolExecutor(2) as pool:
         for _ in range(3):
             alone._take_step()

@@ -1,7 +1,7 @@
 """This process among those that `accelerate launch` started, and what they send each other.
 
-Place on the path of data: under step 6. Each process draws its share; the first claims the folder and writes
-the manifest.
+Place on the path of data: under steps 4 to 6. Each process takes its share of a training step or of the pictures; the
+first claims the folder and writes the files.
 """
 
 from __future__ import annotations
@@ -65,6 +65,15 @@ class Shard:
         from accelerate.utils import gather_object
 
         return list(gather_object(things))
+
+    def sum(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The sum of the tensors of all processes, for all."""
+        if self.count == 1:
+            return numbers
+        from accelerate.utils import reduce
+
+        summed: torch.Tensor = reduce(numbers, reduction="sum")
+        return summed
 
 
 def _find(name: str) -> torch.device:

@@ -16,6 +16,7 @@ from ..adapter.guard import AttachedAdapter
 from ..adapter.prompt import Logits, PromptAdapter
 from ..adapter.users import RowUsers
 from ..diffusion.base_models import find_base
+from ..diffusion.places import on_device
 from ..diffusion.reader import Draw, Reader, noise_pools, random_pools, sample_pools, word_pools
 from .captions import CaptionBatch, CaptionPlan, Captions
 from .config import TrainingConfig
@@ -184,7 +185,8 @@ def _pools(pipeline: Any, captions: Captions, config: TrainingConfig) -> list[to
         return word_pools(pipeline.unet, _words(captions, rng), seed=config.seed)
     shown = [safe[i] for i in rng.permutation(len(safe))[:SAMPLED_CAPTIONS]]
     make = {"samples": sample_pools, "noise": noise_pools}[config.queries]
-    return make(pipeline, shown, seed=config.seed)
+    with on_device(pipeline, pipeline.unet.device):
+        return make(pipeline, shown, seed=config.seed)
 
 
 def _words(captions: Captions, rng: np.random.Generator) -> torch.Tensor:

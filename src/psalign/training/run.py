@@ -24,6 +24,7 @@ from ..categories import category_names
 from ..config import settings
 from ..diffusion.base_models import DTYPES, find_base
 from ..diffusion.generate import GenerationConfig
+from ..diffusion.places import modules_of, same_places
 from ..diffusion.shards import Shard
 from ..diffusion.text_side import CrossAttentions
 from ..errors import DatasetError, UsageError, listed
@@ -283,26 +284,23 @@ def _made_ready(pipeline: Any, config: TrainingConfig) -> Iterator[None]:
     """The pipeline as training wants it: its precision, no VAE or text encoder on a GPU, checkpointing, compiled.
     Afterwards every part is where it was."""
     unet, dtype = pipeline.unet, getattr(torch, DTYPES[PRECISIONS[config.mixed_precision]])
-    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    places = [part.device for part in parts]
-    for part in parts:
-        if part.dtype != dtype:
-            part.to(dtype)
-        if part is not unet and unet.device.type != "cpu":
-            part.to("cpu")
-    if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    if config.compile:
-        unet.compile(dynamic=True)
-    try:
-        yield
-    finally:
-        if config.compile:
-            unet._compiled_call_impl = None
+    with same_places(pipeline):
+        for part in modules_of(pipeline):
+            if part.dtype != dtype:
+                part.to(dtype)
+            if part is not unet and unet.device.type != "cpu":
+                part.to("cpu")
         if config.gradient_checkpointing:
-            unet.disable_gradient_checkpointing()
-        for part, place in zip(parts, places, strict=True):
-            part.to(place)
+            unet.enable_gradient_checkpointing()
+        if config.compile:
+            unet.compile(dynamic=True)
+        try:
+            yield
+        finally:
+            if config.compile:
+                unet._compiled_call_impl = None
+            if config.gradient_checkpointing:
+                unet.disable_gradient_checkpointing()
 
 
 def training_config(preset: Record, kind: str) -> TrainingConfig:

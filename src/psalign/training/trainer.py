@@ -24,6 +24,7 @@ from ..adapter.adapter import PSAAdapter
 from ..adapter.checkpoint import save_adapter
 from ..adapter.guard import AttachedAdapter
 from ..adapter.prompt import PromptAdapter
+from ..diffusion.shards import Shard
 from ..errors import CheckpointError, OutputError, TrainingError, TrainingStopped
 from ..files import write_json
 from ..progress import Progress
@@ -59,14 +60,13 @@ class Trainer:
     ) -> None:
         """objective: of the adapter to train. pairs: rows that it learns from. data: fingerprints of what is trained
         on, by what it is: users, rows and UNet."""
-        from accelerate import Accelerator
-
         self.objective: Any = objective  # which goes with its own kind of rows
         self.pairs: Any = pairs
         self.config, self.out, self.validation = config, out, validation
-        # Precision and accumulation are our own: accelerate's are one setting per process, and divide the loss too.
+        # Precision and accumulation are our own: accelerate's Accelerator has one setting of them, and one kind of
+        # device, for all the life of a process, and divides the loss too.
         self.device = objective.device  # which may be another GPU than the one accelerate takes first
-        self.accelerator = Accelerator(cpu=self.device.type == "cpu")
+        self.shard = Shard(str(self.device))
         self.trained = objective.adapter.requires_grad_(True).float()
         self.parameters = [weight for weight in self.trained.parameters() if weight.requires_grad]
         self.optimizer = make_optimizer(self.parameters, config)
@@ -75,10 +75,10 @@ class Trainer:
         )
         self.average = [weight.detach().clone() for weight in self.parameters] if config.ema else []
         self.reference = ReferenceErrors(len(pairs), config.reference_draws) if config.reference_draws else None
-        self.pairs_per_step = config.batch_size * config.accumulation * self.accelerator.num_processes
+        self.pairs_per_step = config.batch_size * config.accumulation * self.shard.count
         # Without diffusers' own entries: one of them is a list in the order of a set, another in every process.
         shape = {name: value for name, value in self.trained.config.items() if not name.startswith("_")}
-        self.identity = RunIdentity(config, self.pairs_per_step, shape, data, self.accelerator.num_processes)
+        self.identity = RunIdentity(config, self.pairs_per_step, shape, data, self.shard.count)
         self.step, self.best = 0, math.inf
         self.window = _Window(len(objective.figures))
         folder = out / "tensorboard" if config.tensorboard and self.is_main else None
@@ -94,7 +94,7 @@ class Trainer:
     @property
     def is_main(self) -> bool:
         """Whether this is the process that writes files."""
-        return bool(self.accelerator.is_main_process)
+        return self.shard.is_first
 
     def train(self) -> PSAAdapter:
         """Take the steps that are left and write the adapter.
@@ -130,7 +130,7 @@ class Trainer:
             if self.is_main:
                 save_adapter(self.trained, self.out / "adapter")
         self._use_average()
-        self.accelerator.wait_for_everyone()
+        self.shard.wait()
         return self.trained
 
     # --- a step -------------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class Trainer:
         cells = torch.zeros(2, len(figure_cells()), device=self.device)
         reference = torch.zeros(0 if self.reference is None else len(plan), 2, device=self.device)
         for turn in range(self.config.accumulation):
-            index = turn * self.accelerator.num_processes + self.accelerator.process_index
+            index = turn * self.shard.count + self.shard.index
             part = plan.part(index, self.config.batch_size)
             batch = self.pairs.batch(part, seed=self.config.seed).to(self.device)
             known = self.reference.look_up(part) if self.reference is not None else None
@@ -192,7 +192,7 @@ class Trainer:
         With them go the reference's errors: a pair may be another process's the next time, and after a resume all
         processes know what the first one had saved.
         """
-        if self.accelerator.num_processes == 1:
+        if self.shard.count == 1:
             return stop, figures.cpu(), cells.cpu(), reference.cpu()
         for weight in self.parameters:
             if weight.grad is None:
@@ -200,7 +200,7 @@ class Trainer:
         stops = torch.tensor([float(stop)], device=self.device)
         gradients = [weight.grad for weight in self.parameters if weight.grad is not None]
         parts = [*gradients, reference, figures, cells, stops]
-        summed = self.accelerator.reduce(torch.cat([part.flatten().float() for part in parts]), reduction="sum")
+        summed = self.shard.sum(torch.cat([part.flatten().float() for part in parts]))
         back = [
             piece.view_as(part) for piece, part in zip(summed.split([p.numel() for p in parts]), parts, strict=True)
         ]
@@ -254,7 +254,7 @@ class Trainer:
                     save_adapter(self.trained, self.out / "adapter_best")
                     write_json(self.out / BEST, {"step": self.step, "loss": self.best})
             self.val_log.add(self.step, figures)
-        self.accelerator.wait_for_everyone()
+        self.shard.wait()
         self.trained.train()
 
     @contextmanager
@@ -275,11 +275,7 @@ class Trainer:
     # --- going on -----------------------------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        states = [random_states()]
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils import gather_object
-
-            states = gather_object(states)
+        states = self.shard.gather([random_states()])
         if self.is_main:
             state = {
                 "run": self.identity.name,
@@ -294,7 +290,7 @@ class Trainer:
                 "random": states,
             }
             save_checkpoint(self.out / "checkpoints", state, step=self.step, keep=self.config.keep)
-        self.accelerator.wait_for_everyone()
+        self.shard.wait()
 
     def _resume(self) -> None:
         self.identity.require_same(self.out)
@@ -314,7 +310,7 @@ class Trainer:
             self.log.open(step=self.step)
             if self.validation is not None:
                 self.val_log.open(step=self.step)
-        self.accelerator.wait_for_everyone()
+        self.shard.wait()
 
     def _remove_unsaved(self) -> None:
         """Remove what a run that ended before its first checkpoint found best: it may have had other settings."""
@@ -338,8 +334,8 @@ class Trainer:
             )
         vars(self.window).update(state["window"])
         own = state["random"]
-        if self.accelerator.process_index < len(own):
-            set_random_states(own[self.accelerator.process_index])
+        if self.shard.index < len(own):
+            set_random_states(own[self.shard.index])
 
 
 class _Window:

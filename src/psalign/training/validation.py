@@ -6,8 +6,7 @@ Place on the path of data: beside training/trainer.py, between steps 4 and 6.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..adapter.guard import AttachedAdapter
 from ..categories import current
 from ..diffusion.generate import GenerationConfig, draw_batch
+from ..diffusion.places import on_device
 from ..diffusion.prompts import derive_seed
 from ..files import write_bytes
 from ..records import PromptRow
@@ -92,7 +92,7 @@ class Validation:
             PromptRow(f"{i}.png", row.caption, derive_seed(i), user_id=row.user_id) for i, row in enumerate(rows)
         ]
         config = replace(self.generation, batch_size=len(rows))
-        with _on_device(self.pipeline, self.device), torch.no_grad():
+        with on_device(self.pipeline, self.device), torch.no_grad():
             with attached.disabled():
                 base = self._batches(prompts, config, None)
             steered = self._batches(prompts, config, attached)
@@ -148,17 +148,3 @@ def sheet(rows: Sequence[SageRow | CaptionRow], base: np.ndarray, steered: np.nd
 def _side_label(row: SageRow | CaptionRow) -> str:
     side = row.side if isinstance(row, CaptionRow) else side_of(row)
     return "safe caption" if side == "safe" else side
-
-
-@contextmanager
-def _on_device(pipeline: Any, device: torch.device) -> Iterator[None]:
-    """Within it all parts of a pipeline are where its UNet is; after it they are where they were."""
-    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    places = [next(part.parameters()).device for part in parts]
-    for part in parts:
-        part.to(device)
-    try:
-        yield
-    finally:
-        for part, place in zip(parts, places, strict=True):
-            part.to(place)

@@ -1,0 +1,51 @@
+"""Parts of a pipeline are moved together and go back to where each was, also after an error."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from psalign.diffusion.places import modules_of, on_device, same_places
+
+
+class Part(torch.nn.Module):
+    """A part that only says where it is: two devices are not to be had everywhere."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place = torch.device(place)
+
+    def parameters(self, recurse=True):
+        yield SimpleNamespace(device=self.place)
+
+    def to(self, place):
+        self.place = torch.device(place)
+        return self
+
+
+@pytest.fixture
+def pipeline():
+    return SimpleNamespace(components={"unet": Part("cuda:1"), "vae": Part("cpu"), "tokenizer": object(), "none": None})
+
+
+def places(pipeline):
+    return [str(part.place) for part in modules_of(pipeline)]
+
+
+def test_within_it_all_parts_are_on_one_device(pipeline):
+    with on_device(pipeline, torch.device("cuda:1")):
+        assert places(pipeline) == ["cuda:1", "cuda:1"]
+    assert places(pipeline) == ["cuda:1", "cpu"]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("on the way")])
+def test_whatever_is_moved_goes_back(pipeline, error):
+    try:
+        with same_places(pipeline):
+            for part in modules_of(pipeline):
+                part.to("meta")
+            if error is not None:
+                raise error
+    except ValueError as raised:
+        assert raised is error
+    assert places(pipeline) == ["cuda:1", "cpu"]
