@@ -65,7 +65,12 @@ VARIANTS = {
     "prompt, DPO, reference kept": {"kind": "prompt", "anchor_weight": 0.0, "reference_draws": 1},
     "prompt, anchor caption": {"kind": "prompt", "dpo_weight": 0.0, "anchor": "caption"},
 }
-ON_CAPTIONS = {"prompt, captions": None, "prompt, captions, 128 pairs": 128}  # pairs of a step; None: the preset's
+# Pairs of a step; None: the preset's.
+ON_CAPTIONS = {"prompt, captions": None, "prompt, captions, 128 pairs": 128, "prompt, captions, 512 pairs": 512}
+    "prompt, captions": None,
+    "prompt, captions, 128 pairs": 128,
+    "prompt, captions, 512 pairs": 512,
+}  # pairs of a step; None: the preset's
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ROWS = 8  # of the dataset, and users
 CAPTIONS = 1024

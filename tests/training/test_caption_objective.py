@@ -14,6 +14,8 @@ from psalign.training.loss import match_loss
 from training_captions import caption_adapter, make_captions, new_caption_trainer
 from training_pairs import randomise
 
+CPU = torch.device("cpu")
+
 
 def gradients(trainer, step=0):
     trainer.step = step
@@ -48,7 +50,7 @@ def test_the_loss_by_hand(tmp_path):
     trainer.trained.is_sharp = False
     captions, adapter, objective = trainer.pairs, trainer.trained, trainer.objective
     plan = captions.plan(0, size=6, config=trainer.config)
-    batch = captions.batch(plan)
+    batch = captions.batch(plan).to(CPU)
     outcome = objective(batch, objective.totals(plan, captions))
     expected = 0.0
     for i in range(6):
@@ -78,7 +80,7 @@ def test_rows_that_nothing_touches_are_not_read_and_would_add_nothing(tmp_path, 
     trainer.trained.is_sharp = True
     trainer.trained.matcher.bans_bias.data -= 1.0  # some rows are matched, some are not
     objective, captions = trainer.objective, trainer.pairs
-    batch = captions.batch(captions.plan(0, size=12, config=trainer.config))
+    batch = captions.batch(captions.plan(0, size=12, config=trainer.config)).to(CPU)
     read = objective._rows_to_read(batch, batch.users, trainer.trained.match(batch.states, batch.users))
     assert 0 < len(read) < 12
     figures, some = gradients(trainer)
@@ -139,7 +141,7 @@ def test_a_validation_tells_which_caption_is_nearer():
     unet = tiny_unet()
     objective = CaptionObjective(caption_adapter(), Reader(unet, random_pools(unet, seed=0)), config).for_validation()
     plan = captions.plan(0, size=12, config=objective.config)
-    outcome = objective(captions.batch(plan), objective.totals(plan, captions))
+    outcome = objective(captions.batch(plan).to(CPU), objective.totals(plan, captions))
     assert outcome.seen.sum() == 8  # four banned, four allowed, no safe one
     assert outcome.right.tolist()[:7] == [0.0] * 7
     assert torch.equal(outcome.right[7:], outcome.seen[7:])
@@ -165,7 +167,7 @@ def test_a_pooled_text_state_is_read_through_what_the_unet_makes_of_it():
     objective = CaptionObjective(adapter, reader, config, size_px=64)
     assert objective.figures_in_play[-1] == "pooled_error"
     plan = captions.plan(0, size=12, config=config)
-    outcome = objective(captions.batch(plan), objective.totals(plan, captions))
+    outcome = objective(captions.batch(plan).to(CPU), objective.totals(plan, captions))
     assert outcome.figures[4] > 0
     outcome.loss.backward()
     assert adapter.rewriter.pooled_up.weight.grad.abs().sum() > 0

@@ -53,8 +53,9 @@ class CaptionPlan:
 class CaptionBatch:
     """B rows of a step.
 
-    states: text states of the caption, [B, T, D]. chosen: text states of the caption of the chosen picture. other: text
-    states of the caption of the rejected picture; where there is no such caption, those of the row's own caption.
+    states: text states of the caption, [B, T, D], in float16 until `to`. chosen: text states of the caption of the
+    chosen picture. other: text states of the caption of the rejected picture; where there is no such caption, those of
+    the row's own caption.
     rewritten: [B], True where the chosen picture has another caption than the row. stays: [B, T], True for tokens that
     the caption of the chosen picture has too, wherever it has them. pooled, chosen_pooled, other_pooled:
     pooled text states, [B, P], on SDXL alone. vectors, bans, is_known, limits, limit_strength: see RowUsers. cells:
@@ -88,9 +89,11 @@ class CaptionBatch:
         return RowUsers(self.vectors, ones, self.bans, self.is_known, self.limits, self.limit_strength)
 
     def to(self, device: torch.device) -> CaptionBatch:
+        """On a device, in float32: text states travel in half the bytes."""
         values = vars(self).items()
-        moved: Any = {k: v.to(device, non_blocking=True) for k, v in values if isinstance(v, torch.Tensor)}
-        return replace(self, **moved)
+        moved = {k: v.to(device, non_blocking=True) for k, v in values if isinstance(v, torch.Tensor)}
+        whole: Any = {k: v.float() if v.dtype == torch.float16 else v for k, v in moved.items()}
+        return replace(self, **whole)
 
 
 class Captions:
@@ -224,8 +227,8 @@ class Captions:
 
     def _text(self, name: str, captions: np.ndarray) -> torch.Tensor:
         if name == "states" and self.states is not None:
-            return self.states[captions].float()
-        return self.texts.rows.read(name, captions).float()
+            return self.states[captions]
+        return self.texts.rows.read(name, captions)
 
     def _of_sdxl(self, caption: np.ndarray, chosen: np.ndarray, other: np.ndarray) -> dict[str, Any]:
         if "pooled" not in self.texts.rows.names():
