@@ -67,10 +67,6 @@ VARIANTS = {
 }
 # Pairs of a step; None: the preset's.
 ON_CAPTIONS = {"prompt, captions": None, "prompt, captions, 128 pairs": 128, "prompt, captions, 512 pairs": 512}
-    "prompt, captions": None,
-    "prompt, captions, 128 pairs": 128,
-    "prompt, captions, 512 pairs": 512,
-}  # pairs of a step; None: the preset's
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ROWS = 8  # of the dataset, and users
 CAPTIONS = 1024
