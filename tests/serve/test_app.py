@@ -13,12 +13,14 @@ import openai
 import pytest
 from PIL import Image
 
-from psalign.errors import GuardError
+from psalign.categories import category_names
+from psalign.errors import GuardError, OutputError
 from psalign.serve.artist import Blocked
 from psalign.serve.logs import JsonLines, tell_failure
 from psalign.serve.metrics import REASONS
 from psalign.serve.waiting import Work
 from psalign.serve.whose import Strangers
+from psalign.users.profile import UserProfile
 from serving import HTTP, LIMITS_S, Marker, keys_of, listening, make_service, marked, until
 
 PROMPT = "a red cat with a sword"
@@ -69,27 +71,38 @@ def refusals(place):
 # --- the official client ---------------------------------------------------------------------------------------------
 
 
-def test_the_openai_client_draws_for_two_keys_and_many_people_at_once(run):
-    place = run()
-    people = [("shop", "anna"), ("shop", "ben"), ("shop", "carl"), ("club", "anna")]
+def test_the_openai_client_draws_for_two_keys_and_five_identifiers_at_once(run):
+    """Ten people: each account knows the five identifiers, with other limits. Their pictures of a seed all differ, and
+    the second batch has all of the ten."""
+    place = run(max_batch=256, max_waiting_of_key=128)
+    people = [(account, who) for account in ("shop", "club") for who in ("anna", "ben", "carl", "dora", "emil")]
+    for number, (account, who) in enumerate(people):
+        profile = UserProfile(user_id=who, banned=category_names()[number % 5 :: 5], limits=(f"no {account}s",))
+        place.service.people.add(account, who, profile, actor="test", replaces=True)
+    assert len({expected(place, *person, 1).tobytes() for person in people}) == 10
 
     def draw(number):
-        account, who = people[number % 4]
+        account, who = people[number % 10]
         client = place.client(getattr(place.keys, account))
         made = client.images.generate(
-            model="mini", prompt=PROMPT, safety_identifier=who, n=2, extra_body={"seed": number, "steps": 2}
+            model="mini", prompt=PROMPT, safety_identifier=who, n=2, extra_body={"seed": number // 10, "steps": 2}
         )
-        return account, who, number, made
+        return account, who, number // 10, made
 
-    with ThreadPoolExecutor(16) as pool:
-        for account, who, seed, made in pool.map(draw, range(40)):
+    place.artist.may_draw.clear()
+    with ThreadPoolExecutor(61) as pool:
+        first = pool.submit(draw, 0)
+        until(lambda: place.service.engine._drawn_now)
+        others = pool.map(draw, range(60))
+        until(lambda: len(place.service.engine._queue) == 120)
+        place.artist.may_draw.set()
+        for account, who, seed, made in (first.result(), *others):
             assert made.safety_identifier == who
             assert made.model_extra == {"limits": "own"}
             for number, picture in enumerate(made.data):
                 assert np.array_equal(pixels(picture.b64_json), expected(place, account, who, seed + number))
-    sizes = [len(batch) for batch in place.artist.batches]
-    assert sum(sizes) == 80
-    assert max(len({work.person for work in batch}) for batch in place.artist.batches) > 1
+    batches = place.artist.batches
+    assert [(len(batch), len({work.person for work in batch})) for batch in batches] == [(2, 1), (120, 10)]
 
 
 def test_formats_sizes_and_qualities(run):
@@ -294,6 +307,30 @@ def test_errors_of_drawing(run, err, status, code, caplog):
     assert json.loads(stream.text.split("data: ")[1])["error"]["code"] == code
     with pytest.raises(openai.APIError):
         list(place.client(place.keys.shop).images.generate(model="mini", prompt=PROMPT, user="anna", stream=True))
+
+
+def test_a_database_that_cannot_be_reached_is_503_and_the_log_says_so(run, monkeypatch, caplog):
+    place = run()
+
+    def gone(*_):
+        raise OutputError("The database of the service failed: anna")
+
+    for target, name in ((place.service.people, "find"), (place.service.keys, "find")):
+        monkeypatch.setattr(target, name, gone)
+        answer = place.post(safety_identifier="anna")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+        assert answer.headers["x-request-id"] in JsonLines().format(caplog.records[-1])
+        assert "anna" not in answer.text + JsonLines().format(caplog.records[-1])
+    assert refusals(place)["database"] == 2
+
+
+def test_a_fault_of_the_program_is_an_error_object_too(run, monkeypatch):
+    place = run()
+    monkeypatch.setattr(place.service.keys, "find", lambda key: 1 / 0)
+    answer = place.post(safety_identifier="anna")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "server_error")
+    assert answer.headers["x-request-id"]
+    until(lambda: place.service.metrics.registry.get_sample_value("psalign_requests_total", {"status": "500"}) == 1)
 
 
 def test_too_much_is_429_with_retry_after(run):

@@ -22,15 +22,22 @@ from starlette.exceptions import HTTPException
 
 from ..files import Record
 from .keys import Caller
-from .logs import LOG, span, tell_failure
+from .logs import LOG, REQUEST_ID, span, tell_failure
 from .replies import ApiError, encoded, error_of, event, seconds
 from .requests import ImageRequest
 from .service import Order, Service
 from .waiting import Row
 
 MOST_BYTES = 256 * 1024  # of a body
+NO_STATUS = 499  # the client left before there was one
+UNTOLD = ("/health/live", "/health/ready", "/metrics")  # asked for all the time: without a line and a span
 DRAW = "/v1/images/generations"
 BEARER = HTTPBearer(auto_error=False)
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
+TRACE_HEADERS = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
+# FastAPI's own spans have the path and query of a request, and its logs the values of a body that does not fit; these
+# could name a person. FASTAPI_OTEL_AUTO_CONFIGURE=true still works, for our spans.
+TELEMETRY: Any = {"exclude": lambda scope: True, "metrics": False, "logs": False}
 CODES = {400: "invalid_value", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -104,7 +111,7 @@ Known = Annotated[Caller, Depends(caller_of)]
 
 def create_app(service: Service) -> FastAPI:
     """The ASGI application of a service."""
-    app = FastAPI(title="PSAlign", docs_url=None, redoc_url=None)
+    app = FastAPI(title="PSAlign", docs_url=None, redoc_url=None, telemetry=TELEMETRY)
     app.add_middleware(Watched, service=service)
     for kind, handler in {ApiError: _api_error, RequestValidationError: _invalid, HTTPException: _http_error}.items():
         app.add_exception_handler(kind, handler)
@@ -163,7 +170,7 @@ def _error_for(service: Service, err: Exception) -> ApiError:
     """The answer for an error, counted; faults of the program are logged."""
     error = error_of(err)
     service.metrics.refuse(error.reason)
-    if error.reason == "failed":
+    if error.reason in ("failed", "database"):
         tell_failure("a picture failed", err, event="failed")
     return error
 
@@ -201,7 +208,7 @@ def _files(pictures: Sequence[np.ndarray], body: ImageRequest) -> list[str]:
 
 async def _all_pictures(service: Service, rows: Sequence[Row], request: Request) -> list[np.ndarray]:
     """Wait for the rows; where the client leaves or the time is over, nobody wants them any more."""
-    with span("psalign.draw", rows=len(rows)):
+    with span("psalign.draw", {"psalign.rows": len(rows)}):
         drawn = asyncio.ensure_future(_gathered(rows))
         gone = asyncio.ensure_future(_until_gone(request))
         try:
@@ -219,7 +226,7 @@ async def _gathered(rows: Sequence[Row]) -> list[np.ndarray]:
 def _unfinished(is_gone: bool) -> list[np.ndarray]:
     """Raises ApiError."""
     if is_gone:
-        raise ApiError(499, "cancelled", "The client closed the connection.", reason="cancelled")
+        raise ApiError(NO_STATUS, "cancelled", "The client closed the connection.", reason="cancelled")
     raise ApiError(504, "timeout", "The picture was not finished in time.", reason="timeout", retry_after_s=1)
 
 
@@ -310,14 +317,26 @@ class Watched:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id, begun, status = uuid.uuid4().hex, perf_counter(), 499
         scope["psalign.service"] = self.service
+        REQUEST_ID.set(uuid.uuid4().hex)
+        if scope["path"] in UNTOLD:
+            await self._answer(scope, receive, send)
+            return
+        method = scope["method"] if scope["method"] in METHODS else "_OTHER"
+        with span("psalign.request", {"http.request.method": method}, headers=_trace_headers(scope)) as tell:
+            status = await self._answer(scope, receive, send)
+            tell({"http.route": _route(scope), "http.response.status_code": status})
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> int:
+        """Answer, and tell of it. Returns the status, or NO_STATUS."""
+        begun, status = perf_counter(), NO_STATUS
 
         async def sent(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
+                more = (b"x-request-id", REQUEST_ID.get().encode())
+                message = {**message, "headers": [*message["headers"], more]}
             await send(message)
 
         try:
@@ -326,17 +345,32 @@ class Watched:
                 await JSONResponse(error.body, 413)(scope, receive, sent)
             else:
                 await self.app(scope, _limited(receive), sent)
+        except Exception as err:  # as where the database cannot be reached
+            failure = _error_for(self.service, err)
+            if status == NO_STATUS:
+                await JSONResponse(failure.body, failure.status, failure.headers)(scope, receive, sent)
         finally:
-            self._tell(scope, request_id, status, perf_counter() - begun)
+            self._tell(_route(scope), status, perf_counter() - begun)
+        return status
 
-    def _tell(self, scope: Any, request_id: str, status: int, took_s: float) -> None:
-        route = getattr(scope.get("route"), "path", "other")  # never the path itself: it could hold anything
+    def _tell(self, route: str, status: int, took_s: float) -> None:
         if route == DRAW:
             self.service.metrics.requests.labels(str(status)).inc()
             self.service.metrics.latency_s.observe(took_s)
-        if route not in ("/health/live", "/health/ready", "/metrics"):
-            facts = {"event": "request", "request_id": request_id, "route": route, "status": status}
+        if route not in UNTOLD:
+            facts = {"event": "request", "request_id": REQUEST_ID.get(), "route": route, "status": status}
             LOG.info("request", extra={"psalign": {**facts, "seconds": round(took_s, 4)}})
+
+
+def _route(scope: Any) -> str:
+    """A path of the interface, or `other`; never the path that was asked for: it could hold anything."""
+    return str(getattr(scope.get("route"), "path", "other"))
+
+
+def _trace_headers(scope: Any) -> dict[str, str]:
+    """The headers that say which span of an operator's own a request belongs to."""
+    given = dict(scope["headers"])
+    return {name: given[name.encode()].decode("latin-1") for name in TRACE_HEADERS if name.encode() in given}
 
 
 def _length(scope: Any) -> int:

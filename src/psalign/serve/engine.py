@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import PSAlignError, UsageError, is_out_of_memory, release
 from .artist import DeviceLost, Stopped, Watch
-from .logs import LOG, tell_failure
+from .logs import LOG, span, tell_failure
 from .metrics import Metrics
 from .waiting import FairQueue, Kind, Row, Work
 
@@ -185,7 +185,9 @@ class Engine:
             return
         self.metrics.batch_size.observe(len(rows))
         self.metrics.people_per_batch.observe(len({row.work.person for row in rows}))
-        error = self._tried(rows)
+        with span("psalign.batch", _facts(rows), of=[row.origin for row in rows]) as tell:
+            error = self._tried(rows)
+            tell({"psalign.outcome": "failed" if error else "drawn"})
         if error is None:
             return
         if isinstance(error, DeviceLost):
@@ -251,6 +253,19 @@ class Engine:
         for row in rows:
             finish(row, error=Closed(why))
         return len(rows)
+
+
+def _facts(rows: Sequence[Row]) -> dict[str, int | list[str]]:
+    """What the span of a batch says."""
+    kind = rows[0].kind
+    return {
+        "psalign.rows": len(rows),
+        "psalign.people": len({row.work.person for row in rows}),
+        "psalign.steps": kind.steps,
+        "psalign.width": kind.width,
+        "psalign.height": kind.height,
+        "psalign.request_ids": list(dict.fromkeys(row.origin.request_id for row in rows)),
+    }
 
 
 def finish(row: Row, *, picture: np.ndarray | None = None, error: BaseException | None = None) -> None:

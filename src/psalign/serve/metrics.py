@@ -12,7 +12,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 # The only values of the label `reason`.
 REASONS = (
     "bad_request", "unauthorized", "forbidden", "unknown_person", "moderation_blocked", "rate_limited", "busy",
-    "timeout", "closed", "out_of_memory", "cancelled", "not_found", "failed",
+    "timeout", "closed", "out_of_memory", "cancelled", "not_found", "database", "failed",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from ..errors import (
     EmbeddingMissing,
     GuardError,
     LimitError,
+    OutputError,
     ProfileError,
     PSAlignError,
     UnknownUser,
@@ -74,6 +75,9 @@ def error_of(err: BaseException) -> ApiError:
     if isinstance(err, UnknownUser | EmbeddingMissing):
         message = "The limits of this person are not known."
         return ApiError(403, "unknown_person", message, param="safety_identifier", reason="unknown_person")
+    if isinstance(err, OutputError):
+        message = "The service cannot reach its people and keys."
+        return ApiError(503, "unavailable", message, reason="database", retry_after_s=5)
     if isinstance(err, LimitError):
         return ApiError(400, "invalid_value", err.args[0], param="limits")
     if isinstance(err, ProfileError):

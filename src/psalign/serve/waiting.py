@@ -14,6 +14,7 @@ from time import monotonic
 import numpy as np
 
 from ..users.vectors import UserBatch
+from .logs import Origin
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Row:
 
     owner: account of the API key, between which the queue is fair. partial_steps: steps, from 0, after which
     on_partial is called in the engine's thread with the picture of that step, uint8 RGB [H, W, 3].
-    result: gets the picture or an error; cancel it and the row is left out.
+    result: gets the picture or an error; cancel it and the row is left out. origin: the request that it is of.
     """
 
     owner: str
@@ -56,6 +57,7 @@ class Row:
     on_partial: Callable[[np.ndarray], None] | None = None
     result: Future[np.ndarray] = field(default_factory=Future)
     queued_at: float = field(default_factory=monotonic)
+    origin: Origin = field(default_factory=Origin.now)
 
     @property
     def is_wanted(self) -> bool:
