@@ -13,6 +13,7 @@ import openai
 import pytest
 from PIL import Image
 
+from psalign import __version__
 from psalign.categories import category_names
 from psalign.errors import GuardError, OutputError
 from psalign.serve.artist import Blocked
@@ -143,6 +144,16 @@ def test_models(run):
     assert client.models.retrieve("mini").owned_by == "psalign"
     with pytest.raises(openai.NotFoundError, match="mini"):
         client.models.retrieve("other")
+
+
+def test_the_document_names_the_statuses_that_are_answered_and_those_alone(run):
+    place = run()
+    document = HTTP.get(f"{place.url}/openapi.json").json()
+    assert document["info"] == {"title": "PSAlign", "version": __version__}
+    statuses = {status for path in document["paths"].values() for one in path.values() for status in one["responses"]}
+    assert statuses == {"200", "400", "401", "403", "404", "413", "429", "500", "503", "504"}
+    assert not [name for name in document["components"]["schemas"] if "Validation" in name]
+    assert "Retry-After" in document["paths"][DRAW]["post"]["responses"]["429"]["headers"]
 
 
 # --- whose limits ----------------------------------------------------------------------------------------------------

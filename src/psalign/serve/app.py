@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from .. import __version__
 from ..files import Record
 from .keys import Caller
 from .logs import LOG, REQUEST_ID, span, tell_failure
@@ -89,6 +90,8 @@ class Models(BaseModel):
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 403, 404, 413, 429, 500, 503, 504)
 }
+LATER = {"Retry-After": {"description": "Seconds until it makes sense to ask again.", "schema": {"type": "string"}}}
+ERRORS[429]["headers"] = LATER
 
 
 def _service(request: Request) -> Service:
@@ -109,9 +112,22 @@ async def caller_of(request: Request, given: Annotated[HTTPAuthorizationCredenti
 Known = Annotated[Caller, Depends(caller_of)]
 
 
+class App(FastAPI):
+    """An application whose document does not name 422, which FastAPI adds: a body that does not fit is 400 here."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            for operation in (one for path in document["paths"].values() for one in path.values()):
+                operation["responses"].pop("422", None)
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(name, None)
+        return super().openapi()
+
+
 def create_app(service: Service) -> FastAPI:
     """The ASGI application of a service."""
-    app = FastAPI(title="PSAlign", docs_url=None, redoc_url=None, telemetry=TELEMETRY)
+    app = App(title="PSAlign", version=__version__, docs_url=None, redoc_url=None, telemetry=TELEMETRY)
     app.add_middleware(Watched, service=service)
     for kind, handler in {ApiError: _api_error, RequestValidationError: _invalid, HTTPException: _http_error}.items():
         app.add_exception_handler(kind, handler)
