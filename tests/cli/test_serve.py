@@ -1,6 +1,8 @@
 """psalign serve: its people, keys and audit, and what it refuses before anything is loaded."""
 
 import json
+import logging
+import socket
 import stat
 
 import pytest
@@ -25,6 +27,17 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def logs_as_before():
+    """`psalign serve` sends the logs of this process to a stderr that ends with the test."""
+    loggers = [logging.getLogger(name) for name in ("psalign.serve", "uvicorn", "uvicorn.error")]
+    before = [(one.handlers, one.propagate, one.level) for one in loggers]
+    yield
+    for one, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        one.handlers, one.propagate = handlers, propagate
+        one.setLevel(level)
+
+
 def serve(capsys, *arguments):
     return run(capsys, "serve", *arguments)
 
@@ -42,7 +55,10 @@ def test_people_are_added_shown_exported_and_erased(capsys, folder):
     assert json.loads((folder / "anna.json").read_text())["identifier"] == "anna"
     assert serve(capsys, "users", "erase", *SHOP)[0] == 0
     status, _, err = serve(capsys, "users", "show", *SHOP)
-    assert (status, err) == (1, "UnknownUser: Account shop has no person of that identifier.\n")
+    assert (status, err) == (
+        1,
+        "UnknownUser: This account has no person of that identifier.\nRun: psalign serve users add --help\n",
+    )
     for name in ("people.db", "people.key"):
         assert stat.S_IMODE((folder / "data/serve" / name).stat().st_mode) == 0o600
 
@@ -68,7 +84,7 @@ def test_keys_are_made_listed_and_revoked(capsys):
     assert serve(capsys, "keys", "revoke", "--id", key_id)[1] == f"Revoked: {key_id}\n"
     assert "revoked" in serve(capsys, "keys", "list")[1]
     status, _, err = serve(capsys, "keys", "revoke", "--id", key_id)
-    assert (status, err.splitlines()[1]) == (1, "psalign serve keys list")
+    assert (status, err.splitlines()[1]) == (1, "Run: psalign serve keys list")
 
 
 @pytest.mark.parametrize(
@@ -82,16 +98,57 @@ def test_keys_are_made_listed_and_revoked(capsys):
         ("--adapter a --people mysql://a/b", 2, "UsageError: The URL of the database cannot be used"),
         ("--adapter a --in-words --embeddings b", 2, "UsageError: --in-words needs no vectors"),
         ("users add --account shop", 2, "UsageError: Give --users"),
-        ("users add --account shop --id a", 1, "ProfileError: column Banned_Categories: nothing is known"),
+        ("users add --account shop --id a", 2, "UsageError: Nothing was said of this person"),
         ("users add --account shop --id a --ban Nonsense", 1, "ProfileError: column Banned_Categories: saw 'Nonsense'"),
         ("users add --account shop --id a --limit no", 1, "ProfileError: column Limits"),
-        ("users erase --account shop --id a", 1, "UnknownUser: This account has no person"),
+        ("users erase --account shop --id a", 1, "OutputError: There is no database at data/serve/people.db"),
+        ("users show --account shop --id a", 1, "OutputError: There is no database at"),
+        ("users export --account shop --id a --out a.json", 1, "OutputError: There is no database at"),
+        ("keys list --people typo.db", 1, "OutputError: There is no database at typo.db"),
+        ("keys revoke --id 0123456789ab", 1, "OutputError: There is no database at"),
+        ("audit --verify", 1, "OutputError: There is no database at"),
+        ("--base . --adapter a", 1, "CheckpointError: . is no base model: it has no unet/config.json.\nGive --base"),
+        ("--adapter a --device nonsense", 2, "UsageError: There is no device 'nonsense' here; choose one of: cpu"),
+        ("--adapter a --device cuda:99", 2, "UsageError: There is no device 'cuda:99' here; choose one of: cpu"),
+        ("--adapter a --guidance nan", 2, "UsageError: guidance must be a finite number"),
+        ("--adapter a --host 256.1.1.1", 1, "OutputError: The service cannot listen on 256.1.1.1, port 8000: "),
     ],
 )
-def test_what_makes_no_sense_is_told_with_what_to_do(capsys, arguments, status, said):
+def test_what_makes_no_sense_is_told_with_what_to_do(capsys, folder, arguments, status, said):
     seen, _, err = serve(capsys, *arguments.split())
     assert seen == status
+    err = "\n".join(line for line in err.splitlines() if not line.startswith("{"))  # without lines of the log
     assert err.startswith(said), err
+    assert "Traceback" not in err
+    assert not (folder / "typo.db").exists()
+
+
+def test_a_port_in_use_is_told_before_anything_is_loaded(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, _, err = serve(capsys, "--adapter", "nowhere", "--port", str(port))
+    assert status == 1
+    said, hint = err.splitlines()[-2:]
+    assert said == f"OutputError: The service cannot listen on 127.0.0.1, port {port}: Address already in use."
+    assert hint.startswith("Give another --port")
+
+
+def test_people_who_were_stored_under_another_key_are_not_taken_for_strangers(capsys, folder, monkeypatch):
+    """A lost key file must not be made anew in silence: everybody would be refused, or have the strictest limits."""
+    serve(capsys, "users", "add", *SHOP, "--ban", "Violence")
+    (folder / "data/serve/people.key").rename(folder / "kept.key")
+    for command in (("--adapter", "nowhere"), ("users", "add", *SHOP, "--ban", "Hate"), ("users", "show", *SHOP)):
+        status, _, err = serve(capsys, *command)
+        assert status == 2
+        assert "UsageError: There is no key at data/serve/people.key, and what is stored was sealed by one.\n" in err
+        assert err.endswith("Give the key that this database was made with (PSALIGN_SERVE_KEY or --key-file).\n")
+        assert not (folder / "data/serve/people.key").exists()
+        with monkeypatch.context() as patch:
+            patch.setenv("PSALIGN_SERVE_KEY", "00" * 32)
+            status, _, err = serve(capsys, *command)
+        assert status == 2
+        assert "UsageError: The people of this database were stored under another key.\nGive the key" in err
+    assert serve(capsys, "users", "show", *SHOP, "--key-file", "kept.key")[0] == 0
 
 
 def test_an_adapter_that_is_not_there_ends_the_service_with_its_message(capsys):
@@ -134,7 +191,7 @@ def test_a_missing_library_is_answered_with_the_extra(monkeypatch, capsys):
     )
     monkeypatch.undo()
     require_libraries()
-    assert main(["serve", "keys", "list"]) == 0
+    assert main(["serve", "keys", "make", "--account", "shop"]) == 0
 
 
 def test_the_demo_without_its_library_is_answered_with_the_extra(monkeypatch, capsys):

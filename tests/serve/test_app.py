@@ -447,6 +447,19 @@ def test_a_model_that_does_not_load_ends_the_service(tmp_path):
     assert isinstance(service.failure, GuardError)
 
 
+def test_a_service_without_a_key_says_so_when_it_is_ready(tmp_path, caplog):
+    service, other = make_service(tmp_path), make_service(tmp_path, Marker())
+    service.begin(other.loaded)
+    events = [record.psalign["event"] for record in caplog.records]
+    assert events[-1] == "no_keys"
+    keys_of(service)
+    caplog.clear()
+    service.begin(other.loaded)
+    assert "no_keys" not in [record.psalign["event"] for record in caplog.records]
+    for one in (service, other):
+        one.engine.close(LIMITS_S)
+
+
 def test_logs_and_metrics_name_nobody(run, caplog):
     place = run()
     caplog.set_level(logging.INFO, "psalign.serve")

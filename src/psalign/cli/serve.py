@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnknownUser, UsageError
+from ..errors import UsageError
 from .drawing import add_drawing
 from .options import (
     a_number,
@@ -73,9 +73,11 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
 def recipe_of(arguments: argparse.Namespace, **more: Any) -> Recipe:
     """What is served, by the options of drawing. more: other parts of Recipe. Raises UsageError."""
     from ..diffusion.base_models import Loading
+    from ..diffusion.shards import find_device
     from ..serve.loading import Recipe, base_of, own_device
 
     base_of(arguments.base)  # a wrong name is told before anything is loaded
+    find_device(arguments.device or "cpu")
     given = {
         "source": arguments.model,
         "device": arguments.device or own_device(),
@@ -96,7 +98,7 @@ def recipe_of(arguments: argparse.Namespace, **more: Any) -> Recipe:
 def users_add(arguments: argparse.Namespace) -> None:
     from ..users.profile import load_profiles
 
-    people, actor = _people(arguments), _actor()
+    people, actor = _people(arguments, makes=True), _actor()
     many = [] if arguments.users is None else load_profiles(arguments.users)
     if (arguments.id is None) == (not many):
         raise UsageError("Give --users for the people of a file, or --id for one person.")
@@ -109,6 +111,11 @@ def users_add(arguments: argparse.Namespace) -> None:
 def _one_profile(arguments: argparse.Namespace) -> Any:
     from ..users.profile import read_profile
 
+    if all(one is None for one in (arguments.age, arguments.ban, arguments.limit)):
+        raise UsageError(
+            "Nothing was said of this person.",
+            hint="Give --ban CATEGORY ... (--ban alone: nothing is banned), --limit TEXT, or --age.",
+        )
     columns = {
         "User_ID": arguments.user_id or "person",
         "Age": arguments.age,
@@ -122,9 +129,7 @@ def users_show(arguments: argparse.Namespace) -> None:
     from ..users.policy import explain
     from ..users.profile import profile_columns
 
-    profile = _people(arguments).find(arguments.account, arguments.id)
-    if profile is None:
-        raise UnknownUser(f"Account {arguments.account} has no person of that identifier.")
+    profile = _people(arguments).require(arguments.account, arguments.id)
     shown = {name: value for name, value in profile_columns(profile).items() if value is not None}
     limits = [limit.text for limit in profile.limits or ()]
     print(json.dumps({"profile": shown, "banned": explain(profile), "limits": limits}, ensure_ascii=False, indent=2))
@@ -146,7 +151,7 @@ def users_erase(arguments: argparse.Namespace) -> None:
 def keys_make(arguments: argparse.Namespace) -> None:
     from ..serve.keys import ApiKeys
 
-    made = ApiKeys(_database(arguments)).make(
+    made = ApiKeys(_database(arguments, makes=True)).make(
         arguments.account, scope=arguments.scope, per_minute=arguments.per_minute, actor=_actor()
     )
     print(made)
@@ -178,21 +183,20 @@ def audit(arguments: argparse.Namespace) -> None:
         print(json.dumps({name: value for name, value in row.items() if name != "chain"}))
 
 
-def _database(arguments: argparse.Namespace) -> Database:
+def _database(arguments: argparse.Namespace, *, makes: bool = False) -> Database:
     from ..serve import require_libraries
 
     require_libraries()
     from ..serve.database import Database
 
-    return Database(arguments.people)
+    return Database(arguments.people, makes=makes)
 
 
-def _people(arguments: argparse.Namespace) -> People:
-    database = _database(arguments)
+def _people(arguments: argparse.Namespace, *, makes: bool = False) -> People:
+    database = _database(arguments, makes=makes)
     from ..serve.people import People
-    from ..serve.sealing import Seal
 
-    return People(database, Seal.of_environment(arguments.key_file))
+    return People.of(database, arguments.key_file)
 
 
 def _actor() -> str:

@@ -29,7 +29,7 @@ class Shard:
     def __init__(self, device: str | None = None) -> None:
         from accelerate import PartialState
 
-        chosen = None if device is None else _find(device)
+        chosen = None if device is None else find_device(device)
         on_cpu = not torch.accelerator.is_available() if chosen is None else chosen.type == "cpu"
         # accelerate otherwise takes a process without an accelerator for one that is alone.
         self._state = PartialState(cpu=on_cpu, timeout=PATIENCE)
@@ -76,12 +76,18 @@ class Shard:
         return summed
 
 
-def _find(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """A device by its name, as cpu or cuda:1. Raises UsageError where there is none of it here."""
     there = ["cpu"] + [str(torch.accelerator.current_accelerator())] * torch.accelerator.is_available()
     try:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in there:
+    is_here = device is not None and device.type in there
+    if (
+        device is None
+        or not is_here
+        or (device.type != "cpu" and (device.index or 0) >= torch.accelerator.device_count())
+    ):
         raise UsageError(f"There is no device '{name}' here; choose one of: {', '.join(there)}.")
     return device

@@ -74,14 +74,18 @@ APPEND_ONLY = {
 }
 
 
+HINT = "--people must be an SQLite file of the service, or postgresql://user:password@host/name of a running server."
+
+
 class Database:
     """place: a path of an SQLite file, which is made readable by its owner only, or a URL of SQLAlchemy.
 
+    makes: whether a file that is not there is made; who only reads would take an empty one for the service's.
     Raises UsageError for a place that is no database of these two kinds, OutputError where it cannot be opened.
     """
 
-    def __init__(self, place: str) -> None:
-        self.engine = _engine(place)
+    def __init__(self, place: str, *, makes: bool = True) -> None:
+        self.engine = _engine(place, makes)
         kind = self.engine.dialect.name
         if kind not in APPEND_ONLY:
             raise UsageError(f"The database must be SQLite or PostgreSQL; saw {kind}.")
@@ -100,7 +104,7 @@ class Database:
                 yield connection
         except SQLAlchemyError as err:
             said = reason_of(getattr(err, "orig", None) or err)
-            raise OutputError(f"The database of the service failed: {said}") from None
+            raise OutputError(f"The database of the service failed: {said}", hint=HINT) from None
 
     def lock_audit(self, connection: Connection) -> None:
         """Until the end of the transaction nobody else adds to the audit."""
@@ -115,7 +119,7 @@ def now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def _engine(place: str) -> Engine:
+def _engine(place: str, makes: bool) -> Engine:
     if "://" in place and not place.startswith("sqlite:"):
         try:
             url = place.replace("postgresql://", "postgresql+psycopg://").replace(
@@ -128,6 +132,11 @@ def _engine(place: str) -> Engine:
                 hint="Expected a path, or postgresql://user:password@host/name (extra 'serve').",
             ) from None
     path = Path(place.removeprefix("sqlite:///"))
+    if not makes and not path.exists():
+        raise OutputError(
+            f"There is no database at {path}.",
+            hint="Give --people the place that the service uses, or run: psalign serve users add --help",
+        )
     with suppress(FileExistsError):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=False)

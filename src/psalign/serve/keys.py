@@ -71,7 +71,9 @@ class ApiKeys:
         with self.database.begin() as connection:
             alive = (KEYS.c.id == key_id) & KEYS.c.revoked_at.is_(None)
             if not connection.execute(KEYS.update().where(alive).values(revoked_at=now())).rowcount:
-                raise UnknownUser(f"There is no live key with the id {key_id[:64]!r}.", hint="psalign serve keys list")
+                raise UnknownUser(
+                    f"There is no live key with the id {key_id[:64]!r}.", hint="Run: psalign serve keys list"
+                )
             self.audit.add(connection, "key_revoked", actor=actor, name=key_id)
 
     def rows(self) -> list[Record]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from ..adapter.attach import attach
 from ..adapter.checkpoint import load_adapter
 from ..diffusion.base_models import BASES, BaseModel, find_base, load_pipeline
+from ..diffusion.shards import find_device
 from ..errors import CheckpointError, RecipeMismatch, UsageError
 from ..files import read_json
 from ..users.store import EmbeddingStore
@@ -49,6 +51,10 @@ class Recipe:
             raise UsageError(f"For unknown people choose one of: {', '.join(UNKNOWN)}.")
         if self.name == "":
             raise UsageError("The name of the model is empty.")
+        if self.guidance is not None and not 0 <= self.guidance < inf:
+            raise UsageError(f"guidance must be a finite number of at least 0; saw {self.guidance}.")
+        if min(self.max_steps, 1 if self.steps is None else self.steps) < 1:
+            raise UsageError(f"steps and max_steps must be at least 1; saw {self.steps} and {self.max_steps}.")
         if self.in_words and self.embeddings is not None:
             raise UsageError("--in-words needs no vectors: people are known by their profiles. Leave out --embeddings.")
 
@@ -57,6 +63,7 @@ def load(recipe: Recipe) -> Loaded:
     """Raises CheckpointError, RecipeMismatch, TaxonomyMismatch, UsageError."""
     base, source = base_of(recipe.base)
     how = {"device": own_device(), **({"source": source} if source else {}), **recipe.how}
+    find_device(how["device"])
     adapter = load_adapter(recipe.adapter, base=base.name, in_words=recipe.in_words)
     store = None if recipe.embeddings is None else EmbeddingStore.load(recipe.embeddings)
     trained = adapter.config.recipe
@@ -94,6 +101,11 @@ def base_of(name: str) -> tuple[BaseModel, str | None]:
     folder = Path(name)
     if name in BASES or not folder.is_dir():
         return find_base(name), None
+    if not (folder / "unet" / "config.json").is_file():
+        raise CheckpointError(
+            f"{name} is no base model: it has no unet/config.json.",
+            hint=f"Give --base a folder that diffusers wrote, or one of: {', '.join(BASES)}.",
+        )
     config = read_json(folder / "unet" / "config.json", what="a base model's UNet", fault=CheckpointError)
     width = config.get("cross_attention_dim")
     row = next((base for base in BASES.values() if base.context_dim == width), None)

@@ -7,6 +7,7 @@ people by identifiers of its own, and no account sees people of another.
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
 
 from sqlalchemy import delete, func, select
 
@@ -17,9 +18,10 @@ from ..users.policy import banned_categories, united_bans
 from ..users.profile import UserProfile
 from .audit import Audit
 from .database import PEOPLE, Database, now
-from .sealing import Seal
+from .sealing import OTHER_KEY, Seal
 
 MOST_LETTERS = 64  # of an account or an identifier
+LOOKED_AT = 8  # people who say whether the key is theirs; of one, the stored bytes may be damaged
 
 
 class People:
@@ -27,6 +29,22 @@ class People:
 
     def __init__(self, database: Database, seal: Seal) -> None:
         self.database, self.seal, self.audit = database, seal, Audit(database)
+
+    @classmethod
+    def of(cls, database: Database, key_file: Path) -> People:
+        """With the key of the environment or of a file, which is made for a database without people.
+
+        Raises UsageError where there is no key for people who are stored, or another one: they would all be strangers.
+        """
+        with database.begin() as connection:
+            rows = connection.execute(select(PEOPLE.c.name, PEOPLE.c.sealed).limit(LOOKED_AT)).all()
+        try:
+            seal = Seal.of_environment(key_file, makes=not rows)
+        except UsageError as err:
+            raise UsageError(err.args[0], hint=err.hint or OTHER_KEY) from None
+        if rows and not any(_opens(seal, row.sealed, row.name) for row in rows):
+            raise UsageError("The people of this database were stored under another key.", hint=OTHER_KEY)
+        return cls(database, seal)
 
     def find(self, account: str, identifier: str) -> UserProfile | None:
         """The profile of a person; None for a stranger. Raises ProfileError where it cannot be read."""
@@ -66,6 +84,13 @@ class People:
         if record is None:
             raise _stranger()
         return {**record, "audit": self.audit.rows(name)}
+
+    def require(self, account: str, identifier: str) -> UserProfile:
+        """The profile of a person. Raises UnknownUser for a stranger."""
+        profile = self.find(account, identifier)
+        if profile is None:
+            raise _stranger()
+        return profile
 
     def erase(self, account: str, identifier: str, *, actor: str) -> None:
         """Take a person out. From then on the person is a stranger, and no stranger is drawn for without limits.
@@ -141,6 +166,14 @@ def _united(before: UserProfile, more: UserProfile) -> UserProfile:
         return before.model_copy(update=changed)
     except ValueError as err:
         raise ProfileError(f"The two profiles do not fit together: {str(err).splitlines()[0]}") from None
+
+
+def _opens(seal: Seal, sealed: bytes, name: str) -> bool:
+    try:
+        seal.opened(sealed, name=name)
+    except ProfileError:
+        return False
+    return True
 
 
 def _stranger() -> UnknownUser:

@@ -26,7 +26,7 @@ from ..files import Record
 from .artist import Blocked
 from .engine import Busy, Closed
 
-DOCS = "docs/SERVING.md"
+NO_STATUS = 499  # the client left before there was one
 
 
 class ApiError(Exception):

@@ -19,6 +19,7 @@ from ..users.pseudonym import KEY_BYTES, read_key
 
 VARIABLE = "PSALIGN_SERVE_KEY"
 NONCE_BYTES = 12
+OTHER_KEY = f"Give the key that this database was made with ({VARIABLE} or --key-file)."
 
 
 class Seal:
@@ -28,13 +29,13 @@ class Seal:
         self._cipher, self._names = AESGCM(_derived(secret, b"seal")), _derived(secret, b"names")
 
     @classmethod
-    def of_environment(cls, key_file: Path) -> Seal:
-        """With the secret of PSALIGN_SERVE_KEY (hexadecimal or base64); else that of a file, made where there is none.
+    def of_environment(cls, key_file: Path, *, makes: bool = True) -> Seal:
+        """With the secret of PSALIGN_SERVE_KEY (hexadecimal or base64); else that of a file.
 
-        Raises UsageError for what is no such secret.
+        makes: whether a file that is not there is made. Raises UsageError for what is no such secret.
         """
         said = os.environ.get(VARIABLE)
-        return cls(read_key(key_file) if said is None else _secret(said))
+        return cls(read_key(key_file, makes=makes) if said is None else _secret(said))
 
     def sealed(self, record: Record, *, name: str) -> bytes:
         """A record that only this seal opens, and only under the same name."""
@@ -48,7 +49,7 @@ class Seal:
         except (InvalidTag, ValueError):
             raise ProfileError(
                 "A stored person cannot be read: the key is another one, or the stored bytes were changed.",
-                hint=f"Give the key that this database was made with ({VARIABLE} or --key-file).",
+                hint=OTHER_KEY,
             ) from None
         record: Record = json.loads(plain)
         return record

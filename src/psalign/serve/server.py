@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from typing import Any
 
 import uvicorn
 
+from ..errors import OutputError
 from .app import create_app
 from .logs import LOG, log_to_stderr
 from .service import Loaded, Service
 
+BACKLOG = 2048  # connections that wait to be taken in
 AFTER_S = 5  # for the answers of rows that were given up
 
 
@@ -58,11 +61,27 @@ class Server(uvicorn.Server):
 
 
 def serve(service: Service, load: Callable[[], Loaded], listening: Listening) -> None:
-    """Listen until a signal. Raises what kept the model from loading."""
+    """Listen until a signal. Raises OutputError where it cannot listen, and what kept the model from loading."""
     log_to_stderr()
+    place = bound(listening)  # before the model is loaded, which takes long
     server = Server(service, listening)
     service.start(load, on_failure=server.stop)
-    server.run()
+    server.run(sockets=[place])
     service.people.database.close()
     if service.failure is not None:
         raise service.failure
+
+
+def bound(listening: Listening) -> socket.socket:
+    """A socket that listens. Raises OutputError."""
+    host, port = listening.host, listening.port
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
+        )
+    except OSError as err:
+        why = str(err.strerror or err).partition(" (while")[0]  # the library repeats the address
+        raise OutputError(
+            f"The service cannot listen on {host}, port {port}: {why}.",
+            hint="Give another --port (0: any free one), or --host an address of this machine (0.0.0.0: all of them).",
+        ) from None

@@ -19,9 +19,8 @@ from .keys import ApiKeys, Caller, RateLimits
 from .logs import LOG, tell_failure
 from .metrics import Metrics
 from .people import People
-from .replies import ApiError
+from .replies import ApiError, error_of
 from .requests import ImageRequest, Offer, partial_steps, preview_profile, seeds_of
-from .sealing import Seal
 from .waiting import Row, Work
 from .whose import Source, Strangers, Whose
 
@@ -76,7 +75,7 @@ class Service:
     def of(cls, keeping: Keeping, settings: EngineSettings) -> Service:
         """A service that has no model yet. Raises OutputError, UsageError."""
         database, metrics = Database(keeping.people), Metrics()
-        people, keys = People(database, Seal.of_environment(keeping.key_file)), ApiKeys(database)
+        people, keys = People.of(database, keeping.key_file), ApiKeys(database)
         return cls(people, keys, Engine(settings, metrics), metrics, timeout_s=keeping.timeout_s)
 
     def start(self, load: Callable[[], Loaded], on_failure: Callable[[], None] = lambda: None) -> None:
@@ -96,6 +95,8 @@ class Service:
         self.loaded = loaded
         self.engine.start(loaded.artist)
         LOG.info("ready", extra={"psalign": {"event": "ready"}})
+        if not any(row["revoked_at"] is None for row in self.keys.rows()):
+            LOG.warning("nobody can ask: no API key (psalign serve keys make)", extra={"psalign": {"event": "no_keys"}})
 
     @property
     def is_ready(self) -> bool:
@@ -137,6 +138,14 @@ class Service:
         rows = [Row(caller.account, kind, work, shown, on_partial) for work in works]
         self.engine.submit(rows)
         return Order(rows, seeds, whose.source)
+
+    def error_for(self, err: Exception) -> ApiError:
+        """The answer for an error, counted; faults, which an operator must see, are logged."""
+        error = error_of(err)
+        self.metrics.refuse(error.reason)
+        if error.reason in ("failed", "database"):
+            tell_failure("a picture failed" if error.reason == "failed" else "no database", err, event=error.reason)
+        return error
 
     def _whose(self, request: ImageRequest, caller: Caller, strangers: Strangers) -> Whose:
         identifier, asked = request.identifier, request.limits or ()

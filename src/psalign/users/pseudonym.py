@@ -28,11 +28,13 @@ def pseudonym(user_id: str, key: bytes) -> str:
     return "u" + hmac.new(key, user_id.encode(), hashlib.sha256).hexdigest()[:16]
 
 
-def read_key(path: Path) -> bytes:
-    """The key of a file, made and written (readable by its owner only) where there is none.
+def read_key(path: Path, *, makes: bool = True) -> bytes:
+    """The key of a file. Where there is none, it is made and written, readable by its owner only.
 
-    Raises UsageError.
+    makes: false, where what an earlier key sealed needs that key. Raises UsageError.
     """
+    if not path.exists() and not makes:
+        raise UsageError(f"There is no key at {path}, and what is stored was sealed by one.")
     if not path.exists():
         write_text(path, secrets.token_hex(KEY_BYTES) + "\n", private=True)
     try:
