@@ -64,6 +64,8 @@ def serve(service: Service, load: Callable[[], Loaded], listening: Listening) ->
     """Listen until a signal. Raises OutputError where it cannot listen, and what kept the model from loading."""
     log_to_stderr()
     place = bound(listening)  # before the model is loaded, which takes long
+    address, port = place.getsockname()[:2]
+    LOG.info("listening", extra={"psalign": {"event": "listening", "host": address, "port": port}})
     server = Server(service, listening)
     service.start(load, on_failure=server.stop)
     server.run(sockets=[place])
