@@ -13,8 +13,9 @@ import torch
 
 from ..categories import category_names
 from .prompt import PromptAdapter
-from .text import encode_texts
-from .users import Phrases, RowUsers
+from .reading import read_prompt
+from .text import as_seen, encode_texts
+from .users import CheckedUsers, Phrases, RowUsers
 
 VECTOR = "the user's vector"  # a source of matches that has no words
 
@@ -45,6 +46,7 @@ class Explanation:
 
     prompt: the prompt that was given. softened: the first word of each cause, in the order of the prompt; empty where
     no text state changes. changes: [T], the distance by which each token's state moves, as a share of its length.
+    read: words in look-alike letters, each as it was typed and as it was read.
     """
 
     prompt: str
@@ -52,11 +54,12 @@ class Explanation:
     changes: tuple[float, ...]
     words: tuple[str, ...] = ()
     matches: tuple[float, ...] = ()
+    read: tuple[tuple[str, str], ...] = ()
 
     @property
     def lines(self) -> tuple[str, ...]:
         """Sentences for people."""
-        return tuple(one.line for one in self.softened)
+        return (*(f"read: '{typed}' as '{seen}'" for typed, seen in self.read), *(one.line for one in self.softened))
 
 
 @torch.no_grad()
@@ -65,15 +68,16 @@ def explain_texts(
     pipe: Any,
     prompts: str | Sequence[str],
     users: RowUsers,
-    phrases: Sequence[Phrases],
+    checked: CheckedUsers,
     **options: Any,
 ) -> list[Explanation]:
-    """An explanation for each prompt. users: one per prompt; phrases: their limits in words, in the order of
-    users.limits. options: more parameters of the pipeline's encode_prompt."""
+    """An explanation for each prompt. users: one per prompt, with the states of their limits; checked: the same users
+    as they were given. options: more parameters of the pipeline's encode_prompt."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    texts = encode_texts(pipe, prompts, **options)
+    seen, second = as_seen(prompts, options.pop("prompt_2", None), checked.is_limited)
+    texts = encode_texts(pipe, seen, **options, **({} if second is None else {"prompt_2": second}))
     found = []
-    for row, prompt in enumerate(prompts):
+    for row, (prompt, text) in enumerate(zip(prompts, seen, strict=True)):
         states, one = texts.prompt_embeds[row : row + 1], users[row : row + 1]
         pooled = None if texts.pooled_prompt_embeds is None else texts.pooled_prompt_embeds[row : row + 1]
         logits = adapter.match(states, one)
@@ -81,10 +85,11 @@ def explain_texts(
         within, own = (adapter.matcher.matches(x, one.to(adapter), sharp=True)[0] for x in logits)  # [T, S]
         matches = torch.where((own > 0).any(0), own, within)
         moved = ((changed - states).float().norm(dim=-1) / states.float().norm(dim=-1).clamp(min=1e-6))[0].tolist()
-        causes = _causes(adapter, logits[0].shape[-1], phrases[row])
-        words = _words(pipe, prompt, len(moved))
-        largest = tuple(matches.amax(-1).tolist())
-        found.append(Explanation(prompt, _softened(matches, causes, words, moved), tuple(moved), tuple(words), largest))
+        causes = _causes(adapter, logits[0].shape[-1], checked.phrases[row])
+        words = _words(pipe, text, len(moved))
+        softened, largest = _softened(matches, causes, words, moved), tuple(matches.amax(-1).tolist())
+        read = () if text == prompt else read_prompt(prompt).words
+        found.append(Explanation(prompt, softened, tuple(moved), tuple(words), largest, read))
     return found
 
 

@@ -31,6 +31,7 @@ from .recognition import Found, KnownText, digests_of, live_texts, recognise
 from .text import (
     Texts,
     accepted_by,
+    as_seen,
     encode_texts,
     require_fit,
     require_one_text,
@@ -98,6 +99,7 @@ class AttachedAdapter:
     ) -> dict[str, Any]:
         """The text of one call: `pipe(**psa.encode(pipe, prompts, users), ...)`, in place of prompts.
 
+        Where a user limits anything, words in look-alike letters are read as they look (adapter/reading.py).
         pipe: the pipeline that will draw. users: one per prompt, `EmbeddingStore.batch(user_ids)`, None for a prompt
         with no user; or vectors [B, llm_dim] with recipe=, the fingerprint of how they were made; or None for limits
         alone. limits: more limits in words, a list of phrases for each prompt; they add to those of the users.
@@ -113,11 +115,14 @@ class AttachedAdapter:
                 "works inside the UNet.",
                 hint="Attach the adapter to this pipeline, or use an adapter of kind 'prompt'.",
             )
-        texts = encode_texts(pipe, prompts, negative_prompt, **options)
-        self.guard(pipe)
         checked = check_users(self.adapter, users, recipe=recipe, scale=scale, limits=limits)
         if self._terms is None:
-            require_one_text(prompts, options.get("prompt_2"), checked.rows.strength > 0)
+            second = options.get("prompt_2")
+            require_one_text(prompts, second, checked.rows.strength > 0)
+            prompts, second = as_seen(prompts, second, checked.is_limited)
+            options |= {} if second is None else {"prompt_2": second}
+        texts = encode_texts(pipe, prompts, negative_prompt, **options)
+        self.guard(pipe)
         made = self._made(texts, self._with_limits(pipe, checked, options))
         known, passed = made["cross_attention_kwargs"][KEY], accepted_by(pipe, made)
         is_direct = getattr(denoiser, "_orig_mod", denoiser) is self.unet
@@ -168,7 +173,7 @@ class AttachedAdapter:
             raise GuardError("Only adapters of kind 'prompt' know which words they soften.")
         checked = check_users(self.adapter, users, recipe=recipe, scale=1.0, limits=limits)
         rows = self._with_limits(pipe, checked, options)
-        return explain_texts(self.adapter, pipe, prompts, rows, checked.phrases, **options)
+        return explain_texts(self.adapter, pipe, prompts, rows, checked, **options)
 
     def _with_limits(self, pipe: Any, checked: CheckedUsers, options: dict[str, Any]) -> RowUsers:
         phrases = sorted({phrase for row in checked.phrases for phrase, _ in row})

@@ -18,6 +18,7 @@ import torch
 from ..errors import GuardError
 from .adapter import PSAAdapter
 from .prompt import PromptAdapter
+from .reading import read_prompt
 from .users import RowUsers
 
 
@@ -214,6 +215,23 @@ def require_one_text(prompts: str | Sequence[str], second: str | Sequence[str | 
             "'prompt' was trained with one text for both text encoders.",
             hint="Leave prompt_2 out and write all of it in the prompt.",
         )
+
+
+def as_seen(
+    prompts: str | Sequence[str], second: str | Sequence[str | None] | None, is_limited: Sequence[bool]
+) -> tuple[Any, Any]:
+    """Prompts, and the same for a second text encoder, as a person sees them in rows whose user limits anything.
+
+    is_limited: [B]. Prompts that are no texts, or not B, stay as they are: they are refused where they are encoded.
+    """
+    rows = [prompts] if isinstance(prompts, str) else list(prompts or ())
+    if len(rows) != len(is_limited) or not all(isinstance(row, str) for row in rows):
+        return prompts, second
+    read = [read_prompt(row).text if limited else row for row, limited in zip(rows, is_limited, strict=True)]
+    if second is None:
+        return read, None
+    others = _per_row("prompt_2", second, len(rows))
+    return read, [one if other == row else other for one, other, row in zip(read, others, rows, strict=True)]
 
 
 def _per_row(name: str, value: str | Sequence[str | None] | None, rows: int) -> list[str | None]:

@@ -71,6 +71,16 @@ class CheckedUsers:
     rows: RowUsers
     phrases: tuple[Phrases, ...] = field(repr=False)
 
+    @property
+    def is_limited(self) -> list[bool]:
+        """For each row, whether anything may be softened: a category or phrase is limited, or the list is not known."""
+        rows = self.rows
+        assert rows.bans is not None
+        assert rows.is_known is not None
+        some = (rows.bans.sum(1) > 0) | ~rows.is_known | torch.tensor([bool(one) for one in self.phrases])
+        limited: list[bool] = (some & (rows.strength > 0)).tolist()
+        return limited
+
 
 def check_users(
     adapter: PSAAdapter,
