@@ -24,7 +24,7 @@ from .diffusion.shards import Shard
 from .errors import GenerationError, PSAlignError, UsageError, reason_of
 from .files import Record
 from .locks import locked
-from .sage import download
+from .sage import download, limit_rows
 from .users import language_model
 from .users.language_model import MINILM, ResumableEmbedder, TransformersEmbedder
 from .users.profile import load_profiles
@@ -44,7 +44,7 @@ class Sources:
     data, embeddings: folders of captions and vectors, filled where they are empty. out, cache: folders of the run.
     model, variant: place and variant of the base model; None: the usual ones.
     llm: language model of the vectors; None: the small one, where it is installed.
-    rows: the most captions to train on; None: all.
+    rows: the most captions to train on; None: all. noise_share: that of the training, which adds captions.
     """
 
     data: Path
@@ -55,6 +55,7 @@ class Sources:
     variant: str | None = None
     llm: str | None = None
     rows: int | None = None
+    noise_share: float = 0.0
 
 
 def prepare(sources: Sources, base_name: str, shard: Shard) -> tuple[Sources, EmbeddingStore]:
@@ -133,6 +134,8 @@ def _written(sources: Sources, base: BaseModel) -> str:
     rows = count["train/metadata.jsonl"] + count["val/metadata.jsonl"]
     if sources.rows is not None:
         rows = min(rows, sources.rows + max(1, sources.rows // 10))
+    limited = min(rows, limit_rows.MOST_ROWS)
+    rows += round(2 * (rows + limited) * sources.noise_share / (1 - sources.noise_share))  # a copy has two captions
     size = rows * STATE_BYTES * (77 * base.context_dim + base.pooled_dim)
     return f"Written: text states of at most {rows:,} captions, {size / 1e9:.1f} GB, to {sources.cache}."
 

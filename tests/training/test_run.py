@@ -96,6 +96,24 @@ def test_a_corrected_setting_is_answered_before_anything_is_encoded(small_run, t
     assert not (tmp_path / "first-2/cache").exists()
 
 
+def test_disturbed_captions_are_more_rows_of_the_training_split_alone(small_run, tmp_path):
+    users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_pipeline("mini")
+
+    def load(split, share):
+        preset = load_preset("mini-quickstart", changes=[f"prompt.training.noise_share={share}"])
+        source = RowSource(small_run[0] / "data", tmp_path / "cache", split, most=60)
+        return load_captions(source, pipeline, users, preset=preset)
+
+    plain, noisy, again = load("train", 0), load("train", 0.25), load("train", 0.25)
+    copies = noisy.rows[len(plain) :]
+    assert noisy.rows[: len(plain)] == plain.rows
+    assert 0.6 * len(plain) / 3 < len(copies) <= round(len(plain) / 3)
+    assert {copy.user_id for copy in copies} <= {row.user_id for row in plain.rows}
+    assert not {copy.caption for copy in copies} & {row.caption for row in plain.rows}
+    assert again.name == noisy.name != plain.name
+    assert load("val", 0.25).name == load("val", 0).name
+
+
 def test_captions_do_not_train_a_published_adapter(small_run, tmp_path):
     users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_pipeline("mini")
     preset = load_preset("mini-quickstart")

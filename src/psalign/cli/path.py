@@ -117,8 +117,9 @@ def _sources_and_users(
     arguments.data, embeddings = PUBLISHED_CAPTIONS, arguments.embeddings or PUBLISHED_VECTORS
     given_ones = given(arguments, "model", "variant", "llm", "rows")
     wanted = Sources(
-        arguments.data, embeddings, arguments.out, arguments.cache or arguments.out / "cache", **given_ones
-    )
+        arguments.data, embeddings, arguments.out, arguments.cache or arguments.out / "cache",
+        noise_share=config.noise_share, **given_ones,
+    )  # fmt: skip
     sources, users = prepare(wanted, preset.get("base", "mini"), shard)
     arguments.model = sources.model
     return sources, users

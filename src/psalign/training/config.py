@@ -61,6 +61,7 @@ class TrainingConfig:
     match_weight: of the loss that asks the matcher for a match where a caption must change and for none elsewhere.
     list_dropout: share of rows whose ban list is hidden, so that the user's vector alone must do; all other rows go by
     the list. limit_share: share of rows with limits in words, where a dataset has rows of both kinds.
+    noise_share: share of rows that are copies with disturbed captions (sage/noisy_rows.py), at most one half.
     text_memory_gb: text states are held in memory up to so many GB, and beyond it read from disk as they are needed.
     """
 
@@ -108,6 +109,7 @@ class TrainingConfig:
     match_weight: float = 0.1
     list_dropout: float = 0.5
     limit_share: float = 0.5
+    noise_share: float = 0.0
     text_memory_gb: float = 2.0
     seed: int = 0
 
@@ -173,10 +175,11 @@ _CHOICES = {
 _POSITIVE = ("steps", "batch_size", "lr", "accumulation", "save_every", "keep", "log_every", "snr_gamma",
              "queries_per_layer")  # fmt: skip
 _SHARES = ("caption_dropout", "user_dropout", "rewritten_share", "visual_share", "list_dropout", "limit_share",
-           "spread_floor")  # fmt: skip
+           "noise_share", "spread_floor")  # fmt: skip
 _MOST = {
     "lr": 1.0, "weight_decay": 1.0, "steps": 10**8, "batch_size": 1 << 16, "accumulation": 1 << 16,
     "warmup_steps": 10**8, "reference_draws": 1 << 16, "validation_pairs": 10**6, "validation_pictures": 1 << 10,
+    "noise_share": 0.5,
 }  # fmt: skip
 _NOT_NEGATIVE = (
     "beta", "dpo_weight", "anchor_weight", "safe_anchor_weight", "visual_weight", "weight_decay", "clip",

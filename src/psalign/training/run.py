@@ -37,6 +37,7 @@ from ..sage.cache.texts import build_texts
 from ..sage.caption_rows import caption_rows, is_caption_file, read_caption_rows
 from ..sage.dataset import has_rows, load_split
 from ..sage.limit_rows import limit_rows
+from ..sage.noisy_rows import Window, noisy_rows
 from ..sage.preference import unsafe_is_chosen
 from ..sage.rows import SageRow
 from ..sage.share import Share
@@ -114,6 +115,8 @@ def load_captions(source: RowSource, pipeline: Any, users: EmbeddingStore, *, pr
         found = list(spread(source.read(users, most=None, has_pictures=False), most))
         rows = caption_rows(found) + (limit_rows(data / source.split, found)[:most] if is_train else [])
     shard, config = Shard(), training_config(preset or {}, "prompt")
+    if is_train and config.noise_share:
+        rows = [*rows, *noisy_rows(rows, _window(pipeline.tokenizer), share=config.noise_share)]
     captions = {text for row in rows for text in (row.caption, row.chosen_caption, row.other_caption or "")}
     texts = build_texts(sorted(captions), pipeline, source.cache, share=Share(shard.index, shard.count, shard.wait))
     phrases = sorted({phrase for row in rows for phrase in row.limits or ()})
@@ -122,6 +125,13 @@ def load_captions(source: RowSource, pipeline: Any, users: EmbeddingStore, *, pr
         rows, texts, users, caption_tokens(pipeline.tokenizer, texts),
         phrases=states, memory_gb=config.text_memory_gb, compare=source.split == "val",
     )  # fmt: skip
+
+
+def _window(tokenizer: Any) -> Window:
+    """What the text encoder behind a tokenizer reads."""
+    return Window(
+        lambda texts: [len(ids) for ids in tokenizer(texts, verbose=False).input_ids], tokenizer.model_max_length
+    )
 
 
 def spread(rows: Sequence[SageRow], most: int | None) -> Sequence[SageRow]:
