@@ -102,7 +102,8 @@ def guard_share(unet: Any, inputs: dict[str, Any], base_seconds: float, rounds: 
     negative, prompts = states.chunk(2)
     plain, pooled_prompts = (None, None) if pooled is None else pooled.chunk(2)
     users = RowUsers(torch.zeros(len(prompts), 1), torch.ones(len(prompts)))
-    text = KnownText(Texts(prompts, negative, pooled_prompts, plain), users, owner=None)
+    texts = Texts(prompts, negative, pooled_prompts, plain)
+    text = KnownText(texts, users, owner=None, changed=[True] * len(prompts))
     taken = []
     for _ in range(rounds + WARM_UP):
         started = time.perf_counter()

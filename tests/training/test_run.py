@@ -138,27 +138,29 @@ def test_only_the_pairs_that_are_asked_for_need_pictures(small_run, tmp_path):
     assert len(pairs.cache.pictures) == 4
 
 
+def weights_of(folder):
+    """All weights of an adapter, in one vector."""
+    return torch.cat([weight.float().flatten() for weight in load_adapter(folder).state_dict().values()])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("objective", ["captions", "pictures"])
 def test_on_a_gpu_a_run_that_stopped_ends_as_one_that_did_not(small_run, tmp_path, objective):
-    """And every part of the pipeline is on the GPU afterwards, to draw with."""
+    """But for roundings, which vary there. Every part of the pipeline is on the GPU afterwards, to draw with."""
     users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_pipeline("mini", device="cuda")
     most = 8 if objective == "pictures" else None
     given = (f"objective={objective}", "batch_size=4", "save_every=2", "schedule=constant_with_warmup")
     changes = [f"prompt.training.{setting}" for setting in given]
-    trained = []
-    for name, parts in (("whole", (4,)), ("stopped", (2, 4))):
-        for steps in parts:
-            preset = load_preset("mini-quickstart", changes=[*changes, f"prompt.training.steps={steps}"])
-            rows, unseen = (
-                load_rows(RowSource(small_run[0] / "data", tmp_path / "cache", split, most=most), pipeline, users,
-                          kind="prompt", preset=preset)
-                for split in ("train", "val")
-            )  # fmt: skip
-            train_adapter(preset, "prompt", pipeline, rows, users, tmp_path / name, unseen=unseen)
-            (tmp_path / name / "adapter").rename(tmp_path / f"{name}-{steps}")
-        trained.append(load_adapter(tmp_path / f"{name}-4").state_dict())
+    for name, steps in (("whole", 6), ("stopped", 2), ("stopped", 6)):
+        preset = load_preset("mini-quickstart", changes=[*changes, f"prompt.training.steps={steps}"])
+        rows, unseen = (
+            load_rows(RowSource(small_run[0] / "data", tmp_path / "cache", split, most=most), pipeline, users,
+                      kind="prompt", preset=preset)
+            for split in ("train", "val")
+        )  # fmt: skip
+        train_adapter(preset, "prompt", pipeline, rows, users, tmp_path / name, unseen=unseen)
+        (tmp_path / name / "adapter").rename(tmp_path / f"{name}-{steps}")
         parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
         assert {part.device.type for part in parts} == {"cuda"}
-    for name, weight in trained[0].items():
-        torch.testing.assert_close(trained[1][name], weight, msg=name)
+    half, resumed, whole = (weights_of(tmp_path / name) for name in ("stopped-2", "stopped-6", "whole-6"))
+    assert (resumed - whole).norm() < 0.05 * (whole - half).norm()
