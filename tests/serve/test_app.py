@@ -17,6 +17,7 @@ from psalign import __version__
 from psalign.categories import category_names
 from psalign.errors import GuardError, OutputError
 from psalign.serve.artist import Blocked
+from psalign.serve.database import PEOPLE
 from psalign.serve.logs import JsonLines, tell_failure
 from psalign.serve.metrics import REASONS
 from psalign.serve.waiting import Work
@@ -333,6 +334,17 @@ def test_a_database_that_cannot_be_reached_is_503_and_the_log_says_so(run, monke
         assert answer.headers["x-request-id"] in JsonLines().format(caplog.records[-1])
         assert "anna" not in answer.text + JsonLines().format(caplog.records[-1])
     assert refusals(place)["database"] == 2
+
+
+@pytest.mark.parametrize("unknown", ["refuse", "strictest"])
+def test_a_stored_person_who_cannot_be_read_is_a_fault_here_and_not_of_the_request(run, caplog, unknown):
+    place = run(unknown=unknown)
+    with place.service.people.database.begin() as connection:
+        connection.execute(PEOPLE.update().values(sealed=b"damaged" * 9))
+    answer = place.post(safety_identifier="anna")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "server_error")
+    assert json.loads(JsonLines().format(caplog.records[-1]))["error"] == "Unreadable"
+    assert not place.artist.batches
 
 
 def test_a_fault_of_the_program_is_an_error_object_too(run, monkeypatch):

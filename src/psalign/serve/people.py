@@ -18,7 +18,7 @@ from ..users.policy import banned_categories, united_bans
 from ..users.profile import UserProfile
 from .audit import Audit
 from .database import PEOPLE, Database, now
-from .sealing import OTHER_KEY, Seal
+from .sealing import OTHER_KEY, Seal, Unreadable
 
 MOST_LETTERS = 64  # of an account or an identifier
 LOOKED_AT = 8  # people who say whether the key is theirs; of one, the stored bytes may be damaged
@@ -47,7 +47,7 @@ class People:
         return cls(database, seal)
 
     def find(self, account: str, identifier: str) -> UserProfile | None:
-        """The profile of a person; None for a stranger. Raises ProfileError where it cannot be read."""
+        """The profile of a person; None for a stranger. Raises Unreadable."""
         record = self._record(self.seal.name(account, identifier))
         return None if record is None else UserProfile(**record["profile"])
 
@@ -171,7 +171,7 @@ def _united(before: UserProfile, more: UserProfile) -> UserProfile:
 def _opens(seal: Seal, sealed: bytes, name: str) -> bool:
     try:
         seal.opened(sealed, name=name)
-    except ProfileError:
+    except Unreadable:
         return False
     return True
 

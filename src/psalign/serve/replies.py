@@ -25,6 +25,7 @@ from ..errors import (
 from ..files import Record
 from .artist import Blocked
 from .engine import Busy, Closed
+from .sealing import Unreadable
 
 NO_STATUS = 499  # the client left before there was one
 
@@ -80,6 +81,8 @@ def error_of(err: BaseException) -> ApiError:
         return ApiError(503, "unavailable", message, reason="database", retry_after_s=5)
     if isinstance(err, LimitError):
         return ApiError(400, "invalid_value", err.args[0], param="limits")
+    if isinstance(err, Unreadable):
+        return ApiError(500, "server_error", "What is stored of this person cannot be read.", reason="failed")
     if isinstance(err, ProfileError):
         return ApiError(400, "invalid_value", "The profile cannot be read.", param="profile")
     if isinstance(err, GuardError):

@@ -22,6 +22,10 @@ NONCE_BYTES = 12
 OTHER_KEY = f"Give the key that this database was made with ({VARIABLE} or --key-file)."
 
 
+class Unreadable(ProfileError):
+    """What is stored of a person cannot be opened: no fault of who asks."""
+
+
 class Seal:
     """One secret of 32 bytes, from which a key for sealing and a key for names are derived."""
 
@@ -43,11 +47,11 @@ class Seal:
         return nonce + self._cipher.encrypt(nonce, json.dumps(record).encode(), name.encode())
 
     def opened(self, sealed: bytes, *, name: str) -> Record:
-        """The record. Raises ProfileError where it was changed, moved to another name, or sealed by another key."""
+        """The record. Raises Unreadable where it was changed, moved to another name, or sealed by another key."""
         try:
             plain = self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode())
         except (InvalidTag, ValueError):
-            raise ProfileError(
+            raise Unreadable(
                 "A stored person cannot be read: the key is another one, or the stored bytes were changed.",
                 hint=OTHER_KEY,
             ) from None
