@@ -65,7 +65,7 @@ def test_nothing_about_a_person_can_be_read_at_rest(people, place, tmp_path):
     with people.database.begin() as connection:
         rows = str([connection.execute(text(f"SELECT * FROM {table}")).all() for table in ("people", "audit")])
     held = b"".join(path.read_bytes() for path in tmp_path.iterdir()) + rows.encode()
-    for word in (b"mail@example", b"Islam", b"tarantula", b"Violence", b"41,"):
+    for word in (b"mail@example", b"Islam", b"tarantula", b"Violence", b'"age"'):
         assert word not in held
 
 
