@@ -17,17 +17,17 @@ LLM_DIM = 12
 RECIPE = "tests"
 
 
-def tiny_unet(*, seed: int = 0, context_dim: int = 16) -> UNet2DConditionModel:
-    """A UNet with random weights and cross-attentions at two depths."""
+def tiny_unet(*, seed: int = 0, context_dim: int = 16, blocks: int = 2) -> UNet2DConditionModel:
+    """A UNet with random weights and cross-attentions at two depths; with one block it compiles more quickly."""
     torch.manual_seed(seed)
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(8, 16),
+        block_out_channels=(8, 16)[:blocks],
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D",) * blocks,
+        up_block_types=("CrossAttnUpBlock2D",) * blocks,
         cross_attention_dim=context_dim,
         attention_head_dim=4,
         norm_num_groups=4,

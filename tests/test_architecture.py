@@ -107,6 +107,11 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def statements(tree: ast.AST, *, at_import: bool) -> Iterator[ast.AST]:
     """All nodes; with at_import, only those that run when the module is imported."""
     for node in ast.iter_child_nodes(tree):
@@ -146,7 +151,7 @@ def forbidden_imports(path: Path, tree: ast.AST) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_rooms_import_only_what_they_may(path):
-    wrong = forbidden_imports(path, ast.parse(path.read_text(encoding="utf-8")))
+    wrong = forbidden_imports(path, tree_of(path))
     assert not wrong, f"{name_of(path)} may not import {', '.join(wrong)}"
 
 
@@ -163,12 +168,12 @@ def defined(tree: ast.Module) -> set[str]:
 
 @cache
 def made_in(module: str) -> set[str]:
-    return defined(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8")))
+    return defined(tree_of(PACKAGE / f"{module}.py"))
 
 
 def taken_from_elsewhere(path: Path) -> list[str]:
     """What a file imports from a module of GROUND that only imports it itself."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     wrong = []
     for name in imported(path, tree) if path.is_relative_to(PACKAGE) else _absolute(tree):
         module, _, what = name.rpartition(".")
@@ -201,7 +206,7 @@ def circles(room: str) -> list[list[str]]:
     edges: dict[str, set[str]] = {}
     for module, path in files.items():
         inside = f"psalign.{room}."
-        names = imported(path, ast.parse(path.read_text(encoding="utf-8")))
+        names = imported(path, tree_of(path))
         named = [name.removeprefix(inside) for name in names if name.startswith(inside)]
         edges[module] = {known for known in files for name in named if name == known or name.startswith(f"{known}.")}
     found: list[list[str]] = []
@@ -240,13 +245,13 @@ def test_circles_are_found(tmp_path, monkeypatch):
 def test_optional_libraries_are_imported_inside_functions(path):
     room = room_of(module_of(path))
     banned = OPTIONAL | (HEAVY if room in LIGHT else set())
-    tops = {name.split(".")[0] for name in imported(path, ast.parse(path.read_text(encoding="utf-8")), at_import=True)}
+    tops = {name.split(".")[0] for name in imported(path, tree_of(path), at_import=True)}
     assert not tops & banned, f"{name_of(path)} imports {', '.join(sorted(tops & banned))} at its top"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_nothing_is_read_fetched_or_set_up_at_import(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     main_blocks = [n for n in tree.body if isinstance(n, ast.If) and "__name__" in ast.unparse(n.test)]
     tree.body = [node for node in tree.body if node not in main_blocks]
     calls = {

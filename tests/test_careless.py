@@ -463,12 +463,17 @@ def state(root):
 ERRORS = {kind.__name__ for kind in PSAlignError.__subclasses__()} | {"PSAlignError"}
 
 
+@pytest.fixture(scope="module")
+def before(world):
+    """What each try must leave as it was."""
+    return state(world)
+
+
 @pytest.mark.parametrize(("line", "status", "message"), TRIES, ids=[line[:70] for line, _, _ in TRIES])
-def test_a_try_ends_in_one_message_and_changes_nothing(line, status, message, world, capsys, monkeypatch):
+def test_a_try_ends_in_one_message_and_changes_nothing(line, status, message, world, before, capsys, monkeypatch):
     import re
 
     monkeypatch.chdir(world)
-    before = state(world)
     seen = main([word if word != "''" else "" for word in line.split()])
     out, err = capsys.readouterr()
     assert seen in (status if isinstance(status, tuple) else (status,)), err

@@ -17,7 +17,7 @@ from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sa
 from psalign.users.language_model import PublishedEmbedder, TransformersEmbedder
 from taxonomies import CATEGORIES
 from tiny_language_model import save_language_model
-from tiny_pipelines import LLM_DIM, WHOLE, random_adapter, save_with_adapter
+from tiny_pipelines import LLM_DIM, PIPELINES, WHOLE, random_adapter, save_with_adapter
 
 ROOT = Path(__file__).parents[1]
 LAUNCHERS = sorted(path.stem for path in (ROOT / "launchers").glob("infer_*.sh"))
@@ -42,10 +42,10 @@ def folder(tmp_path_factory):
     where = tmp_path_factory.mktemp("launchers")
     store = EmbeddingStore.build([*sample_profiles(3, seed=1), *level_profiles()], StructuredEmbedder(LLM_DIM))
     store.save(where / "embeddings")
-    for base, make in WHOLE.items():
-        pipe = make()
+    whole = WHOLE["sd15"]()  # a published file is of every cross-attention
+    for base, pipe in {"sd15": whole, "sdxl": PIPELINES["sdxl"]()}.items():
         save_with_adapter(pipe, base, where, recipe=store.fingerprint)
-        write_published(random_adapter(pipe, "published"), where / f"{base}-published/psa_adapter.safetensors")
+    write_published(random_adapter(whole, "published"), where / "sd15-published/psa_adapter.safetensors")
     (where / "vectors").mkdir()
     for user_id in ("0000001", "level_5"):
         np.save(where / "vectors" / f"{user_id}.npy", store.vectors([user_id]))

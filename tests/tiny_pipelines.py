@@ -33,10 +33,11 @@ SIZE_PX = 32
 TOKENS = 40  # 77 in the real models; it decides half of the time of a test
 
 
-def sd15_pipeline(*, blocks: int = 4) -> StableDiffusionPipeline:
-    """Stable Diffusion 1.5's layout: 16 cross-attentions, text states of width 768. Pictures of 32 px.
+def sd15_pipeline(*, blocks: int = 2) -> StableDiffusionPipeline:
+    """Stable Diffusion 1.5's layout: text states of width 768, pictures of 32 px.
 
-    blocks: resolutions of the UNet; with 1 it has 4 cross-attentions and compiles five times as quickly.
+    blocks: resolutions of the UNet. The real one has 4 and 16 cross-attentions; with 1 or 2 there are 4, each kind of
+    block once. Most of a test's time goes into the number of layers, whatever their width.
     """
     return _fresh(_made_sd15(blocks), requires_safety_checker=False)
 
@@ -45,8 +46,10 @@ def sd15_pipeline(*, blocks: int = 4) -> StableDiffusionPipeline:
 def _made_sd15(blocks: int) -> StableDiffusionPipeline:
     torch.manual_seed(0)
     tokenizer = _tokenizer()
-    few = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
-    shape = {**_shape(), "layers_per_block": 1, **few} if blocks == 1 else _shape()
+    shape = _shape()
+    if blocks < 4:  # of the real UNet, the first block that reads the text and the last one that does not
+        down, up = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+        shape |= {"down_block_types": down[:blocks], "up_block_types": up[-blocks:], "layers_per_block": 1}
     unet = UNet2DConditionModel(
         block_out_channels=(8, 16, 16, 16)[:blocks], cross_attention_dim=768, attention_head_dim=2, **shape
     )
@@ -62,16 +65,17 @@ def _made_sd15(blocks: int) -> StableDiffusionPipeline:
     )
 
 
-def sdxl_pipeline(*, layers: tuple[int, int, int] = (1, 1, 2)) -> StableDiffusionXLPipeline:
+def sdxl_pipeline(*, layers: tuple[int, int, int] = (1, 1, 1), depth: int = 1) -> StableDiffusionXLPipeline:
     """SDXL's layout: two text encoders, text states of width 2048, pooled of 1280. Pictures of 32 px.
 
-    layers: transformer layers of each block. SDXL has (1, 2, 10), which makes 70 cross-attentions; the default has 17.
+    layers: transformer layers of each block. depth: residual layers of each block. SDXL has (1, 2, 10) and 2, which
+    makes 70 cross-attentions; the default has 7.
     """
-    return _fresh(_made_sdxl(layers), add_watermarker=False)
+    return _fresh(_made_sdxl(layers, depth), add_watermarker=False)
 
 
 @cache
-def _made_sdxl(layers: tuple[int, int, int]) -> StableDiffusionXLPipeline:
+def _made_sdxl(layers: tuple[int, int, int], depth: int) -> StableDiffusionXLPipeline:
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     unet = UNet2DConditionModel(
@@ -85,7 +89,7 @@ def _made_sdxl(layers: tuple[int, int, int]) -> StableDiffusionXLPipeline:
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=1280 + 6 * 8,
-        **_shape(),
+        **{**_shape(), "layers_per_block": depth},
     )
     return StableDiffusionXLPipeline(
         vae=_autoencoder(),
@@ -100,7 +104,8 @@ def _made_sdxl(layers: tuple[int, int, int]) -> StableDiffusionXLPipeline:
 
 
 PIPELINES = {"sd15": sd15_pipeline, "sdxl": sdxl_pipeline}
-WHOLE = {"sd15": sd15_pipeline, "sdxl": partial(sdxl_pipeline, layers=(1, 2, 10))}  # with every cross-attention
+# With every cross-attention.
+WHOLE = {"sd15": partial(sd15_pipeline, blocks=4), "sdxl": partial(sdxl_pipeline, layers=(1, 2, 10), depth=2)}
 
 
 def save_pipeline(pipeline: Any, folder: Path) -> Path:

@@ -13,7 +13,7 @@ from psalign.adapter.convert import LAYOUTS, read_published, write_ip_adapter, w
 from psalign.diffusion.base_models import BASES
 from psalign.errors import CheckpointError, UsageError
 from psalign.records import PUBLISHED_RECIPE
-from tiny_pipelines import WHOLE, draw, random_adapter, users
+from tiny_pipelines import PIPELINES, WHOLE, draw, random_adapter, users
 
 VECTORS = torch.stack([torch.from_numpy(vector) for vector in users().vectors])
 
@@ -51,8 +51,7 @@ def test_the_layouts_are_those_of_the_base_models():
     }
 
 
-@pytest.mark.parametrize("base", WHOLE)
-@pytest.mark.parametrize("n_tokens", [1, 3])
+@pytest.mark.parametrize(("base", "n_tokens"), [("sd15", 1), ("sd15", 3), ("sdxl", 1)])
 def test_a_published_file_comes_back_bit_for_bit(base, n_tokens, tmp_path):
     """Of three tokens the first alone: the published code reads no other."""
     adapter = random_adapter(WHOLE[base](), "published", n_tokens=n_tokens)
@@ -156,7 +155,7 @@ def test_another_base(published):
 @pytest.mark.parametrize(("base", "guidance"), [("sd15", 4.0), ("sd15", 1.0), ("sdxl", 4.0)])
 def test_it_computes_what_the_ip_adapter_attention_of_diffusers_computes(base, guidance, tmp_path):
     """One user at a time, which is all that diffusers can: the user vector is the "image embedding"."""
-    pipe = WHOLE[base]()
+    pipe = PIPELINES[base]()
     adapter = random_adapter(pipe, "published")
     write_ip_adapter(adapter, tmp_path / "ip.safetensors")
 

@@ -10,7 +10,7 @@ from commands import run
 from psalign.adapter.checkpoint import load_adapter, save_adapter
 from psalign.adapter.convert import read_published
 from psalign.users import EmbeddingStore, StructuredEmbedder, sample_profiles
-from tiny_pipelines import PIPELINES, random_adapter
+from tiny_pipelines import WHOLE, random_adapter
 
 LLM_DIM = 12
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     store = EmbeddingStore.build(sample_profiles(40, seed=1), LanguageModelLike(LLM_DIM))
     store.save(where / "vectors")
     store.save_npy(where / "npy")
-    adapter = random_adapter(PIPELINES["sd15"](), "published", llm_dim=LLM_DIM)
+    adapter = random_adapter(WHOLE["sd15"](), "published", llm_dim=LLM_DIM)
     adapter.register_to_config(recipe=store.fingerprint)
     save_adapter(adapter, where / "ours")
     return where

@@ -25,6 +25,7 @@ from tiny_pipelines import (
     PIPELINES,
     PROMPTS,
     SIZE_PX,
+    WHOLE,
     controlnet_of,
     draw,
     draw_text,
@@ -61,13 +62,22 @@ def alone(pipe, psa, i, **more):
 
 
 @pytest.mark.parametrize("kind", ["prompt", "published"])
-@pytest.mark.parametrize(("base", "guidance"), [("sd15", 4.0), ("sd15", 1.0), ("sdxl", 4.0)])
-def test_a_batch_of_users_is_the_users_one_by_one(base, kind, guidance):
-    pipe, psa = attached(base, kind)
+@pytest.mark.parametrize(
+    ("make", "guidance"),
+    [
+        pytest.param(PIPELINES["sd15"], 4.0, id="sd15-4"),
+        pytest.param(PIPELINES["sd15"], 1.0, id="sd15-1"),
+        pytest.param(PIPELINES["sdxl"], 4.0, id="sdxl-4"),
+        *(pytest.param(make, 4.0, id=f"whole {base}", marks=pytest.mark.slow) for base, make in WHOLE.items()),
+    ],
+)
+def test_a_batch_of_users_is_the_users_one_by_one(make, kind, guidance):
+    pipe = make()
+    psa = attach(pipe, random_adapter(pipe, kind))
     together = draw(pipe, psa, guidance_scale=guidance)
     for i in range(2):
         torch.testing.assert_close(together[i], alone(pipe, psa, i, guidance_scale=guidance), atol=1e-4, rtol=0)
-    assert (together - draw(PIPELINES[base](), guidance_scale=guidance)).abs().max() > 0.01
+    assert (together - draw(make(), guidance_scale=guidance)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize(("base", "kind"), BOTH)
@@ -215,7 +225,12 @@ def test_any_scheduler(kind, scheduler):
 
 @pytest.mark.parametrize("kind", ["prompt", "published"])
 @pytest.mark.parametrize(
-    ("base", "dtype"), [("sd15", torch.float16), ("sd15", torch.bfloat16), ("sdxl", torch.float16)]
+    ("base", "dtype"),
+    [
+        pytest.param("sd15", torch.float16, marks=pytest.mark.slow),
+        ("sd15", torch.bfloat16),
+        ("sdxl", torch.float16),
+    ],
 )
 def test_half_precision(base, kind, dtype):
     full_pipe, full_psa = attached(base, kind)
@@ -349,3 +364,5 @@ def test_compiled_once_for_every_scale_and_user(kind):
     with torch.compiler.set_stance("fail_on_recompile"):
         torch.testing.assert_close(draw(pipe, psa, others), wanted[1], atol=1e-5, rtol=0)
         torch.testing.assert_close(draw(pipe, psa, users(), scale=0.5), wanted[0], atol=1e-5, rtol=0)
+    with pytest.raises(GuardError, match="called without users"):
+        draw(pipe)

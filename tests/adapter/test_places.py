@@ -5,7 +5,7 @@ import torch
 
 from psalign.adapter.checkpoint import adapter_fingerprint, find_adapter, load_adapter, save_adapter
 from psalign.errors import CheckpointError
-from tiny_pipelines import PIPELINES, random_adapter
+from tiny_pipelines import PIPELINES, WHOLE, random_adapter
 
 
 def published_parts(adapter):
@@ -29,7 +29,7 @@ def test_the_folder_of_a_training_run_is_its_adapter(tmp_path):
 
 
 def test_the_folder_of_a_published_trainer_is_its_last_step(tmp_path):
-    adapter = random_adapter(PIPELINES["sd15"](), "published")
+    adapter = random_adapter(WHOLE["sd15"](), "published")
     for step in (500, 1000, 5000):
         (tmp_path / f"checkpoint-{step}").mkdir()
         torch.save(published_parts(adapter), tmp_path / f"checkpoint-{step}/psa_adapter.bin")

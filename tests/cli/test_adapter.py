@@ -13,7 +13,7 @@ from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter, save_adapter
 from psalign.adapter.convert import write_published
 from psalign.users import EmbeddingStore, StructuredEmbedder, sample_profiles
-from tiny_pipelines import PIPELINES, draw, random_adapter
+from tiny_pipelines import WHOLE, draw, random_adapter
 
 LIMITS_MB = {"psa-sd15": 8, "psa-sdxl": 12, "psa-sdxl-vipl": 15}
 
@@ -21,7 +21,7 @@ LIMITS_MB = {"psa-sd15": 8, "psa-sdxl": 12, "psa-sdxl-vipl": 15}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A published file, vectors of 40 users of its recipe, and an adapter of kind prompt."""
-    where, pipe = tmp_path_factory.mktemp("adapters"), PIPELINES["sd15"]()
+    where, pipe = tmp_path_factory.mktemp("adapters"), WHOLE["sd15"]()
     store = EmbeddingStore.build(sample_profiles(40, seed=1), StructuredEmbedder(12))
     store.save(where / "vectors")
     adapter = random_adapter(pipe, "published")
@@ -72,7 +72,7 @@ def test_fold_gives_the_same_pictures(folder, tmp_path, capsys):
     status, out, _ = run(capsys, *arguments)
     assert status == 0
     assert "40 users" in out
-    pipe, pictures = PIPELINES["sd15"](), []
+    pipe, pictures = WHOLE["sd15"](), []
     for adapter, vectors in ((folder / "full", folder / "vectors"), (tmp_path / "adapter", tmp_path / "embeddings")):
         store = EmbeddingStore.load(vectors)
         psa = attach(pipe, load_adapter(adapter))

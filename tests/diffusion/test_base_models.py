@@ -22,7 +22,7 @@ from psalign.diffusion.base_models import (
 from psalign.diffusion.text_side import load_text_side
 from psalign.errors import CheckpointError, UsageError
 from single_file import save_single_file
-from tiny_pipelines import PIPELINES, draw, save_pipeline, sd15_pipeline
+from tiny_pipelines import PIPELINES, WHOLE, draw, save_pipeline, sd15_pipeline
 
 
 @pytest.fixture
@@ -90,9 +90,9 @@ def test_it_loads_without_a_word_and_reads_a_variant(saved, tmp_path, caplog):
 
 
 def test_a_single_file(tmp_path):
-    folder, names = save_pipeline(sd15_pipeline(), tmp_path / "sd15"), set()
+    folder, names = save_pipeline(WHOLE["sd15"](), tmp_path / "sd15"), set()
     for seed in (0, 1):
-        pipeline = sd15_pipeline()
+        pipeline = WHOLE["sd15"]()
         with torch.no_grad():
             pipeline.unet.conv_out.bias += seed
         path = save_single_file(pipeline, tmp_path / f"{seed}.safetensors")

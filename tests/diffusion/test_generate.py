@@ -109,7 +109,7 @@ def test_pictures_and_manifest(tmp_path, mini_pipeline):
 
 def test_a_picture_depends_on_its_own_row_alone(mini_pipeline):
     """Another batch size rounds a picture by at most one grey level, and other neighbours do not change it at all."""
-    config = replace(CONFIG, steps=8)
+    config = replace(CONFIG, steps=3)
     others = [replace(row, prompt=f"{row.prompt} in the snow", seed=row.seed + 9) for row in ROWS]
     alone, two, three, six = (
         [picture for start in range(0, 6, size) for picture in draw_batch(

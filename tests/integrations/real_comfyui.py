@@ -337,7 +337,10 @@ def main(checkout: str) -> None:
     from psalign.adapter.checkpoint import save_adapter
 
     torch.set_grad_enabled(False)
-    pipes = {"SD15": tiny_pipelines.sd15_pipeline(), "SDXL": tiny_pipelines.sdxl_pipeline()}
+    pipes = {
+        "SD15": tiny_pipelines.sd15_pipeline(blocks=4),
+        "SDXL": tiny_pipelines.sdxl_pipeline(layers=(1, 1, 2), depth=2),
+    }
     adapters = {name: tiny_pipelines.random_adapter(pipe, "prompt") for name, pipe in pipes.items()}
     save_adapter(adapters["SD15"], folder / "models/psalign/mini")
     check_schemas()

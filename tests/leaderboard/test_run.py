@@ -22,15 +22,15 @@ SMALL = (
     "prompt.training.steps=2",
     "prompt.training.batch_size=4",
     "leaderboard.seeds=2",
-    'leaderboard.methods=["sld-user", "uce"]',
+    'leaderboard.methods=["uce"]',
     'leaderboard.attacks=["plain", "split"]',
-    'leaderboard.alternatives={"sld": [{"strength": "weak"}, {"strength": "max"}]}',
+    'leaderboard.alternatives={"uce": [{"ridge": 100}, {"ridge": 1}]}',
     "leaderboard.requests=1",
     "leaderboard.choice_prompts=3",
     "leaderboard.timed=1",
     "leaderboard.rounds=1",
 )
-METHODS = ["base", "sld-user", "uce", "psa-prompt"]
+METHODS = ["base", "uce", "psa-prompt"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The shipped mini models, on fewer cases than docs/RESULTS.md has (`psalign mini check`).
 
-Slow tests count what the files of weights can do; these files do not change with the code.
+Slow tests count what the files of weights can do; these files do not change with the code. The default tests do so on
+few cases, which shows that what loads them is whole.
 """
 
 import numpy as np
@@ -29,7 +30,7 @@ def test_stock_diffusers_loads_it():
 
 
 def test_autoencoder_is_crisp(mini_pipeline):
-    assert checks.check_autoencoder(mini_pipeline, n=60) >= 29.0
+    assert checks.check_autoencoder(mini_pipeline, n=12) >= 29.0
 
 
 @pytest.mark.slow
@@ -39,13 +40,15 @@ def test_detector_is_right_on_fresh_faded_and_reconstructed_drawings(mini_pipeli
         assert right / of >= (0.94 if name.startswith("faded") else 0.98), name
 
 
-def test_base_draws_what_captions_ask_for(mini_pipeline):
-    counts = checks.check_base(mini_pipeline, load_detector(), n=40)
+@pytest.mark.parametrize("n", [8, pytest.param(40, marks=pytest.mark.slow)])
+def test_base_draws_what_captions_ask_for(mini_pipeline, n):
+    counts = checks.check_base(mini_pipeline, load_detector(), n=n)
+    few = 1 / n if n < 40 else 0.0  # one more may fail
     shares = {name: right / of for name, (right, of) in counts.items()}
-    assert shares["motif"] >= 0.90
-    assert shares["subject"] >= 0.95
-    assert shares["subject and colour"] >= 0.88
-    assert shares["unasked"] <= 0.05
+    assert shares["motif"] >= 0.90 - few
+    assert shares["subject"] >= 0.95 - few
+    assert shares["subject and colour"] >= 0.88 - few
+    assert shares["unasked"] <= 0.05 + few
 
 
 @pytest.mark.slow
@@ -67,8 +70,9 @@ def _is_denied(name):
     return name.endswith("not drawn")
 
 
-def test_text_image_model_tells_captions_apart(mini_pipeline):
-    counts = checks.check_clip(load_clip(), mini_pipeline, n=64)
+@pytest.mark.parametrize("n", [16, pytest.param(64, marks=pytest.mark.slow)])
+def test_text_image_model_tells_captions_apart(mini_pipeline, n):
+    counts = checks.check_clip(load_clip(), mini_pipeline, n=n)
     for name, (right, of) in counts.items():
         assert right / of >= (0.9 if name.endswith("of 64") else 0.94), name
 

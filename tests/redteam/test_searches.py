@@ -96,7 +96,7 @@ def test_the_bases_own_text_reaches_the_goal_at_every_step(mini_pipeline, tmp_pa
 @pytest.mark.parametrize("kind", [StateSearch, pytest.param(WordSearch, marks=pytest.mark.slow)])
 def test_a_gradient_search_lowers_the_loss_of_the_rows_it_is_asked_for(mini_pipeline, tmp_path, requests, goal, kind):
     with victim_of("uce-user", mini_pipeline, tmp_path) as victim:
-        search = kind(victim, ROWS, requests, goal, Budget(steps=6, looks=1))
+        search = kind(victim, ROWS, requests, goal, Budget(steps=3, looks=1))
 
         def losses():
             with search.planted(), torch.no_grad():

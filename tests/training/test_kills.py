@@ -24,7 +24,7 @@ def finish(process):
     assert processes.finish(process) == 0
 
 
-@pytest.mark.parametrize(("kills", "steps"), [(2, 40), pytest.param(20, 160, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "steps"), [(2, 24), pytest.param(20, 160, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_end_with_the_same_bits(small_run, tmp_path, kills, steps):
     """Kills fall in loading, steps, checkpoint writing and log writing: the moments come from a seeded generator."""
     data, embeddings = small_run[0] / "data", small_run[0] / "embeddings"

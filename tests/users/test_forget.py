@@ -210,7 +210,7 @@ def on_disk():
     return users, numbers(EmbeddingStore.load(Path("vectors")).user_ids), numbers(set().union(*splits.values()))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [pytest.param(i, marks=[pytest.mark.slow] * (i > 3)) for i in range(24)])
 def test_any_interleaving_ends_as_some_order(seed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     people = sample_profiles(20, seed=1)

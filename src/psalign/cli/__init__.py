@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from ..categories import VARIABLE, current
@@ -139,6 +140,7 @@ def _quiet_libraries() -> Iterator[None]:
         yield
 
 
+@cache  # a program that runs many commands makes it once
 def _parser() -> Parser:
     from .. import __version__
 

@@ -45,6 +45,7 @@ def weights(folder, part):
     return next((folder / part).glob("*.safetensors")).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_kept_autoencoder_is_the_same_file_and_its_record_is_told(tmp_path):
     train_base(tmp_path / "base", TINY, work=tmp_path / "work", kept=Kept(mini_folder()))
     assert weights(tmp_path / "base", "vae") == weights(mini_folder(), "vae")
