@@ -62,6 +62,8 @@ def test_commands_run_in_order(command, folder, monkeypatch, capsys):
     for name, changes in SMALLER.items():
         if command.startswith(f"psalign {name}"):
             arguments += [part for change in changes for part in ("--set", change)]
+    if arguments[:2] == ["eval", "run"]:
+        arguments += ["--workers", "0"]  # in this process
     if "generate" in arguments[:2]:
         arguments += ["--steps", "1"]
     assert main(arguments) == 0, capsys.readouterr().err

@@ -52,8 +52,8 @@ def make_pairs(count=12, *, seed=0):
     return pairs
 
 
-def new_trainer(out, *, kind="prompt", pairs=None, data="data", n_tokens=1, **settings):
-    unet = tiny_unet(blocks=1).requires_grad_(False)
+def new_trainer(out, *, kind="prompt", pairs=None, data="data", n_tokens=1, blocks=1, **settings):
+    unet = tiny_unet(blocks=blocks).requires_grad_(False)
     attached = attach(unet, tiny_adapter(unet, kind, trained=False, n_tokens=n_tokens))
     config = TrainingConfig(
         **{"steps": 6, "batch_size": 4, "warmup_steps": 2, "save_every": 2, "log_every": 1, **settings}

@@ -68,6 +68,7 @@ def _hold(lock: Path, wait_s: float) -> Iterator[None]:
     held = FileLock(str(lock), timeout=wait_s, mode=0o600)
     try:
         _make_folder(lock.parent)
+        _require_file(lock)
         held.acquire()
     except Timeout as err:
         raise OutputError(
@@ -102,6 +103,11 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as err:  # a file, or a link to nothing, is in the place of a folder
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), err.filename) from err
+
+
+def _require_file(lock: Path) -> None:
+    """Raises OSError where there can be no such file: filelock would try again until its time is over."""
+    os.close(os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600))
 
 
 def _this_process() -> str:

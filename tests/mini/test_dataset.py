@@ -24,7 +24,7 @@ SMALL = DatasetConfig(
     train_users=40,
     val_users=4,
     test_users=30,
-    concepts=8,
+    concepts=4,
     scenes=14,
     seen=14,
     wordings=14,
@@ -36,7 +36,7 @@ SMALL = DatasetConfig(
 )
 
 
-FEW = dataclasses.replace(SMALL, concepts=1)  # for the tests that build again: an eighth of the rows
+FEW = dataclasses.replace(SMALL, concepts=1)  # for the tests that build again: a quarter of the rows
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def built(tmp_path_factory):
 
 def test_every_split_is_read_and_has_its_pictures(built):
     counts = {split: len(load_split(built, split)) for split in SPLITS}
-    assert counts == {"train": 640, "val": 64, "test_seen": 480, "test_unseen": 480}
+    assert counts == {"train": 320, "val": 32, "test_seen": 240, "test_unseen": 240}
 
 
 def test_users_are_split_and_test_seen_users_are_in_train(built):

@@ -40,7 +40,7 @@ def test_detector_is_right_on_fresh_faded_and_reconstructed_drawings(mini_pipeli
         assert right / of >= (0.94 if name.startswith("faded") else 0.98), name
 
 
-@pytest.mark.parametrize("n", [8, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [12, pytest.param(40, marks=pytest.mark.slow)])
 def test_base_draws_what_captions_ask_for(mini_pipeline, n):
     counts = checks.check_base(mini_pipeline, load_detector(), n=n)
     few = 1 / n if n < 40 else 0.0  # one more may fail

@@ -86,7 +86,7 @@ def plain_loss(trainer, plan, batch):
     ],
 )
 def test_the_loss_and_its_gradient_are_those_of_a_plain_sum(tmp_path, kind, settings):
-    trainer = new_trainer(tmp_path, kind=kind, batch_size=8, **{**FULL, **settings})
+    trainer = new_trainer(tmp_path, kind=kind, batch_size=8, blocks=2, **{**FULL, **settings})
     randomise(trainer.trained)
     plan, batch = batch_of(trainer)
     assert batch.visual.any()
