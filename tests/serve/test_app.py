@@ -472,10 +472,12 @@ def test_a_service_without_a_key_says_so_when_it_is_ready(tmp_path, caplog):
         one.engine.close(LIMITS_S)
 
 
-def test_logs_and_metrics_name_nobody(run, caplog):
+def test_logs_and_metrics_name_nobody(run, caplog, monkeypatch):
     place = run()
     caplog.set_level(logging.INFO, "psalign.serve")
-    logging.getLogger("psalign.serve").propagate = True
+    log = logging.getLogger("psalign.serve")  # pytest listens at the root, and at each logger that sends nothing there
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", True)
     place.post(safety_identifier="anna", prompt="a tarantula", limits=["no zebras"])
     place.post(safety_identifier="mallory", prompt="a tarantula")
     place.post(safety_identifier="ben", prompt="poison")
