@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import GenerationError, release
+from .places import modules_of
 
 
 def draw_pictures(
@@ -40,14 +41,16 @@ def draw_pictures(
 def _tidied(pipeline: Any) -> Iterator[None]:
     """Where a call fails or is left, do what a pipeline does only at the end of a whole one: free its tensors, take
     offloaded models off the device, and turn SDXL's VAE, which decodes in float32, back to its own dtype."""
-    dtype = next(pipeline.vae.parameters()).dtype
+    parts = [(part, next(part.parameters()).dtype) for part in modules_of(pipeline)]
     try:
         yield
     except BaseException as err:
         release(err)
         with suppress(RuntimeError):  # of a GPU that takes no more calls; `err` says why
             pipeline.maybe_free_model_hooks()
-            pipeline.vae.to(dtype=dtype)
+            for part, dtype in parts:
+                if next(part.parameters()).dtype != dtype:
+                    part.to(dtype=dtype)
         raise
 
 

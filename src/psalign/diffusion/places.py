@@ -14,7 +14,8 @@ import torch
 
 def modules_of(pipeline: Any) -> list[Any]:
     """The parts of a pipeline that have weights."""
-    return [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    return [part for part in parts if next(part.parameters(), None) is not None]
 
 
 @contextmanager
