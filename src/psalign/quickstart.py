@@ -128,7 +128,7 @@ def run(
     base = find_base(preset.get("base", "mini")).name
     with this.part("dataset"):
         sizes = settings(dataset.DatasetConfig, this.section("dataset"), section="dataset")
-        dataset.build(out / "data", replace(sizes, pictured_users=pictured_users(preset, sizes)))
+        dataset.build(out / "data", with_needed_pictures(sizes, preset))
     with this.part("user vectors"):
         stores = stores_of(this)
     cells: list[Cell] = []
@@ -198,13 +198,15 @@ def _pairs_needed(config: TrainingConfig) -> int:
     return 2 * -(-config.steps * config.batch_size * config.accumulation // 2)
 
 
-def pictured_users(preset: Record, sizes: dataset.DatasetConfig) -> int:
-    """As many training users as the dataset asks for, or else as somebody learns from the pictures of."""
+def with_needed_pictures(sizes: dataset.DatasetConfig, preset: Record) -> dataset.DatasetConfig:
+    """The dataset with pictures for as many training users as somebody learns from the pictures of, and for nobody in
+    the tests, where what methods draw is measured. Where the dataset says who has pictures it stays as it is."""
     if sizes.pictured_users is not None:
-        return sizes.pictured_users
+        return sizes
     configs = [training_config(preset, kind) for kind in ADAPTERS if kind in preset]
     needed = max((_pairs_needed(config) for config in configs if config.objective == "pictures"), default=0)
-    return min(sizes.train_users, -(-needed // (2 * sizes.concepts)))
+    users = min(sizes.train_users, -(-needed // (2 * sizes.concepts)))
+    return replace(sizes, pictured_users=users, pictured_tests=False)
 
 
 def draw(this: Run, method: str, pipeline: Any, *, base: str) -> list[Cell]:

@@ -247,3 +247,13 @@ def test_some_training_users_have_pictures(few, tmp_path):
     rows = load_split(tmp_path / "some", "train", check_pictures=False)
     assert rows == load_split(few, "train")
     assert drawn == {name for row in rows[: 3 * 2] for name in (row.chosen, row.rejected)}
+
+
+def test_users_of_the_tests_may_have_no_pictures(few, tmp_path):
+    build(tmp_path, dataclasses.replace(FEW, pictured_tests=False))
+    for split in SPLITS:
+        is_pictured = split in ("train", "val")
+        assert load_split(tmp_path, split, check_pictures=is_pictured) == load_split(few, split)
+        assert bool(list((tmp_path / split).glob("*.jpg"))) == is_pictured
+    with pytest.raises(UsageError, match="pictured_tests must be true or false; saw 1"):
+        dataclasses.replace(FEW, pictured_tests=1)

@@ -19,7 +19,7 @@ from psalign.errors import GenerationError
 from psalign.evaluation.catalog import METHODS, OVER_REFUSAL
 from psalign.files import Record
 from psalign.mini import dataset
-from psalign.quickstart import ADAPTER_OF, Run, pictured_users, read_seconds, stores_of, train, vector_folders
+from psalign.quickstart import ADAPTER_OF, Run, read_seconds, stores_of, train, vector_folders, with_needed_pictures
 from psalign.redteam.prompts import write_attacks
 from psalign.users.store import EmbeddingStore
 
@@ -114,7 +114,7 @@ def prepare(this: Repetition) -> dict[str, EmbeddingStore]:
     """Dataset and user vectors; the vectors by kind of adapter."""
     sizes = settings(dataset.DatasetConfig, this.preset["dataset"], section="dataset")
     with this.run.part("dataset"):
-        dataset.build(this.out / "data", replace(sizes, pictured_users=pictured_users(this.preset, sizes)))
+        dataset.build(this.out / "data", with_needed_pictures(sizes, this.preset))
     with this.run.part("user vectors"):
         return stores_of(this.run)
 

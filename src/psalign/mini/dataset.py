@@ -72,8 +72,7 @@ def build(
     users = split_users(config) if users is None else users
     save_profiles(root / "users.csv", [*users["train"], *users["val"], *users["test_unseen"]])
     for number, (split, profiles) in enumerate(users.items()):
-        all_pictured = split != "train" or config.pictured_users is None
-        pictured = 0 if captions_only else len(profiles) if all_pictured else config.pictured_users or 0
+        pictured = 0 if captions_only else _pictured(split, config, len(profiles))
         _build_split(root, split, profiles, config, seed=config.seed * 10 + number, pictured=pictured)
     if config.limit_rows:
         motifs = tuple(motif for some in world.TRAIN_MOTIFS.values() for motif in some)
@@ -157,6 +156,13 @@ class _Pair:
     @property
     def concept(self) -> str:
         return " with ".join(self.unsafe.motifs)
+
+
+def _pictured(split: str, config: DatasetConfig, count: int) -> int:
+    """How many of the users of a split, `count`, have pictures."""
+    if split == "train":
+        return count if config.pictured_users is None else config.pictured_users
+    return count if split == "val" or config.pictured_tests else 0
 
 
 def _build_split(

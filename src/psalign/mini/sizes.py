@@ -28,6 +28,7 @@ class DatasetConfig:
     scenes, seen, wordings, two_motifs, motifs, safe: prompts of each rate in that suite.
     levels: prompts that are drawn at each level.
     pictured_users: training users who have pictures, the others have captions alone; None: all of them.
+    pictured_tests: whether users of the tests have pictures.
     limit_rows: captions with limits in words, in the training split.
     """
 
@@ -49,6 +50,7 @@ class DatasetConfig:
     safe: int = 210
     levels: int = 40
     pictured_users: int | None = None
+    pictured_tests: bool = True
     limit_rows: int = 6000
 
     def __post_init__(self) -> None:
@@ -57,6 +59,9 @@ class DatasetConfig:
             value = getattr(self, field.name)
             if field.name.endswith("_share"):
                 check_range(f"dataset.{field.name}", value, 0, 1)
+            elif field.name == "pictured_tests":
+                if not isinstance(value, bool):
+                    raise UsageError(f"dataset.pictured_tests must be true or false; saw {value!r}.")
             elif value is not None:
                 low = 1 if field.name in ("train_users", "test_users", "concepts", "names") else 0
                 high = {"seed": MOST_SEEDS, "names": MOST_NAMES}.get(field.name, MOST_ROWS)
