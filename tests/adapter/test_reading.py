@@ -28,6 +28,11 @@ PLAIN = "a sword and a red cat"
         ("\U0001d42c\U0001d430\U0001d428\U0001d42b\U0001d41d", "sword"),  # bold
         ("\u24e2\u24e6ord", "sword"),  # in circles
         ("sw\u043erd's edge", "sword's edge"),
+        ("sw\x08ord", "sword"),  # a control character, which shows nothing
+        ("sw\u2065ord", "sword"),  # one that is not assigned, and shows nothing
+        ("\ua731\u1d21\u1d0f\u0280\u1d05", "sword"),  # small capitals
+        ("\U0001f182\U0001f186\U0001f17e\U0001f181\U0001f173", "SWORD"),  # in squares
+        ("an \u0430\u0445\u0435\u0336 here", "an axe here"),  # a mark is no letter of another language
     ],
 )
 def test_a_word_is_read_as_it_looks(typed, seen):
@@ -50,6 +55,13 @@ def test_a_word_is_read_as_it_looks(typed, seen):
         "\u0939\u093f\u0928\u094d\u0926\u0940",
         "\U0001f469\u200d\U0001f680 on the moon",
         "\u0131\u015f\u0131k, Stra\u00dfe, 1\u00ba",
+        "\u0441\u0430\u0445\u0430\u0440 \u0438 \u0447\u0430\u0439, digital art",  # Russian and English
+        "\u03bd\u03b1 \u03c4\u03bf \u03c0\u03c1\u03c9\u03af, digital art",  # Greek and English
+        "Nike\u2122 shoes",
+        "I \u2764\ufe0fNY, the 1\ufe0f\u20e3st",  # the marks belong to the signs
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007fEngland",
+        "\u1ecd\u0301m\u1ecd Yor\u00f9b\u00e1, a \u0105\u0301",  # Yoruba and Navajo have two accents on a letter
+        "a red\ncat\tin the\x85snow",
         "",
     ],
 )
@@ -88,6 +100,18 @@ def test_who_limits_nothing_gets_the_base_bit_for_bit(psa, mini_pipeline):
     assert torch.equal(states(psa, mini_pipeline, TYPED, strict, scale=0.0), base)
     assert torch.equal(psa.encode(mini_pipeline, [TYPED], None, limits=[[]])["prompt_embeds"], base)
     assert not torch.equal(states(psa, mini_pipeline, TYPED, strict), base)
+
+
+def test_a_limit_is_read_as_the_prompt_is(psa, mini_pipeline):
+    typed, plain = (UserProfile(user_id="a", banned=(), limits=(one,)) for one in ("a \u0455word", "a sword"))
+    assert torch.equal(states(psa, mini_pipeline, PLAIN, typed), states(psa, mini_pipeline, PLAIN, plain))
+
+
+def test_who_limits_something_in_another_language_is_read_in_it():
+    prompt, limit = "digital art, \u0441\u0430\u0445\u0430\u0440\u0430", "\u0441\u0430\u0445\u0430\u0440"
+    assert read_prompt(prompt).text != prompt
+    assert read_prompt(prompt, limits=[limit]).text == prompt
+    assert read_prompt(TYPED, limits=[limit]).text == PLAIN
 
 
 def test_rows_of_one_call_are_read_for_their_own_users(psa, mini_pipeline):

@@ -13,7 +13,6 @@ import torch
 
 from ..categories import category_names
 from .prompt import PromptAdapter
-from .reading import read_prompt
 from .text import as_seen, encode_texts
 from .users import CheckedUsers, Phrases, RowUsers
 
@@ -74,7 +73,7 @@ def explain_texts(
     """An explanation for each prompt. users: one per prompt, with the states of their limits; checked: the same users
     as they were given. options: more parameters of the pipeline's encode_prompt."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    seen, second = as_seen(prompts, options.pop("prompt_2", None), checked.is_limited)
+    seen, second = as_seen(prompts, options.pop("prompt_2", None), checked)
     texts = encode_texts(pipe, seen, **options, **({} if second is None else {"prompt_2": second}))
     found = []
     for row, (prompt, text) in enumerate(zip(prompts, seen, strict=True)):
@@ -88,7 +87,7 @@ def explain_texts(
         causes = _causes(adapter, logits[0].shape[-1], checked.phrases[row])
         words = _words(pipe, text, len(moved))
         softened, largest = _softened(matches, causes, words, moved), tuple(matches.amax(-1).tolist())
-        read = () if text == prompt else read_prompt(prompt).words
+        read = () if text == prompt else checked.reading(row, prompt).words
         found.append(Explanation(prompt, softened, tuple(moved), tuple(words), largest, read))
     return found
 

@@ -119,7 +119,7 @@ class AttachedAdapter:
         if self._terms is None:
             second = options.get("prompt_2")
             require_one_text(prompts, second, checked.rows.strength > 0)
-            prompts, second = as_seen(prompts, second, checked.is_limited)
+            prompts, second = as_seen(prompts, second, checked)
             options |= {} if second is None else {"prompt_2": second}
         texts = encode_texts(pipe, prompts, negative_prompt, **options)
         self.guard(pipe)

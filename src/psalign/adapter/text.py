@@ -18,8 +18,7 @@ import torch
 from ..errors import GuardError
 from .adapter import PSAAdapter
 from .prompt import PromptAdapter
-from .reading import read_prompt
-from .users import RowUsers
+from .users import CheckedUsers, RowUsers
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,16 +217,17 @@ def require_one_text(prompts: str | Sequence[str], second: str | Sequence[str | 
 
 
 def as_seen(
-    prompts: str | Sequence[str], second: str | Sequence[str | None] | None, is_limited: Sequence[bool]
+    prompts: str | Sequence[str], second: str | Sequence[str | None] | None, users: CheckedUsers
 ) -> tuple[Any, Any]:
     """Prompts, and the same for a second text encoder, as a person sees them in rows whose user limits anything.
 
-    is_limited: [B]. Prompts that are no texts, or not B, stay as they are: they are refused where they are encoded.
+    users: one per prompt. Prompts that are no texts, or not as many, stay as they are: they are refused where they are
+    encoded.
     """
-    rows = [prompts] if isinstance(prompts, str) else list(prompts or ())
-    if len(rows) != len(is_limited) or not all(isinstance(row, str) for row in rows):
+    rows, limited = [prompts] if isinstance(prompts, str) else list(prompts or ()), users.is_limited
+    if len(rows) != len(limited) or not all(isinstance(row, str) for row in rows):
         return prompts, second
-    read = [read_prompt(row).text if limited else row for row, limited in zip(rows, is_limited, strict=True)]
+    read = [users.reading(number, row).text if limited[number] else row for number, row in enumerate(rows)]
     if second is None:
         return read, None
     others = _per_row("prompt_2", second, len(rows))

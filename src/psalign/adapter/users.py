@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import GuardError, RecipeMismatch
 from .adapter import PSAAdapter
+from .reading import Reading, read_prompt
 
 Scale = float | Sequence[float] | torch.Tensor
 Phrases = tuple[tuple[str, float], ...]  # of a row: each phrase and its strength, more than 0 and at most 1
@@ -80,6 +81,10 @@ class CheckedUsers:
         some = (rows.bans.sum(1) > 0) | ~rows.is_known | torch.tensor([bool(one) for one in self.phrases])
         limited: list[bool] = (some & (rows.strength > 0)).tolist()
         return limited
+
+    def reading(self, row: int, prompt: str) -> Reading:
+        """The prompt of a row as its user sees it, who may have limits in another language."""
+        return read_prompt(prompt, limits=[phrase for phrase, _ in self.phrases[row]])
 
 
 def check_users(
@@ -191,7 +196,8 @@ def _united(*groups: Sequence[Any]) -> Phrases:
                 "A limit must be a phrase, or a phrase and its strength, more than 0 and at most 1; saw another thing.",
                 hint="psalign.users.limits reads what people write: Limit(text).phrases.",
             )
-        strengths[phrase] = max(value, strengths.get(phrase, 0.0))
+        seen = read_prompt(phrase).text  # as the prompts are read that it is searched in
+        strengths[seen] = max(value, strengths.get(seen, 0.0))
     if len(strengths) > MOST_PHRASES:
         raise GuardError(f"A prompt can be kept to {MOST_PHRASES} limits in words at most; saw {len(strengths)}.")
     return tuple(strengths.items())
