@@ -2,11 +2,13 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from psalign.sage.caption_rows import CaptionRow
-from psalign.sage.noisy_rows import Window, noisy_rows
+from psalign.sage.noisy_rows import Window, _Noise, noisy_rows
 
 THINGS = ("sword", "spider", "megaphone", "bottle")
 WINDOW = Window(lambda texts: [len(re.findall(r"\w+|[^\w\s]", text)) + 2 for text in texts], 72)
@@ -127,3 +129,19 @@ def test_without_safe_captions_phrases_come_from_what_is_chosen_instead(rows):
     banned = [row for row in rows if row.side == "banned"]
     assert any(any(around(row, copy)) for row, copy in banned_of(banned, noisy_rows(banned, WINDOW, share=0.5)))
     assert noisy_rows([], WINDOW, share=0.5) == []
+
+
+def test_the_caption_of_the_chosen_picture_is_read_wholly_too():
+    long = [replace(row, chosen_caption=f"{row.chosen_caption} {'so ' * 12}".strip()) for row in make_rows()]
+    made = noisy_rows(long, WINDOW, share=0.5)
+    assert max(WINDOW.count([copy.chosen_caption for copy in made])) <= WINDOW.most
+
+
+def test_no_misspelt_word_of_a_limit_is_put_beside_its_captions():
+    safe = [CaptionRow(f"a garnet, a tree {i}", f"a garnet, a tree {i}", user_id="1", side="safe") for i in range(40)]
+    one = CaptionRow("a garnet here", "a thing here", user_id=None, side="banned", limits=("garnet",))
+    noise = _Noise(safe, WINDOW, np.random.default_rng(0))
+    spelt = {phrase for phrase in noise.phrases if "garnet" in noise.words_of[phrase]}
+    assert len(spelt) == 2  # as it is, and misspelt
+    filled = [noise.copy(one, "phrases") for _ in range(60)]
+    assert not [copy for copy in filled if any(phrase in copy.chosen_caption.split(", ") for phrase in spelt)]

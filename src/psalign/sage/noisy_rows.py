@@ -51,8 +51,9 @@ def noisy_rows(rows: Sequence[CaptionRow], window: Window, *, share: float) -> l
     noise = _Noise(rows, window, rng)
     # Training does not look at the caption of the rejected picture.
     copies = [noise.copy(replace(row, other_caption=None), kind) for row, kind in zip(some, kinds, strict=True)]
-    lengths = window.count([copy.caption for copy in copies]) if copies else []
-    return [copy for copy, length in zip(copies, lengths, strict=True) if length <= window.most]
+    texts = [(copy.caption, copy.chosen_caption) for copy in copies]
+    lengths = [window.count([pair[place] for pair in texts]) if texts else [] for place in (0, 1)]
+    return [copy for copy, *both in zip(copies, *lengths, strict=True) if max(both) <= window.most]
 
 
 class _Noise:
@@ -62,8 +63,13 @@ class _Noise:
         self.window, self.rng = window, rng
         self.words = {word for row in rows for word in _words(row.caption)}
         phrases = _safe_phrases(rows)
-        phrases += [_with(self._new(_words(phrase)), phrase) for phrase in phrases]
-        self.phrases, self.words_of = phrases, {phrase: set(_words(phrase.lower())) for phrase in phrases}
+        other = [_with(self._new(_words(phrase)), phrase) for phrase in phrases]
+        self.words_of = {
+            new: set(_words(f"{new} {phrase}".lower())) for new, phrase in zip(other, phrases, strict=True)
+        }
+        self.words_of |= {phrase: set(_words(phrase.lower())) for phrase in phrases}
+        phrases += other
+        self.phrases = phrases
         self.tokens = dict(zip(phrases, window.count(phrases), strict=True)) if phrases else {}
 
     def copy(self, row: CaptionRow, kind: str) -> CaptionRow:
@@ -74,18 +80,19 @@ class _Noise:
 
     def _filled(self, row: CaptionRow) -> CaptionRow:
         """Safe phrases before and behind both captions, so many that the text encoder reads all of them."""
-        most, limited = self.window.most, {word for phrase in row.limits or () for word in _words(phrase)}
+        most, longest = self.window.most, max((row.caption, row.chosen_caption), key=self._length)
+        limited = {word for phrase in row.limits or () for word in _words(phrase.lower())}
         pool = [one for one in self.phrases if not limited & self.words_of[one]] if limited else self.phrases
         if not pool:
             return row
         before = self._draw(pool, int(self.rng.integers(MOST_PHRASES + 1)))
         behind = self._draw(pool, int(self.rng.integers(not before, MOST_PHRASES + 1)))
-        while behind and self._length(*before, row.caption, *behind) > most:
+        while behind and self._length(*before, longest, *behind) > most:
             behind.pop()
-        while before and self._length(*before, row.caption) > most:
+        while before and self._length(*before, longest) > most:
             before.pop()
         if self.rng.random() < FULL_SHARE:
-            behind += self._rest(pool, most - self._length(*before, row.caption, *behind))
+            behind += self._rest(pool, most - self._length(*before, longest, *behind))
         caption, chosen = (
             ", ".join([*before, text.rstrip(" .,"), *behind]) for text in (row.caption, row.chosen_caption)
         )
