@@ -49,3 +49,14 @@ def test_whatever_is_moved_goes_back_also_after_an_error(pipeline):
     with pytest.raises(ValueError, match="on the way"):
         move_and_fail(pipeline)
     assert places(pipeline) == ["cuda:1", "cpu"]
+
+
+def test_a_part_that_refuses_to_be_moved_may_stay(pipeline):
+    class Quantised(Part):
+        def to(self, place):
+            raise ValueError("`.to` is not supported")
+
+    pipeline.components["text_encoder"] = Quantised("cuda:1")
+    with same_places(pipeline):
+        pipeline.components["vae"].to("meta")
+    assert places(pipeline) == ["cuda:1", "cpu", "cuda:1"]

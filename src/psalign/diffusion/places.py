@@ -27,7 +27,8 @@ def same_places(pipeline: Any) -> Iterator[None]:
         yield
     finally:
         for part, place in zip(parts, places, strict=True):
-            part.to(place)
+            if next(part.parameters()).device != place:  # a quantised part refuses to be moved, also to where it is
+                part.to(place)
 
 
 @contextmanager
