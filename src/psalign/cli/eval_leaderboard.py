@@ -20,7 +20,7 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     if arguments.methods:
         preset["leaderboard"] = {**preset.get("leaderboard", {}), "methods": arguments.methods}
     device = str(Shard(arguments.device).device)
-    page = make_leaderboard(arguments.out, preset, workers=arguments.workers, device=device)
+    page = make_leaderboard(arguments.out, preset, workers=arguments.workers, device=device, beside=arguments.beside)
     if arguments.page is not None:
         page = write_page(arguments.out, arguments.page)
     print(f"Page:    {page}\nNumbers: {arguments.out / 'results.csv'}")
@@ -39,6 +39,8 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--methods", nargs="+", choices=[name for name in METHODS if name != "psa"], metavar="NAME",
                      help="only these, base and psa-prompt (default: all)")  # fmt: skip
     one.add_argument("--workers", type=at_least(1), default=1, help="processes that share the work (default 1)")
+    one.add_argument("--beside", type=a_path, metavar="DIR",
+                     help="another leaderboard's folder, for the rows of methods that are not made here")  # fmt: skip
     one.add_argument("--page", type=a_path, metavar="FILE.md", help="another place for the page and its picture")
     one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     add_out(one, "outputs/leaderboard")

@@ -13,11 +13,12 @@ from psalign.categories import require_default
 from psalign.config import describe_changes
 from psalign.errors import OutputError, UsageError
 from psalign.evaluation.results import read_results
-from psalign.files import Record, read_json, write_json, write_text
+from psalign.files import Record, write_json, write_text
 from psalign.fingerprints import versions
 from psalign.processes import call_all
 
 from . import pool
+from .beside import MARK, add_beside, read_mark
 from .choice import choose, read_trials
 from .config import read_config
 from .costs import add_costs
@@ -26,17 +27,20 @@ from .page import About, Figures, page
 from .repetition import make, repetition
 
 BASE = "mini"  # whose detector says what a picture shows
-MARK = "leaderboard.json"
 HINT = "Choose another --out, or remove that folder."
 # Settings of the section `leaderboard` that may differ when a run goes on: they decide nothing of what is there.
 MAY_CHANGE = ("methods", "seeds", "rounds", "timed")
 
 
-def make_leaderboard(out: Path, preset: Record, *, workers: int = 1, device: str = "cpu") -> Path:
+def make_leaderboard(
+    out: Path, preset: Record, *, workers: int = 1, device: str = "cpu", beside: Path | None = None
+) -> Path:
     """Make what is missing of a leaderboard in out. Returns its page, out/LEADERBOARD.md.
 
-    workers: processes that share the repetitions and the settings to try.
-    Raises UsageError for another base than mini; OutputError where out holds a leaderboard of other settings.
+    workers: processes that share the repetitions and the settings to try. beside: another leaderboard's folder, which
+    has the rows of methods that are not made here.
+    Raises UsageError for another base than mini; OutputError where out holds a leaderboard of other settings, or
+    `beside` one that cannot stand beside it.
     """
     require_default("The leaderboard, of the mini world,")
     config = read_config(preset)
@@ -55,6 +59,8 @@ def make_leaderboard(out: Path, preset: Record, *, workers: int = 1, device: str
     pool.measure(out, cells, config, repetitions)
     add_costs(out, config, repetitions, device=device)
     _add_seconds(out, time.perf_counter() - started)
+    if beside is not None:
+        add_beside(out, beside)
     return write_page(out, out / "LEADERBOARD.md")
 
 
@@ -63,7 +69,7 @@ def write_page(out: Path, path: Path) -> Path:
 
     Raises OutputError or EvaluationError where files of the run are missing or damaged.
     """
-    record, rows = _read_mark(out), read_results(out / "results.csv")
+    record, rows = read_mark(out, hint=HINT), read_results(out / "results.csv")
     picture = path.with_name(f"{path.stem.lower()}.png")
     text = page(rows, read_trials(out) or {}, About(read_config(record["preset"]), record), picture=picture.name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +83,7 @@ def _open(out: Path, preset: Record) -> None:
     if not (out / MARK).is_file():
         write_json(out / MARK, {"preset": preset, "seconds": 0.0, **versions()})
         return
-    record = _read_mark(out)
+    record = read_mark(out, hint=HINT)
     changes = describe_changes(_decides(record["preset"]), _decides(preset))
     if changes:
         raise OutputError(
@@ -86,18 +92,11 @@ def _open(out: Path, preset: Record) -> None:
     write_json(out / MARK, {**record, "preset": preset, **versions()})
 
 
-def _read_mark(out: Path) -> Record:
-    fault = partial(OutputError, hint=HINT)
-    return read_json(
-        out / MARK, what="what a leaderboard was made of", needs=("preset", "seconds", "versions"), fault=fault
-    )
-
-
 def _decides(preset: Record) -> Record:
     section = {name: value for name, value in preset.get("leaderboard", {}).items() if name not in MAY_CHANGE}
     return {**preset, "leaderboard": section}
 
 
 def _add_seconds(out: Path, seconds: float) -> None:
-    record = _read_mark(out)
+    record = read_mark(out, hint=HINT)
     write_json(out / MARK, {**record, "seconds": round(record["seconds"] + seconds, 1)})
