@@ -156,8 +156,8 @@ def test_an_adapter_that_is_not_there_ends_the_service_with_its_message(capsys):
     assert status == 1
     assert "CheckpointError: " in err
     assert "nowhere" in err.splitlines()[-2] + err.splitlines()[-1]
-    (told,) = (line for line in map(json.loads, err.splitlines()[:-2]) if line.get("event") == "listening")
-    assert (told["host"], told["port"] > 0) == ("127.0.0.1", True)  # the port that was free
+    (listening,) = (line for line in map(json.loads, err.splitlines()[:-2]) if line.get("event") == "listening")
+    assert (listening["host"], listening["port"] > 0) == ("127.0.0.1", True)  # the port that was free
 
 
 def test_an_adapter_of_other_categories_is_served_in_words_alone(folder):

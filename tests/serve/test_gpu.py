@@ -126,7 +126,7 @@ def test_with_a_fixed_batch_a_picture_is_the_same_bit_for_bit(artist):
 
 
 def peak_of(artist, rows):
-    """Bytes that a batch of so many rows makes torch hold."""
+    """Bytes that torch holds after a batch of this many rows."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     artist.draw([WORKS[0]] * rows, replace(KIND, steps=1), on)

@@ -36,5 +36,6 @@ def on_device(pipeline: Any, device: torch.device) -> Iterator[None]:
     """Within it all parts of a pipeline are on one device; after it they are where they were."""
     with same_places(pipeline):
         for part in modules_of(pipeline):
-            part.to(device)
+            if next(part.parameters()).device != device:
+                part.to(device)
         yield

@@ -79,7 +79,7 @@ class _Noise:
         return row if kind == "words" else self._filled(row)
 
     def _filled(self, row: CaptionRow) -> CaptionRow:
-        """Safe phrases before and behind both captions, so many that the text encoder reads all of them."""
+        """Put safe phrases before and behind both captions, but no more than the text encoder can read."""
         most, longest = self.window.most, max((row.caption, row.chosen_caption), key=self._length)
         limited = {word for phrase in row.limits or () for word in _words(phrase.lower())}
         pool = [one for one in self.phrases if not limited & self.words_of[one]] if limited else self.phrases

@@ -50,7 +50,7 @@ class EngineSettings:
     """max_batch: rows drawn together at most. max_wait_ms: how long a row waits for others to be drawn with it.
 
     max_waiting, max_waiting_of_key: rows in the queue, of all and of one account; more are refused.
-    fixed_batch: as Artist has it; instead of max_batch, and never halved.
+    fixed_batch: the number of rows of every batch (see Artist), in place of max_batch; it is never halved.
     """
 
     max_batch: int = 8
