@@ -210,7 +210,7 @@ def test_rules_are_about_what_profiles_have(tmp_path, field, value, message):
     rule = {"name": "r", "field": field, "values": [value], "bans": ["A"]}
     path = write_taxonomy(tmp_path / "mine.yaml", {"categories": ["A"], "rules": [rule]})
     with use_taxonomy(read_taxonomy(path)), pytest.raises(UsageError) as caught:
-        banned_categories(UserProfile(user_id="a"))
+        banned_categories(UserProfile(user_id="a", age=30))
     assert message in str(caught.value)
 
 
@@ -299,7 +299,7 @@ def test_vectors_carry_the_taxonomy_and_the_code_has_ten_places(in_use, tmp_path
 
 
 def test_vectors_of_the_default_are_refused_and_say_nothing_of_it(tmp_path):
-    people = [UserProfile(user_id="1"), *level_profiles()]
+    people = [UserProfile(user_id="1", banned=()), *level_profiles()]
     EmbeddingStore.build(people, StructuredEmbedder(12)).save(tmp_path / "users")
     assert "taxonomy" not in json.loads((tmp_path / "users/index.json").read_text())
     (tmp_path / "published").mkdir()
@@ -325,7 +325,7 @@ def test_other_rules_and_words_fit_what_was_made(tmp_path):
     with use_taxonomy(read_taxonomy(write_taxonomy(tmp_path / "reordered.yaml", reordered))):
         with pytest.raises(TaxonomyMismatch, match="their order differs"):
             EmbeddingStore.load(tmp_path / "users")
-        other = EmbeddingStore.build([UserProfile(user_id="1")], StructuredEmbedder(12))
+        other = EmbeddingStore.build([UserProfile(user_id="1", banned=())], StructuredEmbedder(12))
     with pytest.raises(RecipeMismatch):
         made.joined(other)
 

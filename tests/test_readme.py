@@ -87,7 +87,7 @@ def test_three_lines_for_sdxl_run_on_a_tiny_pipeline(folder, monkeypatch):
     monkeypatch.setattr(
         StableDiffusionXLPipeline, "__call__", partialmethod(draw_small, StableDiffusionXLPipeline.__call__)
     )
-    store = EmbeddingStore.build([UserProfile(user_id="33"), *level_profiles()], StructuredEmbedder(12))
+    store = EmbeddingStore.build([UserProfile(user_id="33", banned=()), *level_profiles()], StructuredEmbedder(12))
     store.save(Path("data/embeddings/sage"))
     adapter = random_adapter(pipe, "prompt")
     adapter.register_to_config(recipe=store.fingerprint)

@@ -2,6 +2,7 @@ from datetime import date, timedelta
 
 import pytest
 
+from psalign.errors import UnknownUser
 from psalign.users.limits import Limit
 from psalign.users.policy import EXPLICIT, banned_categories, explain, rules, standing_bans
 from psalign.users.population import sample_profiles
@@ -45,6 +46,18 @@ TABLE = {
 def test_each_value_bans_what_the_table_says(item, bans):
     field, value = item
     assert set(banned_categories(UserProfile(user_id="a", **{field: value}))) == bans
+
+
+@pytest.mark.parametrize("decide", [banned_categories, standing_bans, explain])
+def test_a_profile_of_nothing_but_an_id_is_refused(decide):
+    """What such a user bans is unknown, and unknown is never none."""
+    with pytest.raises(UnknownUser, match="Nothing says what user anna bans"):
+        decide(UserProfile(user_id="anna"))
+
+
+@pytest.mark.parametrize("said", [{"banned": ()}, {"limits": ("no skulls",)}, {"age": 30}, {"religion": "None"}])
+def test_any_field_is_enough_and_one_that_is_not_known_sets_off_no_rule(said):
+    assert banned_categories(UserProfile(user_id="anna", **said)) == ()
 
 
 def test_the_table_is_complete_and_the_rules_name_known_words_only():

@@ -127,4 +127,4 @@ def test_another_space_has_another_name(store):
     }
     assert len(names) == 4
     with pytest.raises(RecipeMismatch):
-        EmbeddingStore.build([UserProfile(user_id="a")], StructuredEmbedder(8), statistics_of=store)
+        EmbeddingStore.build([UserProfile(user_id="a", banned=())], StructuredEmbedder(8), statistics_of=store)

@@ -36,6 +36,17 @@ def test_a_batch_of_profiles_needs_no_vector_and_keeps_the_floor():
     assert batch.bans[1] is None
 
 
+@pytest.mark.parametrize("in_words", [False, True])
+def test_a_profile_of_nothing_but_an_id_is_no_user_who_bans_nothing(in_words):
+    blank = UserProfile(user_id="x")
+    with pytest.raises(UnknownUser, match="Nothing says what user x bans"):
+        batch_of([UserProfile(user_id="a", banned=()), blank], in_words=in_words)
+    with pytest.raises(UnknownUser, match="user x"):
+        ProfilesAlone([blank], in_words=in_words).batch(["x"])
+    with pytest.raises(UnknownUser, match="user x"):
+        EmbeddingStore.build([blank], StructuredEmbedder(8))
+
+
 def test_words_alone_are_limits_and_nothing_else():
     users = WordsAlone("recipe", {"a": ("a sword", "spiders")}, {"a": ("Violence",)})
     batch = users.batch(["a", None])

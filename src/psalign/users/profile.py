@@ -147,6 +147,11 @@ class UserProfile(BaseModel):
         """Whether anything is known that bans could follow from; limits alone leave the ban list unknown."""
         return any(getattr(self, field) is not None for field in COLUMNS if field not in ("user_id", "limits"))
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing is known but the id."""
+        return all(getattr(self, field) is None for field in COLUMNS if field != "user_id")
+
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         yield "user_id", self.user_id  # nothing personal in a log or a traceback
 
@@ -255,7 +260,7 @@ def _profile(values: Record, names: Mapping[str, str], *, where: str) -> UserPro
             for field in [str(fault["loc"][0])]
         ]
         raise ProfileError("\n".join(faults)) from None  # pydantic's error holds the whole row
-    if all(getattr(profile, field) is None for field in COLUMNS if field != "user_id"):
+    if profile.is_blank:
         raise ProfileError(
             f"{where}column {names.get('banned', COLUMNS['banned'])}: nothing is known of user {profile.user_id}, "
             "expected a ban list ([] bans nothing) or another field"

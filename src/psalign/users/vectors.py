@@ -94,7 +94,7 @@ class StructuredEmbedder:
         }
         self.recipe = Recipe("structured", llm_dim, version=1, options=options)
         rng = np.random.default_rng(self.SEED)
-        self._project = _dense(rng, len(self._features(UserProfile(user_id="nobody"))), self.HIDDEN)
+        self._project = _dense(rng, len(self._features(UserProfile(user_id="nobody", banned=()))), self.HIDDEN)
         self._mix = _dense(rng, self.HIDDEN, llm_dim)
 
     def embed(self, profiles: Sequence[UserProfile]) -> Array:

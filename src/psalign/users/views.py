@@ -32,6 +32,7 @@ def batch_of(profiles: Sequence[UserProfile | None], *, in_words: bool = False) 
     Rules, ban lists and limits in words count, as everywhere; None is a row with no user. in_words: banned
     categories are given as their phrases in the taxonomy in use, not as a code: an adapter that was trained with
     other categories keeps them so.
+    Raises UnknownUser for a profile of nothing but an id: unknown bans are never none.
     """
     names = category_names()
     bans, limits = [], []
