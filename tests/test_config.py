@@ -5,9 +5,10 @@ import pytest
 from psalign.config import BASELINES, list_presets, load_preset, settings
 from psalign.diffusion.generate import GenerationConfig
 from psalign.errors import UsageError
+from psalign.files import parse_yaml
 from psalign.mini.sizes import DatasetConfig
 from psalign.training.config import TrainingConfig
-from psalign.training.run import check_shape
+from psalign.training.run import check_shape, training_config
 
 
 @pytest.mark.parametrize("name", [name for name in list_presets() if not name.startswith(BASELINES)])
@@ -24,6 +25,25 @@ def test_changes_reach_their_setting():
     preset = load_preset("mini-quickstart", changes=["prompt.training.lr=1e-4", "prompt.training.timesteps=[5, 9]"])
     config = settings(TrainingConfig, preset["prompt"]["training"], section="training")
     assert (config.lr, config.timesteps) == (1e-4, (5, 9))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("no", "no"), ("off", "off"), ("Yes", "Yes"), ("true", True), ("False", False), ("truely", "truely"),
+     ("1e-4", 1e-4), ("1e4 swords", "1e4 swords"), ("null", None)],
+)  # fmt: skip
+def test_words_are_words(text, value):
+    """In YAML 1.1 "no" is false, and a preset's `mixed_precision: no` would be no word."""
+    assert parse_yaml(text) == value
+    assert type(parse_yaml(text)) is type(value)
+
+
+def test_a_word_that_yaml_once_took_for_false_is_a_setting():
+    preset = load_preset("mini-quickstart", changes=["prompt.training.mixed_precision=no"])
+    assert training_config(preset, "prompt").mixed_precision == "no"
+    preset = load_preset("mini-quickstart", changes=["prompt.training.gradient_checkpointing=yes"])
+    with pytest.raises(UsageError, match="gradient_checkpointing must be true or false; saw 'yes'"):
+        training_config(preset, "prompt")
 
 
 def test_a_file_is_a_preset_too(tmp_path):

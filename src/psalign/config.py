@@ -186,5 +186,5 @@ def _value(value: Any, hint: Any, name: str) -> Any:
     try:
         return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError:
-        wanted = hint.__name__ if isinstance(hint, type) else hint
+        wanted = "true or false" if hint is bool else hint.__name__ if isinstance(hint, type) else hint
         raise UsageError(f"{name} must be {wanted}; saw {value!r}.") from None

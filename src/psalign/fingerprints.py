@@ -42,15 +42,28 @@ def file_digest(path: Path, digest: Any = None) -> str:
 
 
 def weights_fingerprint(modules: Mapping[str, torch.nn.Module | None]) -> str:
-    """The fingerprint of weights as they are in memory. modules: by name; None counts for nothing."""
+    """The fingerprint of weights as they are in memory, also of those that are offloaded layer by layer.
+
+    modules: by name; None counts for nothing.
+    """
     import torch
 
     digest = hashlib.sha256()
     for part, module in modules.items():
-        for key, weight in sorted(module.state_dict().items()) if module is not None else ():
+        for key, weight in sorted(_weights(module).items()) if module is not None else ():
             digest.update(f"{part}.{key} {tuple(weight.shape)} {weight.dtype}".encode())
             digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:DIGITS]
+
+
+def _weights(module: torch.nn.Module) -> Mapping[str, torch.Tensor]:
+    weights = module.state_dict()
+    if not any(weight.is_meta for weight in weights.values()):
+        return weights
+    from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+    offloaded: dict[str, torch.Tensor] = get_state_dict_offloaded_model(module)
+    return offloaded
 
 
 def versions() -> dict[str, Any]:

@@ -5,6 +5,7 @@ KEEPS: the pictures are those that the adapter gave before. REFUSES: the next st
 
 import copy
 import re
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def compile_around(pipe):
     pipe.unet = torch.compile(pipe.unet, backend="eager")
 
 
+def quantise(pipe):
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        pipe.unet = torch.ao.quantization.quantize_dynamic(pipe.unet, {torch.nn.Linear}, dtype=torch.qint8)
+
+
 def copy_the_unet(pipe):
     pipe.unet = copy.deepcopy(pipe.unet)
 
@@ -89,7 +95,10 @@ KEEPS = {
     "`unet.compile()`": lambda pipe: pipe.unet.compile(backend="eager"),
     "`unet.compile_repeated_blocks()`": lambda pipe: pipe.unet.compile_repeated_blocks(backend="eager"),
 }
-REFUSES = {"`copy.deepcopy(pipe.unet)`": (copy_the_unet, "made by another adapter")}
+REFUSES = {
+    "`copy.deepcopy(pipe.unet)`": (copy_the_unet, "made by another adapter"),
+    "`quantize_dynamic(pipe.unet, ...)` of torch": (quantise, "made by another adapter"),
+}
 REFUSES_PUBLISHED = {"a cross-attention replaced": (replace_a_cross_attention, "1 of 4 cross-attentions have lost")}
 # The hooks are gone: text that was rewritten stays so, and text of kind `published` gives NaN.
 UNHOOKS = {
@@ -159,6 +168,17 @@ def test_what_would_lose_the_adapter_is_refused(kind, call):
     change(pipe)
     with pytest.raises(GuardError, match=message):
         draw_text(pipe, text)
+
+
+def test_a_copy_is_named_before_anything_is_drawn_and_an_adapter_attached_after_it_works():
+    pipe = sd15_pipeline()
+    psa = attach(pipe, random_adapter(pipe, "prompt"))
+    copy_the_unet(pipe)
+    with pytest.raises(GuardError, match=r"UNet of this StableDiffusionPipeline has another adapter.*\nCall unload"):
+        psa.encode(pipe, PROMPTS, users())
+    fresh = sd15_pipeline()
+    quantise(fresh)
+    assert draw(fresh, attach(fresh, random_adapter(fresh, "prompt"))).isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["prompt", "published"])

@@ -4,8 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import cpu_offload, cpu_offload_with_hook
+from diffusers.hooks import apply_group_offloading
 
-from psalign.diffusion.places import modules_of, on_device, same_places
+from psalign.diffusion.places import is_movable, modules_of, on_device, same_places
+from tiny_pipelines import PROMPTS, sd15_pipeline
+
+CPU = torch.device("cpu")
 
 
 class Part(torch.nn.Module):
@@ -51,12 +56,41 @@ def test_whatever_is_moved_goes_back_also_after_an_error(pipeline):
     assert places(pipeline) == ["cuda:1", "cpu"]
 
 
-def test_a_part_that_refuses_to_be_moved_may_stay(pipeline):
-    class Quantised(Part):
-        def to(self, place):
-            raise ValueError("`.to` is not supported")
+class Quantised(Part):
+    """As bitsandbytes leaves it."""
 
-    pipeline.components["text_encoder"] = Quantised("cuda:1")
+    def to(self, place):
+        raise ValueError("`.to` is not supported")
+
+
+@pytest.mark.parametrize("mark", [{"is_quantized": True}, {"hf_quantizer": object()}])
+def test_a_quantised_part_stays_where_it_is(pipeline, mark):
+    part = pipeline.components["text_encoder"] = Quantised("cuda:1")
+    vars(part).update(mark)
     with same_places(pipeline):
         pipeline.components["vae"].to("meta")
+    with on_device(pipeline, CPU):
+        assert places(pipeline) == ["cpu", "cpu", "cuda:1"]
     assert places(pipeline) == ["cuda:1", "cpu", "cuda:1"]
+
+
+def in_groups(part, device):
+    apply_group_offloading(part, onload_device=device, offload_type="leaf_level")
+
+
+@pytest.mark.parametrize("offload", [cpu_offload, cpu_offload_with_hook, in_groups])
+def test_an_offloaded_part_is_left_to_its_hooks(offload):
+    pipe = sd15_pipeline()
+    for part in (pipe.text_encoder, pipe.vae):
+        offload(part, CPU)
+        assert not is_movable(part)
+    before = places_of_weights(pipe)
+    with on_device(pipe, CPU):
+        assert places_of_weights(pipe) == before
+        pipe(PROMPTS, num_inference_steps=1, output_type="latent", height=32, width=32)
+    assert places_of_weights(pipe) == before
+    assert is_movable(pipe.unet)
+
+
+def places_of_weights(pipe):
+    return [weight.device.type for part in modules_of(pipe) for weight in part.parameters()]

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from accelerate import cpu_offload
 
 from psalign.adapter.checkpoint import load_adapter
 from psalign.config import load_preset
@@ -136,6 +137,37 @@ def test_only_the_pairs_that_are_asked_for_need_pictures(small_run, tmp_path):
     pairs = load_pairs(RowSource(small_run[0] / "data", tmp_path / "cache", most=4), pipeline, users)
     assert len(pairs) == 4
     assert len(pairs.cache.pictures) == 4
+
+
+SHORT = ["prompt.training.steps=1", "prompt.training.batch_size=2", "prompt.training.validation_pictures=2"]
+
+
+def test_training_leaves_parts_that_are_offloaded_or_quantised_alone(small_run, tmp_path):
+    """VAE by accelerate's hooks; the text encoder as bitsandbytes leaves it, which refuses to be moved and cast."""
+    users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_pipeline("mini", dtype="bf16")
+    cpu_offload(pipeline.vae, torch.device("cpu"))
+    pipeline.text_encoder.hf_quantizer = object()
+    pipeline.text_encoder.to = lambda *_, **__: pytest.fail("`.to` is not supported")
+    preset = load_preset("mini-quickstart", changes=[*SHORT, "prompt.training.mixed_precision=bf16"])
+    sources = [RowSource(small_run[0] / "data", tmp_path / "cache", split=split, most=4) for split in ("train", "val")]
+    rows, unseen = (load_captions(source, pipeline, users, preset=preset) for source in sources)
+    train_adapter(preset, "prompt", pipeline, rows, users, tmp_path / "run", unseen=unseen)
+    assert (tmp_path / "run/validation/step-00000001.png").is_file()
+    assert {weight.device.type for weight in pipeline.vae.parameters()} == {"meta"}
+    assert pipeline.text_encoder.dtype == torch.bfloat16
+    other = load_preset("mini-quickstart", changes=SHORT)
+    with pytest.raises(UsageError, match=r"stays in torch.bfloat16; training would run in torch.float32.\nSet mixed_p"):
+        train_adapter(other, "prompt", pipeline, rows, users, tmp_path / "other")
+
+
+def test_an_offloaded_unet_does_not_train(small_run, tmp_path):
+    users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_pipeline("mini")
+    preset = load_preset("mini-quickstart", changes=SHORT)
+    source = RowSource(small_run[0] / "data", tmp_path / "cache", most=4)
+    rows = load_captions(source, pipeline, users, preset=preset)
+    cpu_offload(pipeline.unet, torch.device("cpu"))
+    with pytest.raises(UsageError, match=r"The UNet is offloaded.*\nLoad the pipeline without offloading"):
+        train_adapter(preset, "prompt", pipeline, rows, users, tmp_path / "run")
 
 
 def weights_of(folder):

@@ -108,13 +108,7 @@ class AttachedAdapter:
         Raises GuardError for users, scales or texts that do not match; RecipeMismatch for another recipe.
         """
         denoiser = getattr(pipe, "unet", None)
-        is_inside = isinstance(denoiser, nn.Module) and any(module is self.unet for module in denoiser.modules())
-        if self._terms is not None and not is_inside:
-            raise GuardError(
-                f"The UNet of this {type(pipe).__name__} is not the one that the adapter is on, and kind 'published' "
-                "works inside the UNet.",
-                hint="Attach the adapter to this pipeline, or use an adapter of kind 'prompt'.",
-            )
+        is_inside = self._is_inside(denoiser, type(pipe).__name__)
         checked = check_users(self.adapter, users, recipe=recipe, scale=scale, limits=limits)
         if self._terms is None:
             second = options.get("prompt_2")
@@ -174,6 +168,25 @@ class AttachedAdapter:
         checked = check_users(self.adapter, users, recipe=recipe, scale=1.0, limits=limits)
         rows = self._with_limits(pipe, checked, options)
         return explain_texts(self.adapter, pipe, prompts, rows, checked, **options)
+
+    def _is_inside(self, denoiser: Any, pipeline: str) -> bool:
+        """Whether the adapted UNet is a pipeline's denoiser, or a part of it. Raises GuardError where it must be."""
+        if isinstance(denoiser, nn.Module) and any(module is self.unet for module in denoiser.modules()):
+            return True
+        if self._terms is not None:
+            raise GuardError(
+                f"The UNet of this {pipeline} is not the one that the adapter is on, and kind 'published' works inside "
+                "the UNet.",
+                hint="Attach the adapter to this pipeline, or use an adapter of kind 'prompt'.",
+            )
+        if hasattr(denoiser, "_psa_attached"):
+            raise GuardError(
+                f"The UNet of this {pipeline} has another adapter: it is a copy of the adapted one, or was adapted "
+                "itself.",
+                hint="Call unload() before the UNet is copied or quantised, and attach afterwards; or encode() with "
+                "the other adapter.",
+            )
+        return False
 
     def _with_limits(self, pipe: Any, checked: CheckedUsers, options: dict[str, Any]) -> RowUsers:
         phrases = sorted({phrase for row in checked.phrases for phrase, _ in row})

@@ -41,12 +41,14 @@ def embed(arguments: argparse.Namespace) -> None:
 
 
 def _embedder(arguments: argparse.Namespace) -> Embedder:
+    from ..diffusion.shards import find_device
     from ..users.language_model import PublishedEmbedder, ResumableEmbedder, TransformersEmbedder
     from ..users.store_files import UNFINISHED
     from ..users.vectors import StructuredEmbedder
 
     if arguments.backend == "structured":
         return StructuredEmbedder(arguments.llm_dim)
+    find_device(arguments.device)
     kind = PublishedEmbedder if arguments.backend == "published" else TransformersEmbedder
     model = kind(arguments.model, dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size)
     return ResumableEmbedder(model, arguments.out / UNFINISHED)

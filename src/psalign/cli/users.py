@@ -73,11 +73,13 @@ def ban(arguments: argparse.Namespace) -> None:
 
 
 def _backend(arguments: argparse.Namespace, profiles: list[UserProfile]) -> Backend | None:
+    from ..diffusion.shards import find_device
     from ..users.categories import FIELDS, OpenAIBackend, TransformersBackend
 
     if arguments.backend == "rules":
         return None
     if arguments.backend == "transformers":
+        find_device(arguments.device)
         return TransformersBackend(arguments.model, dtype=arguments.dtype, device=arguments.device)
     backend = OpenAIBackend(arguments.model, base_url=arguments.base_url, timeout_s=arguments.timeout_s)
     shown = f"This sends to {backend.host}: {', '.join(FIELDS)} of {len(profiles)} profiles. No user ids."

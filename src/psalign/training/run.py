@@ -24,7 +24,7 @@ from ..categories import category_names
 from ..config import settings
 from ..diffusion.base_models import DTYPES, find_base
 from ..diffusion.generate import GenerationConfig
-from ..diffusion.places import modules_of, same_places
+from ..diffusion.places import is_movable, is_offloaded, modules_of, same_places
 from ..diffusion.shards import Shard
 from ..diffusion.text_side import CrossAttentions
 from ..errors import DatasetError, UsageError, listed
@@ -292,10 +292,26 @@ def _objective(
 @contextmanager
 def _made_ready(pipeline: Any, config: TrainingConfig) -> Iterator[None]:
     """The pipeline as training wants it: its precision, no VAE or text encoder on a GPU, checkpointing, compiled.
-    Afterwards every part is where it was."""
+    Afterwards every part is where it was. Parts that are quantised or offloaded stay as they are.
+
+    Raises UsageError for a UNet that is offloaded: training reads its weights between its calls too; and where such
+    parts have another precision and the pipeline must draw.
+    """
     unet, dtype = pipeline.unet, getattr(torch, DTYPES[PRECISIONS[config.mixed_precision]])
+    if is_offloaded(unet):
+        raise UsageError(
+            "The UNet is offloaded, and training needs its weights on the device all the time.",
+            hint="Load the pipeline without offloading, and call pipeline.to(device).",
+        )
+    for part in modules_of(pipeline):
+        if part.dtype != dtype and not is_movable(part) and not config.needs_text_alone:
+            raise UsageError(
+                f"{type(part).__name__} is quantised or offloaded and stays in {part.dtype}; training would run in "
+                f"{dtype}.",
+                hint="Set mixed_precision (no, bf16 or fp16) to the precision that the pipeline was loaded in.",
+            )
     with same_places(pipeline):
-        for part in modules_of(pipeline):
+        for part in filter(is_movable, modules_of(pipeline)):
             if part.dtype != dtype:
                 part.to(dtype)
             if part is not unet and unet.device.type != "cpu":

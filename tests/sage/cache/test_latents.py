@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from PIL import Image
 
 from psalign.errors import DatasetError
@@ -74,6 +75,19 @@ def test_latents_and_states_are_the_models_own(tmp_path, pictures, mini_pipeline
         torch.testing.assert_close(kept, expected * scale, atol=5e-3, rtol=2e-3)
     kept = cache.texts.read("states", [cache.captions["a cat"]])[0].float()
     torch.testing.assert_close(kept, states, atol=5e-3, rtol=2e-3)
+
+
+def test_models_that_are_offloaded_layer_by_layer_give_the_same_cache(tmp_path, pictures, mini_pipeline, encoded):
+    first = build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
+    for part in (mini_pipeline.vae, mini_pipeline.text_encoder):
+        cpu_offload(part, torch.device("cpu"))
+    again = build(ROWS, mini_pipeline, pictures, tmp_path / "cache")
+    assert encoded == {"pictures": 4, "captions": 4}
+    other = build(ROWS, mini_pipeline, pictures, tmp_path / "other")
+    assert first.name == again.name == other.name
+    for name in ("means", "stds"):
+        assert torch.equal(other.latents.read(name, range(4)), first.latents.read(name, range(4)))
+    assert torch.equal(other.texts.read("states", range(4)), first.texts.read("states", range(4)))
 
 
 def test_what_is_there_is_not_made_again(tmp_path, pictures, mini_pipeline, encoded):

@@ -99,7 +99,7 @@ def build_cache(
             things.setdefault(keys[-1], (pictures.folder / name, places[name], variant))
     store = ShardedStore(folder, "latents")
     with _in_float32(pipeline.vae):
-        fill(store, things, lambda part: _encode(pipeline.vae, part, framing), share=share, desc="encoding pictures")
+        fill(store, things, lambda part: _encode(pipeline, part, framing), share=share, desc="encoding pictures")
     texts = build_texts([row.caption for row in rows], pipeline, folder, share=share)
     return Cache(
         name=fingerprint([keys, texts.name, asdict(framing)]),
@@ -112,7 +112,7 @@ def build_cache(
 
 
 @torch.no_grad()
-def _encode(vae: Any, wanted: Sequence[Picture], framing: Framing) -> Tensors:
+def _encode(pipeline: Any, wanted: Sequence[Picture], framing: Framing) -> Tensors:
     framed = [
         read_framed(path, framing, place, flip="flipped" in variant, degraded="degraded" in variant)
         for path, place, variant in wanted
@@ -120,12 +120,13 @@ def _encode(vae: Any, wanted: Sequence[Picture], framing: Framing) -> Tensors:
     _require_one_size([path for path, _, _ in wanted], framed)
     height, width, _ = framed[0].pixels.shape
     size = max(1, min(SHARD, PIXELS_PER_BATCH // (height * width)))
-    (shift, scale), device = _latent_scale(vae), vae.device
+    device = pipeline._execution_device
+    shift, scale = (part.to(device) for part in _latent_scale(pipeline.vae))
     means, stds = [], []
     for start in range(0, len(framed), size):
         batch = np.stack([one.pixels for one in framed[start : start + size]])
         pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
-        posterior = vae.encode(pixels.to(device)).latent_dist
+        posterior = pipeline.vae.encode(pixels.to(device)).latent_dist
         means.append(((posterior.mean - shift) * scale).cpu())
         stds.append((posterior.std * scale).cpu())
     tensors = {"means": torch.cat(means).half(), "stds": torch.cat(stds).half()}
@@ -140,9 +141,9 @@ def _latent_scale(vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Shift and scale, [1, C or 1, 1, 1] each: the UNet sees (latents - shift) * scale of a VAE's latents."""
     mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
     if mean is None or std is None:
-        zero = torch.zeros(1, 1, 1, 1, device=vae.device)
+        zero = torch.zeros(1, 1, 1, 1)
         return zero, torch.full_like(zero, vae.config.scaling_factor)
-    shift, spread = (torch.tensor(values, device=vae.device).reshape(1, -1, 1, 1) for values in (mean, std))
+    shift, spread = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (mean, std))
     return shift, vae.config.scaling_factor / spread
 
 

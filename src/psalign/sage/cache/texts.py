@@ -68,7 +68,7 @@ def _encode(pipeline: Any, captions: Sequence[str]) -> Tensors:
     for start in range(0, len(captions), TEXTS_PER_BATCH):
         encoded = pipeline.encode_prompt(
             list(captions[start : start + TEXTS_PER_BATCH]),
-            device=pipeline.device,
+            device=pipeline._execution_device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=False,
         )
