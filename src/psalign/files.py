@@ -29,6 +29,7 @@ Record = dict[str, Any]
 Fault = Callable[[str], PSAlignError]  # makes the error of a file that cannot be read, from the message
 
 MAX_DIGITS = 1000  # of a whole number in JSON
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")  # at the start of a file, as spreadsheets write it
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -200,10 +201,12 @@ def read_text(path: Path, *, fault: Fault = DatasetError) -> str:
 
     Raises `fault` for a file that does not exist, is a folder, cannot be read, or is not UTF-8.
     """
+    content = _read_bytes(path, fault)
     try:
-        return _read_bytes(path, fault).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as err:
-        raise fault(f"{path}: not UTF-8 text (byte {err.start}).") from err
+        what = "UTF-16 text" if content[:2] in UTF16_MARKS else f"not UTF-8 text (byte {err.start})"
+        raise fault(f"{path}: {what}. Save it again as UTF-8.") from err
 
 
 def read_template(name: str) -> str:

@@ -24,6 +24,7 @@ from .ids import shorten
 
 # Columns of a profile as layout A spells them; our name of each is the same in small letters.
 PROFILE_COLUMNS = ("Age", "Age_Group", "Gender", "Religion", "Physical_Condition", "Mental_Condition")
+SEPARATORS = {";": "semicolons", "\t": "tabs"}  # that spreadsheets write in some countries
 LIKENESS = 0.87  # of 1, from which an unknown column counts as a misspelt one of ours
 
 
@@ -150,13 +151,17 @@ def parse_table(text: str, path: Path, *, fault: Fault = DatasetError, strip: bo
 def parse_csv(text: str, *, fault: Fault, name: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of CSV text; rows without a cell are left out.
 
-    Raises `fault` for text that is not CSV. The caller checks whether rows fit the header.
+    Raises `fault` for text that is not CSV, and for cells between semicolons or tabs. The caller checks whether rows
+    fit the header.
     """
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except csv.Error as err:
         raise fault(f"{name}: not a CSV file ({err}).") from err
-    return ([column.strip() for column in rows[0]] if rows else []), rows[1:]
+    header = [column.strip() for column in rows[0]] if rows else []
+    if len(header) == 1 and (other := next((name for sign, name in SEPARATORS.items() if sign in rows[0][0]), None)):
+        raise fault(f"{name}: saw {other} between its cells, expected commas. Save it again as CSV with commas.")
+    return header, rows[1:]
 
 
 def looks_like_jsonl(path: Path, text: str) -> bool:

@@ -133,6 +133,7 @@ FAULTS = {
     "nearly a user": ("prompt,user\na,7\n", r"column user: did you mean user_id\?"),
     "half a condition": ("prompt,mental\na,war\n", r"column mental: did you mean mental_condition\?"),
     "a way out": ("prompt,file_name\na,../b.png\n", "row 1: file_name must be a relative path"),
+    "semicolons": ("prompt;user_id\na;1\n", r"saw semicolons between its cells, expected commas\. Save it again"),
     "an open quote": ('prompt\n"a\n', "not a CSV file"),
 }
 
@@ -144,6 +145,15 @@ def test_faults_of_a_meta_file(tmp_path, fault):
         load_meta_file(meta_file(tmp_path, text))
     with pytest.raises(DatasetError, match="does not exist"):
         load_meta_file(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "seen"), [("null", "None"), ("3", "3"), ('["a"]', r"\['a'\]"), ('"a \\ud800 cat"', r"'a \\ud800 cat'")]
+)
+def test_a_prompt_is_text_that_can_be_written(tmp_path, prompt, seen):
+    path = meta_file(tmp_path, f'{{"prompt": {prompt}}}\n', "prompts.jsonl")
+    with pytest.raises(DatasetError, match=f"row 1: prompt must be text, of whole characters; saw {seen}"):
+        load_meta_file(path)
 
 
 def test_a_profile_that_is_no_object_is_not_shown(tmp_path):

@@ -214,7 +214,11 @@ def test_the_fault_does_not_drag_the_whole_row_into_the_traceback(tmp_path):
         ("Age\n", "has no users, expected one a row."),
         ("User_ID,Gender\n7,\n", "nothing is known of user 0000007, expected a ban list ([] bans nothing)"),
         ('Age\n"30\n', "not a CSV file"),
-        (b"Age\n\xff\xfe\n", "not UTF-8 text (byte 4)."),
+        (b"Age\n\xff\xfe\n", "not UTF-8 text (byte 4). Save it again as UTF-8."),
+        ("User_ID,Age\n1,30\n".encode("utf-16"), "UTF-16 text. Save it again as UTF-8."),
+        ("User_ID;Age\n1;30\n", "saw semicolons between its cells, expected commas. Save it again as CSV"),
+        ("sep=;\nUser_ID;Age\n1;30\n", "saw semicolons between its cells"),
+        ("User_ID\tAge\n1\t30\n", "saw tabs between its cells"),
     ],
 )
 def test_files_that_could_lose_a_limit_are_refused(tmp_path, text, message):

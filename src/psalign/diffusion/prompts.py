@@ -105,8 +105,8 @@ def _meta_row(record: Record, number: int, seed: int, where: str, keep: Collecti
             columns[name] = value
         elif not _is_same(name, columns[name], value):
             raise DatasetError(f"{where}: {name} is not the one of user_data; give it once.")
-    prompt = next((columns.pop(name) for name in PROMPT if name in columns), None)
-    if prompt is None:
+    spelling = next((name for name in PROMPT if name in columns), None)
+    if spelling is None:
         raise DatasetError(
             f"{where}: there is no column prompt (or caption); saw {', '.join(map(str, record))}.",
             hint="A META_FILE has a column prompt; user_id, file_name, seed and the columns of a profile are optional.",
@@ -117,7 +117,7 @@ def _meta_row(record: Record, number: int, seed: int, where: str, keep: Collecti
     kept = {name: value for name, value in columns.items() if name in keep}
     row = {
         "file_name": _picture_name(columns.pop("file_name", None), number),
-        "prompt": prompt,
+        "prompt": columns.pop(spelling),
         "seed": _seed(columns.pop("seed", None), seed, number, where),
         "user_id": None if user_id in (None, "") else user_id,
         "meta": {**kept, **meta} if isinstance(meta, dict) else meta,
@@ -188,7 +188,7 @@ def prompt_row(record: Record, where: str) -> PromptRow:
     row = PromptRow(**record)
     checks = {
         "file_name": (_is_picture_name(row.file_name), "a relative path without '..' that ends in .png"),
-        "prompt": (isinstance(row.prompt, str), "text"),
+        "prompt": (_is_text(row.prompt), "text, of whole characters"),
         "seed": (_is_whole(row.seed) and row.seed < 2**63, "a whole number from 0 to 2**63 - 1"),
         "user_id": (row.user_id is None or find_user_id(row.user_id) is not None, f"null, or {ALLOWED}"),
         "meta": (isinstance(row.meta, dict), "a JSON object"),
@@ -203,6 +203,14 @@ def prompt_row(record: Record, where: str) -> PromptRow:
             hint="Keep profiles in the users file; a row names its user by user_id alone.",
         )
     return replace(row, file_name=str(PurePosixPath(row.file_name)), user_id=find_user_id(row.user_id))
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that can be written; JSON may hold half a character (a lone surrogate)."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_picture_name(name: Any) -> bool:
