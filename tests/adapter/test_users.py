@@ -8,7 +8,7 @@ from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
 from psalign.adapter.users import MOST_PHRASES, RowUsers, check_users
 from psalign.errors import GuardError, RecipeMismatch
-from psalign.records import NO_VECTORS
+from psalign.records import NO_VECTORS, PUBLISHED_RECIPE
 from psalign.users.profile import UserProfile
 from psalign.users.store import EmbeddingStore
 from psalign.users.vectors import StructuredEmbedder, UserBatch
@@ -26,6 +26,15 @@ def batch(bans=(), limits=(), recipe="r", rows=2):
 
 def check(users, *, of=None, limits=None, recipe=None, scale=1.0):
     return check_users(of or adapter(), users, recipe=recipe, scale=scale, limits=limits)
+
+
+def test_a_raw_vector_of_zeros_is_nobody():
+    """The published code puts zeros in place of a missing user; kind `published` makes the base model of them."""
+    published = PublishedAdapter(recipe=PUBLISHED_RECIPE, llm_dim=WIDTH, context_dim=16, n_tokens=1, widths=(8,))
+    zeros = UserBatch((np.ones(WIDTH), None, np.zeros(WIDTH)), PUBLISHED_RECIPE)
+    with pytest.raises(GuardError, match=r"User vector 2 is all zeros.*\nEmbed this user, or pass None"):
+        check(zeros, of=published)
+    assert check(UserBatch(zeros.vectors[:2], PUBLISHED_RECIPE), of=published).rows.strength.tolist() == [1.0, 0.0]
 
 
 def test_a_list_that_is_not_known_is_not_an_empty_one():

@@ -31,7 +31,7 @@ def test_who_is_not_stored_is_embedded_without_a_word():
 
 
 def test_a_floor_that_nobody_knows_is_an_error(tmp_path):
-    np.save(tmp_path / "0000033.npy", np.zeros((1, 4), np.float32))
+    np.save(tmp_path / "0000033.npy", np.ones((1, 4), np.float32))
     with pytest.raises(UnknownUser, match="Nothing says what user 0000033 bans"):
         above_the_floor([UserProfile(user_id="33", age=30)], EmbeddingStore.load(tmp_path))
 

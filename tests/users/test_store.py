@@ -333,6 +333,9 @@ def test_published_vectors_are_given_out_as_they_are(tmp_path):
     np.save(tmp_path / "0000034.npy", np.full(4, np.nan))
     with pytest.raises(EmbeddingMissing, match="user 0000034 is not finite"):
         EmbeddingStore.load(tmp_path)
+    np.save(tmp_path / "0000034.npy", np.zeros(4))
+    with pytest.raises(EmbeddingMissing, match=r"of 1 of [0-9] users are all zeros.*0000034\.\nRun: psalign embed"):
+        EmbeddingStore.load(tmp_path)
 
 
 def npy(folder, **rows):

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import GuardError, RecipeMismatch
+from ..records import PUBLISHED_RECIPE
 from .adapter import PSAAdapter
 from .reading import Reading, read_prompt
 
@@ -111,6 +112,8 @@ def check_users(
     phrases = tuple(_united(*both) for both in zip(own, limits or [()] * len(rows), strict=True))
     require_words(adapter, phrases)
     vectors = torch.stack([_vector(number, row, adapter.llm_dim) for number, row in enumerate(rows)])
+    if adapter.config.recipe == PUBLISHED_RECIPE:
+        _require_no_zeros(vectors, rows)
     given = zip(rows, bans, phrases, strict=True)
     is_present = torch.tensor([row is not None or code is not None or bool(limit) for row, code, limit in given])
     strength = _strength(scale, len(rows))
@@ -223,6 +226,16 @@ def _vector(number: int, row: Any, width: int) -> torch.Tensor:
     if not torch.isfinite(vector).all():
         raise GuardError(f"User vector {number} is not finite.", hint="Embed this user again.")
     return vector
+
+
+def _require_no_zeros(vectors: torch.Tensor, rows: Sequence[Any]) -> None:
+    """Raises GuardError for a raw vector of zeros: the published code's for a user who is missing, and the base's."""
+    empty = [number for number, row in enumerate(rows) if row is not None and not vectors[number].any()]
+    if empty:
+        raise GuardError(
+            f"User vector {empty[0]} is all zeros, which says nothing of a person.",
+            hint="Embed this user, or pass None for a row with no user.",
+        )
 
 
 def _code(number: int, code: Any, width: int) -> torch.Tensor:

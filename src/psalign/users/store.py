@@ -22,7 +22,7 @@ from .limits import Limit, active, categories_of, phrases_of, united
 from .policy import Bans, banned_categories, standing_bans, united_bans
 from .profile import UserProfile
 from .space import Space
-from .store_files import Contents, embed_hint, require_finite, write_npy, write_store
+from .store_files import Contents, embed_hint, require_finite, require_vectors, write_npy, write_store
 from .store_reader import read_folder
 from .vectors import Array, Embedder, Recipe, UserBatch
 
@@ -62,7 +62,7 @@ class EmbeddingStore:
         whitened: directions to keep in a space of their own (see Space); exact: whether ban codes follow its
         vectors.
         Raises ProfileError for no users or an id given twice, RecipeMismatch where the other store has
-        another recipe, EmbeddingMissing where a vector has the wrong shape or is not finite.
+        another recipe, EmbeddingMissing where a vector has the wrong shape, is not finite or all zeros.
         """
         ids, recipe = [profile.user_id for profile in profiles], embedder.recipe
         if not ids or len(set(ids)) < len(ids):
@@ -75,7 +75,7 @@ class EmbeddingStore:
             raise EmbeddingMissing(
                 f"{recipe.backend} gave vectors of shape {raw.shape}, expected {(len(ids), recipe.llm_dim)}."
             )
-        require_finite(raw, user_ids=ids)
+        require_vectors(raw, user_ids=ids)
         if statistics_of is not None:
             space = statistics_of.space
         elif recipe.backend == PUBLISHED_RECIPE:

@@ -158,6 +158,21 @@ def embed_hint(folder: Path | None) -> str:
     return f"Run: psalign embed --users users.csv --out {folder or 'data/embeddings/users'}{force}"
 
 
+def require_vectors(raw: Array, *, user_ids: Sequence[str], hint: str | None = None) -> None:
+    """Raises EmbeddingMissing for a raw vector that is not finite or all zeros: of zeros an adapter makes the base.
+
+    raw: [U, llm_dim], of these users.
+    """
+    require_finite(raw, user_ids=user_ids)
+    empty = [user_id for user_id, row in zip(user_ids, raw, strict=True) if not row.any()]
+    if empty:
+        raise EmbeddingMissing(
+            f"The vectors of {len(empty)} of {len(raw)} users are all zeros, which says nothing of a person: "
+            f"{', '.join(empty[:5])}.",
+            hint=hint,
+        )
+
+
 def require_finite(*arrays: Array, user_ids: Sequence[str]) -> None:
     """Raises EmbeddingMissing for a number that is not finite.
 

@@ -26,7 +26,7 @@ from .levels import PUBLISHED_USERS, level_bans
 from .limits import Limit, read_limits
 from .policy import Bans, united_bans
 from .space import Space
-from .store_files import INDEX, NPY_INDEX, VECTORS, Contents, digest_of, embed_hint, npy_digest, require_finite
+from .store_files import INDEX, NPY_INDEX, VECTORS, Contents, digest_of, embed_hint, npy_digest, require_vectors
 from .vectors import Array, Recipe
 
 LOAD_TRIES, LOAD_PAUSE_S = 4, 0.1  # a store that is being replaced is whole a moment later
@@ -183,7 +183,7 @@ class _Reader:
                 raise self.damaged(f"{path.name} has {row.size} numbers, {paths[0].name} has {rows[0].size}")
             rows.append(row)
         raw = np.stack(rows)
-        require_finite(raw, user_ids=[path.stem for path in paths])
+        require_vectors(raw, user_ids=[path.stem for path in paths], hint=self.hint)
         return raw
 
 
