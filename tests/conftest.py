@@ -1,13 +1,22 @@
 """What many tests need once: the shipped mini base, a small run of the quickstart, and a measured benchmark."""
 
+import gc
 import os
 import signal
 
-import diffusers  # noqa: F401  its log handler keeps the stderr of its import, which must not be one test's
+import diffusers.hooks.group_offloading  # its log handler keeps the stderr of its import, which must not be one test's
 import pytest
 import torch
 import transformers  # noqa: F401  the same
 from filelock import FileLock
+
+gc.disable()  # until everything is imported: see pytest_collection_finish
+
+
+def pytest_collection_finish():
+    """What is imported stays, some 3,000 modules: no garbage collection of a test looks through it again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,6 +24,20 @@ def quiet_and_repeatable():
     torch.manual_seed(0)
     # One: the models are tiny, and threads on a busy machine mostly wait for each other. `make test` has two workers.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hooks_are_found_quickly():
+    """Before every call diffusers asks each layer whether it is offloaded; nn.Module answers slowly that it is not."""
+    group_offloading = diffusers.hooks.group_offloading
+    search = group_offloading._get_top_level_group_offload_hook
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group_offloading, search.__name__, lambda part: search(part) if _has_hook(part) else None)
+        yield
+
+
+def _has_hook(part):
+    return any("_diffusers_hook" in vars(layer) for layer in part.modules())
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 SETTINGS = {
     "warmup_steps": 2, "save_every": 1, "log_every": 1, "lr": 1e-3, "user_dropout": 0.2, "anchor": "caption",
     "ema": 0.9, "validation_pictures": 0, "validation_pairs": 0, "keep": 2, "beta": 50,
-    "noise_share": 0.25,
+    "noise_share": 0.25, "queries": "noise",
 }  # fmt: skip
 
 

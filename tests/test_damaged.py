@@ -209,9 +209,10 @@ def damages(content):
 
 
 def paths_of(value, path=()):
-    """Places of a JSON value: the first forty of an object or list, and none of the versions of libraries."""
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in list(parts)[:40]:
+    """Places of a JSON value: the first forty of an object and three of a list, none of the versions of libraries."""
+    parts = list(value.items())[:40] if isinstance(value, dict) else []
+    parts += enumerate(value[:3]) if isinstance(value, list) else ()
+    for key, part in parts:
         if "versions" not in path:
             yield (*path, key)
             yield from paths_of(part, (*path, key))

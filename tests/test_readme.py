@@ -29,7 +29,7 @@ SMALLER = {
         *(change for change in SMALL if change.split("=")[0] not in FEW and change.startswith("dataset")),
         *(f"{name}={count}" for name, count in FEW.items()),
     ],
-    "train": [change for change in SMALL if change.startswith("prompt.")],
+    "train": [*(change for change in SMALL if change.startswith("prompt.")), "prompt.training.queries=words"],
 }
 
 

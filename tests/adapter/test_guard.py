@@ -479,18 +479,6 @@ def test_disabled_ends_with_its_block_for_all_that_was_started_inside():
 
 
 @torch.no_grad()
-def test_positional_text_of_a_compiled_unet():
-    unet = tiny_unet(blocks=1)
-    inputs = unet_inputs(1)
-    compiled = torch.compile(unet, backend="eager")
-    psa = attach(compiled, tiny_adapter(unet, "prompt"))
-    made = for_users(psa, inputs, vectors(1))
-    text = made["encoder_hidden_states"]
-    drawn = compiled(inputs["sample"], inputs["timestep"], text, cross_attention_kwargs=made["cross_attention_kwargs"])
-    torch.testing.assert_close(drawn.sample, unet(**made).sample)
-
-
-@torch.no_grad()
 def test_a_denoiser_is_not_traced_with_a_users_text():
     unet = tiny_unet()
     psa = attach(unet, tiny_adapter(unet, "published"))

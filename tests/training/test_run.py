@@ -76,7 +76,8 @@ def test_a_corrected_setting_is_answered_before_anything_is_encoded(small_run, t
     run = small_run[0]
 
     def train(out, *more):
-        sizes = ["--steps", 1, "--rows", 40, "--batch-size", 2, "--set", "prompt.training.validation_pairs=0"]
+        sizes = ["--steps", 1, "--rows", 40, "--batch-size", 2, "--set", "prompt.training.validation_pairs=0",
+                 "--set", "prompt.training.queries=words"]  # fmt: skip
         arguments = ["train", "--data", run / "data", "--embeddings", run / "embeddings", "--out", tmp_path / out]
         status = main([str(one) for one in (*arguments, *sizes, *more)])
         return status, capsys.readouterr().err
