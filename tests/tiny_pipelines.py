@@ -6,6 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -23,8 +24,10 @@ from psalign.adapter.checkpoint import save_adapter
 from psalign.adapter.guard import AttachedAdapter
 from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.published import PublishedAdapter
+from psalign.adapter.text import encode_texts
 from psalign.categories import category_names
 from psalign.diffusion.base_models import mini_folder
+from psalign.mini import world
 from psalign.users.vectors import UserBatch
 
 LLM_DIM = 12
@@ -106,6 +109,24 @@ def _made_sdxl(layers: tuple[int, int, int], depth: int) -> StableDiffusionXLPip
 PIPELINES = {"sd15": sd15_pipeline, "sdxl": sdxl_pipeline}
 # With every cross-attention.
 WHOLE = {"sd15": partial(sd15_pipeline, blocks=4), "sdxl": partial(sdxl_pipeline, layers=(1, 2, 10), depth=2)}
+
+
+def adapter_of_limits(pipeline: Any, *, bias: float = -7.0) -> PromptAdapter:
+    """For the mini base: its matcher has learned nothing but centre and spread, and finds only what is very similar.
+
+    bias: of the similarity of words; more finds more.
+    """
+    torch.manual_seed(0)
+    adapter = PromptAdapter(recipe="r", words=True, rank=8, heads=2)
+    rng = np.random.default_rng(0)
+    scenes = [world.sample_scene(rng) for _ in range(32)]
+    sample = [world.caption(scene, world.WORDINGS[i % 5]) for i, scene in enumerate(scenes)]
+    adapter.matcher.measure(encode_texts(pipeline, sample).prompt_embeds)
+    with torch.no_grad():
+        adapter.matcher.words_bias.fill_(bias)
+        adapter.matcher.breadth[2].bias.fill_(-20.0)
+    torch.nn.init.normal_(adapter.rewriter.up.weight, std=0.1)
+    return adapter
 
 
 def save_pipeline(pipeline: Any, folder: Path) -> Path:

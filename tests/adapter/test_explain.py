@@ -1,34 +1,21 @@
 """Which words an adapter softens, and for which limit: by a matcher that has learned nothing but centre and spread."""
 
-import numpy as np
 import pytest
 import torch
 
 from psalign.adapter.attach import attach
 from psalign.adapter.explain import Softened
-from psalign.adapter.prompt import PromptAdapter
 from psalign.adapter.text import encode_texts
 from psalign.errors import GuardError
-from psalign.mini import world
 from psalign.users.vectors import UserBatch
-from tiny_pipelines import PIPELINES, random_adapter
+from tiny_pipelines import PIPELINES, adapter_of_limits, random_adapter
 
 PROMPT = "a sword and a red cat on the left, in a meadow"  # its beginning has the very states of the limit
 
 
 @pytest.fixture
 def psa(mini_pipeline):
-    torch.manual_seed(0)
-    adapter = PromptAdapter(recipe="r", words=True, rank=8, heads=2)
-    rng = np.random.default_rng(0)
-    scenes = [world.sample_scene(rng) for _ in range(32)]
-    sample = [world.caption(scene, world.WORDINGS[i % 5]) for i, scene in enumerate(scenes)]
-    adapter.matcher.measure(encode_texts(mini_pipeline, sample).prompt_embeds)
-    with torch.no_grad():  # similar states alone, and only very similar ones
-        adapter.matcher.words_bias.fill_(-7.0)
-        adapter.matcher.breadth[2].bias.fill_(-20.0)
-    torch.nn.init.normal_(adapter.rewriter.up.weight, std=0.1)
-    return attach(mini_pipeline, adapter)
+    return attach(mini_pipeline, adapter_of_limits(mini_pipeline))
 
 
 def test_the_word_of_a_limit_is_the_first_that_is_softened(psa, mini_pipeline):
@@ -81,7 +68,7 @@ def test_limits_are_encoded_with_the_clip_skip_of_the_states(psa, mini_pipeline,
 
     monkeypatch.setattr("psalign.adapter.words.encode_texts", encode)
     psa.rewrite(states, None, limits=[["a sword"]], pipe=mini_pipeline, clip_skip=1)
-    assert given == [{"clip_skip": 1}]
+    assert [one["clip_skip"] for one in given] == [1]
 
 
 def test_a_batch_of_users_brings_its_own_limits(psa, mini_pipeline):

@@ -7,7 +7,7 @@ import torch
 
 from psalign.adapter.text import encode_texts
 from psalign.adapter.users import CheckedUsers, RowUsers
-from psalign.adapter.words import PhraseStates, phrase_states, require_readable, with_limits
+from psalign.adapter.words import KeptStates, phrase_states, require_readable, with_limits
 from psalign.diffusion.base_models import load_pipeline
 from psalign.errors import GuardError
 
@@ -36,7 +36,7 @@ def test_a_phrase_that_the_encoder_cannot_tell_from_nothing_is_refused(mini, phr
 
 
 def test_a_limit_is_encoded_once(mini, monkeypatch):
-    kept, calls = PhraseStates(), []
+    kept, calls = KeptStates(phrase_states), []
     encode = mini.encode_prompt
 
     @functools.wraps(encode)
@@ -52,7 +52,7 @@ def test_a_limit_is_encoded_once(mini, monkeypatch):
 
 
 def test_a_text_encoder_that_changed_encodes_anew(mini):
-    kept = PhraseStates()
+    kept = KeptStates(phrase_states)
     before = kept.states(mini, ["a sword"], {})["a sword"]
     weight = mini.text_encoder.get_input_embeddings().weight
     saved = weight.detach().clone()
@@ -77,7 +77,7 @@ def test_rows_with_fewer_limits_are_filled_up_with_none():
 
 def test_a_weight_that_was_exchanged_encodes_anew(mini):
     """Another parameter in the same place, of the same count of changes."""
-    kept, embeddings = PhraseStates(), mini.text_encoder.get_input_embeddings()
+    kept, embeddings = KeptStates(phrase_states), mini.text_encoder.get_input_embeddings()
     saved = embeddings.weight
     try:
         embeddings.weight = torch.nn.Parameter(saved.detach().clone())

@@ -5,7 +5,7 @@ Place on the path of data: beside step 5, for people who want to know what an ad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 
 from ..categories import category_names
 from .prompt import PromptAdapter
-from .text import as_seen, encode_texts
+from .second_look import LeftOut
+from .text import encode_texts
 from .users import CheckedUsers, Phrases, RowUsers
 
 VECTOR = "the user's vector"  # a source of matches that has no words
@@ -40,12 +41,29 @@ class Softened:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """A word that was left out of a prompt. typed: what was typed. word: what it was read as. cause, match: see
+    Softened; match is of the word by itself."""
+
+    typed: str
+    word: str
+    cause: str
+    match: float
+
+    @property
+    def line(self) -> str:
+        read = "" if self.typed.lower() == self.word else f", read as '{self.word}',"
+        return f"left out: '{self.typed}'{read} for '{self.cause}'"
+
+
+@dataclass(frozen=True)
 class Explanation:
     """What an adapter does to one prompt.
 
     prompt: the prompt that was given. softened: the first word of each cause, in the order of the prompt; empty where
     no text state changes. changes: [T], the distance by which each token's state moves, as a share of its length.
-    read: words in look-alike letters, each as it was typed and as it was read.
+    read: words in look-alike letters, each as it was typed and as it was read. left_out: words that the second look
+    (second_look.py) took out of the prompt: `words` and the rest are of what was left.
     """
 
     prompt: str
@@ -54,11 +72,13 @@ class Explanation:
     words: tuple[str, ...] = ()
     matches: tuple[float, ...] = ()
     read: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[Missing, ...] = ()
 
     @property
     def lines(self) -> tuple[str, ...]:
         """Sentences for people."""
-        return (*(f"read: '{typed}' as '{seen}'" for typed, seen in self.read), *(one.line for one in self.softened))
+        read = (f"read: '{typed}' as '{seen}'" for typed, seen in self.read)
+        return (*read, *(one.line for one in self.left_out), *(one.line for one in self.softened))
 
 
 @torch.no_grad()
@@ -68,13 +88,16 @@ def explain_texts(
     prompts: str | Sequence[str],
     users: RowUsers,
     checked: CheckedUsers,
+    *,
+    seen: Sequence[str],
+    left_out: Mapping[int, Sequence[LeftOut]],
     **options: Any,
 ) -> list[Explanation]:
     """An explanation for each prompt. users: one per prompt, with the states of their limits; checked: the same users
-    as they were given. options: more parameters of the pipeline's encode_prompt."""
+    as they were given. seen: the prompts as the text encoders read them; left_out: what is missing there, by row.
+    options: more parameters of the pipeline's encode_prompt."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    seen, second = as_seen(prompts, options.pop("prompt_2", None), checked)
-    texts = encode_texts(pipe, seen, **options, **({} if second is None else {"prompt_2": second}))
+    texts = encode_texts(pipe, seen, **options)
     found = []
     for row, (prompt, text) in enumerate(zip(prompts, seen, strict=True)):
         states, one = texts.prompt_embeds[row : row + 1], users[row : row + 1]
@@ -88,7 +111,8 @@ def explain_texts(
         words = _words(pipe, text, len(moved))
         softened, largest = _softened(matches, causes, words, moved), tuple(matches.amax(-1).tolist())
         read = () if text == prompt else checked.reading(row, prompt).words
-        found.append(Explanation(prompt, softened, tuple(moved), tuple(words), largest, read))
+        missing = tuple(Missing(x.typed, x.word, causes[x.token], x.match) for x in left_out.get(row, ()))
+        found.append(Explanation(prompt, softened, tuple(moved), tuple(words), largest, read, missing))
     return found
 
 

@@ -28,6 +28,7 @@ from .explain import Explanation, explain_texts
 from .prompt import PromptAdapter
 from .published import Args, Kwargs, UserTerms
 from .recognition import Found, KnownText, digests_of, live_texts, recognise
+from .second_look import LeftOut, SecondLook
 from .text import (
     Texts,
     accepted_by,
@@ -40,7 +41,7 @@ from .text import (
     without_marks,
 )
 from .users import CheckedUsers, RowUsers, Scale, check_users
-from .words import PhraseStates, with_limits
+from .words import KeptStates, phrase_states, with_limits
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -71,7 +72,8 @@ class AttachedAdapter:
     def __init__(self, unet: UNet2DConditionModel, adapter: PSAAdapter) -> None:
         self.unet, self.adapter = getattr(unet, "_orig_mod", unet), adapter  # torch.compile(unet) is a module around it
         self._kept: deque[KnownText] = deque(maxlen=KEPT)
-        self._phrases = PhraseStates()
+        self._phrases = KeptStates(phrase_states)
+        self.second_look: SecondLook | None = SecondLook()
         self._terms = None if isinstance(adapter, PromptAdapter) else UserTerms(self.unet, adapter)
         self._leave = [] if self._terms is None else [self._terms.remove]
         self._leave.append(self.unet.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
@@ -110,14 +112,13 @@ class AttachedAdapter:
         denoiser = getattr(pipe, "unet", None)
         is_inside = self._is_inside(denoiser, type(pipe).__name__)
         checked = check_users(self.adapter, users, recipe=recipe, scale=scale, limits=limits)
+        rows = self._with_limits(pipe, checked, options)
         if self._terms is None:
-            second = options.get("prompt_2")
-            require_one_text(prompts, second, checked.rows.strength > 0)
-            prompts, second = as_seen(prompts, second, checked)
-            options |= {} if second is None else {"prompt_2": second}
+            require_one_text(prompts, options.get("prompt_2"), checked.rows.strength > 0)
+            prompts, options, _ = self._as_seen(pipe, prompts, checked, rows, options)
         texts = encode_texts(pipe, prompts, negative_prompt, **options)
         self.guard(pipe)
-        made = self._made(texts, self._with_limits(pipe, checked, options))
+        made = self._made(texts, rows)
         known, passed = made["cross_attention_kwargs"][KEY], accepted_by(pipe, made)
         is_direct = getattr(denoiser, "_orig_mod", denoiser) is self.unet
         if not is_inside and hasattr(denoiser, "attn_processors"):  # it would warn of unknown arguments at every layer
@@ -167,7 +168,23 @@ class AttachedAdapter:
             raise GuardError("Only adapters of kind 'prompt' know which words they soften.")
         checked = check_users(self.adapter, users, recipe=recipe, scale=1.0, limits=limits)
         rows = self._with_limits(pipe, checked, options)
-        return explain_texts(self.adapter, pipe, prompts, rows, checked, **options)
+        seen, options, left_out = self._as_seen(pipe, prompts, checked, rows, options)
+        return explain_texts(self.adapter, pipe, prompts, rows, checked, seen=seen, left_out=left_out, **options)
+
+    def _as_seen(
+        self, pipe: Any, prompts: Any, checked: CheckedUsers, rows: RowUsers, options: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any], dict[int, tuple[LeftOut, ...]]]:
+        """Prompts and options of a call as the text encoders are to read them, and what was left out of which row."""
+        left_out: dict[int, tuple[LeftOut, ...]] = {}
+
+        def look(row: int, text: str) -> str:
+            assert self.second_look is not None
+            text, left_out[row] = self.second_look(self.adapter, pipe, text, rows[row : row + 1], _of_encoder(options))
+            return text
+
+        can_look = self.second_look is not None and getattr(pipe, "tokenizer", None) is not None
+        seen, second = as_seen(prompts, options.get("prompt_2"), checked, look if can_look else None)
+        return seen, options | ({} if second is None else {"prompt_2": second}), left_out
 
     def _is_inside(self, denoiser: Any, pipeline: str) -> bool:
         """Whether the adapted UNet is a pipeline's denoiser, or a part of it. Raises GuardError where it must be."""
@@ -195,8 +212,7 @@ class AttachedAdapter:
                 "These users have limits in words, and nothing was given that encodes them.",
                 hint="Pass pipe=, the pipeline whose text encoder read the prompts.",
             )
-        known = {name: value for name, value in options.items() if name not in ("prompt_2", "negative_prompt_2")}
-        return with_limits(checked, self._phrases.states(pipe, phrases, known) if phrases else {})
+        return with_limits(checked, self._phrases.states(pipe, phrases, _of_encoder(options)) if phrases else {})
 
     def _made(self, texts: Texts, rows: RowUsers) -> dict[str, Any]:
         require_fit(self.adapter, texts, rows)
@@ -386,6 +402,11 @@ class BesideGuard:
         if pooled is not None:
             kwargs["added_cond_kwargs"] = {**kwargs["added_cond_kwargs"], "text_embeds": pooled}
         return args, kwargs
+
+
+def _of_encoder(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of a call's options that are for texts of any kind."""
+    return {name: value for name, value in options.items() if name not in ("prompt_2", "negative_prompt_2")}
 
 
 def _changed_rows(before: Texts, after: Texts) -> list[bool]:

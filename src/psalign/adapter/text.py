@@ -58,13 +58,16 @@ def encode_texts(
     pipe: Any,
     prompts: str | Sequence[str],
     negative_prompt: str | Sequence[str | None] | None = None,
+    *,
+    has_negative: bool = True,
     **options: Any,
 ) -> Texts:
     """Text states of prompts and of their negative prompts, as `pipe.encode_prompt` gives them.
 
     pipe: a pipeline of diffusers, or a modular one. negative_prompt: one for all rows or one per row; None: the
-    pipeline's own unconditional text. options: more of encode_prompt's parameters (clip_skip, lora_scale; prompt_2 and
-    negative_prompt_2 may be one per row). Equal rows are encoded once.
+    pipeline's own unconditional text. has_negative: whether negative prompts are needed at all. options: more of
+    encode_prompt's parameters (clip_skip, lora_scale; prompt_2 and negative_prompt_2 may be one per row). Equal rows
+    are encoded once.
     Raises GuardError for a pipeline whose text cannot be encoded this way, or lists that do not match.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts or ())
@@ -78,7 +81,7 @@ def encode_texts(
     texts: dict[str, Any] = {"prompt": prompts, "negative_prompt": negative_prompt}
     texts |= {name: options.pop(name) for name in ("prompt_2", "negative_prompt_2") if name in options}
     columns = {name: _per_row(name, value, len(prompts)) for name, value in texts.items()}
-    encode = _encoder(pipe, [*columns, *options])
+    encode = _encoder(pipe, [*columns, *options], has_negative=has_negative)
     encoded: dict[tuple[str | None, ...], Texts] = {}
     rows = list(zip(*columns.values(), strict=True))
     for row in rows:
@@ -161,7 +164,7 @@ def accepted_by(pipe: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name in parameters}
 
 
-def _encoder(pipe: Any, names: Sequence[str]) -> Callable[..., Any]:
+def _encoder(pipe: Any, names: Sequence[str], *, has_negative: bool) -> Callable[..., Any]:
     """The pipeline's own encode_prompt, ready to take arguments of these names. Raises GuardError where it does not."""
     encode = getattr(pipe, "encode_prompt", None) or _borrowed_encoder(pipe)
     if encode is None:
@@ -172,8 +175,8 @@ def _encoder(pipe: Any, names: Sequence[str]) -> Callable[..., Any]:
     fixed = {
         "device": pipe._execution_device,
         "num_images_per_prompt": 1,
-        "do_classifier_free_guidance": True,
-        "prepare_unconditional_embeds": True,  # a modular block's name for guidance
+        "do_classifier_free_guidance": has_negative,
+        "prepare_unconditional_embeds": has_negative,  # a modular block's name for guidance
     }
     parameters = inspect.signature(encode).parameters
     unknown = sorted(name for name in names if name not in parameters or name in fixed)
@@ -217,17 +220,22 @@ def require_one_text(prompts: str | Sequence[str], second: str | Sequence[str | 
 
 
 def as_seen(
-    prompts: str | Sequence[str], second: str | Sequence[str | None] | None, users: CheckedUsers
+    prompts: str | Sequence[str],
+    second: str | Sequence[str | None] | None,
+    users: CheckedUsers,
+    look: Callable[[int, str], str] | None = None,
 ) -> tuple[Any, Any]:
     """Prompts, and the same for a second text encoder, as a person sees them in rows whose user limits anything.
 
-    users: one per prompt. Prompts that are no texts, or not as many, stay as they are: they are refused where they are
-    encoded.
+    users: one per prompt. look: what else is to be done to the prompt of such a row, given its number and what a person
+    sees. Prompts that are no texts, or not as many, stay as they are: they are refused where they are encoded.
     """
     rows, limited = [prompts] if isinstance(prompts, str) else list(prompts or ()), users.is_limited
     if len(rows) != len(limited) or not all(isinstance(row, str) for row in rows):
         return prompts, second
     read = [users.reading(number, row).text if limited[number] else row for number, row in enumerate(rows)]
+    if look is not None:
+        read = [look(number, text) if limited[number] else text for number, text in enumerate(read)]
     if second is None:
         return read, None
     others = _per_row("prompt_2", second, len(rows))

@@ -5,7 +5,7 @@ Place on the path of data: step 4, the source of user tokens that needs no train
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,29 +15,32 @@ from ..errors import GuardError
 from .text import encode_texts
 from .users import CheckedUsers, RowUsers
 
-MOST_KEPT = 4096  # phrases
+MOST_KEPT = 4096  # texts
 
 
-class PhraseStates:
-    """Keeps the states of phrases, so that a limit is encoded once and not with every prompt.
+class KeptStates:
+    """Keeps the states of phrases or words, so that each is encoded once and not with every prompt.
 
-    They belong to one state of the text encoders: after a weight was exchanged or changed in place, phrases are encoded
+    They belong to one state of the text encoders: after a weight was exchanged or changed in place, texts are encoded
     again. torch does not count changes through `tensor.data`; such changes are not seen.
+    encode: gives the states of each of some texts, as phrase_states does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, encode: Callable[..., Sequence[torch.Tensor] | torch.Tensor]) -> None:
+        self._encode = encode
         self._key: Any = None
         self._kept: dict[tuple[str, str], torch.Tensor] = {}
 
-    def states(self, pipe: Any, phrases: Sequence[str], options: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """[2, D] by phrase. options, raises: see phrase_states."""
+    def states(self, pipe: Any, texts: Sequence[str], options: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """States by text. options: parameters of the pipeline's encode_prompt. Raises what `encode` does."""
         key, said = _name_of_encoders(pipe), repr(sorted(options.items()))
         if key != self._key or len(self._kept) > MOST_KEPT:
             self._key, self._kept = key, {}
-        for phrase in phrases:
-            if (phrase, said) not in self._kept:
-                self._kept[phrase, said] = phrase_states(pipe, [phrase], **options)[0]
-        return {phrase: self._kept[phrase, said] for phrase in phrases}
+        kept = self._kept  # another thread may begin a new one meanwhile
+        for text in texts:
+            if (text, said) not in kept:
+                kept[text, said] = self._encode(pipe, [text], **options)[0]
+        return {text: kept[text, said] for text in texts}
 
 
 def _name_of_encoders(pipe: Any) -> tuple[Any, ...]:
@@ -62,7 +65,7 @@ def phrase_states(pipe: Any, phrases: Sequence[str], **options: Any) -> torch.Te
     found = []
     for phrase in phrases:
         require_readable(tokenizer, phrase)
-        states = encode_texts(pipe, phrase, **options).prompt_embeds[0]  # [T, D]
+        states = encode_texts(pipe, phrase, has_negative=False, **options).prompt_embeds[0]  # [T, D]
         length = min(len(tokenizer(phrase, truncation=True, max_length=len(states)).input_ids), len(states))
         found.append(states[[length - 2, length - 1]])
     return torch.stack(found)

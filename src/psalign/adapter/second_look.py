@@ -1,0 +1,145 @@
+"""A second look at a prompt, word by word: leaves out words that their surroundings hide from the adapter.
+
+Place on the path of data: before step 5, behind reading.py. The adapter finds words within their prompt, where it is at
+home with prompts like its training's. Behind enough other phrases, misspelt or split, a word is not found and still
+drawn. By itself it is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from .matching import LEAST_OF_WORDS
+from .prompt import PromptAdapter
+from .spelling import Pieces, SeenWord, seen_words, vocabulary_of
+from .text import encode_texts
+from .users import RowUsers
+from .words import KeptStates
+
+SURE = 0.7  # match of a word by itself
+FOUND = LEAST_OF_WORDS  # match of a word within its prompt: the adapter rewrites it, and it stays
+ARTICLE = "a"  # what a word by itself is read behind, as in captions
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A word that was left out of a prompt.
+
+    typed: what was typed. word: what it was read as. token: the number of the user token that it falls under. match:
+    how surely it falls under it by itself, 0 to 1.
+    """
+
+    typed: str
+    word: str
+    token: int
+    match: float
+
+
+class SecondLook:
+    """Looks at each word of a prompt by itself, and leaves out those that the adapter finds there and nowhere else.
+
+    A word, or what it may be meant to be (spelling.py), is left out where all of this holds: by itself it surely falls
+    under what its user does not want to see (SURE); so it does behind the words just before it, which may give it
+    another meaning; the adapter does not find it within the whole prompt (FOUND); and nothing before it denies it.
+    A limit counts by its strength, and a user by theirs. States of words are kept, as those of limits.
+    """
+
+    def __init__(self) -> None:
+        self._states = KeptStates(text_states)
+        self._vocabulary: tuple[Any, int, frozenset[str]] | None = None
+
+    @torch.no_grad()
+    def __call__(
+        self, adapter: PromptAdapter, pipe: Any, prompt: str, user: RowUsers, options: dict[str, Any]
+    ) -> tuple[str, tuple[LeftOut, ...]]:
+        """The prompt as it is to be encoded, and what was left out. user: one row. options: of encode_prompt."""
+        pieces = Pieces.of(prompt)
+        seen = seen_words(pieces, self._words_of(pipe.tokenizer))
+
+        def match(texts: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, float]]:
+            return self._matches(adapter, pipe, sorted(set(texts)), user, options)
+
+        alone = match([(ARTICLE, one.word) for one in seen])
+        sure = {word: found for (_, word), found in alone.items() if found[1] >= SURE}
+        suspects = [one for one in seen if one.word in sure and not pieces.is_denied(one.first)]
+        behind = match([(pieces.before(one.first), one.word) for one in suspects])
+        suspects = [one for one in suspects if behind[pieces.before(one.first), one.word][1] > 0]
+        if not suspects:
+            return prompt, ()
+        states = encode_texts(pipe, prompt, has_negative=False, **options).prompt_embeds
+        found = _of_text(adapter, states, user).amax(-1)[0].tolist()  # [T]
+        hidden = [one for one in suspects if _match_within(pipe.tokenizer, pieces, one, found) < FOUND]
+        numbers = {number for one in hidden for number in range(one.first, one.last + 1)}
+        surest = _surest(hidden, {word: match for word, (_, match) in sure.items()})
+        left = (LeftOut(pieces.typed(one.first, one.last), one.word, *sure[one.word]) for one in surest)
+        return pieces.without(numbers) if hidden else prompt, tuple(left)
+
+    def _words_of(self, tokenizer: Any) -> frozenset[str]:
+        if self._vocabulary is None or self._vocabulary[:2] != (tokenizer, len(tokenizer)):
+            self._vocabulary = (tokenizer, len(tokenizer), vocabulary_of(tokenizer))
+        return self._vocabulary[2]
+
+    def _matches(
+        self,
+        adapter: PromptAdapter,
+        pipe: Any,
+        texts: Sequence[tuple[str, str]],
+        user: RowUsers,
+        options: dict[str, Any],
+    ) -> dict[tuple[str, str], tuple[int, float]]:
+        """For each word, with the words before it: the user token that it falls under, and how surely."""
+        if not texts:
+            return {}
+        whole = [f"{before} {word}".strip() for before, word in texts]
+        states = self._states.states(pipe, whole, options)
+        rows = [states[text] for text in whole]
+        matches = _of_text(adapter, pad_sequence(rows, batch_first=True), user)  # [W, T, S]
+        begins = [_tokens(pipe.tokenizer, before) - 1 for before, _ in texts]  # with the start of text
+        spans = [matches[row, begin : len(rows[row]) - 1] for row, begin in enumerate(begins)]
+        best = [span.detach().amax(0).max(0) if len(span) else None for span in spans]
+        return {
+            text: (0, 0.0) if one is None else (int(one.indices), float(one.values))
+            for text, one in zip(texts, best, strict=True)
+        }
+
+
+def text_states(pipe: Any, texts: Sequence[str], **options: Any) -> list[torch.Tensor]:
+    """States of short texts from start to end of text: [T, D], T as many as their tokens."""
+    found = []
+    for text in texts:
+        states = encode_texts(pipe, text, has_negative=False, **options).prompt_embeds[0]
+        found.append(states[: _tokens(pipe.tokenizer, text)].clone())  # without the rest in memory
+    return found
+
+
+def _tokens(tokenizer: Any, text: str) -> int:
+    """Tokens of a text, with start and end of text."""
+    return len(tokenizer(text, verbose=False).input_ids)
+
+
+def _surest(words: Sequence[SeenWord], match: Mapping[str, float]) -> list[SeenWord]:
+    """One word for each place: the longest, and of those the one that matches best."""
+    kept: list[SeenWord] = []
+    for one in sorted(words, key=lambda one: (one.first, -one.last, -match[one.word])):
+        if not kept or one.last > kept[-1].last:
+            kept.append(one)
+    return kept
+
+
+def _of_text(adapter: PromptAdapter, states: torch.Tensor, user: RowUsers) -> torch.Tensor:
+    """Matches of text states [B, T, D] for one user, [B, T, S] in [0, 1], by their strength."""
+    users = user[[0] * len(states)].to(adapter)
+    within, own = (adapter.matcher.matches(x, users, sharp=True) for x in adapter.match(states, users))
+    return torch.maximum(within, own) * users.strength.clamp(max=1)[:, None, None]
+
+
+def _match_within(tokenizer: Any, pieces: Pieces, word: SeenWord, found: Sequence[float]) -> float:
+    """The largest match at a word's tokens within its prompt; 0 behind what the text encoder reads."""
+    start, end = pieces.spans[word.first][0], pieces.spans[word.last][1]
+    begin, behind = (_tokens(tokenizer, pieces.prompt[:place]) - 1 for place in (start, end))
+    return max(found[begin:behind], default=0.0)

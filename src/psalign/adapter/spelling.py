@@ -1,0 +1,156 @@
+"""The words that a person reads in a prompt: as they are typed, and as misspelt, split or masked words are meant.
+
+Place on the path of data: before step 5, for the second look (second_look.py). What is meant is looked up among the
+words that the text encoder knows, so there is no word list here, and nothing is changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+END_OF_WORD = "</w>"  # in CLIP's vocabularies
+PIECE = re.compile(r"[^\s,.;:!?()\[\]{}\"]+")
+CLAUSE = re.compile(r"[,.;:!?()\[\]{}\"]")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SHORTEST, SHORTEST_MISSPELT, LONGEST = 3, 4, 12  # letters of a word that is looked up
+MOST_PARTS, LONGEST_PART = 4, 3  # of a split word; parts of one that is split in more than two are short
+# Signs that stand for letters. A 1 is an i as often as an l.
+MASKS = tuple(str.maketrans("013457@$|!", letters) for letters in ("oleasta" + "sli", "oieasta" + "sii"))
+OF_GRAMMAR = """
+a an and are as at be been but by can do does for from go had has have he her here him his how i if in into is it its me
+my no not of off on one or our out over she so some than that the their them then there these they this to too two under
+up us very was we were what when where which who will with without you your
+"""
+GRAMMAR = frozenset(OF_GRAMMAR.split())  # words that say nothing by themselves
+DENIALS = frozenset(("no", "not", "without", "never", "neither", "nor", "none", "minus", "except", "cannot"))
+REACH = 3  # words before a word that tell what it means
+ARTICLES = frozenset(("a", "an", "the"))
+
+
+@dataclass(frozen=True)
+class SeenWord:
+    """A word that a person may read in a prompt. word: in small letters. first, last: numbers of its pieces."""
+
+    word: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A prompt in pieces between spaces and punctuation. spans: where each begins and ends."""
+
+    prompt: str
+    spans: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, prompt: str) -> Pieces:
+        return cls(prompt, tuple(found.span() for found in PIECE.finditer(prompt)))
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def piece(self, number: int) -> str:
+        """In small letters."""
+        return self.typed(number, number).lower()
+
+    def typed(self, first: int, last: int) -> str:
+        """The prompt from the beginning of one piece to the end of another."""
+        return self.prompt[self.spans[first][0] : self.spans[last][1]]
+
+    def is_row(self, first: int, last: int) -> bool:
+        """Whether nothing but spaces is between these pieces."""
+        pairs = pairwise(self.spans[first : last + 1])
+        return not any(self.prompt[end:start].strip() for (_, end), (start, _) in pairs)
+
+    def before(self, number: int) -> str:
+        """The words just before a piece, in small letters: REACH of them, of the same clause."""
+        return " ".join(CLAUSE.split(self.prompt[: self.spans[number][0]])[-1].lower().split()[-REACH:])
+
+    def is_denied(self, number: int) -> bool:
+        """Whether a word just before a piece denies it: "no sword", "without any swords"."""
+        words = self.before(number).split()
+        return any(word in DENIALS or word.endswith(("n't", "n\u2019t")) for word in words)
+
+    def without(self, numbers: set[int]) -> str:
+        """The prompt without these pieces and the articles before them."""
+        for number in sorted(numbers, reverse=True):
+            if number and self.piece(number - 1) in ARTICLES and self.is_row(number - 1, number):
+                numbers = numbers | {number - 1}
+        text, begin = "", 0
+        for start, end in (self.spans[number] for number in sorted(numbers)):
+            text, begin = text + self.prompt[begin:start], end
+        return re.sub(r"\s+(?=[,.;:!?\s]|$)", "", text + self.prompt[begin:]).strip()
+
+
+def vocabulary_of(tokenizer: Any) -> frozenset[str]:
+    """Words that are one token; empty for tokenizers that do not mark the ends of words."""
+    words = (token.removesuffix(END_OF_WORD) for token in tokenizer.get_vocab() if token.endswith(END_OF_WORD))
+    return frozenset(word for word in words if len(word) >= SHORTEST and word.isalpha())
+
+
+def seen_words(pieces: Pieces, vocabulary: frozenset[str]) -> list[SeenWord]:
+    """All words that a person may read, each once for every place.
+
+    A piece is read as it is, unless it says nothing by itself. One that is no known word is also read as each known
+    word with one letter more, less, exchanged, or in the other's place (Damerau-Levenshtein distance 1), and with the
+    letters that its signs stand for ("sw0rd", "s-word"). Pieces in a row are also read as one known word ("sw ord",
+    "s w o r d"), unless they are known words themselves with one of grammar among them: "the pen is red".
+    """
+    found = []
+    for number in range(len(pieces)):
+        piece = pieces.piece(number)
+        readings = {piece} if len(piece) > 1 and piece not in GRAMMAR else set()
+        found += [SeenWord(word, number, number) for word in sorted(readings | meant_by(piece, vocabulary))]
+        found += _joined(pieces, number, vocabulary)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def meant_by(piece: str, vocabulary: frozenset[str]) -> frozenset[str]:
+    """Known words that a piece in small letters may be meant to be; none for a known word."""
+    if piece in vocabulary:
+        return frozenset()
+    if piece.isalpha():
+        return frozenset(_neighbours(piece)) & vocabulary if SHORTEST_MISSPELT <= len(piece) <= LONGEST else frozenset()
+    if not any(character.isalpha() for character in piece):
+        return frozenset()
+    unmasked = ("".join(filter(str.isalpha, piece.translate(mask))) for mask in MASKS)
+    return frozenset((*unmasked, "".join(filter(str.isalpha, piece)))) & vocabulary
+
+
+def _neighbours(word: str) -> Iterator[str]:
+    for place in range(len(word) + 1):
+        before, behind = word[:place], word[place:]
+        yield from (before + letter + behind for letter in LETTERS)
+        if behind:
+            yield before + behind[1:]
+            yield from (before + letter + behind[1:] for letter in LETTERS)
+        if len(behind) > 1:
+            yield before + behind[1] + behind[0] + behind[2:]
+
+
+def _joined(pieces: Pieces, first: int, vocabulary: frozenset[str]) -> list[SeenWord]:
+    """Known words that the piece and those behind it make together."""
+    found, parts = [], [pieces.piece(first)]
+    for last in range(first + 1, min(len(pieces), first + LONGEST)):
+        parts.append(pieces.piece(last))
+        word = "".join(parts)
+        if len(word) > LONGEST or not parts[-1].isalpha() or not pieces.is_row(last - 1, last):
+            break
+        if word in vocabulary and _may_be_one(parts, vocabulary):
+            found.append(SeenWord(word, first, last))
+    return found
+
+
+def _may_be_one(parts: Sequence[str], vocabulary: frozenset[str]) -> bool:
+    if all(len(part) == 1 for part in parts):
+        return True
+    is_text = all(part in vocabulary or part in GRAMMAR for part in parts) and not GRAMMAR.isdisjoint(parts)
+    is_short = len(parts) == 2 or max(map(len, parts)) <= LONGEST_PART
+    return is_short and len(parts) <= MOST_PARTS and not is_text

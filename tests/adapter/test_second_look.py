@@ -1,0 +1,137 @@
+"""Words that their surroundings hide: left out for users who limit them, and for nobody else."""
+
+import pytest
+import torch
+
+from psalign.adapter.attach import attach
+from psalign.adapter.second_look import SURE
+from psalign.adapter.text import encode_texts
+from psalign.users.vectors import UserBatch
+from tiny_pipelines import PIPELINES, adapter_of_limits, random_adapter
+
+SCENE = "a red cat on the left, in a meadow"
+HIDDEN = "a red cat on the left with a sowrd, in a meadow"
+REST = "a red cat on the left with, in a meadow"
+LIMITS = [["a sword"]]
+
+
+@pytest.fixture
+def psa(mini_pipeline):
+    return attach(mini_pipeline, adapter_of_limits(mini_pipeline, bias=-5.0))
+
+
+def encoded(psa, pipe, prompt, limits=LIMITS, **options):
+    return psa.encode(pipe, [prompt], None, limits=limits, **options)["prompt_embeds"]
+
+
+def plain(pipe, prompt):
+    return encode_texts(pipe, [prompt]).prompt_embeds
+
+
+@pytest.mark.parametrize("typed", ["sowrd", "sw ord", "s w o r d", "sw0rd", "swordd"])
+def test_a_misspelt_or_split_word_is_left_out(psa, mini_pipeline, typed):
+    prompt = f"a red cat on the left with a {typed}, in a meadow"
+    (found,) = psa.explain(mini_pipeline, prompt, None, limits=LIMITS)
+    assert found.lines == (f"left out: '{typed}', read as 'sword', for 'a sword'",)
+    assert SURE <= found.left_out[0].match <= 1
+    assert found.prompt == prompt
+    rest = "a red cat on the left with, in a meadow"
+    assert torch.equal(encoded(psa, mini_pipeline, prompt), plain(mini_pipeline, rest))
+
+
+def test_a_word_that_the_adapter_finds_stays_to_be_rewritten(psa, mini_pipeline):
+    (found,) = psa.explain(mini_pipeline, f"a sword and {SCENE}", None, limits=LIMITS)
+    assert not found.left_out
+    assert found.softened[0].word == "sword"
+
+
+def test_a_word_that_is_hidden_among_others_is_left_out(psa, mini_pipeline):
+    """The matcher of these tests finds a word only where its states are much like the limit's."""
+    prompt = "a red cat on the left with a sword, in a meadow"
+    (found,) = psa.explain(mini_pipeline, prompt, None, limits=LIMITS)
+    assert found.lines == ("left out: 'sword' for 'a sword'",)
+    rest = "a red cat on the left with, in a meadow"
+    assert torch.equal(encoded(psa, mini_pipeline, prompt), plain(mini_pipeline, rest))
+
+
+@pytest.mark.parametrize("prompt", [f"{SCENE}, no sowrd", f"{SCENE} without any sw ord", SCENE])
+def test_denied_and_safe_words_stay_to_the_bit(psa, mini_pipeline, prompt):
+    assert torch.equal(encoded(psa, mini_pipeline, prompt), plain(mini_pipeline, prompt))
+
+
+def test_users_without_that_limit_keep_their_very_prompt(psa, mini_pipeline):
+    both = psa.encode(mini_pipeline, [HIDDEN, HIDDEN], None, limits=[["a doctor"], []])["prompt_embeds"]
+    assert torch.equal(both, encode_texts(mini_pipeline, [HIDDEN, HIDDEN]).prompt_embeds)
+
+
+def test_a_row_is_the_same_in_any_batch(psa, mini_pipeline):
+    prompts = [HIDDEN, "a red cat on the left with a sword", SCENE]
+    limits = [["a sword"], ["a sword", "a rose"], ["a rose"]]
+    whole = psa.encode(mini_pipeline, prompts, None, limits=limits)["prompt_embeds"]
+    for row, (prompt, own) in enumerate(zip(prompts, limits, strict=True)):
+        assert torch.equal(whole[row : row + 1], encoded(psa, mini_pipeline, prompt, [own]))
+
+
+@pytest.mark.parametrize("weak", [{"limits": [[("a sword", 0.5)]]}, {"scale": 0.5}, {"scale": 0.0}])
+def test_a_weak_limit_leaves_nothing_out(psa, mini_pipeline, weak):
+    assert torch.equal(encoded(psa, mini_pipeline, HIDDEN, **{"limits": LIMITS, **weak}), plain(mini_pipeline, HIDDEN))
+
+
+def test_it_can_be_turned_off_on_purpose(psa, mini_pipeline):
+    psa.second_look = None
+    assert torch.equal(encoded(psa, mini_pipeline, HIDDEN), plain(mini_pipeline, HIDDEN))
+    assert not psa.explain(mini_pipeline, HIDDEN, None, limits=LIMITS)[0].left_out
+
+
+def test_words_behind_the_end_of_what_is_read_are_looked_at_too(psa, mini_pipeline):
+    """Leaving out words before them brings them in."""
+    filler = ", ".join([SCENE] * 4)
+    (found,) = psa.explain(mini_pipeline, f"{filler}, a sword", None, limits=LIMITS)
+    assert [one.word for one in found.left_out] == ["sword"]
+
+
+def test_a_word_is_encoded_once(psa, mini_pipeline, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "psalign.adapter.second_look.encode_texts",
+        lambda pipe, text, **options: calls.append(text) or encode_texts(pipe, text, **options),
+    )
+    for _ in range(2):
+        encoded(psa, mini_pipeline, SCENE)
+    assert sorted(calls) == sorted({f"a {word}" for word in ("red", "cat", "left", "meadow")})
+
+
+def test_a_piece_longer_than_the_text_encoder_reads(psa, mini_pipeline):
+    prompt = "sword" * 100
+    assert encoded(psa, mini_pipeline, prompt).isfinite().all()
+
+
+@pytest.mark.parametrize("base", list(PIPELINES))
+def test_a_second_prompt_that_is_the_same_follows(base, monkeypatch):
+    pipeline = PIPELINES[base]()
+    psa = attach(pipeline, random_adapter(pipeline, "prompt"))
+    monkeypatch.setattr(psa, "second_look", lambda *given: ("what is left", ()))
+    options = {"prompt_2": ["a sowrd"]} if base == "sdxl" else {}
+    given = []
+    monkeypatch.setattr(
+        "psalign.adapter.guard.encode_texts",
+        lambda pipe, prompts, negative, **options: (
+            given.append((prompts, options.get("prompt_2"))) or encode_texts(pipe, prompts, negative, **options)
+        ),
+    )
+    encoded(psa, pipeline, "a sowrd", **options)
+    assert given == [(["what is left"], ["what is left"] if options else None)]
+
+
+def test_a_pipeline_without_a_tokenizer_is_not_looked_at(psa, mini_pipeline):
+    class Bare:
+        unet, _execution_device = mini_pipeline.unet, mini_pipeline._execution_device
+        encode_prompt = staticmethod(mini_pipeline.encode_prompt)
+
+        def __call__(self, prompt_embeds):
+            """Never called."""
+
+    bans = torch.zeros(1, psa.adapter.config.categories)
+    bans[0, 0] = 1
+    text = psa.encode(Bare(), ["a sowrd"], UserBatch((None,), "r", tuple(bans)))
+    assert text["prompt_embeds"].shape == plain(mini_pipeline, "a sowrd").shape

@@ -1,0 +1,110 @@
+"""What a person reads in a prompt: typed, misspelt, masked and split words; and what denies a word."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psalign.adapter.spelling import ARTICLES, GRAMMAR, Pieces, meant_by, seen_words, vocabulary_of
+
+KNOWN = frozenset(("sword", "axe", "pen", "red", "car", "pit", "goat", "padlock", "penis", "carp", "lock", "pad"))
+
+
+def words(prompt, known=KNOWN):
+    return {one.word for one in seen_words(Pieces.of(prompt), known)}
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["sowrd", "swoord", "swrd", "sward", "Sword", "sw0rd", "$word", "s-word", "s_w_o_r_d", "sw ord", "s w o r d",
+     "(sword:1.3)", "sword", "s  word", "s wo rd"],
+)  # fmt: skip
+def test_a_word_that_is_misspelt_masked_or_split_is_read_as_it_is_meant(typed):
+    assert "sword" in words(f"a red car with a {typed}, at night")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word"),
+    [("the pen is red", "penis"), ("we go at night", "goat"), ("a car, p", "carp"), ("red words", "sword"),
+     ("a pad with a lock", "padlock"), ("a 1950 car", "sword"), ("x " * 30, "axe")],
+)  # fmt: skip
+def test_nothing_is_read_that_nobody_meant(prompt, word):
+    assert word not in words(prompt)
+
+
+def test_two_known_words_may_be_one_where_neither_is_of_grammar():
+    assert "padlock" in words("a pad lock")
+
+
+def test_a_word_of_spaced_letters_is_found_behind_an_article():
+    found = [one for one in seen_words(Pieces.of("a p i t"), KNOWN) if one.word == "pit"]
+    assert [(one.first, one.last) for one in found] == [(1, 3)]
+
+
+def test_a_known_word_is_never_taken_for_another():
+    assert all(not meant_by(word, KNOWN) for word in KNOWN)
+
+
+@given(st.sampled_from(sorted(KNOWN)), st.data())
+def test_every_single_edit_of_a_word_is_read_as_that_word(word, data):
+    place, letter = data.draw(st.integers(0, len(word) - 1)), data.draw(st.sampled_from("abcdefghijklmnopqrstuvwxyz"))
+    edits = [word[:place] + word[place + 1 :], word[:place] + letter + word[place:],
+             word[:place] + letter + word[place + 1 :],
+             word[:place] + word[place : place + 2][::-1] + word[place + 2 :]]  # fmt: skip
+    edited = data.draw(st.sampled_from(edits))
+    if edited not in KNOWN and len(edited) >= 4:
+        assert word in meant_by(edited, KNOWN)
+
+
+@given(st.text(max_size=60), st.sets(st.integers(0, 20)))
+def test_any_text_can_be_read_and_keeps_the_pieces_that_are_not_left_out(text, numbers):
+    pieces = Pieces.of(text)
+    assert all(one.first <= one.last < len(pieces) for one in seen_words(pieces, KNOWN))
+    numbers = {number for number in numbers if number < len(pieces)}
+    gone = numbers | {number - 1 for number in numbers if number and pieces.piece(number - 1) in ARTICLES}
+    rest = Pieces.of(pieces.without(numbers))
+    kept = [pieces.piece(number) for number in range(len(pieces)) if number not in numbers]
+    assert len(kept) - len(gone - numbers) - 2 <= len(rest) <= len(kept)
+
+
+@pytest.mark.parametrize(
+    "denial", ["no sword", "without a sword", "without any sword", "don't show a sword", "not a red sword"]
+)
+def test_a_denial_just_before_a_word_counts(denial):
+    pieces = Pieces.of(f"a red car, {denial}")
+    assert pieces.is_denied(len(pieces) - 1)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["no car, a sword", "not without a car: a sword", "a car without a roof and with a sword"]
+)
+def test_a_denial_of_something_else_does_not_count(prompt):
+    pieces = Pieces.of(prompt)
+    assert not pieces.is_denied(len(pieces) - 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "numbers", "rest"),
+    [("a red car with a sword, at night", {5}, "a red car with, at night"),
+     ("a sword and an axe", {1, 4}, "and"), ("the sw ord", {1, 2}, ""), ("Sword!", {0}, "!")],
+)  # fmt: skip
+def test_words_go_with_their_articles(prompt, numbers, rest):
+    assert Pieces.of(prompt).without(numbers) == rest
+
+
+def test_the_words_of_a_tokenizer_are_those_that_are_one_token(mini_pipeline):
+    known = vocabulary_of(mini_pipeline.tokenizer)
+    assert {"sword", "meadow", "night"} <= known
+    assert not any(len(word) < 3 or not word.isalpha() for word in known)
+    assert all(len(mini_pipeline.tokenizer(word).input_ids) == 3 for word in ("sword", "meadow"))
+
+
+def test_a_tokenizer_without_ends_of_words_has_none():
+    class Tokenizer:
+        def get_vocab(self):
+            return {"\u2581sword": 0, "axe": 1}
+
+    assert vocabulary_of(Tokenizer()) == frozenset()
+
+
+def test_words_of_grammar_are_not_looked_up_by_themselves():
+    assert not words(" ".join(sorted(GRAMMAR - {"i", "a"}))) & GRAMMAR
