@@ -28,7 +28,7 @@ from .explain import Explanation, explain_texts
 from .prompt import PromptAdapter
 from .published import Args, Kwargs, UserTerms
 from .recognition import Found, KnownText, digests_of, live_texts, recognise
-from .second_look import LeftOut, SecondLook
+from .second_look import LeftOut, SecondLook, with_caution
 from .text import (
     Texts,
     accepted_by,
@@ -115,7 +115,8 @@ class AttachedAdapter:
         rows = self._with_limits(pipe, checked, options)
         if self._terms is None:
             require_one_text(prompts, options.get("prompt_2"), checked.rows.strength > 0)
-            prompts, options, _ = self._as_seen(pipe, prompts, checked, rows, options)
+            prompts, options, left_out = self._as_seen(pipe, prompts, checked, rows, options)
+            rows = with_caution(rows, left_out)
         texts = encode_texts(pipe, prompts, negative_prompt, **options)
         self.guard(pipe)
         made = self._made(texts, rows)
@@ -169,6 +170,7 @@ class AttachedAdapter:
         checked = check_users(self.adapter, users, recipe=recipe, scale=1.0, limits=limits)
         rows = self._with_limits(pipe, checked, options)
         seen, options, left_out = self._as_seen(pipe, prompts, checked, rows, options)
+        rows = with_caution(rows, left_out)
         return explain_texts(self.adapter, pipe, prompts, rows, checked, seen=seen, left_out=left_out, **options)
 
     def _as_seen(

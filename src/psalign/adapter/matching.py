@@ -90,6 +90,8 @@ class TokenMatcher(nn.Module):
             there = users.limit_strength > 0
             parts.append(self._of_words(states, features, users.limits).masked_fill(~there[:, None], NEVER))
         logits = torch.cat(parts, dim=-1).clamp(min=NEVER)
+        if users.caution is not None:
+            logits = torch.where(logits > NEVER, logits + users.caution[:, None, None], logits)
         start = torch.full_like(logits[:, :1], NEVER)  # of the text, which says nothing
         return torch.cat([start, logits[:, 1:]], dim=1)
 

@@ -8,7 +8,7 @@ drawn. By itself it is found.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from .words import KeptStates
 
 SURE = 0.7  # match of a word by itself
 FOUND = LEAST_OF_WORDS  # match of a word within its prompt: the adapter rewrites it, and it stays
+CAUTION = 2.0  # logits, where something was left out: the adapter is not at home with such a prompt
 ARTICLE = "a"  # what a word by itself is read behind, as in captions
 
 
@@ -106,6 +107,13 @@ class SecondLook:
             text: (0, 0.0) if one is None else (int(one.indices), float(one.values))
             for text, one in zip(texts, best, strict=True)
         }
+
+
+def with_caution(users: RowUsers, left_out: Mapping[int, Sequence[LeftOut]]) -> RowUsers:
+    """The rows of users, those with caution of whose prompts something was left out. left_out: by number of the row."""
+    if not any(left_out.values()):
+        return users
+    return replace(users, caution=torch.tensor([CAUTION * bool(left_out.get(row)) for row in range(len(users))]))
 
 
 def text_states(pipe: Any, texts: Sequence[str], **options: Any) -> list[torch.Tensor]:

@@ -30,7 +30,8 @@ class RowUsers:
     vectors: [B, llm_dim], zeros for rows without one. strength: [B], 0 for the base, 1 as trained. bans: [B, C], 1 for
     a category that the row's list bans; is_known: [B], whether the list is known; where it is, it stands in place of
     the vector (None: no list is known). limits: [B, M, 2, D], states of each phrase at its last word and at its end of
-    text; limit_strength: [B, M], 0 where a row has fewer (None: no row has limits in words).
+    text; limit_strength: [B, M], 0 where a row has fewer (None: no row has limits in words). caution: [B], what is
+    added to the logits of all matches of a row, so that smaller ones count (None: nothing).
     """
 
     vectors: torch.Tensor
@@ -39,6 +40,7 @@ class RowUsers:
     is_known: torch.Tensor | None = None
     limits: torch.Tensor | None = None
     limit_strength: torch.Tensor | None = None
+    caution: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.strength)
