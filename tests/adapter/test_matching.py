@@ -1,5 +1,7 @@
 """The matcher: what each source of user tokens can do, and that no source and no limit takes away from another."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -211,3 +213,13 @@ def test_a_token_that_is_matched_by_itself_alone_is_matched():
     matches = adapter.matches((within, own), new_users())
     assert matches[:, 3].min() > 0.99
     assert matches.count_nonzero() == 2 * B
+
+
+def test_caution_raises_every_match_of_its_rows_and_makes_none(way):
+    matcher, users = new_matcher(), new_users()
+    plain = matcher(states(), users)[way]
+    careful = matcher(states(), replace(users, caution=torch.tensor([2.0, 0.0, 0.0])))[way]
+    there = plain > NEVER
+    torch.testing.assert_close(careful[0][there[0]], plain[0][there[0]] + 2)
+    assert torch.equal(careful[1:], plain[1:])
+    assert torch.equal(careful > NEVER, there)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from psalign.adapter.attach import attach
-from psalign.adapter.second_look import SURE
+from psalign.adapter.second_look import CAUTION, SURE
 from psalign.adapter.text import encode_texts
 from psalign.users.vectors import UserBatch
 from tiny_pipelines import PIPELINES, adapter_of_limits, random_adapter
@@ -16,7 +16,9 @@ LIMITS = [["a sword"]]
 
 
 @pytest.fixture
-def psa(mini_pipeline):
+def psa(mini_pipeline, monkeypatch):
+    """Its matcher knows no training, so that caution would find limits everywhere."""
+    monkeypatch.setattr("psalign.adapter.second_look.CAUTION", 0.0)
     return attach(mini_pipeline, adapter_of_limits(mini_pipeline, bias=-5.0))
 
 
@@ -135,3 +137,12 @@ def test_a_pipeline_without_a_tokenizer_is_not_looked_at(psa, mini_pipeline):
     bans[0, 0] = 1
     text = psa.encode(Bare(), ["a sowrd"], UserBatch((None,), "r", tuple(bans)))
     assert text["prompt_embeds"].shape == plain(mini_pipeline, "a sowrd").shape
+
+
+def test_smaller_matches_count_where_something_was_left_out(psa, mini_pipeline, monkeypatch):
+    """Elsewhere in the prompt and in no other row."""
+    monkeypatch.setattr("psalign.adapter.second_look.CAUTION", CAUTION)
+    users = psa.encode(mini_pipeline, [HIDDEN, SCENE], None, limits=LIMITS * 2)["cross_attention_kwargs"]["psa"].users
+    assert users.caution.tolist() == [CAUTION, 0]
+    alone = psa.encode(mini_pipeline, [SCENE], None, limits=LIMITS)["cross_attention_kwargs"]["psa"].users
+    assert alone.caution is None
