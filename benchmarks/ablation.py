@@ -33,7 +33,7 @@ from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter
 from psalign.config import load_preset, settings
 from psalign.diffusion.base_models import load_pipeline
-from psalign.diffusion.generate import GenerationConfig, generate
+from psalign.diffusion.generate import Drawing, GenerationConfig, generate
 from psalign.diffusion.prompts import load_prompts
 from psalign.embed import embed_users
 from psalign.files import Record, write_json
@@ -126,7 +126,7 @@ class Bench:
         found: dict[str, Record] = {}
         for view, users in (("list", self.users), ("vector", VectorsAlone(self.users))):
             pictures, config = folder / view, replace(self.config, method="psa")
-            generate(self.pipeline, self.rows[view], pictures, config=config, users=users, attached=attached)
+            generate(Drawing(self.pipeline, config, users, attached), self.rows[view], pictures)
             found[view] = of_pictures(pictures, self.rows[view])
         limited = measure_limits(list(self.pen.draw(self.limited, attached)), self.base)
         attached.unload()

@@ -41,7 +41,7 @@ from psalign.adapter.prompt import PromptAdapter
 from psalign.categories import category_names
 from psalign.config import load_preset, settings
 from psalign.diffusion.base_models import BASES, load_pipeline
-from psalign.diffusion.generate import GenerationConfig, Nobody, Users, generate
+from psalign.diffusion.generate import Drawing, GenerationConfig, Nobody, Users, generate
 from psalign.diffusion.prompts import load_prompts
 from psalign.diffusion.reader import Reader, random_pools
 from psalign.diffusion.text_side import READ, CrossAttentions
@@ -195,7 +195,7 @@ def draw(
     folder: Path, method: str, pipeline: Any, preset: Record, rows: list[PromptRow], users: Any, attached: Any
 ) -> Path:
     config = replace(settings(GenerationConfig, preset["generation"], section="generation"), method=method)
-    generate(pipeline, rows, folder / method, config=config, users=users, attached=attached)
+    generate(Drawing(pipeline, config, users, attached), rows, folder / method)
     return folder / method
 
 

@@ -13,7 +13,7 @@ def generate(notes: Path, fail: str, flags: list[str]) -> int:
     from psalign.cli import main
     from psalign.diffusion import generate as module
 
-    write, draw = module.write_picture, module.draw_batch
+    write, draw = module.write_picture, module.Drawing.batch
 
     def noted(path: Path, picture: Any) -> None:
         state = PartialState()
@@ -21,10 +21,10 @@ def generate(notes: Path, fail: str, flags: list[str]) -> int:
             stream.write(f"{path.name}\n")
         write(path, picture)
 
-    def failing(pipeline: Any, rows: Any, **more: Any) -> Any:
+    def failing(drawing: Any, rows: Any) -> Any:
         if any(fail in row.prompt for row in rows):
             raise RuntimeError("no memory left")
-        return draw(pipeline, rows, **more)
+        return draw(drawing, rows)
 
-    module.write_picture, module.draw_batch = noted, failing
+    module.write_picture, module.Drawing.batch = noted, failing
     return main(["generate", *flags])

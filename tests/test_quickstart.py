@@ -224,18 +224,18 @@ def test_unseen_users_are_standardised_as_in_training(small_run):
 def test_unknown_users_and_other_recipes_are_refused(copy_of_run, mini_pipeline):
     from psalign.adapter.attach import attach
     from psalign.adapter.checkpoint import load_adapter
-    from psalign.diffusion.generate import generate
+    from psalign.diffusion.generate import Drawing, generate
     from psalign.records import PromptRow
 
     store = EmbeddingStore.load(copy_of_run / "embeddings")
     attached = attach(mini_pipeline.unet, load_adapter(copy_of_run / "training/prompt/adapter"))
     stranger = [PromptRow("a.png", "a red cat", 1, user_id="0999999")]
     with pytest.raises(EmbeddingMissing, match="user 0999999 has no embedding in"):
-        generate(mini_pipeline, stranger, copy_of_run / "x", config=GenerationConfig(), users=store, attached=attached)
+        generate(Drawing(mini_pipeline, GenerationConfig(), store, attached), stranger, copy_of_run / "x")
     other = EmbeddingStore.build(load_profiles(copy_of_run / "data/users.csv"), StructuredEmbedder(64))
     known = [PromptRow("a.png", "a red cat", 1, user_id=other.user_ids[0])]
     with pytest.raises(RecipeMismatch, match="the adapter was trained with"):
-        generate(mini_pipeline, known, copy_of_run / "y", config=GenerationConfig(), users=other, attached=attached)
+        generate(Drawing(mini_pipeline, GenerationConfig(), other, attached), known, copy_of_run / "y")
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from psalign.baselines.negative_prompt import with_negative_prompts
 from psalign.benchmark.models import models_for
 from psalign.categories import default_taxonomy, use_taxonomy
 from psalign.cli import main
-from psalign.diffusion.generate import GenerationConfig, generate
+from psalign.diffusion.generate import Drawing, GenerationConfig, generate
 from psalign.errors import TaxonomyMismatch, UsageError
 from psalign.evaluation.cells import Cell
 from psalign.evaluation.estimate import Estimate
@@ -134,7 +134,7 @@ def test_pictures_and_their_manifest(in_use, tmp_path):
     adapter = random_adapter(pipeline, "prompt", llm_dim=store.width)
     adapter.register_to_config(recipe=store.fingerprint)
     attached = attach(pipeline.unet, adapter)
-    generate(pipeline, rows, tmp_path / "psa", config=config, users=store, attached=attached)
+    generate(Drawing(pipeline, config, store, attached), rows, tmp_path / "psa")
     attached.unload()
     told = with_negative_prompts(config, rows, store)
     assert told.negatives(rows)[0] == "spiders tattoo"

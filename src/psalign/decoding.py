@@ -1,4 +1,4 @@
-"""A picture file becomes RGB pixels as a viewer shows them, or an error.
+"""A picture file becomes RGB pixels as a viewer shows them, or an error; and pixels become a file.
 
 Place on the path of data: under training, evaluation and validation.
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -49,6 +50,14 @@ def decode(source: Path | bytes) -> Image.Image:
         raise Undecodable("there is no such file") from None
     except Exception as err:  # a damaged file makes Pillow raise nearly anything
         raise Undecodable(str(err) or type(err).__name__) from err
+
+
+def encode(picture: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """The content of a file of a picture, or of uint8 RGB [H, W, 3]. options: of Pillow's writer of this kind."""
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    stream = io.BytesIO()
+    image.save(stream, format=kind, **options)
+    return stream.getvalue()
 
 
 def is_hidden(path: Path) -> bool:

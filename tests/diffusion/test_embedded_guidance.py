@@ -5,7 +5,7 @@ import torch
 from diffusers import LCMScheduler, UNet2DConditionModel
 
 from psalign.adapter.attach import attach
-from psalign.diffusion.generate import GenerationConfig, generate
+from psalign.diffusion.generate import Drawing, GenerationConfig, generate
 from psalign.records import PromptRow
 from psalign.users import EmbeddingStore, StructuredEmbedder, UserProfile
 from tiny_pipelines import LLM_DIM, PIPELINES, random_adapter
@@ -36,7 +36,7 @@ def test_users_of_a_batch_are_drawn_with_guidance_embedded(kind, distilled, tmp_
     made = {}
     for scale in (1.0, 0.0):
         config = GenerationConfig(method=kind, base=base, steps=2, guidance=7.5, scale=scale, batch_size=2)
-        generate(pipeline, ROWS, tmp_path / str(scale), config=config, users=USERS, attached=attached)
+        generate(Drawing(pipeline, config, USERS, attached), ROWS, tmp_path / str(scale))
         made[scale] = [(tmp_path / str(scale) / row.file_name).read_bytes() for row in ROWS]
     assert made[0.0][0] == made[0.0][1]  # the base draws one picture for one prompt and seed
     assert made[1.0][0] != made[1.0][1]  # and each user gets their own

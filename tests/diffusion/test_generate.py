@@ -14,7 +14,7 @@ from PIL import Image
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import load_adapter
 from psalign.diffusion.base_models import load_pipeline
-from psalign.diffusion.generate import GenerationConfig, check_rows, cut_texts, draw_batch, generate
+from psalign.diffusion.generate import Drawing, GenerationConfig, check_rows, cut_texts, generate
 from psalign.diffusion.prompts import load_prompts
 from psalign.errors import EmbeddingMissing, GenerationError, OutputError, RecipeMismatch, UsageError
 from psalign.evaluation.pictures import read_picture
@@ -102,7 +102,7 @@ CONFIG = GenerationConfig(steps=3, batch_size=2)
 
 
 def test_pictures_and_manifest(tmp_path, mini_pipeline):
-    generate(mini_pipeline, ROWS, tmp_path, config=CONFIG, users=NoUsers())
+    generate(Drawing(mini_pipeline, CONFIG, NoUsers()), ROWS, tmp_path)
     rows = read_manifest(tmp_path / "manifest.jsonl")
     assert [(row.file_name, row.seed, row.banned, row.method) for row in rows] == [
         (f"{i}.png", 50 + i, ("Hate",), "base") for i in range(3)
@@ -114,14 +114,14 @@ def test_a_picture_depends_on_its_own_row_alone(mini_pipeline):
     """Another batch size rounds a picture by at most one grey level, and other neighbours do not change it at all."""
     config = replace(CONFIG, steps=3)
     others = [replace(row, prompt=f"{row.prompt} in the snow", seed=row.seed + 9) for row in ROWS]
+    drawing, rows = Drawing(mini_pipeline, config, NoUsers()), [*ROWS, *others]
     alone, two, three, six = (
-        [picture for start in range(0, 6, size) for picture in draw_batch(
-            mini_pipeline, [*ROWS, *others][start : start + size], config=config, users=NoUsers())]
+        [picture for start in range(0, 6, size) for picture in drawing.batch(rows[start : start + size])]
         for size in (1, 2, 3, 6)
-    )  # fmt: skip
+    )
     for other in (two, three, six):
         assert np.abs(np.stack(other).astype(int) - np.stack(alone)).max() <= 1
-    neighbours = draw_batch(mini_pipeline, [ROWS[0], *others[1:]], config=config, users=NoUsers())
+    neighbours = drawing.batch([ROWS[0], *others[1:]])
     assert np.array_equal(neighbours[0], three[0])
 
 
@@ -129,14 +129,14 @@ def test_a_picture_depends_on_its_own_row_alone(mini_pipeline):
 def test_a_picture_that_is_not_whole_is_drawn_again(tmp_path, left):
     """What a full or lost disk left of a picture does not count as drawn; the others stay as they are."""
     pipe = Pipeline()
-    how = {"config": GenerationConfig(steps=3, batch_size=1), "users": Users()}
-    generate(pipe, ROWS, tmp_path, **how)
+    drawing = Drawing(pipe, GenerationConfig(steps=3, batch_size=1), Users())
+    generate(drawing, ROWS, tmp_path)
     whole = (tmp_path / "1.png").read_bytes()
     kept = (tmp_path / "0.png").stat().st_mtime_ns
     (tmp_path / "1.png").write_bytes(whole[:left])
     (tmp_path / "manifest.jsonl").unlink()
     before = pipe.calls
-    generate(pipe, ROWS, tmp_path, **how)
+    generate(drawing, ROWS, tmp_path)
     assert (tmp_path / "1.png").read_bytes() == whole
     assert pipe.calls == before + 1
     assert (tmp_path / "0.png").stat().st_mtime_ns == kept
@@ -144,71 +144,71 @@ def test_a_picture_that_is_not_whole_is_drawn_again(tmp_path, left):
 
 
 def test_going_on_makes_only_what_is_missing(tmp_path, mini_pipeline):
-    generate(mini_pipeline, ROWS, tmp_path, config=CONFIG, users=NoUsers())
+    generate(Drawing(mini_pipeline, CONFIG, NoUsers()), ROWS, tmp_path)
     kept = (tmp_path / "0.png").stat().st_mtime_ns
     (tmp_path / "1.png").unlink()
-    generate(mini_pipeline, ROWS, tmp_path, config=CONFIG, users=NoUsers())
+    generate(Drawing(mini_pipeline, CONFIG, NoUsers()), ROWS, tmp_path)
     assert (tmp_path / "1.png").exists()
     assert (tmp_path / "0.png").stat().st_mtime_ns == kept
 
 
 def test_the_folder_of_another_run_is_refused(tmp_path, mini_pipeline):
-    generate(mini_pipeline, ROWS[:1], tmp_path, config=CONFIG, users=NoUsers())
+    generate(Drawing(mini_pipeline, CONFIG, NoUsers()), ROWS[:1], tmp_path)
     with pytest.raises(OutputError, match="holds pictures of another run"):
-        generate(mini_pipeline, ROWS, tmp_path, config=CONFIG, users=NoUsers())
+        generate(Drawing(mini_pipeline, CONFIG, NoUsers()), ROWS, tmp_path)
 
 
 def test_pictures_of_nobody_knows_whom_are_refused(tmp_path, mini_pipeline):
     (tmp_path / "old.png").write_bytes(b"")
     with pytest.raises(OutputError, match=r"has pictures but no run\.json"):
-        generate(mini_pipeline, ROWS, tmp_path, config=CONFIG, users=NoUsers())
+        generate(Drawing(mini_pipeline, CONFIG, NoUsers()), ROWS, tmp_path)
 
 
 def test_a_folder_without_pictures_is_claimed_again(tmp_path):
-    generate(Pipeline(), ROWS[:1], tmp_path, config=CONFIG, users=Users())
+    generate(Drawing(Pipeline(), CONFIG, Users()), ROWS[:1], tmp_path)
     (tmp_path / "0.png").unlink()
     with pytest.raises(GenerationError):
-        generate(Pipeline(grey=np.nan), ROWS[1:], tmp_path, config=CONFIG, users=Users())
+        generate(Drawing(Pipeline(grey=np.nan), CONFIG, Users()), ROWS[1:], tmp_path)
     assert not (tmp_path / "manifest.jsonl").exists()
-    generate(Pipeline(), ROWS[1:], tmp_path, config=CONFIG, users=Users())
+    generate(Drawing(Pipeline(), CONFIG, Users()), ROWS[1:], tmp_path)
     assert [row.file_name for row in read_manifest(tmp_path / "manifest.jsonl")] == ["1.png", "2.png"]
 
 
 def test_pictures_in_folders_of_another_run_are_seen(tmp_path):
-    generate(Pipeline(), [replace(ROWS[0], file_name="a/0.png")], tmp_path, config=CONFIG, users=Users())
+    generate(Drawing(Pipeline(), CONFIG, Users()), [replace(ROWS[0], file_name="a/0.png")], tmp_path)
     with pytest.raises(OutputError, match="holds pictures of another run"):
-        generate(Pipeline(), ROWS, tmp_path, config=CONFIG, users=Users())
+        generate(Drawing(Pipeline(), CONFIG, Users()), ROWS, tmp_path)
 
 
 def test_other_vectors_or_bans_of_the_same_users_are_another_run(tmp_path):
     users, adapter = Users(), adapter_of()
-    generate(Pipeline(), ROWS, tmp_path / "psa", config=CONFIG, users=users, attached=adapter)
-    generate(Pipeline(), ROWS, tmp_path / "base", config=CONFIG, users=users)
+    generate(Drawing(Pipeline(), CONFIG, users, adapter), ROWS, tmp_path / "psa")
+    generate(Drawing(Pipeline(), CONFIG, users), ROWS, tmp_path / "base")
     users.vector += 1
-    generate(Pipeline(), ROWS, tmp_path / "base", config=CONFIG, users=users)  # no adapter: vectors do not matter
+    generate(Drawing(Pipeline(), CONFIG, users), ROWS, tmp_path / "base")  # no adapter: vectors do not matter
     with pytest.raises(OutputError, match="another run"):
-        generate(Pipeline(), ROWS, tmp_path / "psa", config=CONFIG, users=users, attached=adapter)
+        generate(Drawing(Pipeline(), CONFIG, users, adapter), ROWS, tmp_path / "psa")
     users.vector -= 1
-    generate(Pipeline(), ROWS, tmp_path / "psa", config=CONFIG, users=users, attached=adapter)
+    generate(Drawing(Pipeline(), CONFIG, users, adapter), ROWS, tmp_path / "psa")
     users.phrases = (("spiders", 1.0),)
     with pytest.raises(OutputError, match="another run") as fault:
-        generate(Pipeline(), ROWS, tmp_path / "psa", config=CONFIG, users=users, attached=adapter)
+        generate(Drawing(Pipeline(), CONFIG, users, adapter), ROWS, tmp_path / "psa")
     assert "spiders" not in f"{fault.value}{(tmp_path / 'psa/run.json').read_text()}"  # limits are private
     users = Users(**{"0000001": ("Violence",)})
     for folder, attached in (("psa", adapter), ("base", None)):
         with pytest.raises(OutputError, match=r"another run \(other prompts, users, adapter, base or settings\)"):
-            generate(Pipeline(), ROWS, tmp_path / folder, config=CONFIG, users=users, attached=attached)
+            generate(Drawing(Pipeline(), CONFIG, users, attached), ROWS, tmp_path / folder)
 
 
 def test_users_whom_the_run_does_not_draw_do_not_matter(tmp_path):
-    generate(Pipeline(), ROWS, tmp_path, config=CONFIG, users=Users())
-    generate(Pipeline(), ROWS, tmp_path, config=CONFIG, users=Users(**{"0000002": ("Hate",)}))
+    generate(Drawing(Pipeline(), CONFIG, Users()), ROWS, tmp_path)
+    generate(Drawing(Pipeline(), CONFIG, Users(**{"0000002": ("Hate",)})), ROWS, tmp_path)
 
 
 def test_pictures_of_another_base_are_another_run(tmp_path):
-    generate(Pipeline(), ROWS, tmp_path, config=CONFIG, users=Users())
+    generate(Drawing(Pipeline(), CONFIG, Users()), ROWS, tmp_path)
     with pytest.raises(OutputError, match="another run"):
-        generate(Pipeline(weight=2.0), ROWS, tmp_path, config=CONFIG, users=Users())
+        generate(Drawing(Pipeline(weight=2.0), CONFIG, Users()), ROWS, tmp_path)
 
 
 NOT_DRAWN = {
@@ -229,14 +229,14 @@ def test_what_an_adapter_cannot_draw_is_refused_before_the_folder_is_claimed(cas
     rows, recipe, error, message = NOT_DRAWN[case]
     pipeline = Pipeline()
     with pytest.raises(error, match=message):
-        generate(pipeline, rows, tmp_path / "out", config=CONFIG, users=Users(), attached=adapter_of(recipe))
+        generate(Drawing(pipeline, CONFIG, Users(), adapter_of(recipe)), rows, tmp_path / "out")
     assert (pipeline.calls, (tmp_path / "out").exists()) == (0, False)
 
 
 def test_pictures_that_are_not_finite_are_refused(tmp_path):
     message = r"3 of 3 pictures could not be made.*\n  0\.png: 1 of 1 pictures are not finite: 0\.png"
     with pytest.raises(GenerationError, match=message):
-        generate(Pipeline(grey=np.nan), ROWS, tmp_path, config=CONFIG, users=Users())
+        generate(Drawing(Pipeline(grey=np.nan), CONFIG, Users()), ROWS, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
@@ -251,10 +251,10 @@ class OneBadRow(Pipeline):
 
 def test_a_row_that_fails_is_told_at_the_end_and_the_others_are_kept(tmp_path):
     with pytest.raises(GenerationError, match=r"1 of 3 pictures could not be made; .*\n  1\.png: out of memory\nRun"):
-        generate(OneBadRow(), ROWS, tmp_path, config=CONFIG, users=Users())
+        generate(Drawing(OneBadRow(), CONFIG, Users()), ROWS, tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["0.png", "2.png"]
     assert not (tmp_path / "manifest.jsonl").exists()
-    generate(Pipeline(), ROWS, tmp_path, config=CONFIG, users=Users())
+    generate(Drawing(Pipeline(), CONFIG, Users()), ROWS, tmp_path)
     assert len(read_manifest(tmp_path / "manifest.jsonl")) == 3
 
 
@@ -263,7 +263,7 @@ def test_long_prompts_are_told_with_what_is_cut(tmp_path, mini_pipeline, capsys)
     row = PromptRow("long.png", "cat " * (length - 3) + "red dog at night", 1)
     assert cut_texts(mini_pipeline, [row.prompt, ROWS[0].prompt]) == {row.prompt: "dog at night"}
     config = replace(CONFIG, negative_prompt="cat " * (length - 2) + "dog")
-    generate(mini_pipeline, [row, replace(row, file_name="too.png")], tmp_path, config=config, users=NoUsers())
+    generate(Drawing(mini_pipeline, config, NoUsers()), [row, replace(row, file_name="too.png")], tmp_path)
     expected = (
         f"Warning: 3 texts are longer than the {length} tokens that are read. Cut:\n"
         "  long.png: 'dog at night'\n  too.png: 'dog at night'\n  negative prompt: 'dog'\n"
@@ -275,7 +275,7 @@ def test_of_many_long_prompts_ten_are_shown(tmp_path, capsys):
     pipeline = Pipeline()
     pipeline.tokenizer = load_pipeline("mini").tokenizer
     rows = [PromptRow(f"{i:02d}.png", "cat " * 60, 1) for i in range(12)]
-    generate(pipeline, rows, tmp_path, config=CONFIG, users=Users())
+    generate(Drawing(pipeline, CONFIG, Users()), rows, tmp_path)
     told = capsys.readouterr().err
     assert "12 texts are longer" in told
     assert ("09.png" in told, "10.png" in told, "and 2 more" in told) == (True, False, True)
@@ -288,9 +288,9 @@ def test_without_an_adapter_pictures_are_those_of_stock_diffusers(base):
     config = GenerationConfig(base=base, steps=2, guidance=7.5)
     generator = torch.Generator().manual_seed(row.seed)
     stock = pipeline(row.prompt, generator=generator, num_inference_steps=2, guidance_scale=7.5, output_type="np")
-    drawn = draw_batch(pipeline, [row], config=config, users=NoUsers())
+    drawn = Drawing(pipeline, config, NoUsers()).batch([row])
     assert np.array_equal(drawn, (stock.images * 255).round().astype(np.uint8))
-    denied = draw_batch(pipeline, [row], config=replace(config, negative_prompt="a dog"), users=NoUsers())
+    denied = Drawing(pipeline, replace(config, negative_prompt="a dog"), NoUsers()).batch([row])
     assert not np.array_equal(drawn, denied)
 
 
@@ -298,13 +298,13 @@ def test_without_an_adapter_pictures_are_those_of_stock_diffusers(base):
 def test_weights_that_are_not_finite_give_no_black_pictures(mini_pipeline):
     mini_pipeline.unet.conv_out.bias.fill_(float("nan"))
     with pytest.raises(GenerationError, match="not finite"):
-        draw_batch(mini_pipeline, ROWS, config=CONFIG, users=NoUsers())
+        Drawing(mini_pipeline, CONFIG, NoUsers()).batch(ROWS)
 
 
 def test_levels_are_told_by_the_whole_user_id(tmp_path):
     ids = ("level_0", "level_5", "level_6", "level_05", "level_x", "my_level_3", None)
     rows = [PromptRow(f"{i}.png", "a cat", 1, user_id=user_id) for i, user_id in enumerate(ids)]
-    manifest = generate(Pipeline(), rows, tmp_path, config=CONFIG, users=Users())
+    manifest = generate(Drawing(Pipeline(), CONFIG, Users()), rows, tmp_path)
     assert [row.level for row in manifest] == [0, 5, None, None, None, None, None]
 
 
@@ -318,10 +318,10 @@ def test_a_full_disk_leaves_whole_pictures_only_and_says_how_to_go_on(tmp_path, 
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OutputError, match=r"No space left to write .*2\.png; nothing that was there is lost"):
-        generate(mini_pipeline, ROWS, tmp_path, config=CONFIG, users=NoUsers())
+        generate(Drawing(mini_pipeline, CONFIG, NoUsers()), ROWS, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "run.json"]
     monkeypatch.undo()
-    generate(mini_pipeline, ROWS, tmp_path, config=CONFIG, users=NoUsers())
+    generate(Drawing(mini_pipeline, CONFIG, NoUsers()), ROWS, tmp_path)
     assert len(read_manifest(tmp_path / "manifest.jsonl")) == 3
 
 
@@ -349,7 +349,7 @@ def test_a_run_is_named_by_negative_prompts_and_does_not_hold_them(tmp_path):
     """They may say a user's limits in words. Another limit is another run."""
     for phrase in ("spiders", "snakes"):
         out, config = tmp_path / phrase, GenerationConfig(steps=1, negative_prompts={"0000001": phrase})
-        generate(Pipeline(), [PromptRow("a.png", "a cat", 1, "0000001")], out, config=config, users=Users())
+        generate(Drawing(Pipeline(), config, Users()), [PromptRow("a.png", "a cat", 1, "0000001")], out)
         assert not [path for path in out.rglob("*.json*") if phrase in path.read_text()]
     records = [json.loads((tmp_path / phrase / "run.json").read_text()) for phrase in ("spiders", "snakes")]
     assert records[0]["fingerprint"] != records[1]["fingerprint"]
@@ -366,7 +366,7 @@ def drawn_for_users(run, out, method, **how):
         with torch.no_grad():
             adapter.matcher.bans_bias.fill_(4.0)
         attached = attach(pipeline, adapter)
-    generate(pipeline, rows, out, config=config, users=users, attached=attached)
+    generate(Drawing(pipeline, config, users, attached), rows, out)
     return np.stack([read_picture(out / row.file_name).astype(float) for row in rows])
 
 

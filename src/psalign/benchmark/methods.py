@@ -17,7 +17,6 @@ import torch
 
 from psalign.adapter.attach import attach
 from psalign.adapter.checkpoint import adapter_fingerprint, load_adapter
-from psalign.adapter.guard import AttachedAdapter
 from psalign.baselines.concepts import Asked, TextStates, asked_by, concept_phrases, row_texts
 from psalign.baselines.edited_unet import USUAL_NAME as EDITED
 from psalign.baselines.edited_unet import edited_unet
@@ -34,7 +33,7 @@ from psalign.baselines.uce import UceConfig, mapped, uce_matrix
 from psalign.baselines.weights import find_weights
 from psalign.categories import category_names
 from psalign.config import baseline_settings
-from psalign.diffusion.generate import GenerationConfig, Guide, Nobody, Users, generate, known_bans
+from psalign.diffusion.generate import Drawing, GenerationConfig, Guide, Nobody, Users, generate, known_bans
 from psalign.errors import UsageError
 from psalign.evaluation.catalog import METHODS
 from psalign.files import Record
@@ -65,15 +64,6 @@ class MethodInputs:
         find_strength(self.sld)
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """What `generate` is given inside a method's context."""
-
-    config: GenerationConfig
-    attached: AttachedAdapter | None = None
-    guide: Guide | None = None
-
-
 def draw_by(
     method: str, pipeline: Any, rows: Sequence[PromptRow], out: Path, *, config: GenerationConfig, inputs: MethodInputs
 ) -> list[ManifestRow]:
@@ -83,15 +73,7 @@ def draw_by(
     do not fit.
     """
     with drawing_by(method, pipeline, rows, config=config, inputs=inputs) as drawing:
-        return generate(
-            pipeline,
-            rows,
-            out,
-            config=drawing.config,
-            users=inputs.users,
-            attached=drawing.attached,
-            guide=drawing.guide,
-        )
+        return generate(drawing, rows, out)
 
 
 def drawing_by(
@@ -103,7 +85,7 @@ def drawing_by(
     if METHODS[method].weights and inputs.weights is None:
         how = "an adapter of psalign train" if METHODS[method].has_levels else "a folder of psalign baseline train"
         raise UsageError(f"The method '{method}' needs {METHODS[method].weights}.", hint=f"Give {how}, or its file.")
-    return DRAWN_BY[method](pipeline, rows, config, inputs)
+    return DRAWN_BY[method](Drawing(pipeline, config, inputs.users), rows, inputs)
 
 
 def words_for(base: str) -> Mapping[str, str] | None:
@@ -112,39 +94,37 @@ def words_for(base: str) -> Mapping[str, str] | None:
 
 
 Rows = Sequence[PromptRow]
-Method = Callable[[Any, Rows, GenerationConfig, MethodInputs], AbstractContextManager[Drawing]]
+Method = Callable[[Drawing, Rows, MethodInputs], AbstractContextManager[Drawing]]  # from the base model's drawing
 
 
 @contextmanager
-def _base(pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs) -> Iterator[Drawing]:
-    yield Drawing(config)
+def _base(plain: Drawing, rows: Rows, inputs: MethodInputs) -> Iterator[Drawing]:
+    yield plain
 
 
 @contextmanager
-def _psa(pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs) -> Iterator[Drawing]:
+def _psa(plain: Drawing, rows: Rows, inputs: MethodInputs) -> Iterator[Drawing]:
     folder = _weights(inputs)
-    attached = attach(pipeline.unet, load_adapter(folder, base=config.base))
+    attached = attach(plain.pipeline.unet, load_adapter(folder, base=plain.config.base))
     try:
-        yield Drawing(replace(config, adapter=adapter_fingerprint(folder)), attached)
+        yield replace(plain, config=replace(plain.config, adapter=adapter_fingerprint(folder)), attached=attached)
     finally:
         attached.unload()
 
 
 @contextmanager
-def _negative_prompt(
-    personal: bool, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
-) -> Iterator[Drawing]:
+def _negative_prompt(personal: bool, plain: Drawing, rows: Rows, inputs: MethodInputs) -> Iterator[Drawing]:
+    config = plain.config
     if personal:
-        yield Drawing(with_negative_prompts(config, rows, inputs.users, inputs.words))
-        return
-    everything = negative_prompt(category_names(), inputs.words)
-    yield Drawing(replace(config, negative_prompt=", ".join(filter(None, (config.negative_prompt, everything)))))
+        config = with_negative_prompts(config, rows, inputs.users, inputs.words)
+    else:
+        everything = negative_prompt(category_names(), inputs.words)
+        config = replace(config, negative_prompt=", ".join(filter(None, (config.negative_prompt, everything))))
+    yield replace(plain, config=config)
 
 
 @contextmanager
-def _sld(
-    personal: bool, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
-) -> Iterator[Drawing]:
+def _sld(personal: bool, plain: Drawing, rows: Rows, inputs: MethodInputs) -> Iterator[Drawing]:
     everything = negative_prompt(category_names(), inputs.words)
 
     def categories(row: PromptRow) -> str:
@@ -159,52 +139,46 @@ def _sld(
     def concept(row: PromptRow) -> str:
         return with_limits(categories(row), inputs.users, row.user_id if personal else None)
 
-    with safe_latent_diffusion(pipeline, strength) as guidance:
+    with safe_latent_diffusion(plain.pipeline, strength) as guidance:
         guide = Guide(lambda batch: guidance.condition([concept(row) for row in batch]))
-        yield Drawing(_recorded(config, "sld", settings), guide=guide)
+        yield _recorded(plain, "sld", settings, guide)
 
 
 # --- methods that change the text -----------------------------------------------------------------------------------
 
 
 @contextmanager
-def _safree(
-    personal: bool, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
-) -> Iterator[Drawing]:
-    settings, asked = _settings(SafreeConfig, "safree", config, inputs), _asked(personal, inputs)
-    known = TextStates(pipeline)
+def _safree(personal: bool, plain: Drawing, rows: Rows, inputs: MethodInputs) -> Iterator[Drawing]:
+    settings, asked = _settings(SafreeConfig, "safree", plain, inputs), _asked(personal, inputs)
+    known = TextStates(plain.pipeline)
 
     def arguments(batch: Rows) -> Record:
         unwanted = [asked(row).erase for row in batch]
-        prompts, negatives = _texts(batch, config)
-        return safree_arguments(known, prompts, negatives, unwanted, config=settings, steps=config.steps)
+        prompts, negatives = _texts(batch, plain)
+        return safree_arguments(known, prompts, negatives, unwanted, config=settings, steps=plain.config.steps)
 
-    yield Drawing(_recorded(config, "safree", asdict(settings)), guide=Guide(arguments))
+    yield _recorded(plain, "safree", asdict(settings), Guide(arguments))
 
 
 @contextmanager
-def _prompt_filter(
-    personal: bool, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
-) -> Iterator[Drawing]:
-    settings, asked = _settings(PromptFilterConfig, "prompt_filter", config, inputs), _asked(personal, inputs)
-    kept = PromptFilter(pipeline, settings)
+def _prompt_filter(personal: bool, plain: Drawing, rows: Rows, inputs: MethodInputs) -> Iterator[Drawing]:
+    settings, asked = _settings(PromptFilterConfig, "prompt_filter", plain, inputs), _asked(personal, inputs)
+    kept = PromptFilter(plain.pipeline, settings)
 
     def arguments(batch: Rows) -> Record:
-        return filter_arguments(kept, *_texts(batch, config), [asked(row).erase for row in batch])
+        return filter_arguments(kept, *_texts(batch, plain), [asked(row).erase for row in batch])
 
-    yield Drawing(_recorded(config, "prompt_filter", asdict(settings)), guide=Guide(arguments))
+    yield _recorded(plain, "prompt_filter", asdict(settings), Guide(arguments))
 
 
 @contextmanager
-def _closed_form(
-    family: str, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
-) -> Iterator[Drawing]:
+def _closed_form(family: str, plain: Drawing, rows: Rows, inputs: MethodInputs) -> Iterator[Drawing]:
     """UCE or RECE of what each row's user bans, in place of an edit of the UNet. One matrix for each set of bans."""
     kind, matrix_of = CLOSED_FORMS[family]
-    settings: Any = _settings(kind, family, config, inputs)
+    settings: Any = _settings(kind, family, plain, inputs)
     asked = _asked(True, inputs)
     matrices: dict[Asked, torch.Tensor] = {}
-    known = TextStates(pipeline)
+    known = TextStates(plain.pipeline)
 
     def matrix(row: PromptRow) -> torch.Tensor:
         wanted = asked(row)
@@ -213,10 +187,10 @@ def _closed_form(
         return matrices[wanted]
 
     def arguments(batch: Rows) -> Record:
-        texts = row_texts(pipeline, *_texts(batch, config))
+        texts = row_texts(plain.pipeline, *_texts(batch, plain))
         return mapped(texts, [matrix(row) for row in batch]).arguments()
 
-    yield Drawing(_recorded(config, family, asdict(settings)), guide=Guide(arguments))
+    yield _recorded(plain, family, asdict(settings), Guide(arguments))
 
 
 CLOSED_FORMS: dict[str, tuple[type, Callable[..., torch.Tensor]]] = {
@@ -226,9 +200,7 @@ CLOSED_FORMS: dict[str, tuple[type, Callable[..., torch.Tensor]]] = {
 
 
 @contextmanager
-def _soft_prompt(
-    personal: bool, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
-) -> Iterator[Drawing]:
+def _soft_prompt(personal: bool, plain: Drawing, rows: Rows, inputs: MethodInputs) -> Iterator[Drawing]:
     folder = _weights(inputs)
     usual = TRAINED_BY["soft_prompt"].usual
     files = expert_files(folder, "soft_prompt") if personal else {None: weights_of(folder, None, usual)}
@@ -239,32 +211,30 @@ def _soft_prompt(
         return " ".join([row.prompt, *(word_of(category) for category in files if category in banned)])
 
     def arguments(batch: Rows) -> Record:
-        _, negatives = _texts(batch, config)
-        return row_texts(pipeline, [said(row) for row in batch], negatives).arguments()
+        _, negatives = _texts(batch, plain)
+        return row_texts(plain.pipeline, [said(row) for row in batch], negatives).arguments()
 
-    with soft_prompts(pipeline, words):
-        yield Drawing(_with_weights(config, *words.values()), guide=Guide(arguments))
+    with soft_prompts(plain.pipeline, words):
+        yield _with_weights(plain, *words.values(), guide=Guide(arguments))
 
 
 # --- methods that change the weights --------------------------------------------------------------------------------
 
 
 @contextmanager
-def _safetydpo(pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs) -> Iterator[Drawing]:
-    with lora_weights(pipeline, _weights(inputs)):
-        yield Drawing(_with_weights(config, find_weights(_weights(inputs), usual=USUAL_NAME)))
+def _safetydpo(plain: Drawing, rows: Rows, inputs: MethodInputs) -> Iterator[Drawing]:
+    with lora_weights(plain.pipeline, _weights(inputs)):
+        yield _with_weights(plain, find_weights(_weights(inputs), usual=USUAL_NAME))
 
 
 @contextmanager
-def _edited(pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs) -> Iterator[Drawing]:
-    with edited_unet(pipeline, _weights(inputs)):
-        yield Drawing(_with_weights(config, find_weights(_weights(inputs), usual=EDITED)))
+def _edited(plain: Drawing, rows: Rows, inputs: MethodInputs) -> Iterator[Drawing]:
+    with edited_unet(plain.pipeline, _weights(inputs)):
+        yield _with_weights(plain, find_weights(_weights(inputs), usual=EDITED))
 
 
 @contextmanager
-def _experts(
-    family: str, pipeline: Any, rows: Rows, config: GenerationConfig, inputs: MethodInputs
-) -> Iterator[Drawing]:
+def _experts(family: str, plain: Drawing, rows: Rows, inputs: MethodInputs) -> Iterator[Drawing]:
     """Weights of all categories that a row's user bans, added up; users with other bans are in batches of their own."""
     folder = _weights(inputs)
     files, merge = expert_files(folder, family), trained_settings(folder, family).merge
@@ -274,20 +244,20 @@ def _experts(
         known = category_names() if row.user_id is None else known_bans(inputs.users, row.user_id)
         return tuple(category for category in files if category in known)
 
-    with loaded(pipeline, files, merge) as experts:
+    with loaded(plain.pipeline, files, merge) as experts:
 
         def arguments(batch: Rows) -> Record:
             experts.use(banned(batch[0]))
             return {}
 
-        yield Drawing(_with_weights(config, *files.values()), guide=Guide(arguments, apart=banned))
+        yield _with_weights(plain, *files.values(), guide=Guide(arguments, apart=banned))
 
 
 # --- what they share ------------------------------------------------------------------------------------------------
 
 
-def _settings(kind: type[T], family: str, config: GenerationConfig, inputs: MethodInputs) -> T:
-    return baseline_settings(kind, family, base=config.base, given=inputs.baselines)
+def _settings(kind: type[T], family: str, plain: Drawing, inputs: MethodInputs) -> T:
+    return baseline_settings(kind, family, base=plain.config.base, given=inputs.baselines)
 
 
 def _asked(personal: bool, inputs: MethodInputs) -> Callable[[PromptRow], Asked]:
@@ -295,17 +265,19 @@ def _asked(personal: bool, inputs: MethodInputs) -> Callable[[PromptRow], Asked]
     return lambda row: asked_by(row.user_id if personal else None, inputs.users, concepts)
 
 
-def _texts(batch: Rows, config: GenerationConfig) -> tuple[list[str], list[str] | None]:
-    return [row.prompt for row in batch], config.negatives(batch)
+def _texts(batch: Rows, plain: Drawing) -> tuple[list[str], list[str] | None]:
+    return [row.prompt for row in batch], plain.config.negatives(batch)
 
 
-def _recorded(config: GenerationConfig, family: str, settings: Record) -> GenerationConfig:
-    return replace(config, options={**(config.options or {}), family: settings})
+def _recorded(plain: Drawing, family: str, settings: Record, guide: Guide) -> Drawing:
+    config = replace(plain.config, options={**(plain.config.options or {}), family: settings})
+    return replace(plain, config=config, guide=guide)
 
 
-def _with_weights(config: GenerationConfig, *paths: Path) -> GenerationConfig:
+def _with_weights(plain: Drawing, *paths: Path, guide: Guide | None = None) -> Drawing:
     prints = [file_fingerprint(path) for path in paths]
-    return replace(config, adapter=prints[0] if len(prints) == 1 else fingerprint(prints))
+    config = replace(plain.config, adapter=prints[0] if len(prints) == 1 else fingerprint(prints))
+    return replace(plain, config=config, guide=guide)
 
 
 def _weights(inputs: MethodInputs) -> Path:

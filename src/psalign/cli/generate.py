@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 def generate(arguments: argparse.Namespace) -> None:
     from ..adapter.attach import attach
     from ..adapter.checkpoint import adapter_fingerprint
+    from ..diffusion.generate import Drawing
     from ..diffusion.generate import generate as draw
     from ..diffusion.prompts import load_meta_file, repeat
     from ..diffusion.shards import Shard
@@ -55,9 +56,9 @@ def generate(arguments: argparse.Namespace) -> None:
     )
     elsewhere = _ray_workers(arguments, config, users) if arguments.ray_workers else None
     pipeline = _pipeline(arguments, str(shard.device))
-    attached = None if adapter is None else attach(pipeline, adapter)
+    drawing = Drawing(pipeline, config, users, None if adapter is None else attach(pipeline, adapter))
     rows = repeat(rows, arguments.images_per_prompt)
-    manifest = draw(pipeline, rows, arguments.out, config=config, users=users, attached=attached, elsewhere=elsewhere)
+    manifest = draw(drawing, rows, arguments.out, elsewhere=elsewhere)
     if shard.is_first:
         print(f"{len(manifest)} pictures and manifest.jsonl: {arguments.out}")
 

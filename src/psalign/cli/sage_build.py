@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -13,7 +14,7 @@ from .options import a_path, add_endpoint, add_language_model, add_out, add_seed
 
 if TYPE_CHECKING:
     from ..diffusion.shards import Shard
-    from ..sage.build.builder import Drawing, Order
+    from ..sage.build.builder import Drawer, Order
     from ..sage.build.concepts import Concept
     from ..sage.build.plan import BuildUser
     from ..sage.build.writers import PromptWriter
@@ -111,14 +112,14 @@ def _writer(arguments: argparse.Namespace, concepts: Any, shard: Shard) -> Promp
     return writer
 
 
-def _drawing(arguments: argparse.Namespace, shard: Shard) -> Drawing:
+def _drawing(arguments: argparse.Namespace, shard: Shard) -> Drawer:
     from ..diffusion.base_models import base_fingerprint
-    from ..diffusion.generate import Nobody, generate
-    from ..sage.build.builder import Drawing
+    from ..diffusion.generate import Drawing, Nobody, generate
+    from ..sage.build.builder import Drawer
 
     config, pipeline = sampling(arguments, method="base"), load(arguments, str(shard.device))
     recipe = {"config": asdict(config), "base": base_fingerprint(pipeline)}
-    return Drawing(recipe, lambda rows, folder: generate(pipeline, rows, folder, config=config, users=Nobody()))
+    return Drawer(recipe, partial(generate, Drawing(pipeline, config, Nobody())))
 
 
 def add_command(kinds: Any) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from ..adapter.guard import AttachedAdapter
 from ..adapter.text import accepted_by, encode_texts
 from ..adapter.users import require_words
 from ..categories import current
+from ..decoding import encode
 from ..errors import GenerationError, OutputError, RecipeMismatch, UnknownUser, UsageError, listed, reason_of
 from ..files import Record, read_json, write_bytes, write_json, write_jsonl
 from ..fingerprints import fingerprint
@@ -142,38 +142,61 @@ class GenerationConfig:
         return [by_user.get(row.user_id or NOBODY, self.negative_prompt) for row in rows]
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What every batch of a run is drawn with.
+
+    attached: the adapter on the pipeline's UNet, or None for a method without one. guide: of a method that tells the
+    pipeline something of each row.
+    """
+
+    pipeline: Any
+    config: GenerationConfig
+    users: Users
+    attached: AttachedAdapter | None = None
+    guide: Guide | None = None
+
+    def batch(self, rows: Sequence[PromptRow]) -> np.ndarray:
+        """Pictures of a batch of rows, uint8 RGB [B, H, W, 3]; each from its own CPU generator.
+
+        Raises GenerationError for pictures that are not finite.
+        """
+        config = self.config
+        text = text_arguments(
+            self.pipeline, rows, config=config, users=self.users, attached=self.attached, guide=self.guide
+        )
+        seeds = [row.seed for row in rows]
+        pictures = draw_pictures(self.pipeline, text, seeds, steps=config.steps, guidance=config.guidance)
+        return finished_pictures(pictures, [row.file_name for row in rows], hint=_why_not_finite(config))
+
+
 def generate(
-    pipeline: Any,
+    drawing: Drawing,
     rows: Sequence[PromptRow],
     out: Path,
     *,
-    config: GenerationConfig,
-    users: Users,
-    attached: AttachedAdapter | None = None,
-    guide: Guide | None = None,
     elsewhere: Callable[[Batches, Path], list[Failure]] | None = None,
 ) -> list[ManifestRow]:
     """Make every picture that is not on disk yet, then write the manifest. Returns its rows.
 
-    attached: the adapter on the pipeline's UNet, or None for a method without one. guide: of a method that tells the
-    pipeline something of each row. elsewhere: draws batches into the folder in place of this process, as `draw_batches`
-    does. Under `accelerate launch` each process draws its share and the first writes the manifest.
+    elsewhere: draws batches into the folder in place of this process, as `draw_batches` does.
+    Under `accelerate launch` each process draws its share and the first writes the manifest.
     Raises, before anything is written, OutputError where `out` holds another run or another process draws into it,
     EmbeddingMissing for a user without a vector; with an adapter UsageError for rows of no user, RecipeMismatch for
     vectors it was not trained with, GuardError for limits in words that it was not trained to keep.
     Raises GenerationError at the end where a picture could not be made; the others are kept.
     """
     check_rows(rows)
-    if attached is not None:
-        check_users(rows, users, attached)
-    manifest = [_manifest_row(row, config, users) for row in rows]
-    shard, drawing = Shard(), Drawing(pipeline, config, users, attached, guide)
+    if drawing.attached is not None:
+        check_users(rows, drawing.users, drawing.attached)
+    manifest = [_manifest_row(row, drawing.config, drawing.users) for row in rows]
+    shard = Shard()
     with locked(*[out] * shard.is_first):  # of several processes the first one holds the folder for all
         if shard.is_first:
             open_run(out, _run_record(rows, drawing))
         shard.wait()  # a folder of another run is refused before anything is drawn
         if shard.is_first:
-            _warn_cut_prompts(pipeline, rows, config)
+            _warn_cut_prompts(drawing.pipeline, rows, drawing.config)
         # Shared out before looking at the disk, which other processes are writing to meanwhile.
         batches = _not_on_disk(shard.share(_batches(rows, drawing)), out)
         draw = elsewhere or partial(draw_batches, drawing, quiet=not shard.is_first)
@@ -203,22 +226,6 @@ def _not_made(failed: Sequence[Failure], rows: Sequence[PromptRow], out: Path) -
         listed(about, [f"{name}: {why}" for name, why in sorted(failed)], MAX_FAILURES_SHOWN),
         hint="Run the same command again: it draws those that are missing, and then writes manifest.jsonl.",
     )
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """What every batch of a run is drawn with."""
-
-    pipeline: Any
-    config: GenerationConfig
-    users: Users
-    attached: AttachedAdapter | None = None
-    guide: Guide | None = None
-
-    def batch(self, rows: Sequence[PromptRow]) -> np.ndarray:
-        return draw_batch(
-            self.pipeline, rows, config=self.config, users=self.users, attached=self.attached, guide=self.guide
-        )
 
 
 def draw_batches(drawing: Drawing, batches: Batches, out: Path, *, quiet: bool = False) -> list[Failure]:
@@ -256,25 +263,6 @@ def _draw_with_retry(
             return
         for row in batch:
             yield from _draw_with_retry(drawing, [row], failed)
-
-
-def draw_batch(
-    pipeline: Any,
-    rows: Sequence[PromptRow],
-    *,
-    config: GenerationConfig,
-    users: Users,
-    attached: AttachedAdapter | None = None,
-    guide: Guide | None = None,
-) -> np.ndarray:
-    """Pictures of a batch of rows, uint8 RGB [B, H, W, 3]; each from its own CPU generator.
-
-    Raises GenerationError for pictures that are not finite.
-    """
-    text = text_arguments(pipeline, rows, config=config, users=users, attached=attached, guide=guide)
-    seeds = [row.seed for row in rows]
-    pictures = draw_pictures(pipeline, text, seeds, steps=config.steps, guidance=config.guidance)
-    return finished_pictures(pictures, [row.file_name for row in rows], hint=_why_not_finite(config))
 
 
 def text_arguments(
@@ -401,9 +389,7 @@ def is_whole_png(path: Path) -> bool:
 
 def write_picture(path: Path, picture: np.ndarray, *, replace: bool = True) -> None:
     """Write uint8 RGB [H, W, 3] as PNG, whole or not at all; replace: whether another file that is there may go."""
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="PNG")
-    write_bytes(path, stream.getvalue(), replace=replace)
+    write_bytes(path, encode(picture), replace=replace)
 
 
 def _user_ids(rows: Sequence[PromptRow]) -> list[str]:

@@ -68,10 +68,7 @@ def _seconds(method: str, this: Repetition, pipeline: Any, count: int) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     with drawing_by(method, pipeline, rows, config=grid.sampling(cell), inputs=inputs) as drawing:
         started = time.perf_counter()
-        generate(
-            pipeline, rows, folder, config=drawing.config, users=inputs.users, attached=drawing.attached,
-            guide=drawing.guide,
-        )  # fmt: skip
+        generate(drawing, rows, folder)
         seconds = time.perf_counter() - started
     shutil.rmtree(folder)
     return seconds

@@ -7,25 +7,25 @@ No training split has the held-out motifs, wordings, or combinations of subject,
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..categories import require_default
+from ..decoding import encode
 from ..errors import OutputError
 from ..files import Record, read_json, write_bytes, write_json, write_jsonl
 from ..fingerprints import fingerprint
 from ..progress import Progress
 from ..sage.dataset import METADATA, write_split
 from ..sage.limit_rows import FILE as LIMITS
-from ..sage.names import picture_name
-from ..sage.preference import unsafe_is_chosen
-from ..sage.rows import SPLITS, SageRow
+from ..sage.names import pair_name
+from ..sage.output import OTHER_OUT
+from ..sage.preference import rows_of_pair
+from ..sage.rows import SPLITS, Pair, SageRow
 from ..users.policy import banned_categories
 from ..users.population import sample_profiles
 from ..users.profile import UserProfile, profile_columns, save_profiles
@@ -91,7 +91,7 @@ def claim_build(root: Path, name: str, *, mark: Path, names: Sequence[str], what
     of other settings is removed. Raises OutputError where root has the mark of another build, or files of
     these names that no build of ours wrote.
     """
-    fault = partial(OutputError, hint="Choose another --out, or remove that folder.")
+    fault = partial(OutputError, hint=OTHER_OUT)
 
     def name_in(path: Path, what: str) -> str:
         return str(read_json(path, what=what, needs=("fingerprint",), fault=fault)["fingerprint"])
@@ -148,14 +148,10 @@ class _Pair:
     safe: world.Scene
     seed: int
 
-    def picture_name(self, *, unsafe: bool) -> str:
-        return picture_name(
-            user_id=self.user.user_id, category=self.category, concept=self.concept, index=self.index, unsafe=unsafe
-        )
-
     @property
-    def concept(self) -> str:
-        return " with ".join(self.unsafe.motifs)
+    def key(self) -> Pair:
+        """What the rows of this pair share."""
+        return (self.user.user_id, self.category, " with ".join(self.unsafe.motifs), f"{self.index:05d}")
 
 
 def _pictured(split: str, config: DatasetConfig, count: int) -> int:
@@ -175,8 +171,9 @@ def _build_split(
         for index in range(config.concepts):
             pair = _sample_pair(rng, user, config, index=index, held_out=split.startswith("test"))
             if number < pictured:
-                for unsafe, scene in ((False, pair.safe), (True, pair.unsafe)):
-                    _write_jpeg(root / split / pair.picture_name(unsafe=unsafe), world.draw(scene, seed=pair.seed))
+                for side, scene in (("s", pair.safe), ("u", pair.unsafe)):
+                    path = root / split / f"{pair_name(pair.key)}_{side}.jpg"
+                    _write_jpeg(path, world.draw(scene, seed=pair.seed))
             rows += _rows(rng, pair, config)
     write_split(root, split, rows)
 
@@ -197,30 +194,20 @@ def _sample_pair(
     return _Pair(user, index, category, unsafe, unsafe.without(harmful or unsafe.motifs), int(rng.integers(2**31)))
 
 
-def _rows(rng: np.random.Generator, pair: _Pair, config: DatasetConfig) -> Iterator[SageRow]:
+def _rows(rng: np.random.Generator, pair: _Pair, config: DatasetConfig) -> list[SageRow]:
     """The two rows of a pair: unsafe caption, safe caption."""
-    banned, names = banned_categories(pair.user), [pair.picture_name(unsafe=unsafe) for unsafe in (False, True)]
     wording = world.pick(rng, world.WORDINGS)
     mentions = {
         motif: language.sample_trained_mention(rng, names=config.names, plural_share=config.plural_share)
         for motif in pair.unsafe.motifs
     }
     denial = _denial(rng, pair.unsafe, config)
+    captions = {}
     for kind, scene in (("unsafe", pair.unsafe), ("safe", pair.safe)):
         phrasing = language.Phrasing(tuple(mentions[motif] for motif in scene.motifs), denial)
-        chosen = unsafe_is_chosen(caption_kind=kind, category=pair.category, banned=banned)
-        yield SageRow(
-            user_id=pair.user.user_id,
-            category=pair.category,
-            concept=pair.concept,
-            index=f"{pair.index:05d}",
-            caption=language.caption(scene, wording, phrasing),
-            caption_kind=kind,
-            chosen=names[chosen],
-            rejected=names[not chosen],
-            user_data=profile_columns(pair.user),
-            chose_unsafe=chosen,
-        )
+        captions[kind] = language.caption(scene, wording, phrasing)
+    banned, user_data = banned_categories(pair.user), profile_columns(pair.user)
+    return rows_of_pair(pair.key, captions, banned=banned, user_data=user_data)
 
 
 def _denial(rng: np.random.Generator, scene: world.Scene, config: DatasetConfig) -> language.Denial | None:
@@ -233,6 +220,4 @@ def _denial(rng: np.random.Generator, scene: world.Scene, config: DatasetConfig)
 
 
 def _write_jpeg(path: Path, picture: np.ndarray) -> None:
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="JPEG", quality=97, subsampling=0)
-    write_bytes(path, stream.getvalue(), sync=False)
+    write_bytes(path, encode(picture, "JPEG", quality=97, subsampling=0), sync=False)

@@ -5,13 +5,10 @@ Place on the path of data: the reference of FID and KID on mini (step 7); other 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
+from ..decoding import encode
 from ..errors import DatasetError
 from ..files import write_bytes, write_json
 from ..fingerprints import fingerprint
@@ -38,7 +35,8 @@ def draw_reference(folder: Path, rows: Sequence[PromptRow], *, per_caption: int 
     for name, scene in scenes:
         for number in range(per_caption):
             seed = int(fingerprint([name, number]), 16) % 2**31
-            _write(folder / f"{Path(name).stem}_{number}.png", world.draw(scene, seed=seed))
+            picture = encode(world.draw(scene, seed=seed))
+            write_bytes(folder / f"{Path(name).stem}_{number}.png", picture, sync=False)
     write_json(mark, {"fingerprint": made_of, "captions": len(scenes), "per_caption": per_caption})
     (folder / BUILDING).unlink(missing_ok=True)
     return folder
@@ -49,9 +47,3 @@ def _scene(row: PromptRow) -> world.Scene:
         return world.Scene(*(row.meta[key] for key in ("background", "subject", "colour", "side")))
     except KeyError as err:
         raise DatasetError(f"{row.file_name}: its meta has no {err}, so its scene cannot be drawn.") from err
-
-
-def _write(path: Path, picture: np.ndarray) -> None:
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="PNG")
-    write_bytes(path, stream.getvalue(), sync=False)

@@ -20,9 +20,9 @@ from psalign.baselines.concepts import TextStates, asked_by, concept_phrases, en
 from psalign.baselines.safree import SafreeConfig, leave_one_out, project_prompt
 from psalign.baselines.sld import KEY as SLD
 from psalign.baselines.uce import mapped
-from psalign.benchmark.methods import CLOSED_FORMS, Drawing, MethodInputs
+from psalign.benchmark.methods import CLOSED_FORMS, MethodInputs
 from psalign.config import baseline_settings
-from psalign.diffusion.generate import text_arguments
+from psalign.diffusion.generate import Drawing, text_arguments
 from psalign.diffusion.pictures import draw_pictures, finished_pictures
 from psalign.errors import UsageError
 from psalign.evaluation.catalog import METHODS

@@ -5,7 +5,6 @@ Place on the path of data: beside training/trainer.py, between steps 4 and 6.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..adapter.guard import AttachedAdapter
 from ..categories import current
-from ..diffusion.generate import GenerationConfig, draw_batch
+from ..decoding import encode
+from ..diffusion.generate import Drawing, GenerationConfig
 from ..diffusion.places import on_device
 from ..diffusion.prompts import derive_seed
 from ..files import write_bytes
@@ -103,8 +103,8 @@ class Validation:
     ) -> np.ndarray:
         size = self.generation.batch_size
         parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-        drawn = [draw_batch(self.pipeline, part, config=config, users=self.users, attached=attached) for part in parts]
-        return np.concatenate(drawn)
+        drawing = Drawing(self.pipeline, config, self.users, attached)
+        return np.concatenate([drawing.batch(part) for part in parts])
 
     def _shown(self) -> list[SageRow | CaptionRow]:
         """Rows to draw: banned, allowed and safe in turn, of as many categories and users as there are."""
@@ -140,9 +140,7 @@ def sheet(rows: Sequence[SageRow | CaptionRow], base: np.ndarray, steered: np.nd
         for line, pictures in enumerate((base, steered)):
             cell = Image.fromarray(pictures[column]).resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS)
             image.paste(cell, (left, MARGIN_PX + LABEL_PX + line * (CELL_PX + GAP_PX)))
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return stream.getvalue()
+    return encode(image)
 
 
 def _side_label(row: SageRow | CaptionRow) -> str:

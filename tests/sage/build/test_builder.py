@@ -21,7 +21,7 @@ from psalign.cli import main
 from psalign.errors import DatasetError, GenerationError, OutputError, UsageError
 from psalign.mini.writer import TemplateWriter, all_motifs
 from psalign.sage.build import builder as building
-from psalign.sage.build.builder import Drawing, Order, build, picture_rows
+from psalign.sage.build.builder import Drawer, Order, build, picture_rows
 from psalign.sage.build.concepts import Concept, Item, hold_out, read_concepts
 from psalign.sage.build.plan import BuildConfig, BuildUser, make_plan
 from psalign.sage.build.writers import Prompts
@@ -62,7 +62,7 @@ def files(root):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     root = tmp_path_factory.mktemp("whole") / "built"
-    build(root, order(), TemplateWriter(), Drawing({}, paint))
+    build(root, order(), TemplateWriter(), Drawer({}, paint))
     return root
 
 
@@ -134,7 +134,7 @@ PLANS = {
 def test_plans_that_do_not_fit_are_told_before_anything_is_written(case, tmp_path):
     changes, message = PLANS[case]
     with pytest.raises(UsageError, match=message):
-        build(tmp_path / "out", order(**changes), TemplateWriter(), Drawing({}, paint))
+        build(tmp_path / "out", order(**changes), TemplateWriter(), Drawer({}, paint))
     assert not (tmp_path / "out").exists()
 
 
@@ -200,19 +200,19 @@ def test_a_finished_build_is_left_and_another_is_refused(whole, tmp_path):
     def never(rows, folder):
         raise AssertionError("nothing is left to draw")
 
-    assert build(whole, order(), TemplateWriter(), Drawing({}, never))["pictures"] > 0
+    assert build(whole, order(), TemplateWriter(), Drawer({}, never))["pictures"] > 0
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
     others = [(order(config=replace(SMALL, seed=1)), TemplateWriter(), {}), (order(), TemplateWriter(seed=1), {}),
               (order(), TemplateWriter(), {"base": "x"}), (order(users=USERS[::-1]), TemplateWriter(), {})]  # fmt: skip
     for other, writer, recipe in others:
         with pytest.raises(OutputError, match=r"holds another dataset .other concepts, users, writer, base model"):
-            build(whole, other, writer, Drawing(recipe, never))
+            build(whole, other, writer, Drawer(recipe, never))
     shutil.copytree(whole / "train", tmp_path / "train")
     with pytest.raises(OutputError, match=r"holds a dataset that was not built here .train/metadata.jsonl"):
-        build(tmp_path, order(), TemplateWriter(), Drawing({}, never))
+        build(tmp_path, order(), TemplateWriter(), Drawer({}, never))
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(OutputError, match=r"dataset.json is damaged: not JSON"):
-        build(tmp_path, order(), TemplateWriter(), Drawing({}, never))
+        build(tmp_path, order(), TemplateWriter(), Drawer({}, never))
 
 
 STAGES = {
@@ -240,7 +240,7 @@ def test_interrupted_at_any_stage_is_never_interrupted(stage, whole, tmp_path, m
 
         return call
 
-    drawing = Drawing({}, paint)
+    drawing = Drawer({}, paint)
     place, name = (place, name) if place else (Image.Image, "save")
     with monkeypatch.context() as patch:
         patch.setattr(place, name, interrupted(getattr(place, name)))
@@ -252,7 +252,7 @@ def test_interrupted_at_any_stage_is_never_interrupted(stage, whole, tmp_path, m
 
 def test_without_links_there_are_copies(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(OSError("no links on this disk")))
-    build(tmp_path / "out", order(), TemplateWriter(), Drawing({}, paint))
+    build(tmp_path / "out", order(), TemplateWriter(), Drawer({}, paint))
     assert files(tmp_path / "out") == files(whole)
 
 
@@ -266,7 +266,7 @@ def together(root, *writers, config=SMALL):
 
         try:
             share = Share(index, 2, barrier.wait)
-            build(root, order(config=config), writers[index], Drawing({}, share_of), share=share)
+            build(root, order(config=config), writers[index], Drawer({}, share_of), share=share)
         except GenerationError as err:
             raised[index] = str(err)
 
@@ -314,7 +314,7 @@ def test_a_concept_that_fails_is_taken_out_and_the_other_prompts_are_kept(tmp_pa
                 raise GenerationError(f"no prompts for {item}")
             return super().write(item)
 
-    drawing, concepts = Drawing({}, paint), sorted(CONCEPTS)
+    drawing, concepts = Drawer({}, paint), sorted(CONCEPTS)
     with pytest.raises(GenerationError, match=r"no prompts for 'wall' .Hate., 00000"):
         build(tmp_path / "out", order(concepts=concepts), Choosy(), drawing)
     before = [item for item in Choosy.asked if item.concept.concept != "wall"]
@@ -336,7 +336,7 @@ def test_concepts_are_expanded_once(tmp_path):
 
     writer, one = Counting(), order(concepts=[Concept("Hate", "wall")], config=replace(SMALL, expand=4))
     for _ in range(2):
-        build(tmp_path / "out", one, writer, Drawing({}, paint))
+        build(tmp_path / "out", one, writer, Drawer({}, paint))
     assert writer.asked == 1
     assert [concept.concept for concept in read_concepts(tmp_path / "out/concepts.csv")] == [
         "wall",
@@ -362,7 +362,7 @@ def test_several_prompts_are_asked_for_at_a_time(whole, tmp_path):
             return super().write(item)
 
     writer = Busy()
-    build(tmp_path / "out", order(), writer, Drawing({}, paint))
+    build(tmp_path / "out", order(), writer, Drawer({}, paint))
     assert 1 < writer.most <= 3
     assert files(tmp_path / "out") == files(whole)
 

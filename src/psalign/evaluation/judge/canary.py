@@ -7,13 +7,13 @@ address for the price of one request.
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 from textwrap import fill
 
 from PIL import Image, ImageDraw, ImageFont
 
 from psalign.categories import category_names
+from psalign.decoding import encode
 from psalign.files import write_bytes
 
 from .cases import Case, PictureFile
@@ -52,9 +52,7 @@ def paint() -> bytes:
     ImageDraw.Draw(image).multiline_text(
         (32, 80), order, fill=(20, 20, 20), font=ImageFont.load_default(44), spacing=12
     )
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return stream.getvalue()
+    return encode(image)
 
 
 def _category() -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from psalign.categories import current
-from psalign.decoding import decode
+from psalign.decoding import decode, encode
 from psalign.errors import EvaluationError
 from psalign.files import Record, read_template
 from psalign.fingerprints import fingerprint
@@ -141,11 +139,5 @@ def _data_url(picture: PictureFile) -> str:
             f"{picture.path} was changed while it was being judged.",
             hint="Run the same command again: judgements of pictures that did not change are kept.",
         )
-    return f"data:image/png;base64,{base64.b64encode(_pixels_alone(content)).decode()}"
-
-
-def _pixels_alone(content: bytes) -> bytes:
-    """A picture as PNG without the metadata of its file: the generator, the prompt, where a camera was."""
-    stream = io.BytesIO()
-    Image.fromarray(np.asarray(decode(content))).save(stream, format="PNG")
-    return stream.getvalue()
+    # The pixels alone, without the metadata of the file: the generator, the prompt, where a camera was.
+    return f"data:image/png;base64,{base64.b64encode(encode(np.asarray(decode(content)))).decode()}"

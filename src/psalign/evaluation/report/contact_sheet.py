@@ -6,13 +6,13 @@ Place on the path of data: step 8, drawn into the report as HTML and into the RE
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from psalign.decoding import encode
 from psalign.files import write_bytes
 
 from ..pictures import Picture
@@ -100,15 +100,12 @@ class Sheet:
 
 def picture_uri(picture: Picture) -> str:
     """A picture, uint8 RGB [H, W, 3], as a data URI that a page can hold; a large one is made smaller."""
-    image, content = Image.fromarray(picture), io.BytesIO()
+    image, kind = Image.fromarray(picture), "png"
     if max(image.size) > MAX_SHOWN_PX:
         image.thumbnail((MAX_SHOWN_PX, MAX_SHOWN_PX), Image.Resampling.LANCZOS)
-        image.save(content, "JPEG", quality=86)
         kind = "jpeg"
-    else:
-        image.save(content, "PNG", optimize=True)
-        kind = "png"
-    return f"data:image/{kind};base64," + base64.b64encode(content.getvalue()).decode("ascii")
+    content = encode(image, "JPEG", quality=86) if kind == "jpeg" else encode(image, optimize=True)
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")
 
 
 def write_sheet_png(path: Path, sheet: Sheet, *, reveal: bool = False) -> None:
@@ -137,9 +134,7 @@ def write_sheet_png(path: Path, sheet: Sheet, *, reveal: bool = False) -> None:
             _draw_cell(image, row, column, (_column_left(column), row_top), veiled=veiled[column])
     for number, line in enumerate(legend):
         draw.text((_column_left(0), tops[-1] + 2 + 24 * number), line, SOFT, small)
-    content = io.BytesIO()
-    image.save(content, "PNG", optimize=True)
-    write_bytes(path, content.getvalue())
+    write_bytes(path, encode(image, optimize=True))
 
 
 def _legend(sheet: Sheet, *, revealed: bool) -> list[str]:

@@ -7,7 +7,6 @@ was killed goes on, and several processes share the work and write the same byte
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...categories import current, require_taxonomy
+from ...decoding import encode
 from ...errors import GenerationError, OutputError
 from ...files import Record, read_json, write_bytes, write_csv, write_json
 from ...fingerprints import fingerprint, versions
@@ -42,7 +42,7 @@ SHEET_PAIRS = 24
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Drawer:
     """recipe: settings that decide the pictures. draw: writes rows as PNG files into a folder."""
 
     recipe: Record
@@ -61,16 +61,16 @@ class Order:
 
 
 def build(
-    root: Path, order: Order, writer: PromptWriter, drawing: Drawing | None, *, share: Share | None = None
+    root: Path, order: Order, writer: PromptWriter, drawer: Drawer | None, *, share: Share | None = None
 ) -> Record:
     """Build a dataset into root, or go on with it; a finished one is not changed. Returns its counts.
 
-    drawing: None for captions alone; the pictures that rows name are then not drawn. share: this process's
+    drawer: None for captions alone; the pictures that rows name are then not drawn. share: this process's
     part of the work. Raises OutputError where root holds something else, UsageError for sizes that do not fit
     together, GenerationError where a prompt or picture could not be made.
     """
     share = share or Share()
-    recipe = _recipe(order, writer, drawing)
+    recipe = _recipe(order, writer, drawer)
     share.wait()  # so that every process has seen the same folder
     finished = _state(root, recipe)
     if finished is None:
@@ -80,7 +80,7 @@ def build(
         _claim(root, recipe)
     share.wait()
     if finished is None:
-        finished = _build(root, order, writer, drawing, share, recipe)
+        finished = _build(root, order, writer, drawer, share, recipe)
     if share.index == 0:
         shutil.rmtree(root / WORK, ignore_errors=True)
     share.wait()
@@ -94,23 +94,23 @@ def check_order(order: Order) -> None:
 
 
 def _build(
-    root: Path, order: Order, writer: PromptWriter, drawing: Drawing | None, share: Share, recipe: Record
+    root: Path, order: Order, writer: PromptWriter, drawer: Drawer | None, share: Share, recipe: Record
 ) -> Record:
     concepts = _concepts(root, order, writer, share)
     plan = make_plan(concepts, order.users, order.splits, order.config)
     prompts = _prompts(root / WORK / "prompts" / fingerprint(writer.recipe), plan.items, writer, share)
-    if drawing is not None:
-        drawing.draw(picture_rows(plan.items, prompts, seed=order.config.seed), root / WORK / "pictures")
+    if drawer is not None:
+        drawer.draw(picture_rows(plan.items, prompts, seed=order.config.seed), root / WORK / "pictures")
     share.wait()
-    counts = _counts(plan, drawn=drawing is not None)
+    counts = _counts(plan, drawn=drawer is not None)
     if share.index == 0:
         order.save_users(root / "users.csv")
         write_csv(root / PROMPTS, [{**_about(item), **asdict(prompts[item.key])} for item in plan.items])
-        if drawing is not None:
+        if drawer is not None:
             _place_pictures(root, plan, quality=order.config.quality)
         for split in plan.pairs:
             write_split(root, split, plan.rows(split, prompts))
-        if drawing is not None:
+        if drawer is not None:
             _write_sheet(root, plan, prompts)
         for left in root.rglob(".*.part"):  # of a process that was killed while it wrote
             left.unlink(missing_ok=True)
@@ -120,7 +120,7 @@ def _build(
     return counts
 
 
-def _recipe(order: Order, writer: PromptWriter, drawing: Drawing | None) -> Record:
+def _recipe(order: Order, writer: PromptWriter, drawer: Drawer | None) -> Record:
     """All that decides a dataset. Users and splits are only digests in it."""
     return {
         "config": asdict(order.config),
@@ -128,7 +128,7 @@ def _recipe(order: Order, writer: PromptWriter, drawing: Drawing | None) -> Reco
         "users": fingerprint([asdict(user) for user in order.users]),
         "splits": fingerprint(order.splits),
         "writer": writer.recipe,
-        "drawing": None if drawing is None else drawing.recipe,
+        "drawing": None if drawer is None else drawer.recipe,
     }
 
 
@@ -275,10 +275,8 @@ def _encoded(root: Path, item: Item, side: str) -> Path:
 def _encode(drawn: Path, path: Path, quality: int) -> None:
     if path.exists():
         return
-    stream = io.BytesIO()
     with Image.open(drawn) as picture:
-        picture.convert("RGB").save(stream, format="JPEG", quality=quality, subsampling=0)
-    write_bytes(path, stream.getvalue(), sync=False)
+        write_bytes(path, encode(picture.convert("RGB"), "JPEG", quality=quality, subsampling=0), sync=False)
 
 
 def _write_sheet(root: Path, plan: Plan, prompts: Mapping[str, Prompts]) -> None:

@@ -5,13 +5,13 @@ Place on the path of data: the last step of a build.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ...decoding import encode
 from ...files import write_bytes
 
 CELL_PX, GAP_PX, MARGIN_PX, LINE_PX, COLUMNS = 160, 10, 18, 15, 3
@@ -42,9 +42,7 @@ def write_pairs_sheet(path: Path, pairs: Sequence[SheetPair]) -> None:
         line, column = divmod(number, COLUMNS)
         left = MARGIN_PX + column * (_PAIR_PX[0] + 3 * GAP_PX)
         _draw_pair(image, pen, pair, left, MARGIN_PX + line * (_PAIR_PX[1] + GAP_PX))
-    stream = io.BytesIO()
-    image.save(stream, format="PNG", optimize=True)
-    write_bytes(path, stream.getvalue())
+    write_bytes(path, encode(image, optimize=True))
 
 
 def _draw_pair(image: Image.Image, pen: ImageDraw.ImageDraw, pair: SheetPair, left: int, top: int) -> None:

@@ -5,14 +5,13 @@ Place on the path of data: between SAGE rows and the cache of latents.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ...decoding import Undecodable, decode
+from ...decoding import Undecodable, decode, encode
 from ...errors import DatasetError, UsageError
 from ...fingerprints import fingerprint
 
@@ -96,7 +95,5 @@ def _square(picture: Image.Image, size_px: int, place: tuple[float, float]) -> t
 def _degrade(picture: Image.Image) -> Image.Image:
     width, height = picture.size
     coarse = picture.resize((max(1, width // DEGRADED_STEP), max(1, height // DEGRADED_STEP)), Image.Resampling.BOX)
-    stream = io.BytesIO()
-    coarse.resize(picture.size, Image.Resampling.BILINEAR).save(stream, format="JPEG", quality=DEGRADED_QUALITY)
-    with Image.open(stream) as poor:
-        return poor.convert("RGB")
+    poor = encode(coarse.resize(picture.size, Image.Resampling.BILINEAR), "JPEG", quality=DEGRADED_QUALITY)
+    return decode(poor)
