@@ -10,8 +10,8 @@ from typing import Any
 
 from ..errors import UsageError
 from ..evaluation.catalog import METHODS
-from .drawing import add_drawing, load, sampling
-from .options import a_path, add_model, add_out, add_seed, add_users, command, group
+from .drawing import add_drawing, device_of, load, sampling
+from .options import a_path, add_base, add_baselines, add_device, add_out, add_seed, add_users, command, group
 
 NOT_BASELINES = ("base",)
 TRAINABLE = sorted({method.family for method in METHODS.values() if method.weights and not method.has_levels})
@@ -40,7 +40,6 @@ def train(arguments: argparse.Namespace) -> None:
     from ..benchmark.weights import train_weights
     from ..config import BASELINES, load_preset
     from ..diffusion.base_models import find_base, load_pipeline
-    from ..diffusion.shards import Shard
 
     base, method = find_base(arguments.base).name, arguments.method
     preset = load_preset(arguments.preset or f"{BASELINES}-{base}", changes=arguments.set)
@@ -53,7 +52,7 @@ def train(arguments: argparse.Namespace) -> None:
             f"The method '{method}' learns from pictures.", hint="Give --data a dataset (psalign mini build)."
         )
     out = arguments.out or Path("trained_models") / f"{method}-{base}"
-    pipeline = load_pipeline(base, source=arguments.model, device=str(Shard(arguments.device).device))
+    pipeline = load_pipeline(base, source=arguments.model, device=device_of(arguments))
     weights = train_weights(
         method, pipeline, out, base=base, given=given, seed=arguments.seed, data=arguments.data,
         cache=arguments.cache, framing=preset.get("pictures"),
@@ -66,10 +65,9 @@ def apply(arguments: argparse.Namespace) -> None:
 
     from ..benchmark.grid import users_of_file
     from ..benchmark.methods import MethodInputs, draw_by, words_for
-    from ..config import load_preset
     from ..diffusion.generate import Nobody
     from ..diffusion.prompts import load_meta_file
-    from ..diffusion.shards import Shard
+    from .settings import load_baselines
 
     rows = [row.prompt for row in load_meta_file(arguments.prompts, seed=arguments.seed)]
     if arguments.users is None:
@@ -77,15 +75,14 @@ def apply(arguments: argparse.Namespace) -> None:
             print("No --users: every row is drawn with all categories banned.", file=sys.stderr)
         rows = [replace(row, user_id=None) for row in rows]
     config = sampling(arguments, method=arguments.method)
-    preset = None if arguments.baselines is None else load_preset(arguments.baselines).get("baselines") or {}
     inputs = MethodInputs(
         users=Nobody() if arguments.users is None else users_of_file(arguments.users),
         words=words_for(config.base),
         weights=arguments.weights,
         sld=arguments.sld,
-        baselines=preset,
+        baselines=load_baselines(arguments.baselines),
     )
-    pipeline = load(arguments, str(Shard(arguments.device).device))
+    pipeline = load(arguments, device_of(arguments))
     manifest = draw_by(arguments.method, pipeline, rows, arguments.out, config=config, inputs=inputs)
     print(f"{len(manifest)} pictures and manifest.jsonl: {arguments.out}")
 
@@ -98,15 +95,14 @@ def add_commands(groups: Any) -> None:
     one = command(kinds, "train", train, "make the weights of a method; an interrupted training goes on",
                   "psalign baseline train uce --base mini --out outputs/uce-mini")  # fmt: skip
     one.add_argument("method", choices=TRAINABLE, metavar="METHOD", help=", ".join(TRAINABLE))
-    one.add_argument("--base", default="mini", help="base model: mini, sd15 or sdxl (default mini)")
-    add_model(one)
+    add_base(one)
     one.add_argument("--data", type=a_path, help="dataset with pictures, for methods that learn from them")
     one.add_argument("--cache", type=a_path, help="latents and text states (default: inside --out)")
     one.add_argument("--preset", help="shipped preset or .yaml file (default: baselines-BASE)")
     one.add_argument("--set", action="append", default=[], metavar="baselines.METHOD.NAME=VALUE", help="one setting")
     add_seed(one)
     one.add_argument("--out", type=a_path, help="where to write (default trained_models/METHOD-BASE)")
-    one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    add_device(one)
     one = command(kinds, "apply", apply, "draw prompts by a method, each row for its user",
                   "psalign baseline apply safree-user --prompts data/mini/prompts.jsonl --users data/mini/users.csv "
                   "--out outputs/safree")  # fmt: skip
@@ -115,8 +111,7 @@ def add_commands(groups: Any) -> None:
                      help=".csv (prompt, user_id, ...) or .jsonl")  # fmt: skip
     add_users(one, "users file that says what each row's user bans", required=False)
     one.add_argument("--weights", type=a_path, help="folder of psalign baseline train, or a file")
-    one.add_argument("--baselines", metavar="PRESET", help="preset with other settings (default: baselines-BASE)")
-    one.add_argument("--sld", default="medium", metavar="NAME", help="weak, medium, strong or max (default medium)")
+    add_baselines(one)
     add_drawing(one)
     add_seed(one, 2025, "for rows without a seed (default 2025)")
     add_out(one, "outputs/pictures")

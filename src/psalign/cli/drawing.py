@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .options import add_model, at_least
+from .options import add_base, at_least, given
 
 if TYPE_CHECKING:
     from ..diffusion.generate import GenerationConfig
@@ -16,8 +16,7 @@ OWN = "the base model's own"
 
 def add_drawing(one: argparse.ArgumentParser, *, batches: bool = True) -> None:
     """batches: whether the command draws batches of a fixed size."""
-    one.add_argument("--base", default="mini", help="base model: mini, sd15 or sdxl (default mini)")
-    add_model(one)
+    add_base(one)
     add_sampling(one, batches=batches)
     one.set_defaults(dtype="fp32")
 
@@ -61,13 +60,17 @@ def load(arguments: argparse.Namespace, device: str, **more: Any) -> Any:
     """The base model's pipeline. more: other parts of `Loading`."""
     from ..diffusion.base_models import load_pipeline
 
-    return load_pipeline(
-        arguments.base,
-        source=arguments.model,
-        device=device,
-        dtype=arguments.dtype,
-        scheduler=arguments.scheduler,
-        offload=arguments.offload,
-        local_files_only=arguments.local_files_only,
-        **more,
-    )
+    return load_pipeline(arguments.base, device=device, **loading(arguments), **more)
+
+
+def loading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Parts of `Loading` that the command line gives, but for the device."""
+    source = {} if arguments.model is None else {"source": arguments.model}
+    return {**source, **given(arguments, "dtype", "scheduler", "offload", "local_files_only")}
+
+
+def device_of(arguments: argparse.Namespace) -> str:
+    """The device that is asked for, or this process's own."""
+    from ..diffusion.shards import Shard
+
+    return str(Shard(arguments.device).device)

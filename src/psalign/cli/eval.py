@@ -26,8 +26,5 @@ def add_commands(groups: Any) -> None:
         "--prompts", type=a_path, default=Path("data/prompts"), help="published prompt sets (sage download)"
     )
     add_users(one, "users file, for what the rows' own users ban", required=False)
-    eval_generate.add_commands(kinds)
-    eval_run.add_commands(kinds)
-    eval_judge.add_commands(kinds)
-    eval_report.add_commands(kinds)
-    eval_leaderboard.add_commands(kinds)
+    for part in (eval_generate, eval_run, eval_judge, eval_report, eval_leaderboard):
+        part.add_commands(kinds)

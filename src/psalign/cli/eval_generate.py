@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..evaluation.catalog import BASES, DATASETS, METHODS
 from ..ids import LEVELS
 from .drawing import add_sampling
-from .options import a_path, add_users, add_variant, at_least, command, given
+from .options import a_path, add_baselines, add_users, add_variant, at_least, command, given
 
 DATA = Path("data")
 DEFAULT_METHODS = ("base", "negative_prompt", "sld", "psa")
@@ -21,21 +21,20 @@ WITH_WEIGHTS = tuple(name for name, method in METHODS.items() if method.weights 
 
 def generate(arguments: argparse.Namespace) -> int:
     from ..benchmark.grid import GridConfig, describe, draw_grid, plan_cells
-    from ..config import load_preset
     from ..diffusion.shards import Shard
+    from .settings import load_baselines
 
     levels = [None if level == "user" else int(level) for level in arguments.levels]
     if arguments.home is not None:
         _fill_from(arguments.home, arguments)
     weights = _found(None if arguments.home is None else arguments.home / "trained_models", arguments.bases)
     weights |= {("psa", base): path for base, path in _by_base(arguments.adapter, arguments.bases).items()}
-    weights |= _weights(arguments.weights, arguments.bases)
+    weights |= weights_by_method(arguments.weights, arguments.bases)
     _require_there(arguments)
     methods = arguments.methods or [
         *DEFAULT_METHODS,
         *dict.fromkeys(name for name, _ in weights if name not in DEFAULT_METHODS),
     ]
-    baselines = None if arguments.baselines is None else load_preset(arguments.baselines).get("baselines") or {}
     cells = plan_cells(arguments.datasets, methods, arguments.bases, levels)
     config = GridConfig(
         prompts=arguments.prompts or DATA / "prompts",
@@ -47,7 +46,7 @@ def generate(arguments: argparse.Namespace) -> int:
         negative_prompt=arguments.negative_prompt,
         seed_policy=arguments.seed_policy,
         sld=arguments.sld,
-        baselines=baselines,
+        baselines=load_baselines(arguments.baselines),
         loading=given(arguments, "device", "dtype", "scheduler", "offload", "variant", "local_files_only"),
         **given(arguments, "steps", "guidance", "batch_size", "limit"),
     )
@@ -77,14 +76,13 @@ def _fill_from(home: Path, arguments: argparse.Namespace) -> None:
 
 def _found(folder: Path | None, bases: list[str]) -> dict[tuple[str, str], Path]:
     """Adapters and weights that lie in a folder by name: psa-sd15, safetydpo-sdxl, esdu-sd15.safetensors, ..."""
-    places = {
+    return {
         (method, base): folder / f"{method}-{base}{end}"
         for end in ("", ".safetensors")
         for method in ("psa", *WITH_WEIGHTS)
         for base in bases
         if folder is not None and (folder / f"{method}-{base}{end}").exists()
     }
-    return places
 
 
 def _require_there(arguments: argparse.Namespace) -> None:
@@ -117,7 +115,7 @@ def _for_all(values: list[str], bases: list[str]) -> dict[str, Path]:
     return {**{base: path for path in general for base in bases}, **_by_base(named, bases)}
 
 
-def _weights(values: list[str], bases: list[str]) -> dict[tuple[str, str], Path]:
+def weights_by_method(values: list[str], bases: list[str]) -> dict[tuple[str, str], Path]:
     """["esdu/sd15=a"] by method and base. Raises UsageError for another form."""
     found = {}
     for value in values:
@@ -187,6 +185,4 @@ def _add_rules(one: argparse.ArgumentParser) -> None:
     one.add_argument("--negative-prompt", default="", help="of every method")
     one.add_argument("--seed-policy", default="paired", metavar="NAME",
                      help="paired: one seed per prompt (default); published: as the old numbers")  # fmt: skip
-    one.add_argument("--baselines", metavar="PRESET",
-                     help="preset with the settings of baselines (default: baselines-BASE)")  # fmt: skip
-    one.add_argument("--sld", default="medium", metavar="NAME", help="weak, medium, strong or max (default medium)")
+    add_baselines(one)

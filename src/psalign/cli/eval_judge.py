@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..files import Record
 from ..llm import require_consent
-from .options import a_path, add_users, at_least, command
+from .options import a_number, a_path, add_users, at_least, command
 
 if TYPE_CHECKING:
     from ..evaluation.judge.ask import Answers, JudgeTask
@@ -224,21 +222,6 @@ def _rate(rate: Record) -> str:
     return f"{100 * rate['value']:.1f} % (n={rate['n']}{failed}), 95 % from {low:.1f} to {high:.1f}"
 
 
-def _number(text: str, *, fits: Callable[[float], bool], what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not math.isfinite(value) or not fits(value):
-        raise argparse.ArgumentTypeError(f"expected a number {what}, saw {text!r}")
-    return value
-
-
-_share = partial(_number, fits=lambda value: 0 <= value <= 1, what="from 0 to 1")
-_price_of = partial(_number, fits=lambda value: value >= 0, what="of at least 0")
-_seconds = partial(_number, fits=lambda value: value > 0, what="above 0")
-
-
 def add_commands(kinds: Any) -> None:
     one = command(kinds, "judge", judge, "judge pictures, or compare two methods, by a vision-language model",
                   "psalign eval judge --mode evaluate --dataset sage_seen --base sd15 --models base psa "
@@ -282,15 +265,17 @@ def _add_asking(one: argparse.ArgumentParser) -> None:
     one.add_argument("--send", choices=("categories", "profile"), default="categories",
                      help="what is sent of a user (default: categories; profile needs --users)")  # fmt: skip
     add_users(one, "users.csv or users.jsonl, for --send profile", required=False)
-    one.add_argument("--repeat", type=_share, default=0.05, metavar="SHARE",
+    one.add_argument("--repeat", type=a_number(0, 1), default=0.05, metavar="SHARE",
                      help="of rows judged twice, to see if the judge agrees with itself (default 0.05)")  # fmt: skip
     one.add_argument("--concurrency", type=at_least(1), default=8, help="requests at a time (default 8)")
-    one.add_argument("--timeout-s", "--timeout", type=_seconds, default=60.0, help="of one request (default 60)")
+    one.add_argument(
+        "--timeout-s", "--timeout", type=a_number(0, above=True), default=60.0, help="of one request (default 60)"
+    )
     one.add_argument("-r", "--max-retries", type=at_least(0), default=5, metavar="N",
                      help="tries after a failure that passes (default 5)")  # fmt: skip
     for name in ("--model-a-name", "--model-b-name"):  # of the published script: a judge hears no names
         one.add_argument(name, help=argparse.SUPPRESS)
     one.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     one.add_argument("--max-requests", type=at_least(0), metavar="N", help="stop after N; what was judged is kept")
-    one.add_argument("--rate-price", type=_price_of, nargs=2, metavar=("IN", "OUT"),
+    one.add_argument("--rate-price", type=a_number(0), nargs=2, metavar=("IN", "OUT"),
                      help="price of a million tokens read and written, for the estimate")  # fmt: skip

@@ -6,20 +6,20 @@ import argparse
 from typing import Any
 
 from ..evaluation.catalog import METHODS
-from .options import a_path, add_out, at_least, command
+from .drawing import device_of
+from .options import a_path, add_device, add_out, at_least, command
 from .settings import EVERYTHING, load_settings
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:
     from ..diffusion.base_models import find_base
-    from ..diffusion.shards import Shard
     from ..leaderboard.run import make_leaderboard, write_page
 
     arguments.preset = arguments.preset or f"leaderboard-{find_base(arguments.base).name}"
     preset = load_settings(arguments, reads=EVERYTHING)
     if arguments.methods:
         preset["leaderboard"] = {**preset.get("leaderboard", {}), "methods": arguments.methods}
-    device = str(Shard(arguments.device).device)
+    device = device_of(arguments)
     page = make_leaderboard(arguments.out, preset, workers=arguments.workers, device=device, beside=arguments.beside)
     if arguments.page is not None:
         page = write_page(arguments.out, arguments.page)
@@ -42,5 +42,5 @@ def add_commands(kinds: Any) -> None:
     one.add_argument("--beside", type=a_path, metavar="DIR",
                      help="another leaderboard's folder, for the rows of methods that are not made here")  # fmt: skip
     one.add_argument("--page", type=a_path, metavar="FILE.md", help="another place for the page and its picture")
-    one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    add_device(one)
     add_out(one, "outputs/leaderboard")

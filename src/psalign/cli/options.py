@@ -15,6 +15,7 @@ from ..ids import LEVELS
 MOST = 2**63 - 1  # of a seed that torch takes
 MAX_LENGTH = 40  # of a number, in characters
 LANGUAGE_MODEL = "Qwen/Qwen2.5-7B-Instruct"
+FORCE = "replace what is there"
 PUBLISHED = "published"  # as --data: the published captions and users, which are fetched
 PUBLISHED_CAPTIONS = Path("data/sage")  # where they go
 Command = Callable[[argparse.Namespace], int | None]
@@ -144,7 +145,7 @@ def add_out(one: argparse.ArgumentParser, default: str, *, force: str | None = N
         add_force(one, force)
 
 
-def add_force(one: argparse.ArgumentParser, help: str = "replace what is there") -> None:
+def add_force(one: argparse.ArgumentParser, help: str = FORCE) -> None:
     one.add_argument("--force", action="store_true", help=help)
 
 
@@ -168,8 +169,23 @@ def add_in_words(one: argparse.ArgumentParser) -> None:
                           "trained with other categories keeps them")  # fmt: skip
 
 
+def add_base(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--base", default="mini", help="base model: mini, sd15 or sdxl (default mini)")
+    add_model(one)
+
+
 def add_model(one: argparse.ArgumentParser) -> None:
     one.add_argument("--model", help="another folder or hub id of the base model")
+
+
+def add_device(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+
+
+def add_baselines(one: argparse.ArgumentParser) -> None:
+    """Settings of the methods to compare with."""
+    one.add_argument("--baselines", metavar="PRESET", help="preset with other settings (default: baselines-BASE)")
+    one.add_argument("--sld", default="medium", metavar="NAME", help="weak, medium, strong or max (default medium)")
 
 
 def add_variant(one: argparse.ArgumentParser) -> None:

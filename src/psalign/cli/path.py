@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..categories import require_default
 from ..errors import UsageError
+from .drawing import device_of
 from .options import (
     PUBLISHED,
     PUBLISHED_CAPTIONS,
     a_number,
     a_path,
+    add_device,
     add_model,
     add_out,
     add_preset,
@@ -40,12 +42,11 @@ PUBLISHED_VECTORS = Path("data/embeddings/sage")  # of the published users, whic
 
 
 def quickstart(arguments: argparse.Namespace) -> None:
-    from ..diffusion.shards import Shard
     from ..quickstart import run
     from .settings import RUN, load_settings
 
     preset = load_settings(arguments, reads=RUN)
-    device = str(Shard(arguments.device).device)
+    device = device_of(arguments)
     rows = run(
         arguments.out, preset, seed=arguments.seed, device=device, force=arguments.force, workers=arguments.workers
     )
@@ -193,7 +194,7 @@ def add_commands(groups: Any) -> None:
     add_seed(one, help="of training (default 0)")
     one.add_argument("--force", action="store_true",
                      help="make again what other settings decide, although the run in --out is finished")  # fmt: skip
-    one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    add_device(one)
     one.add_argument("--workers", type=at_least(1), default=1,
                      help="processes that train and draw side by side (default 1)")  # fmt: skip
 
@@ -235,5 +236,5 @@ def _add_train(groups: Any) -> None:
     )
     one.add_argument("--allow-contradictions", action="store_true",
                      help="train although preferences contradict what the vectors say users ban")  # fmt: skip
-    one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    add_device(one)
     add_seed(one)

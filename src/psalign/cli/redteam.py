@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.catalog import ATTACKS, METHODS
-from .options import a_path, add_embeddings, add_out, at_least, command, group
+from .drawing import device_of
+from .options import a_path, add_device, add_embeddings, add_out, at_least, command, group
 
 if TYPE_CHECKING:
     from ..redteam.run import RedTeamConfig
@@ -28,26 +29,23 @@ def list_all(arguments: argparse.Namespace) -> None:
 
 
 def prompts(arguments: argparse.Namespace) -> None:
-    from ..diffusion.shards import Shard
     from ..redteam.run import attack_prompts
 
-    print(attack_prompts(arguments.out, _config(arguments), device=str(Shard(arguments.device).device)))
+    print(attack_prompts(arguments.out, _config(arguments), device=device_of(arguments)))
     print(f"\nWritten: {arguments.out / 'redteam.md'}")
 
 
 def profiles(arguments: argparse.Namespace) -> None:
-    from ..diffusion.shards import Shard
     from ..redteam.run import attack_profiles
 
     text = attack_profiles(
         arguments.out, _config(arguments), adapter=arguments.adapter, embeddings=arguments.embeddings,
-        device=str(Shard(arguments.device).device),
+        device=device_of(arguments),
     )  # fmt: skip
     print(f"{text}\n\nWritten: {arguments.out / 'profiles.md'}")
 
 
 def weights(arguments: argparse.Namespace) -> None:
-    from ..diffusion.shards import Shard
     from ..redteam.searches import Budget
     from ..redteam.whitebox import WHITE_BOX, attack_weights
 
@@ -56,7 +54,7 @@ def weights(arguments: argparse.Namespace) -> None:
     )
     text = attack_weights(
         arguments.out, _config(arguments), attacks=arguments.attacks or tuple(WHITE_BOX), budget=budget,
-        device=str(Shard(arguments.device).device),
+        device=device_of(arguments),
     )  # fmt: skip
     print(f"{text}\n\nWritten: {arguments.out / 'whitebox.md'}")
 
@@ -64,9 +62,9 @@ def weights(arguments: argparse.Namespace) -> None:
 def _config(arguments: argparse.Namespace) -> RedTeamConfig:
     from ..benchmark.grid import GridConfig
     from ..redteam.run import RedTeamConfig
-    from .eval_generate import _weights
+    from .eval_generate import weights_by_method
 
-    weights = _weights(getattr(arguments, "weights", []), ["mini"])
+    weights = weights_by_method(getattr(arguments, "weights", []), ["mini"])
     adapter = getattr(arguments, "adapter", None)
     ours = [name for name, method in METHODS.items() if method.has_levels]
     weights |= {(name, "mini"): adapter for name in ours if adapter is not None}
@@ -116,5 +114,5 @@ def _add_shared(one: argparse.ArgumentParser) -> None:
     one.add_argument("--mini", type=a_path, default=Path("data/mini"), help="mini dataset (default data/mini)")
     one.add_argument("--limit", type=at_least(1), default=40, help="requests for each attack (default 40)")
     one.add_argument("--steps", type=at_least(1), help="denoising steps (default 15)")
-    one.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    add_device(one)
     add_out(one, "outputs/redteam")

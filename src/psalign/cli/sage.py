@@ -29,7 +29,7 @@ def validate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({**found.to_record(), "users": source and str(source)}, indent=2))
         return int(not found.is_fine)
-    print("  ".join(f"{split}: {count} rows" for split, count in found.rows.items()))
+    _print_rows(found.rows)
     print(f"Bans from {source}." if source else "No users file: rows are compared with each other (--users).")
     for kind, cases in found.cases.items():
         print(f"{kind:30} {len(cases):7}  {FAULTS[kind] if not cases else ''}")
@@ -37,6 +37,10 @@ def validate(arguments: argparse.Namespace) -> int:
             print(f"    {case}")
     print("Fit for training." if found.is_fine else "Training on this would be wrong.")
     return int(not found.is_fine)
+
+
+def _print_rows(counts: dict[str, int]) -> None:
+    print("  ".join(f"{split}: {count} rows" for split, count in counts.items()))
 
 
 def _bans(data: Path, users: Path | None) -> tuple[dict[str, tuple[str, ...]] | None, Path | None]:
@@ -85,7 +89,7 @@ def import_dataset(arguments: argparse.Namespace) -> None:
         save_users=lambda path: save_profiles(path, kept),
         check_pictures=not arguments.metadata_only,
     )
-    print("  ".join(f"{split}: {count} rows" for split, count in counts.items()))
+    _print_rows(counts)
     print(f"Bans from {users or 'the columns of annotations.csv'}.\nDataset: {arguments.out}")
 
 
@@ -136,7 +140,7 @@ def export(arguments: argparse.Namespace) -> None:
             "Warning: age, religion and health of users are written. Do this for simulated users only.", file=sys.stderr
         )
     counts = write(arguments.data, arguments.out, config, rename=rename, note=note)
-    print("  ".join(f"{split}: {count} rows" for split, count in counts.items()))
+    _print_rows(counts)
     if not arguments.plain_ids:
         print(f"Key of the pseudonyms: {arguments.key} (keep it apart; not part of the export)")
     print(f"Read it with: datasets.load_dataset({str(arguments.out)!r})")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .drawing import add_drawing
+from .drawing import add_drawing, loading
 from .options import (
     a_number,
     a_path,
@@ -24,6 +24,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..serve.database import Database
+    from ..serve.keys import ApiKeys
     from ..serve.loading import Recipe
     from ..serve.people import People
 
@@ -78,15 +79,7 @@ def recipe_of(arguments: argparse.Namespace, **more: Any) -> Recipe:
 
     base_of(arguments.base)  # a wrong name is told before anything is loaded
     find_device(arguments.device or "cpu")
-    given = {
-        "source": arguments.model,
-        "device": arguments.device or own_device(),
-        "dtype": arguments.dtype,
-        "scheduler": arguments.scheduler,
-        "offload": arguments.offload,
-        "local_files_only": arguments.local_files_only,
-    }
-    how = {name: value for name, value in given.items() if value is not None}
+    how = {"device": arguments.device or own_device(), **loading(arguments)}
     Loading(**how)
     chosen = {"steps": arguments.steps, "guidance": arguments.guidance, "in_words": arguments.in_words}
     return Recipe(base=arguments.base, adapter=arguments.adapter, how=how, **chosen, **more)
@@ -149,26 +142,18 @@ def users_erase(arguments: argparse.Namespace) -> None:
 
 
 def keys_make(arguments: argparse.Namespace) -> None:
-    from ..serve.keys import ApiKeys
-
-    made = ApiKeys(_database(arguments, makes=True)).make(
-        arguments.account, scope=arguments.scope, per_minute=arguments.per_minute, actor=_actor()
-    )
-    print(made)
+    keys = _keys(arguments, makes=True)
+    print(keys.make(arguments.account, scope=arguments.scope, per_minute=arguments.per_minute, actor=_actor()))
 
 
 def keys_list(arguments: argparse.Namespace) -> None:
-    from ..serve.keys import ApiKeys
-
-    for row in ApiKeys(_database(arguments)).rows():
+    for row in _keys(arguments).rows():
         state = "live" if row["revoked_at"] is None else "revoked"
         print(f"{row['id']}  {row['scope']:5}  {row['per_minute']:>6} a minute  {state:7}  {row['account']}")
 
 
 def keys_revoke(arguments: argparse.Namespace) -> None:
-    from ..serve.keys import ApiKeys
-
-    ApiKeys(_database(arguments)).revoke(arguments.id, actor=_actor())
+    _keys(arguments).revoke(arguments.id, actor=_actor())
     print(f"Revoked: {arguments.id}")
 
 
@@ -197,6 +182,13 @@ def _people(arguments: argparse.Namespace, *, makes: bool = False) -> People:
     from ..serve.people import People
 
     return People.of(database, arguments.key_file)
+
+
+def _keys(arguments: argparse.Namespace, *, makes: bool = False) -> ApiKeys:
+    database = _database(arguments, makes=makes)
+    from ..serve.keys import ApiKeys
+
+    return ApiKeys(database)
 
 
 def _actor() -> str:

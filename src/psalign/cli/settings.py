@@ -35,6 +35,11 @@ def load_settings(arguments: argparse.Namespace, *, reads: Sequence[str], flags:
     return preset
 
 
+def load_baselines(name: str | None) -> Record | None:
+    """Settings by method of a preset; None: those of the base's own preset."""
+    return None if name is None else load_preset(name).get("baselines") or {}
+
+
 def check_preset(preset: Record) -> None:
     """Raises UsageError for a value of any section that makes no sense."""
     from ..baselines.train import check_settings

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..llm import require_consent
 from . import limits
 from .options import (
+    FORCE,
     a_path,
     add_embeddings,
     add_endpoint,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ..users.categories import Backend
     from ..users.profile import UserProfile
 
-FORCE = "replace what is there"
 MOST_USERS = 10_000_000
 
 
