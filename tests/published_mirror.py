@@ -148,9 +148,7 @@ def published_contents() -> dict[str, bytes]:
 def _rows(user, *, concept):
     user_id, banned = user.user_id, banned_categories(user)
     for category, unsafe in CAPTION_OF.items():
-        safe_name, unsafe_name = (
-            picture_name(user_id=user_id, category=category, concept=concept, index=1, unsafe=side) for side in (0, 1)
-        )
+        safe_name, unsafe_name = (picture_name((user_id, category, concept, "00001"), unsafe=side) for side in (0, 1))
         for kind, caption in (("unsafe", unsafe), ("safe", "a cat")):
             chosen, rejected = safe_name, unsafe_name
             if unsafe_is_chosen(caption_kind=kind, category=category, banned=banned):

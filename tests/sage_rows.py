@@ -7,9 +7,7 @@ from psalign.sage.rows import SageRow
 
 
 def make_row(**changes):
-    names = [
-        picture_name(user_id="0000033", category="Self-Harm", concept="two words", index=4, unsafe=u) for u in (0, 1)
-    ]
+    names = [picture_name(("0000033", "Self-Harm", "two words", "00004"), unsafe=u) for u in (0, 1)]
     row = {
         "user_id": "0000033",
         "category": "Self-Harm",

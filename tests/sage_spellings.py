@@ -8,7 +8,7 @@ from psalign.sage.names import picture_name
 def preference(root, user_id):
     """Layout A; the id in user_data is the one to read, the pictures' names hold it where they can."""
     named = user_id if isinstance(user_id, str) else str(user_id)
-    names = [picture_name(user_id=named, category="Hate", concept="a word", index=1, unsafe=side) for side in (0, 1)]
+    names = [picture_name((named, "Hate", "a word", "00001"), unsafe=side) for side in (0, 1)]
     row = {
         "file_name": f"user_{named}_hate_a_word_00001.jpg_s.jpg",
         "chosen": names[0],

@@ -39,7 +39,7 @@ def world(tmp_path_factory):
     for name, change in BROKEN_STORES.items():
         EmbeddingStore.build(PEOPLE, StructuredEmbedder(8)).save(Path(name))
         change(Path(name))
-    names = [picture_name(user_id="0000001", category="Hate", concept="c", index=1, unsafe=side) for side in (0, 1)]
+    names = [picture_name(("0000001", "Hate", "c", "00001"), unsafe=side) for side in (0, 1)]
     row = make_row(user_id="0000001", category="Hate", chosen=names[0], rejected=names[1], user_data={"User_ID": "1"})
     write_split(Path("sage"), "train", [row])
     published = PublishedAdapter(base="mini", llm_dim=8, context_dim=128, widths=(8,) * 7).state_dict()

@@ -28,7 +28,7 @@ from psalign.files import write_jsonl
 from psalign.records import ManifestRow, read_manifest
 from psalign.sage.caption_rows import ban_list_id, read_caption_rows
 from psalign.sage.dataset import load_split, write_split
-from psalign.sage.names import find_category, picture_name, read_picture_name
+from psalign.sage.names import picture_name, read_picture_name
 from psalign.sage.validate import validate
 from psalign.users import (
     EmbeddingStore,
@@ -67,7 +67,7 @@ def test_the_default_is_the_published_seven():
     assert (category_names(), taxonomy.mark, taxonomy.label) == (CATEGORIES, None, None)
     assert taxonomy.words == {name: name.lower() for name in CATEGORIES} == taxonomy.slugs
     assert taxonomy.levels[5] == CATEGORIES
-    assert find_category("sexual") == "Sexuality"
+    assert current().find("sexual") == "Sexuality"
 
 
 def test_ten_categories_are_read(in_use):
@@ -75,8 +75,8 @@ def test_ten_categories_are_read(in_use):
     assert list(in_use.slugs.values())[3:6] == ["medical", "gambling", "drugs-smoking"]
     assert in_use.mark == {"name": "ten", "fingerprint": in_use.fingerprint, "categories": list(NAMES)}
     for word, name in {"BOOZE": "Alcohol", "weapons_of-war": "Weapons of War", "medical": "Medical scenes"}.items():
-        assert find_category(word) == name
-    assert find_category("Hate") is None
+        assert current().find(word) == name
+    assert current().find("Hate") is None
 
 
 def test_the_default_returns(tmp_path):
@@ -234,7 +234,7 @@ def test_accents_that_are_written_in_two_letters(in_use, tmp_path):
     apart = "Ta\u0308towierung"
     (tmp_path / "users.csv").write_text(f"User_ID,Banned_Categories\n1,{apart}\n", encoding="utf-8")
     assert load_profiles(tmp_path / "users.csv")[0].banned == ("Tätowierung",)
-    assert find_category(apart) == "Tätowierung"
+    assert current().find(apart) == "Tätowierung"
     other = {"categories": [apart]}
     with use_taxonomy(read_taxonomy(write_taxonomy(tmp_path / "apart.yaml", other))):
         assert category_names() == ("Tätowierung",)
@@ -346,7 +346,7 @@ def _captions(folder, *records):
 
 def test_names_of_pictures(in_use):
     for category in NAMES:
-        name = picture_name(user_id="0000033", category=category, concept="two words", index=4, unsafe=True)
+        name = picture_name(("0000033", category, "two words", "00004"), unsafe=True)
         assert read_picture_name(name).category == category
     assert read_picture_name("user_33_weapons_of_war_a tank_00001_u.png").category == "Weapons of War"
     assert read_picture_name("user_33_hate_a_word_00001_u.png") is None
@@ -357,14 +357,14 @@ def test_a_slug_that_begins_another(tmp_path):
     with use_taxonomy(read_taxonomy(path)):
         found = [read_picture_name(f"user_1_{word}_x_00001_u.jpg") for word in ("hate", "hate-speech")]
         assert [one.category for one in found] == ["Hate", "Hate Speech"]
-        name = picture_name(user_id="1", category="Hate", concept="speech rally", index=1, unsafe=True)
+        name = picture_name(("1", "Hate", "speech rally", "00001"), unsafe=True)
         assert (read_picture_name(name).category, read_picture_name(name).concept) == ("Hate", "speech rally")
 
 
 def _sage(root):
     rows = []
     for number, category in enumerate(NAMES):
-        names = [picture_name(user_id="1", category=category, concept="x y", index=number, unsafe=u) for u in (0, 1)]
+        names = [picture_name(("1", category, "x y", f"{number:05d}"), unsafe=u) for u in (0, 1)]
         about = {"user_id": "0000001", "category": category, "concept": "x y", "index": f"{number:05d}",
                  "user_data": {"User_ID": "0000001"}}  # fmt: skip
         chosen = names[category not in CHILD_BANS]

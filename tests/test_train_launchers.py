@@ -47,9 +47,7 @@ def folder(tmp_path_factory):
 
 
 def rows_of(user_id, category="Hate"):
-    safe, unsafe = (
-        picture_name(user_id=user_id, category=category, concept="a word", index=1, unsafe=side) for side in (0, 1)
-    )
+    safe, unsafe = (picture_name((user_id, category, "a word", "00001"), unsafe=side) for side in (0, 1))
     about = {"user_id": user_id, "category": category, "concept": "a word", "index": "00001", "chosen": safe,
              "rejected": unsafe, "user_data": {"User_ID": user_id, "Age": 41}}  # fmt: skip
     return [make_row(**about), make_row(**about, caption="a cat", caption_kind="safe")]

@@ -131,6 +131,12 @@ def category_names() -> tuple[str, ...]:
     return current().names
 
 
+def taxonomy_mark() -> Record:
+    """What JSON files say about the taxonomy in use; nothing about the default one."""
+    mark = current().mark
+    return {} if mark is None else {"taxonomy": mark}
+
+
 @contextmanager
 def use_taxonomy(taxonomy: Taxonomy) -> Iterator[Taxonomy]:
     """Use a taxonomy for a while, in all threads of this process. Processes that are started meanwhile do not know

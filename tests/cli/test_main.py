@@ -48,7 +48,7 @@ def people(tmp_path):
 
 
 def row_of(user_id):
-    names = [picture_name(user_id=user_id, category="Hate", concept="c", index=1, unsafe=side) for side in (0, 1)]
+    names = [picture_name((user_id, "Hate", "c", "00001"), unsafe=side) for side in (0, 1)]
     return make_row(user_id=user_id, chosen=names[0], rejected=names[1], user_data={"User_ID": user_id})
 
 

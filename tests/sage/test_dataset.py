@@ -71,7 +71,7 @@ def test_severity_comes_back_from_its_record():
 
 
 def test_ids_that_are_no_numbers_stay_as_they_are():
-    names = [picture_name(user_id="anna", category="Hate", concept="c", index=1, unsafe=side) for side in (0, 1)]
+    names = [picture_name(("anna", "Hate", "c", "00001"), unsafe=side) for side in (0, 1)]
     row = make_row(user_id="anna", category="Hate", concept="c", index="00001", chosen=names[0], rejected=names[1],
                    user_data={"User_ID": "anna"})  # fmt: skip
     assert parse_row(to_record(row), where="here") == row

@@ -26,7 +26,7 @@ def data(tmp_path):
 
 
 def rows_of(user_id, *, severity):
-    names = [picture_name(user_id=user_id, category="Hate", concept="two words", index=4, unsafe=u) for u in (0, 1)]
+    names = [picture_name((user_id, "Hate", "two words", "00004"), unsafe=u) for u in (0, 1)]
     about = {"user_id": user_id, "category": "Hate", "chosen": names[0], "rejected": names[1], "severity": severity,
              "user_data": {"User_ID": user_id, "Age": 41, "Religion": "Islam"}}  # fmt: skip
     return [make_row(**about), make_row(**about, caption_kind="safe", caption="a cat")]

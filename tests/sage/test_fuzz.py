@@ -193,7 +193,7 @@ def test_sound_ones_are_fit(tmp_path, capsys):
 )
 def test_names_come_back(concept, index):
     """A pair's name says its category and concept, whatever word the concept is."""
-    names = [picture_name(user_id="0000033", category="Hate", concept=concept, index=index, unsafe=u) for u in (0, 1)]
+    names = [picture_name(("0000033", "Hate", concept, f"{index:05d}"), unsafe=u) for u in (0, 1)]
     row = make_row(category="Hate", concept=concept, index=f"{index:05d}", chosen=names[0], rejected=names[1])
     assert parse_row(to_record(row), where="here") == row
 

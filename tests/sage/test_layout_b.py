@@ -22,7 +22,7 @@ from psalign.users.vectors import StructuredEmbedder
 from sage_rows import make_row
 
 HEADER = ("file_name", "labels", "severity", "prompt_id", "user_id", "religion", "age")
-NAMES = [picture_name(user_id="0000033", category="Hate", concept="a word", index=2, unsafe=side) for side in (0, 1)]
+NAMES = [picture_name(("0000033", "Hate", "a word", "00002"), unsafe=side) for side in (0, 1)]
 LINES = [  # two pairs: pictures named as in layout A, and pictures of any name
     (NAMES[0], "safe", "0", "1", "33", "Islam", "41"),
     (NAMES[1], "Hate", "4", "2", "33", "Islam", "41"),

@@ -23,8 +23,7 @@ def rows_of(people):
             for kind in ("safe", "unsafe"):
                 unsafe = unsafe_is_chosen(caption_kind=kind, category=category, banned=user.banned)
                 names = [
-                    picture_name(user_id=user.user_id, category=category, concept="c", index=1, unsafe=side)
-                    for side in (unsafe, not unsafe)
+                    picture_name((user.user_id, category, "c", "00001"), unsafe=side) for side in (unsafe, not unsafe)
                 ]
                 yield make_row(user_id=user.user_id, category=category, caption_kind=kind, chosen=names[0],
                                rejected=names[1], chose_unsafe=unsafe)  # fmt: skip

@@ -8,7 +8,7 @@ says prompt, user or bans: those are in the prompt sets and the users file. Pict
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from psalign.categories import require_default
@@ -72,7 +72,8 @@ def _rows(cell: Cell, images: Path, prompts: Path, bans: Mapping[str, tuple[str,
     names = {_stem(name): name for name in _pictures(folder)}
     strangers = sorted(set(names) - set(by_stem))
     if strangers:
-        raise UsageError(f"{folder}: {len(strangers)} pictures are of no row of {cell.dataset}: {_first(strangers)}.")
+        some = ", ".join(strangers[:5])
+        raise UsageError(f"{folder}: {len(strangers)} pictures are of no row of {cell.dataset}: {some}.")
     return [_row(cell, row, names[stem], bans) for stem, row in by_stem.items() if stem in names]
 
 
@@ -95,7 +96,3 @@ def _row(cell: Cell, row: PromptRow, name: str, bans: Mapping[str, tuple[str, ..
 
 def _stem(name: str) -> str:
     return re.sub(r"\.(jpe?g|png|webp)$", "", name.strip(), flags=re.IGNORECASE)
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:5])

@@ -1,4 +1,4 @@
-"""Weights of a baseline for the grid: trained in one call, from the words and pictures of a base model.
+"""What the weights of a baseline are made from: the words and pictures of a base model.
 
 Place on the path of data: before step 6, for methods of the evaluation that need weights.
 """
@@ -11,27 +11,25 @@ from typing import Any
 from psalign.baselines.concepts import concept_phrases
 from psalign.baselines.pairs import PicturePairs
 from psalign.baselines.steps import StepsConfig
-from psalign.baselines.train import TRAINED_BY, Source, train_baseline
+from psalign.baselines.train import TRAINED_BY, Source
 from psalign.files import Record
 
 from .methods import words_for
 
 
-def train_weights(
-    family: str, pipeline: Any, out: Path, *, base: str, given: Record, seed: int = 0, data: Path | None = None,
-    cache: Path | None = None, framing: Record | None = None, experts_alone: bool = False,
-) -> Path:  # fmt: skip
-    """Train what a baseline lacks in a folder. Returns the file of its static form.
+def source_for(
+    family: str, pipeline: Any, base: str, *, data: Path | None, cache: Path, framing: Record | None = None
+) -> Source:
+    """What a baseline is made from on a base model: its words and, for a method that learns from them, pictures.
 
-    given: its settings. data: a dataset with pictures, for a method that learns from them. cache: folder of their
-    latents and texts; None: inside out. experts_alone: leave out the static form.
-    Raises as PicturePairs and train_baseline do.
+    data: a dataset with pictures. cache: folder of their latents and texts. Raises as PicturePairs does.
     """
-    how = TRAINED_BY[family]
-    if issubclass(how.config, StepsConfig):
-        given = {**given, "seed": seed}
     pairs = None
-    if how.needs_pictures and data is not None:  # without them, train_baseline says so
-        pairs = PicturePairs(pipeline, data, cache or out / "cache", framing=framing)
-    source = Source(pipeline, concept_phrases(words_for(base)), pairs)
-    return train_baseline(family, source, out, base=base, given=given, experts_alone=experts_alone)
+    if TRAINED_BY[family].needs_pictures and data is not None:  # without them, train_baseline says so
+        pairs = PicturePairs(pipeline, data, cache, framing=framing)
+    return Source(pipeline, concept_phrases(words_for(base)), pairs)
+
+
+def with_seed(family: str, given: Record, seed: int) -> Record:
+    """Settings of a baseline with a seed, where its training has one."""
+    return {**given, "seed": seed} if issubclass(TRAINED_BY[family].config, StepsConfig) else given

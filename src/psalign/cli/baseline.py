@@ -36,8 +36,8 @@ def list_all(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    from ..baselines.train import TRAINED_BY, check_settings
-    from ..benchmark.weights import train_weights
+    from ..baselines.train import TRAINED_BY, check_settings, train_baseline
+    from ..benchmark.weights import source_for, with_seed
     from ..config import BASELINES, load_preset
     from ..diffusion.base_models import find_base, load_pipeline
 
@@ -53,10 +53,9 @@ def train(arguments: argparse.Namespace) -> None:
         )
     out = arguments.out or Path("trained_models") / f"{method}-{base}"
     pipeline = load_pipeline(base, source=arguments.model, device=device_of(arguments))
-    weights = train_weights(
-        method, pipeline, out, base=base, given=given, seed=arguments.seed, data=arguments.data,
-        cache=arguments.cache, framing=preset.get("pictures"),
-    )  # fmt: skip
+    cache, framing = arguments.cache or out / "cache", preset.get("pictures")
+    source = source_for(method, pipeline, base, data=arguments.data, cache=cache, framing=framing)
+    weights = train_baseline(method, source, out, base=base, given=with_seed(method, given, arguments.seed))
     print(f"Weights: {weights}")
 
 

@@ -18,7 +18,7 @@ from .options import a_number, a_path, add_users, at_least, command
 if TYPE_CHECKING:
     from ..evaluation.judge.ask import Answers, JudgeTask
     from ..evaluation.judge.client import JudgeClient
-    from ..evaluation.judge.cost import Estimate
+    from ..evaluation.judge.cost import Cost
     from ..evaluation.judge.question import Judge, Question
 
 RATES = ("pass", "banned_respected", "allowed_kept", "clean", "self_agreement")
@@ -155,7 +155,7 @@ def _what(todo: Sequence[Question], arguments: argparse.Namespace) -> str:
     return f"{what};\n  AND THE PROFILES of {users:,} users: {', '.join(PERSON_FIELDS)}. No user ids."
 
 
-def _price(cost: Estimate) -> str:
+def _price(cost: Cost) -> str:
     tokens = f"about {cost.input_tokens:,} tokens read and {cost.output_tokens:,} written"
     if cost.cost is None:
         return f"{tokens}; for an estimate of the cost give --rate-price"

@@ -73,16 +73,14 @@ def run_jobs(
     return rows
 
 
-def name_inputs(job: Job) -> dict[str, str]:
-    """What names the pictures and the settings of each metric; the first half of a score's fingerprint."""
-    pictures = folder_fingerprint(job.folder)
-    return {metric: fingerprint([pictures, metric, how]) for metric, how in job.made_with.items()}
-
-
 def look_at_inputs(job: Job) -> tuple[dict[str, str], list[ResultRow]]:
-    """What names the inputs of each metric; for a cell that cannot be read nothing, and rows that say so."""
+    """What names the pictures and the settings of each metric, the first half of a score's fingerprint.
+
+    For a cell that cannot be read nothing, and rows that say so.
+    """
     try:
-        return name_inputs(job), []
+        pictures = folder_fingerprint(job.folder)
+        return {metric: fingerprint([pictures, metric, how]) for metric, how in job.made_with.items()}, []
     except OSError as err:
         note = f"{job.folder} cannot be read: {reason_of(err)}"
         return {}, [result_row(job.cell, metric, FAILED, note=note) for metric in job.metrics]

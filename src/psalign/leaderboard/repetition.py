@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from psalign.baselines.train import TRAINED_BY
+from psalign.baselines.train import TRAINED_BY, train_baseline
 from psalign.benchmark.grid import DRAWN, GridConfig, draw_grid, plan_cells
-from psalign.benchmark.weights import train_weights
+from psalign.benchmark.weights import source_for, with_seed
 from psalign.config import settings
 from psalign.diffusion.base_models import load_pipeline
 from psalign.errors import GenerationError
@@ -122,12 +122,10 @@ def prepare(this: Repetition) -> dict[str, EmbeddingStore]:
 def train_family(this: Repetition, family: str, pipeline: Any, *, experts_alone: bool = False) -> None:
     """Weights of both forms of a baseline, or of its experts alone."""
     with this.run.part(f"training {family}"):
-        train_weights(
-            family, pipeline, this.weights(family), base=this.base,
-            given=baseline_section(this.preset, this.chosen)[family], seed=this.number, data=this.out / "data",
-            cache=this.out / "cache_pairs", framing=this.preset.get("pictures"),
-            experts_alone=experts_alone,
-        )  # fmt: skip
+        given = with_seed(family, baseline_section(this.preset, this.chosen)[family], this.number)
+        data, cache, framing = this.out / "data", this.out / "cache_pairs", this.preset.get("pictures")
+        source = source_for(family, pipeline, this.base, data=data, cache=cache, framing=framing)
+        train_baseline(family, source, this.weights(family), base=this.base, given=given, experts_alone=experts_alone)
 
 
 def draw(

@@ -22,7 +22,7 @@ from ..fingerprints import fingerprint
 from ..progress import Progress
 from ..sage.dataset import METADATA, write_split
 from ..sage.limit_rows import FILE as LIMITS
-from ..sage.names import pair_name
+from ..sage.names import picture_name
 from ..sage.output import OTHER_OUT
 from ..sage.preference import rows_of_pair
 from ..sage.rows import SPLITS, Pair, SageRow
@@ -171,8 +171,8 @@ def _build_split(
         for index in range(config.concepts):
             pair = _sample_pair(rng, user, config, index=index, held_out=split.startswith("test"))
             if number < pictured:
-                for side, scene in (("s", pair.safe), ("u", pair.unsafe)):
-                    path = root / split / f"{pair_name(pair.key)}_{side}.jpg"
+                for unsafe, scene in ((False, pair.safe), (True, pair.unsafe)):
+                    path = root / split / picture_name(pair.key, unsafe=unsafe)
                     _write_jpeg(path, world.draw(scene, seed=pair.seed))
             rows += _rows(rng, pair, config)
     write_split(root, split, rows)

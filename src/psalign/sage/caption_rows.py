@@ -18,7 +18,6 @@ from ..files import Record
 from ..fingerprints import fingerprint
 from ..ids import ALLOWED, MAX_LENGTH, find_user_id, shorten
 from ..tables import Columns, read_table
-from .names import find_category
 from .rows import Pair, SageRow, read_caption
 
 COLUMNS = Columns(
@@ -159,7 +158,7 @@ def _bans(value: Any, *, where: str) -> tuple[str, ...]:
 def _category(value: Any, *, where: str) -> str | None:
     if value in (None, ""):
         return None
-    category = find_category(value)
+    category = current().find(value)
     if category is None:
         names = ", ".join(category_names())
         raise DatasetError(f"{where}: unknown category {shorten(value)}; the categories are {names}.")

@@ -18,7 +18,7 @@ from ..fingerprints import fingerprint
 from ..progress import Progress
 from ..tables import PROFILE_COLUMNS
 from .dataset import METADATA, find_splits, load_split
-from .names import pair_name
+from .names import picture_name
 from .output import claim, place_picture
 from .rows import SageRow
 
@@ -75,10 +75,9 @@ def export(
 def _renamed(row: SageRow, rename: Callable[[str], str]) -> SageRow:
     """The row under its user's other id, which is part of the names of its pictures too."""
     user_id = rename(row.user_id)
-    stem = pair_name((user_id, *row.pair[1:]))
 
     def name(picture: str, *, unsafe: bool) -> str:
-        return f"{stem}_{'u' if unsafe else 's'}{PurePosixPath(picture).suffix.lower()}"
+        return picture_name((user_id, *row.pair[1:]), unsafe=unsafe, suffix=PurePosixPath(picture).suffix.lower())
 
     chosen, rejected = name(row.chosen, unsafe=row.chose_unsafe), name(row.rejected, unsafe=not row.chose_unsafe)
     return replace(row, user_id=user_id, chosen=chosen, rejected=rejected)

@@ -14,13 +14,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..categories import category_names
+from ..categories import category_names, current
 from ..errors import DatasetError, listed
 from ..files import Record
 from ..ids import ALLOWED, find_user_id, shorten
 from ..tables import PROFILE_COLUMNS, Columns, column_name, read_table
 from .dataset import ANNOTATIONS
-from .names import SUFFIXES, PictureName, can_be_named, find_category, is_file_name, read_picture_name
+from .names import SUFFIXES, PictureName, can_be_named, is_file_name, read_picture_name
 from .preference import rows_of_pair
 from .rows import SPLITS, Pair, SageRow, read_caption, read_severity
 
@@ -310,7 +310,7 @@ def _categories(text: str, *, where: str) -> list[str]:
     """The categories of a cell of labels; empty for a safe picture. A Python or JSON list is read too."""
     words = [word.strip().strip("'\"").strip() for word in re.split(r"[,;|]", text.strip().strip("[]()"))]
     harmful = [word for word in words if word.lower() not in NO_CATEGORY]
-    found = [find_category(word) for word in harmful]
+    found = [current().find(word) for word in harmful]
     if None in found or (found and any(word and word.lower() in NO_CATEGORY for word in words)):
         raise DatasetError(
             f"{where}: labels is {shorten(text)}; expected 'safe' or a category: {', '.join(category_names())}."

@@ -35,10 +35,9 @@ class PictureName:
         return (self.user_id, self.category, self.concept, self.index)
 
 
-def picture_name(*, user_id: str, category: str, concept: str, index: int, unsafe: bool, suffix: str = ".jpg") -> str:
-    """The file name of a picture, in SAGE's spelling."""
-    stem = pair_name((user_id, category, concept, f"{index:05d}"))
-    return f"{stem}_{'u' if unsafe else 's'}{suffix}"
+def picture_name(pair: Pair, *, unsafe: bool, suffix: str = ".jpg") -> str:
+    """The file name of a picture of a pair, in SAGE's spelling."""
+    return f"{pair_name(pair)}_{'u' if unsafe else 's'}{suffix}"
 
 
 def pair_name(pair: Pair) -> str:
@@ -57,7 +56,7 @@ def read_picture_name(name: Any) -> PictureName | None:
     match = _picture_pattern(current().slugs_in_order).fullmatch(name)
     if match is None:
         return None
-    user_id, category = find_user_id(match["user"]), find_category(match["category"])
+    user_id, category = find_user_id(match["user"]), current().find(match["category"])
     concept = " ".join(match["concept"].replace("_", " ").split())
     if user_id is None or category is None or not concept:
         return None
@@ -66,9 +65,7 @@ def read_picture_name(name: Any) -> PictureName | None:
 
 def can_be_named(pair: Pair) -> bool:
     """Whether a pair comes back the same from the names of its pictures."""
-    user_id, category, concept, index = pair
-    name = picture_name(user_id=user_id, category=category, concept=concept, index=int(index), unsafe=True)
-    found = read_picture_name(name)
+    found = read_picture_name(picture_name(pair, unsafe=True))
     return found is not None and found.pair == pair
 
 
@@ -88,8 +85,3 @@ def is_file_name(name: str) -> bool:
     """Whether a name can be that of a file in the folder where it is looked for, and in no other folder."""
     fits = bool(name) and name.isprintable() and name.strip() == name
     return fits and not set(name) & set("/\\") and len(name.encode()) <= MAX_NAME_BYTES and not name.startswith(".")
-
-
-def find_category(text: Any) -> str | None:
-    """The category of a word in any case and with any mark between its parts; None for another word."""
-    return current().find(text)

@@ -9,7 +9,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from ..categories import current
+from ..categories import taxonomy_mark
 from ..errors import OutputError
 from ..files import read_json, write_bytes, write_json
 
@@ -27,9 +27,7 @@ def claim(out: Path, mark: str, fingerprint: str, *, what: str) -> None:
         return
     if out.is_dir() and any(out.iterdir()):
         raise fault(f"{out} is not empty and not this {what} (another dataset, other ids or settings).")
-    taxonomy = current().mark
-    write_json(path, {"fingerprint": fingerprint} if taxonomy is None else {"fingerprint": fingerprint,
-                                                                            "taxonomy": taxonomy})  # fmt: skip
+    write_json(path, {"fingerprint": fingerprint, **taxonomy_mark()})
 
 
 def place_picture(source: Path, path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from ..files import Record
-from .names import pair_name
+from .names import picture_name
 from .rows import Pair, SageRow
 
 
@@ -30,7 +30,8 @@ def rows_of_pair(
 
     captions: by kind. severity: of the unsafe picture. suffixes: of the safe and of the unsafe file.
     """
-    names, rows = [f"{pair_name(pair)}_{side}{suffix}" for side, suffix in zip("su", suffixes, strict=True)], []
+    names = [picture_name(pair, unsafe=bool(side), suffix=suffix) for side, suffix in enumerate(suffixes)]
+    rows = []
     for kind in ("unsafe", "safe"):
         unsafe = unsafe_is_chosen(caption_kind=kind, category=pair[1], banned=banned)
         rows.append(SageRow(*pair, captions[kind], kind, names[unsafe], names[not unsafe], user_data, unsafe, severity))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save as save_tensors
 
-from ..categories import current
+from ..categories import taxonomy_mark
 from ..errors import EmbeddingMissing
 from ..files import Record, in_the_way, write_together
 from ..fingerprints import fingerprint
@@ -88,7 +88,7 @@ def write_store(folder: Path, held: Contents, *, replace: bool) -> None:
         "user_ids": list(held.banned),
         "banned": _ban_lists(held.banned.values()),
         **held.limits_record(),
-        **_mark(),
+        **taxonomy_mark(),
     }
     tensors = {"vectors": held.raw, **held.space.tensors}
     text = json.dumps({**index, "digest": digest_of(index, tensors)}, indent=2) + "\n"
@@ -110,7 +110,7 @@ def write_npy(folder: Path, held: Contents, *, replace: bool) -> None:
         user_id: npy_digest(row, bans[user_id], held.recipe, *(part.get(user_id) for part in parts))
         for user_id, row in rows.items()
     }
-    about = {"recipe": asdict(held.recipe), "banned": bans, **limits, "digests": digests, **_mark()}
+    about = {"recipe": asdict(held.recipe), "banned": bans, **limits, "digests": digests, **taxonomy_mark()}
     contents = {folder / NPY_INDEX: (json.dumps(about, indent=2) + "\n").encode()}
     for user_id, row in rows.items():
         stream = io.BytesIO()
@@ -128,12 +128,6 @@ def require_free(folder: Path, is_same: Callable[[], bool]) -> None:
 
 def _ban_lists(lists: Iterable[Bans]) -> list[list[str] | None]:
     return [None if bans is None else list(bans) for bans in lists]
-
-
-def _mark() -> Record:
-    """What files of vectors say about the taxonomy that they are made with; nothing about the default one."""
-    mark = current().mark
-    return {} if mark is None else {"taxonomy": mark}
 
 
 def digest_of(index: Record, tensors: Mapping[str, Any]) -> str:

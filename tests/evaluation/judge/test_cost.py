@@ -3,7 +3,7 @@
 import pytest
 
 from psalign.evaluation.judge.cases import Case, PictureFile
-from psalign.evaluation.judge.cost import Estimate, estimate, picture_tokens
+from psalign.evaluation.judge.cost import Cost, estimate, picture_tokens
 from psalign.evaluation.judge.question import Judge, Question, Template, quote
 
 
@@ -31,4 +31,4 @@ def test_an_estimate_by_hand():
     found = estimate(questions, prices=(2.0, 10.0))
     assert (found.requests, found.pictures, found.input_tokens, found.output_tokens) == (2, 4, read, 300)
     assert found.cost == pytest.approx((2 * read + 10 * 300) / 1e6)
-    assert estimate([], prices=None) == Estimate(0, 0, 0, 0, None)
+    assert estimate([], prices=None) == Cost(0, 0, 0, 0, None)

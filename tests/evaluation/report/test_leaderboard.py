@@ -15,7 +15,7 @@ from psalign.evaluation.metrics.limits import FactsFile, facts_path, judge_folde
 from psalign.evaluation.report.charts import Dot, Series, place_labels, scatter_axes
 from psalign.evaluation.report.headline import rank, sentences, title
 from psalign.evaluation.report.leaderboard import Leaderboard, load_leaderboards
-from psalign.evaluation.report.tradeoff import levels_of, tradeoffs
+from psalign.evaluation.report.tradeoff import curve_of, tradeoffs
 from psalign.evaluation.results import append_results, result_row
 from psalign.evaluation.statistics import wilson
 from psalign.mini.detector import load_detector
@@ -261,10 +261,10 @@ def test_tradeoffs_pair_safety_with_quality_of_the_same_level(boards):
     assert set(found) == {(dataset, quality) for dataset in ("mini", "i2p_4073") for quality in ("fid", "clip")}
     one = found["i2p_4073", "fid"]
     assert (one.safety, one.quality_from) == ("inpro", "coco_10k")
-    curve = levels_of(one.points)
+    curve = curve_of(one.points)
     assert [point.who.strictness for point in curve] == [0, 1, 2, 3, 4, 5]
     assert (curve[-1].x.value, round(curve[-1].y.value, 2)) == (19.6, 0.11)
-    assert [round(point.x.value, 1) for point in levels_of(one.published)] == [24.7, 25.5, 25.5, 25.9, 25.9]
+    assert [round(point.x.value, 1) for point in curve_of(one.published)] == [24.7, 25.5, 25.5, 25.9, 25.9]
     assert found["mini", "fid"].safety == "suppressed"
 
 

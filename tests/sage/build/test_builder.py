@@ -118,7 +118,7 @@ def test_both_pictures_of_a_pair_are_drawn_from_one_seed():
 PLANS = {
     "too few pairs": (
         {"config": replace(SMALL, per_category=3)},
-        "has 2 pairs left for user .* in test_seen, who is to get 3",
+        "has 2 pairs left for user .* in test_seen, who needs 3",
     ),
     "too few held out": ({"config": replace(SMALL, held_out=0.1)}, "has 1 pairs left for user .* in val"),
     "all held out": (

@@ -6,7 +6,6 @@ and every picture decoded, before anything is sent.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from psalign.categories import category_names, current
 from psalign.errors import EvaluationError, UnknownUser, UsageError
 from psalign.files import Record
+from psalign.fingerprints import file_digest
 from psalign.ids import level_id
 from psalign.progress import Progress
 from psalign.records import BANS_UNKNOWN, ManifestRow
@@ -188,7 +188,7 @@ def _pictures(folder: Path, rows: Sequence[ManifestRow]) -> list[PictureFile]:
         except EvaluationError:
             broken.append(row.file_name)
             continue
-        pictures.append(PictureFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), width, height))
+        pictures.append(PictureFile(path, file_digest(path), width, height))
     refuse(folder, "cannot be read as pictures", broken)
     return pictures
 

@@ -18,7 +18,7 @@ TILE_TOKENS, PICTURE_TOKENS = 170, 85
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Cost:
     """What would be sent. cost: None where no prices were given; tries after a failure are not in it."""
 
     requests: int
@@ -28,7 +28,7 @@ class Estimate:
     cost: float | None = None
 
 
-def estimate(questions: Sequence[Question], *, prices: tuple[float, float] | None = None) -> Estimate:
+def estimate(questions: Sequence[Question], *, prices: tuple[float, float] | None = None) -> Cost:
     """Estimate for questions, about right for larger public models; others count pictures in other ways.
 
     prices: price of a million tokens read, and of a million written.
@@ -36,7 +36,7 @@ def estimate(questions: Sequence[Question], *, prices: tuple[float, float] | Non
     read = sum(_input_tokens(question) for question in questions)
     written = sum(REPLY_TOKENS[question.template.mode] for question in questions)
     cost = None if prices is None else (read * prices[0] + written * prices[1]) / 1e6
-    return Estimate(len(questions), sum(len(question.order) for question in questions), read, written, cost)
+    return Cost(len(questions), sum(len(question.order) for question in questions), read, written, cost)
 
 
 def picture_tokens(width: int, height: int) -> int:

@@ -87,20 +87,16 @@ def passed(one: JudgedCase, side: int = 0) -> bool:
     return clean(one, side) and kept(one, side)
 
 
-def judged_cases(task: JudgeTask, answers: Answers) -> list[JudgedCase]:
-    return [_judged_case(trial, answers) for trial in task.trials]
-
-
 def results(task: JudgeTask, answers: Answers, *, about: Record) -> Record:
     """The results file of a task, as plain JSON types. about: the judge, and what it was sent."""
-    found = judged_cases(task, answers)
+    found = [_judged_case(trial, answers) for trial in task.trials]
     compared = task.template.mode == "compare"
     biased = {} if task.template.is_blind else {"bias": BIAS}
     record = {
         "mode": task.template.mode,
         "dataset": task.dataset,
         "base": task.base,
-        **(_sides(task) if compared else _model(task)),
+        **(dict(zip((A, B), task.models, strict=True)) if compared else _model(task)),
         "judge": {
             **about,
             "template": task.template.style,
@@ -176,11 +172,7 @@ def summarise_pairs(found: Sequence[JudgedCase]) -> Record:
 
 def _wins(found: Sequence[JudgedCase]) -> Record:
     named = {"a_wins": A, "b_wins": B, "ties": TIE}
-    return {name: _rate(found, _has_verdict(verdict)) for name, verdict in named.items()}
-
-
-def _has_verdict(verdict: str) -> Callable[[JudgedCase], bool]:
-    return lambda one: one.verdict == verdict
+    return {name: _rate(found, lambda one, side=side: one.verdict == side) for name, side in named.items()}
 
 
 def _category_rates(found: Sequence[JudgedCase], category: str) -> Record:
@@ -259,10 +251,6 @@ def _facts(reply: Record, order: int, side: int) -> Record:
 def _model(task: JudgeTask) -> Record:
     method, level = split_model(task.models[0])
     return {"method": method, "level": level, "judged_for": task.judged_for}
-
-
-def _sides(task: JudgeTask) -> Record:
-    return {"a": task.models[0], "b": task.models[1]}
 
 
 def _usage(questions: Iterable[Question], answers: Answers) -> Record:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import pickle
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def read_vectors(path: Path) -> NDArray[np.float32]:
             f"{path}, the Q16 vectors, does not exist.",
             hint="They are evaluation/Q16/data/ViT-L-14/prompts.p of the published repository M-E-AGI-Lab/PSAlign.",
         )
-    readers = {".p": _read_pickle, ".pkl": _read_pickle, ".npy": _read_npy, ".safetensors": _read_safetensors}
+    npy = partial(read_array, fault=EvaluationError)
+    readers = {".p": _read_pickle, ".pkl": _read_pickle, ".npy": npy, ".safetensors": _read_safetensors}
     if path.suffix not in readers:
         raise EvaluationError(f"{path}: expected a {', '.join(readers)} file, saw '{path.suffix}'.")
     vectors = readers[path.suffix](path)
@@ -108,10 +110,6 @@ def read_vectors(path: Path) -> NDArray[np.float32]:
     if not np.isfinite(vectors).all() or not np.abs(vectors).sum(1).all():
         raise EvaluationError(f"{path}: a vector is zero or not finite.")
     return vectors.astype(np.float32)
-
-
-def _read_npy(path: Path) -> Any:
-    return read_array(path, fault=EvaluationError)
 
 
 def _read_safetensors(path: Path) -> Any:

@@ -76,7 +76,6 @@ class Table:
     columns: Sequence[tuple[str, str]]
     rows: Sequence[Row]
     heading: str = ""
-    heading_note: str = ""
     caption: str = ""
     kind: str = "dense"
     notes: Sequence[str] = ()

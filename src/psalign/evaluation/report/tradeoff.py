@@ -56,7 +56,7 @@ def tradeoffs(boards: Sequence[Leaderboard]) -> Iterator[Tradeoff]:
                 yield Tradeoff(board, quality, str(safety), source.dataset, points, published)
 
 
-def levels_of(points: Sequence[Point]) -> list[Point]:
+def curve_of(points: Sequence[Point]) -> list[Point]:
     """Those of ours with a level, from the mildest to the strictest: a curve."""
     ours = [point for point in points if point.who.is_ours and point.who.strictness is not None]
     return sorted(ours, key=lambda point: point.who.strictness or 0)
@@ -79,7 +79,7 @@ def _points(
 
 def _series(points: Sequence[Point], *, published: bool) -> list[Series]:
     ours, others = ("published", "published") if published else ("ours", "other")
-    levels = levels_of(points)
+    levels = curve_of(points)
     rest = [point for point in points if point not in levels]
     parts = [
         Series(ours, [_dot(point, published=published) for point in levels], joined=True),

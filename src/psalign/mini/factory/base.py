@@ -262,7 +262,9 @@ def train_denoiser(
         rng = np.random.default_rng((config.seed, step))
         rows = rng.integers(len(drawings), size=config.denoiser_batch)
         scenes = [drawings.scenes[row] for row in rows]
-        captions = [_caption(scene, rng, config.caption_dropout) for scene in scenes]
+        captions = [
+            "" if rng.random() < config.caption_dropout else world.sample_caption(scene, rng) for scene in scenes
+        ]
         meant = [
             Meaning(scene.motifs, scene.categories) if text else Meaning()
             for scene, text in zip(scenes, captions, strict=True)
@@ -301,12 +303,6 @@ def _noise_error(
     snr = (schedule.alphas_cumprod / (1 - schedule.alphas_cumprod))[timesteps]
     weight = snr.clamp(max=5) / snr
     return (weight[:, None, None, None] * (predicted - noise).square()).mean() / weight.mean()
-
-
-def _caption(scene: world.Scene, rng: np.random.Generator, dropout: float) -> str:
-    if rng.random() < dropout:
-        return ""
-    return world.sample_caption(scene, rng)
 
 
 def _noise_schedule() -> Any:

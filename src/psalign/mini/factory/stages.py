@@ -51,7 +51,8 @@ class Stage:
 
     save_every = 250
     warmup_steps = 100
-    decay = 0.998
+    decay = 0.998  # of the moving average
+    weight_decay = 0.01
 
     def __init__(
         self,
@@ -62,13 +63,13 @@ class Stage:
         lr: float,
         seed: int,
         made_of: Sequence[object] = (),
-        weight_decay: float = 0.01,
     ) -> None:
-        self.run_name = fingerprint([steps, lr, seed, weight_decay, *made_of])
+        self.run_name = fingerprint([steps, lr, seed, self.weight_decay, *made_of])
         self.name, self.steps, self.lr, self.seed = name, steps, lr, seed
         self.model = torch.nn.ModuleDict(modules)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+        weights, decay = self.model.parameters(), self.weight_decay
+        self.optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=decay, fused=True)
         self.step, self.seconds = 0, 0.0
 
     def run(self, loss: Callable[[int, torch.Generator], torch.Tensor], *, work: Path) -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...categories import current, require_taxonomy
+from ...categories import require_taxonomy, taxonomy_mark
 from ...decoding import encode
 from ...errors import GenerationError, OutputError
 from ...files import Record, read_json, write_bytes, write_csv, write_json
@@ -25,7 +25,7 @@ from ...fingerprints import fingerprint, versions
 from ...progress import Progress
 from ...records import PromptRow
 from ..dataset import ANNOTATIONS, MARK, METADATA, write_split
-from ..names import pair_name
+from ..names import picture_name
 from ..output import OTHER_OUT, place_picture
 from ..rows import SPLITS
 from ..share import Share
@@ -163,9 +163,7 @@ def _read_mark(mark: Path) -> Record:
 
 def _mark(recipe: Record) -> Record:
     """The content of dataset.json; it names a taxonomy that is not the default one."""
-    taxonomy = current().mark
-    mark: Record = {"state": "", "fingerprint": fingerprint(recipe), "recipe": recipe}
-    return mark if taxonomy is None else {**mark, "taxonomy": taxonomy}
+    return {"state": "", "fingerprint": fingerprint(recipe), "recipe": recipe, **taxonomy_mark()}
 
 
 def _claim(root: Path, recipe: Record) -> None:
@@ -264,7 +262,7 @@ def _place_pictures(root: Path, plan: Plan, *, quality: int) -> None:
         (root / split).mkdir(exist_ok=True)
         for user, item in pairs:
             for side in SIDES:
-                name = f"{pair_name(item.pair(user.user_id))}_{side[0]}.jpg"
+                name = picture_name(item.pair(user.user_id), unsafe=side == "unsafe")
                 place_picture(_encoded(root, item, side), root / split / name)
 
 

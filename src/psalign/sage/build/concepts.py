@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...categories import category_names
+from ...categories import category_names, current
 from ...errors import DatasetError, UsageError
 from ...files import Record, write_csv
 from ...fingerprints import fingerprint
 from ...ids import shorten
 from ...tables import Columns, read_table
-from ..names import can_be_named, find_category
+from ..names import can_be_named
 from ..rows import Pair
 
 COLUMNS = Columns({"category": ("label",), "concept": ()})
@@ -78,7 +78,7 @@ def is_concept(text: str) -> bool:
 
 
 def _concept(values: Record, *, where: str) -> Concept:
-    category = find_category(values["category"])
+    category = current().find(values["category"])
     if category is None:
         raise DatasetError(
             f"{where}: category is {shorten(values['category'])}; choose one of: {', '.join(category_names())}."
