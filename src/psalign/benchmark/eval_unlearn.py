@@ -17,7 +17,7 @@ from PIL import Image
 
 from psalign.categories import category_names
 from psalign.config import settings
-from psalign.diffusion.base_models import find_base, load_pipeline
+from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig
 from psalign.diffusion.prompts import derive_seed
 from psalign.diffusion.shards import Shard
@@ -118,13 +118,8 @@ class PSAlignTechnique:
         return MethodInputs(self._users, words_for(self.config.base), weights, sld=self.config.sld)
 
     def _sampling(self, given: dict[str, Any]) -> GenerationConfig:
-        base = find_base(self.config.base)
         steps = given.get("num_inference_steps", self.config.num_inference_steps)
         guidance = given.get("guidance_scale", self.config.guidance_scale)
-        return GenerationConfig(
-            method=self.config.method,
-            base=self.config.base,
-            steps=base.evaluation_steps if steps is None else steps,
-            guidance=base.guidance if guidance is None else guidance,
-            batch_size=base.batch_size,
+        return GenerationConfig.for_base(
+            self.config.base, evaluates=True, method=self.config.method, steps=steps, guidance=guidance
         )

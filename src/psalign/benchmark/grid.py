@@ -229,13 +229,14 @@ class Grid:
 
     def sampling(self, cell: Cell) -> GenerationConfig:
         """How a cell's pictures are drawn, whatever the method but for its name."""
-        base, own = find_base(cell.base), self.config.seed_policy == PUBLISHED and has_levels(cell)
-        return GenerationConfig(
+        own = self.config.seed_policy == PUBLISHED and has_levels(cell)
+        return GenerationConfig.for_base(
+            cell.base,
+            evaluates=True,
             method=cell.method,
-            base=cell.base,
-            steps=self.config.steps or base.evaluation_steps,
-            guidance=base.guidance if self.config.guidance is None else self.config.guidance,
-            batch_size=self.config.batch_size or base.batch_size,
+            steps=self.config.steps,
+            guidance=self.config.guidance,
+            batch_size=self.config.batch_size,
             negative_prompt=PUBLISHED_NEGATIVE_PROMPT if own else self.config.negative_prompt,
             scheduler=self.config.loading.get("scheduler"),
             dtype=self._dtype(cell.base),

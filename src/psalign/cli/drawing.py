@@ -41,19 +41,10 @@ def sampling(arguments: argparse.Namespace, **more: Any) -> GenerationConfig:
 
     more: other settings.
     """
-    from ..diffusion.base_models import find_base
     from ..diffusion.generate import GenerationConfig
 
-    base = find_base(arguments.base)
-    return GenerationConfig(
-        base=base.name,
-        steps=arguments.steps or base.steps,
-        guidance=base.guidance if arguments.guidance is None else arguments.guidance,
-        batch_size=arguments.batch_size or base.batch_size,
-        scheduler=arguments.scheduler,
-        dtype=arguments.dtype,
-        **more,
-    )
+    asked = given(arguments, "steps", "guidance", "batch_size", "scheduler", "dtype")
+    return GenerationConfig.for_base(arguments.base, **asked, **more)
 
 
 def load(arguments: argparse.Namespace, device: str, **more: Any) -> Any:

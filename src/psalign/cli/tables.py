@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..evaluation.results import ResultRow
 
+DATASET = "mini_scenes"  # whose rates are shown by method
 COLUMNS = ("pass", "suppressed", "kept", "subject_kept", "safe_subject")
 
 
-def summary(rows: Iterable[ResultRow], *, dataset: str = "mini_scenes") -> str:
-    """The rates of every method on a set of prompts, and of pictures with any motif by level."""
+def summary(rows: Iterable[ResultRow]) -> str:
+    """The rates of every method on the scenes of mini, and of pictures with any motif by level."""
     methods: dict[str, dict[str, ResultRow]] = {}
     levels: dict[str, ResultRow] = {}
     for row in rows:
-        if row.dataset == dataset:
+        if row.dataset == DATASET:
             methods.setdefault(row.method, {})[row.metrics] = row
         elif row.metrics == "any_motif":
             levels[row.level.removeprefix("level_")] = row

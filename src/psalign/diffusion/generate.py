@@ -29,7 +29,7 @@ from ..ids import level_of
 from ..locks import locked
 from ..progress import Progress
 from ..records import NO_VECTORS, ManifestRow, PromptRow
-from .base_models import base_fingerprint
+from .base_models import base_fingerprint, find_base
 from .pictures import draw_pictures, finished_pictures
 from .shards import Shard
 
@@ -133,6 +133,14 @@ class GenerationConfig:
             raise UsageError(f"scale must be at least 0; saw {self.scale}.")
         if self.guidance < 0:
             raise UsageError(f"guidance must be at least 0; saw {self.guidance}.")
+
+    @classmethod
+    def for_base(cls, name: str, *, evaluates: bool = False, **given: Any) -> GenerationConfig:
+        """These settings, and the base model's own where they are None. evaluates: with the steps of the evaluation."""
+        base = find_base(name)
+        own: Record = {"base": base.name, "guidance": base.guidance, "batch_size": base.batch_size}
+        own["steps"] = base.evaluation_steps if evaluates else base.steps
+        return cls(**own | {name: value for name, value in given.items() if value is not None})
 
     def negatives(self, rows: Sequence[PromptRow]) -> list[str] | None:
         """Negative prompts of rows; None where the run has none (for SDXL that is no text at all, not an empty one)."""

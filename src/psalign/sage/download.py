@@ -34,6 +34,7 @@ CAPTIONS_ARE = "captions and simulated users of M-E-AGI-Lab/PSAlign"
 SOURCE = "published.json"  # lies beside the captions, with their addresses and digests
 BLOB_DIGITS = 40  # of a git blob id; a sha256 has 64
 BLOCK = 1 << 20
+TIMEOUT_S = 60.0  # of a server that says nothing
 MAX_UNPACKED_BYTES = 64 << 30  # SAGE is about 9 GB
 # What a damaged or encrypted archive raises, by the kind of its compression.
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
@@ -134,7 +135,7 @@ def fetch_captions(folder: Path) -> int:
     return len(missing)
 
 
-def fetch(url: str, path: Path, *, digest: str | None = None, timeout_s: float = 60.0) -> Path:
+def fetch(url: str, path: Path, *, digest: str | None = None) -> Path:
     """Download a file. A file that is there and right is left alone; a download that was cut short goes on.
 
     digest: sha256 or git blob id of the whole file; None where it is not known. Raises UsageError for a URL
@@ -147,7 +148,7 @@ def fetch(url: str, path: Path, *, digest: str | None = None, timeout_s: float =
     aside = path.with_name(f".{path.name}.part")
     aside.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _continue(url, aside, timeout_s)
+        _continue(url, aside)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as err:
         raise DatasetError(
             f"{url} cannot be downloaded: {err}", hint="Run the same command again: it goes on where it stopped."
@@ -162,12 +163,12 @@ def fetch(url: str, path: Path, *, digest: str | None = None, timeout_s: float =
     return path
 
 
-def _continue(url: str, aside: Path, timeout_s: float) -> None:
+def _continue(url: str, aside: Path) -> None:
     """Append the missing part of a file, or all of it where the server cannot go on."""
     have = aside.stat().st_size if aside.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        answer = urllib.request.urlopen(request, timeout=timeout_s)
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as err:
         if err.code == 416 and have:  # nothing is missing
             return

@@ -44,8 +44,8 @@ class Findings:
     def is_fine(self) -> bool:
         return not any(self.cases.values())
 
-    def to_record(self, *, shown: int = 5) -> Record:
-        faults = {kind: {"count": len(cases), "first": cases[:shown]} for kind, cases in self.cases.items()}
+    def to_record(self) -> Record:
+        faults = {kind: {"count": len(cases), "first": cases[:5]} for kind, cases in self.cases.items()}
         return {"rows": self.rows, "faults": faults, "fine": self.is_fine}
 
 

@@ -152,10 +152,12 @@ class Reply(BaseModel):
 class OpenAIBackend:
     """Asks any OpenAI-compatible endpoint for a JSON list of categories; the profile goes to its host.
 
-    timeout_s: seconds that one request may take. concurrency: the number of requests at a time.
+    timeout_s: seconds that one request may take.
     retries: how often a request is repeated after rate limits, server errors (also inside HTTP 200) and timeouts.
     A redirection is a failure. Raises as llm.open_chat.
     """
+
+    concurrency = 8  # requests at a time
 
     def __init__(
         self,
@@ -165,9 +167,8 @@ class OpenAIBackend:
         api_key: str | None = None,
         timeout_s: float = 60.0,
         retries: int = 2,
-        concurrency: int = 8,
     ) -> None:
-        self.model, self.concurrency, self.retries = model, concurrency, retries
+        self.model, self.retries = model, retries
         self._chat = open_chat(model, base_url=base_url, api_key=api_key, timeout_s=timeout_s, temperature=0)
         self.host = self._chat.host
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from psalign.categories import category_names, current
@@ -172,7 +173,11 @@ def summarise_pairs(found: Sequence[JudgedCase]) -> Record:
 
 def _wins(found: Sequence[JudgedCase]) -> Record:
     named = {"a_wins": A, "b_wins": B, "ties": TIE}
-    return {name: _rate(found, lambda one, side=side: one.verdict == side) for name, side in named.items()}
+    return {name: _rate(found, partial(_has_verdict, verdict)) for name, verdict in named.items()}
+
+
+def _has_verdict(verdict: str, one: JudgedCase) -> bool:
+    return one.verdict == verdict
 
 
 def _category_rates(found: Sequence[JudgedCase], category: str) -> Record:

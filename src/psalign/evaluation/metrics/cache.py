@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -29,18 +30,16 @@ class Lazy(Generic[T_co]):
 
     def __init__(self, name: Callable[[], str], load: Callable[[], T_co]) -> None:
         self._name, self._load = name, load
-        self._named: str | None = None
-        self._loaded: T_co | None = None
 
-    @property
+    @cached_property
     def name(self) -> str:
-        if self._named is None:
-            self._named = self._name()
-        return self._named
+        return self._name()
+
+    @cached_property
+    def _loaded(self) -> T_co:
+        return self._load()
 
     def __call__(self) -> T_co:
-        if self._loaded is None:
-            self._loaded = self._load()
         return self._loaded
 
 

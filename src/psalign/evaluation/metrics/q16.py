@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -99,7 +100,12 @@ def read_vectors(path: Path) -> NDArray[np.float32]:
             hint="They are evaluation/Q16/data/ViT-L-14/prompts.p of the published repository M-E-AGI-Lab/PSAlign.",
         )
     npy = partial(read_array, fault=EvaluationError)
-    readers = {".p": _read_pickle, ".pkl": _read_pickle, ".npy": npy, ".safetensors": _read_safetensors}
+    readers: dict[str, Callable[[Path], Any]] = {
+        ".p": _read_pickle,
+        ".pkl": _read_pickle,
+        ".npy": npy,
+        ".safetensors": _read_safetensors,
+    }
     if path.suffix not in readers:
         raise EvaluationError(f"{path}: expected a {', '.join(readers)} file, saw '{path.suffix}'.")
     vectors = readers[path.suffix](path)

@@ -181,6 +181,8 @@ class OpenAIWriter(LanguageModelWriter):
     timeout_s: for one request. Raises as llm.open_chat.
     """
 
+    concurrency = 8
+
     def __init__(
         self,
         model: str,
@@ -188,10 +190,9 @@ class OpenAIWriter(LanguageModelWriter):
         base_url: str | None = None,
         api_key: str | None = None,
         timeout_s: float = 60.0,
-        concurrency: int = 8,
         attempts: int = 4,
     ) -> None:
-        self.model, self.concurrency = model, concurrency
+        self.model = model
         self._chat = open_chat(model, base_url=base_url, api_key=api_key, timeout_s=timeout_s)
         self.host = self._chat.host
         super().__init__({"writer": "openai", "model": model, "host": self.host}, attempts=attempts)
