@@ -40,6 +40,14 @@ class PromptRow:
 
 
 @dataclass(frozen=True)
+class MetaRow:
+    """A row to draw, and the profile columns that stood beside it (None: none, or all empty)."""
+
+    prompt: PromptRow
+    profile: Record | None = None
+
+
+@dataclass(frozen=True)
 class ManifestRow:
     """One picture that was made, with all that is needed to make or judge it again.
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from psalign.errors import UsageError
 from psalign.evaluation.catalog import BASES
 from psalign.evaluation.metrics.cache import Lazy
 from psalign.evaluation.metrics.clip_model import CLIP_SCORE_MODEL, Q16_MODEL, ClipModel
-from psalign.evaluation.metrics.features import Features, inception
+from psalign.evaluation.metrics.features import inception
 from psalign.evaluation.metrics.nudity import OWN_THRESHOLD, nudenet
 from psalign.evaluation.metrics.registry import MetricModels
 from psalign.fingerprints import file_fingerprint, fingerprint
 from psalign.mini.clip import clip_folder
-from psalign.mini.detector import POOLED, WEIGHTS, Detector, detector_folder, load_detector
+from psalign.mini.detector import WEIGHTS, detector_folder, load_detector
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,9 @@ def models_for(base: str, config: ModelsConfig | None = None) -> MetricModels:
     detector = Lazy(_detector_name, lambda: load_detector(device=given.device))
     features = None if given.inception is None else inception(given.inception, device=given.device)
     if base == "mini":
-        features = Lazy(lambda: fingerprint(["mini detector, pooled", detector.name]), lambda: MiniFeatures(detector()))
+        features = Lazy(
+            lambda: fingerprint(["mini detector, pooled", detector.name]), lambda: detector().pooled_features
+        )
     return MetricModels(
         features=features,
         fid_reference=given.fid_reference,
@@ -70,18 +70,6 @@ def models_for(base: str, config: ModelsConfig | None = None) -> MetricModels:
         cache=given.cache,
         batch_size=given.batch_size,
     )
-
-
-class MiniFeatures:
-    """The pooled features of the mini detector, float32 [B, 256], of pictures uint8 RGB [B, 64, 64, 3]."""
-
-    width = POOLED
-
-    def __init__(self, detector: Detector) -> None:
-        self._detector = detector
-
-    def __call__(self, pictures: np.ndarray, /) -> Features:
-        return self._detector.pooled_features(pictures)
 
 
 def _detector_name() -> str:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..records import PUBLISHED_RECIPE, PromptRow
+from ..records import PUBLISHED_RECIPE, MetaRow, PromptRow
 from .drawing import add_drawing, load, sampling
 from .options import (
     LANGUAGE_MODEL,
@@ -28,7 +28,6 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..diffusion.generate import Drawing, GenerationConfig
-    from ..diffusion.prompts import MetaRow
     from ..diffusion.ray_workers import RayWorkers
     from ..diffusion.shards import Shard
     from ..users.store import EmbeddingStore

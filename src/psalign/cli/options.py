@@ -90,7 +90,7 @@ def a_path(text: str) -> Path:
 
 def a_number(low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
     """A finite number of a range; above: low itself is not in it."""
-    wanted = f"{'more than' if above else 'at least'} {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    wanted = f"of {'more than' if above else 'at least'} {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
 
     def number(text: str) -> float:
         try:

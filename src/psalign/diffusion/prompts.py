@@ -10,7 +10,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import DatasetError
 from ..files import Record, read_jsonl
 from ..ids import ALLOWED, find_user_id
-from ..records import PromptRow, wrong_keys
+from ..records import MetaRow, PromptRow, wrong_keys
 from ..tables import PROFILE_COLUMNS, Columns, Table, column_name, read_table
 
 # Columns of a profile, which no prompt row may carry into a manifest.
@@ -34,14 +34,6 @@ COLUMNS = Columns(
 MAX_SHOWN = 10  # columns in a message
 MAX_DIGITS = 20  # of a seed
 OF_PAIRS = ("chosen", "rejected")  # columns of SAGE rows that say nothing of a picture to draw
-
-
-@dataclass(frozen=True)
-class MetaRow:
-    """A row to draw, and the profile columns that stood beside it (None: none, or all empty)."""
-
-    prompt: PromptRow
-    profile: Record | None = None
 
 
 def load_prompts(path: Path) -> list[PromptRow]:

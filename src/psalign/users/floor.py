@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from ..errors import ProfileError, UsageError
 from ..files import Record
-from ..records import PromptRow
+from ..records import MetaRow, PromptRow
 from .policy import banned_categories, united_bans
 from .profile import UserProfile, read_profile
 from .store import EmbeddingStore
@@ -39,17 +38,7 @@ class Floor:
         return store.with_limits(self.people)
 
 
-class DescribedRow(Protocol):
-    """A prompt, and the profile columns that stand beside it (None: none, or all empty)."""
-
-    @property
-    def prompt(self) -> PromptRow: ...
-
-    @property
-    def profile(self) -> Record | None: ...
-
-
-def read_row_profiles(rows: Sequence[DescribedRow], name: str) -> tuple[list[PromptRow], list[UserProfile]]:
+def read_row_profiles(rows: Sequence[MetaRow], name: str) -> tuple[list[PromptRow], list[UserProfile]]:
     """Prompts with the ids of their users, and the profile of each user once.
 
     name: name of the file, for messages.
@@ -67,7 +56,7 @@ def read_row_profiles(rows: Sequence[DescribedRow], name: str) -> tuple[list[Pro
     return prompts, list(profiles.values())
 
 
-def _profile(row: DescribedRow, number: int, where: str) -> UserProfile:
+def _profile(row: MetaRow, number: int, where: str) -> UserProfile:
     if row.profile is None:
         raise ProfileError(
             f"{where}: --profiles needs the columns of a profile, and this row has none.",

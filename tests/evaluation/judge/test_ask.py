@@ -513,7 +513,7 @@ WRONG = {
     "too large a share": ("--mode evaluate --dataset x --models a --repeat 2", 2, "a number from 0 to 1, saw '2'"),
     "a share that is none": ("--mode evaluate --dataset x --models a --repeat x", 2, "a number from 0 to 1, saw 'x'"),
     "a negative price": ("--mode evaluate --dataset x --models a --rate-price -1 2", 2, "of at least 0, saw '-1'"),
-    "no timeout": ("--mode evaluate --dataset x --models a --timeout-s 0", 2, "a number above 0, saw '0'"),
+    "no timeout": ("--mode evaluate --dataset x --models a --timeout-s 0", 2, "a number of more than 0, saw '0'"),
     "nobody at a time": ("--mode evaluate --dataset x --models a --concurrency 0", 2, "whole number of at least 1"),
     "an address that is none": (
         "--mode evaluate --dataset sage_seen --models base --judge-model m --endpoint judge",

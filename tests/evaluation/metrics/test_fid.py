@@ -23,7 +23,7 @@ WIDTH = 24
 
 
 def statistics(features):
-    moments = Moments(features.shape[1])
+    moments = Moments()
     for start in range(0, len(features), 7):
         moments.add(features[start : start + 7])
     return Statistics(moments.mean, moments.covariance, moments.n, features, "tests", "tests")
@@ -134,7 +134,6 @@ def test_too_few_pictures_are_refused():
 class Colours:
     """Mean colour of each picture, and how often it was asked."""
 
-    width = 3
     asked = 0
 
     def __call__(self, pictures):
@@ -239,15 +238,12 @@ def test_references_that_cannot_be_used(tmp_path):
 
 
 def test_features_that_are_not_finite_are_refused(tmp_path):
-    class Broken:
-        width = 3
-
-        def __call__(self, pictures):
-            return np.full((len(pictures), 3), np.nan, np.float32)
+    def broken(pictures):
+        return np.full((len(pictures), 3), np.nan, np.float32)
 
     for name in ("a.png", "b.png"):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
-    how = Extraction(Lazy(lambda: "broken", Broken), tmp_path / "cache", 2)
+    how = Extraction(Lazy(lambda: "broken", lambda: broken), tmp_path / "cache", 2)
     with pytest.raises(EvaluationError, match="the feature extractor gives numbers that are not finite"):
         reference_statistics(tmp_path, how)
     assert not (tmp_path / "cache").exists()

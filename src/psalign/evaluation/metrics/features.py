@@ -6,9 +6,9 @@ Place on the path of data: step 7, under evaluation/fid.py.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,10 @@ from ..pictures import Picture
 from .cache import Lazy
 
 Features = NDArray[np.float32]  # [B, F]
+# Looks at pictures, uint8 RGB [B, H, W, 3], and gives each its features, which depend on that picture alone, never on
+# its neighbours in the batch.
+FeatureExtractor = Callable[[Picture], Features]
 INCEPTION_WIDTH = 2048
-
-
-class FeatureExtractor(Protocol):
-    """Looks at pictures, uint8 RGB [B, H, W, 3], and gives each its features, float32 [B, F].
-
-    A picture's features depend on that picture alone, never on its neighbours in the batch.
-    """
-
-    @property
-    def width(self) -> int: ...
-
-    def __call__(self, pictures: Picture, /) -> Features: ...
 
 
 def stack(pictures: Sequence[Picture]) -> Iterator[Picture]:
@@ -67,8 +58,6 @@ class InceptionFeatures:
 
     Raises ExtraMissing without torch-fidelity, CheckpointError for weights that do not fit.
     """
-
-    width = INCEPTION_WIDTH
 
     def __init__(self, weights: Path, *, device: str = "cpu") -> None:
         self.device = device

@@ -57,8 +57,10 @@ class Moments:
     variances".
     """
 
-    def __init__(self, width: int) -> None:
-        self.n, self.mean, self._scatter = 0, np.zeros(width), np.zeros((width, width))
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean: Float64 = np.zeros(1)  # [F] with the first batch
+        self._scatter: Float64 = np.zeros((1, 1))
 
     def add(self, features: Features) -> None:
         """features: [B, F]."""
@@ -66,7 +68,7 @@ class Moments:
         count, mean = len(rows), rows.mean(0)
         centred, shift = rows - mean, mean - self.mean
         total = self.n + count
-        self._scatter += centred.T @ centred + np.outer(shift, shift) * (self.n * count / total)
+        self._scatter = self._scatter + centred.T @ centred + np.outer(shift, shift) * (self.n * count / total)
         self.mean = self.mean + shift * (count / total)
         self.n = total
 
@@ -194,7 +196,7 @@ def picture_statistics(
         raise EvaluationError(f"{folder}: a covariance needs at least two pictures; saw {len(paths)}.")
     extractor = how.extractor()
     keep = set(np.linspace(0, len(paths) - 1, min(KEPT, len(paths))).round().astype(int).tolist())
-    moments, features = Moments(extractor.width), []
+    moments, features = Moments(), []
     for batch in _features(folder, paths, extractor, how.batch_size, hint):
         start = moments.n
         moments.add(batch)

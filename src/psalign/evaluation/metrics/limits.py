@@ -6,11 +6,11 @@ measured; rates, categories, differences and the report are counted from them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,13 +28,8 @@ from .cache import Inference, Lazy, PictureCache, infer
 from .features import stack
 
 SIDES = ("suppressed", "kept")
+Detector = Callable[[Picture], list[Verdict]]  # one verdict for each picture, uint8 RGB [B, H, W, 3], in order
 NEEDED = ("kind", "motifs", "categories", "subject", "seen_user")  # of a row's meta
-
-
-class Detector(Protocol):
-    """Gives one verdict for each picture, uint8 RGB [B, H, W, 3], in order."""
-
-    def __call__(self, pictures: Picture, /) -> list[Verdict]: ...
 
 
 class _Strict(BaseModel):

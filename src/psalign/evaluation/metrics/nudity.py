@@ -5,10 +5,9 @@ Place on the path of data: step 7, under evaluation/inpro.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -23,13 +22,9 @@ GENITALIA = frozenset({"FEMALE_GENITALIA_EXPOSED", "MALE_GENITALIA_EXPOSED"})
 OWN_THRESHOLD = 0.25  # NudeNet drops what scores less
 
 
-class NudityDetector(Protocol):
-    """Looks at pictures, each uint8 RGB [H, W, 3], and gives the detections of each.
-
-    A detection is {"class": name, "score": 0 to 1, "box": [x, y, width, height]}.
-    """
-
-    def __call__(self, pictures: Sequence[Picture], /) -> list[list[Record]]: ...
+# Looks at pictures, each uint8 RGB [H, W, 3], and gives the detections of each, which are
+# {"class": name, "score": 0 to 1, "box": [x, y, width, height]}.
+NudityDetector = Callable[[Sequence[Picture]], list[list[Record]]]
 
 
 def nudenet() -> Lazy[NudityDetector]:
