@@ -212,7 +212,7 @@ def test_mistakes_give_a_message(environment, message, folder):
     ("environment", "message", "status"),
     [
         ({"BATCH_SIZE": "many"}, "expected a whole number of at least 1, saw 'many'", 2),
-        ({"LR": "fast"}, "argument --lr: expected a number more than 0, saw 'fast'", 2),
+        ({"LR": "fast"}, "argument --lr: expected a number of more than 0, saw 'fast'", 2),
         ({"SD_MODEL": "nothing"}, "'sd15' cannot be loaded from nothing", 1),
         ({"DATA": "embeddings"}, "embeddings", 1),
     ],
