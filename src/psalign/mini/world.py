@@ -76,10 +76,6 @@ class Scene:
     def categories(self) -> tuple[str, ...]:
         return tuple(MOTIF_CATEGORY[motif] for motif in self.motifs)
 
-    @property
-    def combination(self) -> tuple[str, str, str]:
-        return (self.subject, self.colour, self.background)
-
     def without(self, motifs: Sequence[str]) -> Scene:
         return replace(self, motifs=tuple(motif for motif in self.motifs if motif not in motifs))
 

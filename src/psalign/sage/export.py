@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DatasetError
-from ..files import Record, write_jsonl, write_text
+from ..files import Record, read_template, write_jsonl, write_text
 from ..fingerprints import fingerprint
 from ..progress import Progress
 from ..tables import PROFILE_COLUMNS
+from .counts import count_rows
 from .dataset import METADATA, find_splits, load_split
 from .names import picture_name
 from .output import claim, place_picture
@@ -130,35 +131,20 @@ def _write_pictures(source: Path, out: Path, rows: Sequence[SageRow], named: Seq
 
 
 def _card(config: ExportConfig, rows: Mapping[str, Sequence[SageRow]], note: str, *, columns: Collection[str]) -> str:
-    total = sum(map(len, rows.values()))
-    files = "".join(f"  - split: {split}\n    path: {split}/**\n" for split in rows)
-    front = (
-        f"---\npretty_name: {json.dumps(config.name)}\nlicense: {json.dumps(config.license)}\n"
-        "task_categories:\n- text-to-image\ntags:\n- safety\n- preference\n- personalization\n"
-        f"size_categories:\n- {_size(total)}\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n"
-    )
+    from jinja2 import Environment, StrictUndefined
+
     names = [name.removesuffix("_file_name") for name in columns]
-    parts = [
-        f"# {config.name}\n",
-        "Preferences of users over pairs of pictures: for one caption, the picture that a user should get, and the one "
-        "that they should not. Users ban categories: for an unsafe caption of a category that its user allows the "
-        "unsafe picture is chosen, in every other case the safe one.\n",
-        *([note + "\n"] if note else []),
-        "Pictures and captions show and name what users ban, on purpose: this is for training and testing safety.\n",
-        '```python\nfrom datasets import load_dataset\n\nrows = load_dataset("path/of/this/folder")\n```\n',
-        "| split | rows | users | concepts |\n|---|---|---|---|",
-        *(
-            f"| {split} | {len(some)} | {len({row.user_id for row in some})} "
-            f"| {len({(row.category, row.concept) for row in some})} |"
-            for split, some in rows.items()
-        ),
-        "\n| column | |\n|---|---|",
-        *(f"| `{name}` | {COLUMNS.get(name, 'of the user, who is simulated')} |" for name in names),
-        "\nUsers of test_seen are in train too, with other pairs; those of val and test_unseen are in no other split.",
-        f"\nLicence: {config.license}.",
-        "" if config.with_profiles else "\nProfiles of users are not part of this.",
-    ]
-    return front + "\n".join(parts) + "\n"
+    environment = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.from_string(read_template("sage_card.md.j2")).render(
+        asdict(config),
+        quoted=json.dumps,
+        note=note,
+        size=_size(sum(map(len, rows.values()))),
+        counts={split: count_rows(some) for split, some in rows.items()},
+        columns={name: COLUMNS.get(name, "of the user, who is simulated") for name in names},
+    )
 
 
 def _size(rows: int) -> str:

@@ -19,9 +19,9 @@ def test_what_is_added_is_there_again(tmp_path):
     with JudgeCache(path) as cache:
         cache.add("one", GOOD)
         cache.add("two", FAILED)
-        assert (cache.get("one"), cache.get("three")) == (GOOD, None)
+        assert (cache.answers.get("one"), cache.answers.get("three")) == (GOOD, None)
     with JudgeCache(path) as cache:
-        assert (cache.get("one"), cache.get("two"), len(cache)) == (GOOD, FAILED, 2)
+        assert (cache.answers.get("one"), cache.answers.get("two"), len(cache.answers)) == (GOOD, FAILED, 2)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -29,10 +29,10 @@ def test_an_answer_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
     cache = JudgeCache(tmp_path / "judgements.jsonl")
     order = []
     real = os.fsync
-    monkeypatch.setattr("os.fsync", lambda file: order.append((cache.get("one"), real(file))))
+    monkeypatch.setattr("os.fsync", lambda file: order.append((cache.answers.get("one"), real(file))))
     cache.add("one", GOOD)
     assert order == [(None, None)]  # synced while it did not count yet
-    assert cache.get("one") == GOOD
+    assert cache.answers.get("one") == GOOD
 
 
 @pytest.mark.parametrize("cut", [1, 20, -1])
@@ -45,7 +45,7 @@ def test_a_torn_last_line_is_dropped(tmp_path, cut):
     content = path.read_bytes()
     path.write_bytes(content[: whole + cut] if cut > 0 else content[:cut])
     with JudgeCache(path) as cache:
-        assert (len(cache), cache.get("one")) == (1, GOOD)
+        assert (len(cache.answers), cache.answers.get("one")) == (1, GOOD)
         cache.add("three", FAILED)
     lines = path.read_text().splitlines()
     assert [json.loads(line)["key"] for line in lines] == ["one", "three"]
@@ -74,7 +74,7 @@ def test_one_process_at_a_time(tmp_path):
     with JudgeCache(path), pytest.raises(OutputError, match=r"Another process is judging with"):
         JudgeCache(path)
     with JudgeCache(path) as cache:
-        assert len(cache) == 0
+        assert len(cache.answers) == 0
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
@@ -86,6 +86,6 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
         with pytest.raises(OutputError, match=r"judgements\.jsonl cannot be written .*No space"):
             cache.add("two", GOOD)
         monkeypatch.undo()
-        assert cache.get("two") is None
+        assert cache.answers.get("two") is None
     with JudgeCache(path) as cache:
-        assert len(cache) == 1
+        assert len(cache.answers) == 1

@@ -37,7 +37,7 @@ class JudgeCache:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             self._hold()
-            self._answers = self._read()
+            self.answers = self._read()
         except BaseException:
             os.close(self._file)
             raise
@@ -50,15 +50,9 @@ class JudgeCache:
     ) -> None:
         os.close(self._file)
 
-    def __len__(self) -> int:
-        return len(self._answers)
-
-    def get(self, key: str) -> Answer | None:
-        return self._answers.get(key)
-
     def answer_to(self, question: Question) -> Answer | None:
         """The answer to a question; None where none is known, or its reply has another form."""
-        answer = self.get(question.key)
+        answer = self.answers.get(question.key)
         if answer is None or answer.reply is None:
             return answer
         return answer if is_reply(answer.reply, question.template.reply) else None
@@ -68,7 +62,7 @@ class JudgeCache:
         line = (json.dumps({"key": key, **asdict(answer)}) + "\n").encode()
         with self._lock:
             append_bytes(self.path, line)
-            self._answers[key] = answer
+            self.answers[key] = answer
 
     def _hold(self) -> None:
         import fcntl
