@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from ..config import load_preset
 from ..errors import UsageError
 from .options import a_path, add_embeddings, add_out, at_least, command, group
 
@@ -30,7 +31,6 @@ def _of_preset(name: str) -> Any:
     import torch
 
     from ..adapter.prompt import PromptAdapter
-    from ..config import load_preset
     from ..diffusion.base_models import find_base
     from ..training.run import check_shape
 

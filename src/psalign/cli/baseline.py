@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..config import BASELINES, load_preset
 from ..errors import UsageError
 from ..evaluation.catalog import METHODS
 from .drawing import add_drawing, device_of, load, sampling
 from .options import a_path, add_base, add_baselines, add_device, add_out, add_seed, add_users, command, group
+from .settings import load_baselines
 
 NOT_BASELINES = ("base",)
 TRAINABLE = sorted({method.family for method in METHODS.values() if method.weights and not method.has_levels})
@@ -38,7 +40,6 @@ def list_all(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     from ..baselines.train import TRAINED_BY, check_settings, train_baseline
     from ..benchmark.weights import source_for, with_seed
-    from ..config import BASELINES, load_preset
     from ..diffusion.base_models import find_base, load_pipeline
 
     base, method = find_base(arguments.base).name, arguments.method
@@ -66,7 +67,6 @@ def apply(arguments: argparse.Namespace) -> None:
     from ..benchmark.methods import MethodInputs, draw_by, words_for
     from ..diffusion.generate import Nobody
     from ..diffusion.prompts import load_meta_file
-    from .settings import load_baselines
 
     rows = [row.prompt for row in load_meta_file(arguments.prompts, seed=arguments.seed)]
     if arguments.users is None:

@@ -13,6 +13,7 @@ from ..evaluation.catalog import BASES, DATASETS, METHODS
 from ..ids import LEVELS
 from .drawing import add_sampling
 from .options import a_path, add_baselines, add_users, add_variant, at_least, command, given
+from .settings import load_baselines
 
 DATA = Path("data")
 DEFAULT_METHODS = ("base", "negative_prompt", "sld", "psa")
@@ -22,7 +23,6 @@ WITH_WEIGHTS = tuple(name for name, method in METHODS.items() if method.weights 
 def generate(arguments: argparse.Namespace) -> int:
     from ..benchmark.grid import GridConfig, describe, draw_grid, plan_cells
     from ..diffusion.shards import Shard
-    from .settings import load_baselines
 
     levels = [None if level == "user" else int(level) for level in arguments.levels]
     if arguments.home is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..files import Record
+from ..files import Record, write_json
 from ..llm import require_consent
 from .options import a_number, a_path, add_users, at_least, command
 
@@ -170,7 +170,6 @@ def _report(
     from ..evaluation.judge.canary import OBEYED, canary_outcome
     from ..evaluation.judge.summary import results
     from ..evaluation.judge.tasks import results_path
-    from ..files import write_json
 
     left_out = sorted({name for answer in answers.by_key.values() for name in answer.left_out})
     about = {"model": judge.model, "endpoint": judge.host, "temperature": None if "temperature" in left_out else 0,

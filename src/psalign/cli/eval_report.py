@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import one_line
+from ..files import require_ours
 from .options import a_path, add_out, command
 
 
 def report(arguments: argparse.Namespace) -> int:
-
     from ..evaluation.cells import find_strays
     from ..evaluation.report.leaderboard import load_leaderboards
     from ..evaluation.report.page import write_report
-    from ..files import require_ours
     from ..fingerprints import versions
 
     page = arguments.out / "report.html"

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..ids import level_id
 from ..records import PUBLISHED_RECIPE, MetaRow, PromptRow
 from .drawing import add_drawing, load, sampling
 from .options import (
@@ -105,7 +106,6 @@ def _rows_and_users(
 
     is_raw: the adapter is a published one, whose vectors need no others to be standardised by.
     """
-    from ..ids import level_id
     from ..users.profile import load_profiles
     from ..users.store import EmbeddingStore
 
@@ -129,7 +129,6 @@ def _rows_and_users(
 def _known_by_profile(meta: Sequence[MetaRow], arguments: argparse.Namespace) -> tuple[list[PromptRow], Any]:
     """Rows with their users, who are known by ban list and limits in words; nobody's without adapter and users."""
     from ..diffusion.generate import Nobody
-    from ..ids import level_id
     from ..users.floor import read_row_profiles
     from ..users.levels import level_profiles
     from ..users.profile import load_profiles

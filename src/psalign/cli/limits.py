@@ -7,6 +7,8 @@ import json
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from ..errors import LimitError
+from ..ids import normalise_user_id
 from .options import a_number, add_users, command, group
 
 if TYPE_CHECKING:
@@ -119,8 +121,6 @@ def _add_by(one: argparse.ArgumentParser, help: str) -> None:
 
 
 def _user_id(text: str) -> str:
-    from ..ids import normalise_user_id
-
     try:
         return normalise_user_id(text)
     except ValueError as err:
@@ -128,7 +128,6 @@ def _user_id(text: str) -> str:
 
 
 def _day(text: str) -> date:
-    from ..errors import LimitError
     from ..users.limits import read_day
 
     try:

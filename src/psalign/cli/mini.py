@@ -6,17 +6,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..categories import require_default
+from ..config import settings
+from ..files import require_ours, write_json
 from .options import a_path, add_force, add_model, add_out, add_preset, at_least, command, given, group
+from .settings import load_settings
 from .tables import percent
 
 
 def build(arguments: argparse.Namespace) -> None:
-    from ..config import settings
     from ..diffusion.prompts import load_prompts
     from ..mini import dataset
     from ..mini.reference import draw_reference
     from ..mini.sizes import DatasetConfig
-    from .settings import load_settings
 
     preset = load_settings(arguments, reads=("dataset",))
     sizes = settings(DatasetConfig, preset.get("dataset"), section="dataset")
@@ -65,7 +67,6 @@ def check(arguments: argparse.Namespace) -> None:
 
     from ..diffusion.base_models import load_pipeline
     from ..evaluation.statistics import wilson
-    from ..files import require_ours, write_json
     from ..mini.clip import load_clip
     from ..mini.detector import load_detector
     from ..mini.factory.checks import check_all
@@ -99,8 +100,6 @@ def reference(arguments: argparse.Namespace) -> None:
 
 
 def _require_its_categories(arguments: argparse.Namespace) -> None:
-    from ..categories import require_default
-
     require_default("The mini world")
 
 

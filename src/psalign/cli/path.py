@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..categories import require_default
+from ..config import list_presets, load_preset
 from ..errors import UsageError
 from .drawing import device_of
 from .options import (
@@ -28,6 +29,7 @@ from .options import (
     command,
     given,
 )  # fmt: skip
+from .settings import RUN, load_settings
 from .tables import summary
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ PUBLISHED_VECTORS = Path("data/embeddings/sage")  # of the published users, whic
 
 def quickstart(arguments: argparse.Namespace) -> None:
     from ..quickstart import run
-    from .settings import RUN, load_settings
 
     preset = load_settings(arguments, reads=RUN)
     device = device_of(arguments)
@@ -55,12 +56,10 @@ def quickstart(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    from ..config import load_preset
     from ..diffusion.shards import Shard
     from ..embed import with_ban_lists
     from ..training.identity import require_same_settings
     from ..training.run import train_adapter, training_config
-    from .settings import load_settings
 
     if arguments.kind not in load_preset(arguments.preset, changes=arguments.set):
         raise UsageError(
@@ -178,8 +177,6 @@ def _data(text: str) -> Path | str:
 
 
 def presets(arguments: argparse.Namespace) -> None:
-    from ..config import list_presets, load_preset
-
     if arguments.name is None:
         print("\n".join(list_presets()))
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evaluation.catalog import ATTACKS, METHODS
 from .drawing import device_of
+from .eval_generate import weights_by_method
 from .options import a_path, add_device, add_embeddings, add_out, at_least, command, group
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ def weights(arguments: argparse.Namespace) -> None:
 def _config(arguments: argparse.Namespace) -> RedTeamConfig:
     from ..benchmark.grid import GridConfig
     from ..redteam.run import RedTeamConfig
-    from .eval_generate import weights_by_method
 
     weights = weights_by_method(getattr(arguments, "weights", []), ["mini"])
     adapter = getattr(arguments, "adapter", None)

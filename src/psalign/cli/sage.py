@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import DatasetError, ProfileError, UsageError
 from . import sage_build
 from .options import PUBLISHED_CAPTIONS, a_path, add_force, add_out, add_users, command, group
 
@@ -61,7 +61,6 @@ def _users_file(data: Path) -> Path | None:
 
 
 def import_dataset(arguments: argparse.Namespace) -> None:
-    from ..errors import DatasetError
     from ..sage.dataset import dataset_root
     from ..sage.import_layout_b import import_layout_b
     from ..sage.layout_b import read_layout_b
@@ -94,7 +93,6 @@ def import_dataset(arguments: argparse.Namespace) -> None:
 
 
 def _annotated_profiles(records: list[dict[str, Any]]) -> list[UserProfile]:
-    from ..errors import ProfileError
     from ..users.profile import read_profile
 
     profiles = []

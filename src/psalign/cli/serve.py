@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..files import write_json
 from .drawing import add_drawing, loading
 from .options import (
     a_number,
@@ -129,8 +130,6 @@ def users_show(arguments: argparse.Namespace) -> None:
 
 
 def users_export(arguments: argparse.Namespace) -> None:
-    from ..files import write_json
-
     record = _people(arguments).export(arguments.account, arguments.id)
     write_json(arguments.out, record, private=True, replace=arguments.force)
     print(f"Everything that is stored of this person: {arguments.out}")

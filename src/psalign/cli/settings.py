@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ..config import load_preset, settings
+from ..config import check_range, load_preset, settings
 from ..errors import UsageError
 from ..files import Record
 
@@ -43,7 +43,6 @@ def load_baselines(name: str | None) -> Record | None:
 def check_preset(preset: Record) -> None:
     """Raises UsageError for a value of any section that makes no sense."""
     from ..baselines.train import check_settings
-    from ..config import check_range
     from ..diffusion.base_models import find_base
     from ..diffusion.generate import GenerationConfig
     from ..mini.sizes import DatasetConfig

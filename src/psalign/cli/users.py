@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..categories import category_names
+from ..files import in_the_way, write_csv, write_json, write_jsonl
 from ..llm import require_consent
 from . import limits
 from .options import (
@@ -41,7 +43,6 @@ def sample(arguments: argparse.Namespace) -> None:
 
 
 def split(arguments: argparse.Namespace) -> None:
-    from ..files import write_json
     from ..users.population import split_users
     from ..users.profile import load_profiles
 
@@ -52,7 +53,6 @@ def split(arguments: argparse.Namespace) -> None:
 
 
 def ban(arguments: argparse.Namespace) -> None:
-    from ..files import in_the_way, write_jsonl
     from ..users.categories import decide
     from ..users.profile import load_profiles
 
@@ -98,7 +98,6 @@ def pseudonymise(arguments: argparse.Namespace) -> None:
 
 
 def explain(arguments: argparse.Namespace) -> None:
-    from ..categories import category_names
     from ..users.bans import explain_bans
     from ..users.profile import find_profile
 
@@ -120,7 +119,6 @@ def forget(arguments: argparse.Namespace) -> None:
 
 
 def cluster(arguments: argparse.Namespace) -> None:
-    from ..files import write_csv
     from ..users.clusters import cluster_table, cluster_users, draw_clusters
     from ..users.store import EmbeddingStore
 
