@@ -63,18 +63,14 @@ def _gpus_there(asked: str | None) -> list[str]:
     names = [name.strip() for name in asked.split(",")]
     if not all(name.isdecimal() for name in names):
         raise UsageError(f"--gpus {asked}: expected numbers with commas between them, as 0,1,2,3.")
-    count = _count_gpus()
+    import torch
+
+    count = torch.cuda.device_count()
     there = [name for name in names if int(name) < count]
     if len(there) < len(names):
         used = f"GPU {', '.join(there)}" if there else "the CPU"
         print(f"--gpus {asked}: there are {count} GPUs here; measuring on {used}.", file=sys.stderr)
     return there
-
-
-def _count_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _environments(gpus: Sequence[str], workers: int) -> list[dict[str, str]]:

@@ -172,8 +172,8 @@ def _build_split(
             pair = _sample_pair(rng, user, config, index=index, held_out=split.startswith("test"))
             if number < pictured:
                 for unsafe, scene in ((False, pair.safe), (True, pair.unsafe)):
-                    path = root / split / picture_name(pair.key, unsafe=unsafe)
-                    _write_jpeg(path, world.draw(scene, seed=pair.seed))
+                    picture = encode(world.draw(scene, seed=pair.seed), "JPEG", quality=97, subsampling=0)
+                    write_bytes(root / split / picture_name(pair.key, unsafe=unsafe), picture, sync=False)
             rows += _rows(rng, pair, config)
     write_split(root, split, rows)
 
@@ -217,7 +217,3 @@ def _denial(rng: np.random.Generator, scene: world.Scene, config: DatasetConfig)
     absent = [motif for motifs in world.TRAIN_MOTIFS.values() for motif in motifs if motif not in scene.motifs]
     name, wording = int(rng.integers(config.names)), int(rng.integers(len(language.NEGATIONS)))
     return language.Denial(world.pick(rng, absent), name=name, wording=wording, first=bool(rng.integers(2)))
-
-
-def _write_jpeg(path: Path, picture: np.ndarray) -> None:
-    write_bytes(path, encode(picture, "JPEG", quality=97, subsampling=0), sync=False)

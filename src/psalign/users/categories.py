@@ -131,11 +131,8 @@ class TransformersBackend:
     def _first_tokens(self, word: str) -> list[int]:
         spelt = {form for base in (word, word.capitalize()) for form in (base, f" {base}")}
         encoded = (self.tokenizer(form, add_special_tokens=False).input_ids for form in spelt)
-        return sorted({tokens[0] for tokens in encoded if tokens} - self._blank())
-
-    def _blank(self) -> set[int]:
-        tokens = self.tokenizer(" ", add_special_tokens=False).input_ids
-        return set(tokens)
+        blank = self.tokenizer(" ", add_special_tokens=False).input_ids
+        return sorted({tokens[0] for tokens in encoded if tokens} - set(blank))
 
 
 # --- a model behind an OpenAI-compatible endpoint ------------------------------------------------------------------

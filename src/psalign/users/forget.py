@@ -96,7 +96,7 @@ def _plan(user_id: str, place: Path) -> Change:
     if place.is_dir():
         write = _in_folder(user_id, place)
     elif place.suffix.lower() == ".npy":
-        write = _in_vectors(user_id, place)
+        write = place.unlink if _is(user_id, place.stem) else None
     elif place.suffix.lower() == ".json":
         write = _in_splits(user_id, place)
     else:
@@ -144,10 +144,6 @@ def _in_npy_index(user_id: str, path: Path) -> Callable[[], None] | None:
     said = {name: known for name, known in index.items() if isinstance(known, dict) and name != "recipe"}
     kept = {name: {who: what for who, what in known.items() if not _is(user_id, who)} for name, known in said.items()}
     return (lambda: write_json(path, {**index, **kept}, private=True)) if kept != said else None
-
-
-def _in_vectors(user_id: str, path: Path) -> Callable[[], None] | None:
-    return path.unlink if _is(user_id, path.stem) else None
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
