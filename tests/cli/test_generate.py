@@ -126,8 +126,8 @@ def test_a_limit_of_a_category_in_the_columns_changes_the_vector_too(folder, cap
     (folder / "limited.csv").write_text(f"prompt,user_id,limits\n{PROMPTS[0]},level_0,no violence\n")
     drawn = []
 
-    def make(pipeline, rows, out, *, users, **more):
-        drawn.append(users)
+    def make(drawing, rows, out, **more):
+        drawn.append(drawing.users)
         return []
 
     monkeypatch.setattr("psalign.diffusion.generate.generate", make)

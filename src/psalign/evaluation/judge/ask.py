@@ -72,9 +72,10 @@ def make_trials(
     *,
     models: tuple[str, ...],
     repeat_share: float,
+    seed: int = 0,
 ) -> tuple[Trial, ...]:
-    """Trials of cases. repeat_share: share that is asked twice, the same rows for every model."""
-    ranked = sorted(range(len(cases)), key=lambda i: fingerprint([0, cases[i].file_name]))
+    """Trials of cases. repeat_share: share that is asked twice, the same rows for every model, by `seed`."""
+    ranked = sorted(range(len(cases)), key=lambda i: fingerprint([seed, cases[i].file_name]))
     twice = set(ranked[: math.ceil(repeat_share * len(cases))])
     trials = []
     for number, case in enumerate(cases):
