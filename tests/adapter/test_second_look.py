@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from psalign.adapter.attach import attach
-from psalign.adapter.second_look import CAUTION, SURE
+from psalign.adapter.second_look import CAUTION, SURE, Look
 from psalign.adapter.text import encode_texts
 from psalign.users.vectors import UserBatch
 from tiny_pipelines import PIPELINES, adapter_of_limits, random_adapter
@@ -112,7 +112,7 @@ def test_a_piece_longer_than_the_text_encoder_reads(psa, mini_pipeline):
 def test_a_second_prompt_that_is_the_same_follows(base, monkeypatch):
     pipeline = PIPELINES[base]()
     psa = attach(pipeline, random_adapter(pipeline, "prompt"))
-    monkeypatch.setattr(psa, "second_look", lambda *given: ("what is left", ()))
+    monkeypatch.setattr(psa, "second_look", lambda *given: Look("what is left"))
     options = {"prompt_2": ["a sowrd"]} if base == "sdxl" else {}
     given = []
     monkeypatch.setattr(
@@ -139,10 +139,15 @@ def test_a_pipeline_without_a_tokenizer_is_not_looked_at(psa, mini_pipeline):
     assert text["prompt_embeds"].shape == plain(mini_pipeline, "a sowrd").shape
 
 
-def test_smaller_matches_count_where_something_was_left_out(psa, mini_pipeline, monkeypatch):
+def test_smaller_matches_count_in_prompts_where_words_are_hidden_misspelt_or_denied_and_asked_for(
+    psa, mini_pipeline, monkeypatch
+):
     """Elsewhere in the prompt and in no other row."""
     monkeypatch.setattr("psalign.adapter.second_look.CAUTION", CAUTION)
     users = psa.encode(mini_pipeline, [HIDDEN, SCENE], None, limits=LIMITS * 2)["cross_attention_kwargs"]["psa"].users
     assert users.caution.tolist() == [CAUTION, 0]
+    for odd in ("a sowrd and a red cat", f"not without a sword: a sword and {SCENE}"):  # found, and yet not at home
+        careful = psa.encode(mini_pipeline, [odd], None, limits=LIMITS)["cross_attention_kwargs"]["psa"].users
+        assert careful.caution.tolist() == [CAUTION]
     alone = psa.encode(mini_pipeline, [SCENE], None, limits=LIMITS)["cross_attention_kwargs"]["psa"].users
     assert alone.caution is None

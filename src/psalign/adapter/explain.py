@@ -13,7 +13,7 @@ import torch
 
 from ..categories import category_names
 from .prompt import PromptAdapter
-from .second_look import LeftOut
+from .second_look import Look
 from .text import encode_texts
 from .users import CheckedUsers, Phrases, RowUsers
 
@@ -90,11 +90,11 @@ def explain_texts(
     checked: CheckedUsers,
     *,
     seen: Sequence[str],
-    left_out: Mapping[int, Sequence[LeftOut]],
+    looks: Mapping[int, Look],
     **options: Any,
 ) -> list[Explanation]:
     """An explanation for each prompt. users: one per prompt, with the states of their limits; checked: the same users
-    as they were given. seen: the prompts as the text encoders read them; left_out: what is missing there, by row.
+    as they were given. seen: the prompts as the text encoders read them; looks: the second looks at them, by row.
     options: more parameters of the pipeline's encode_prompt."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     texts = encode_texts(pipe, seen, **options)
@@ -111,7 +111,8 @@ def explain_texts(
         words = _words(pipe, text, len(moved))
         softened, largest = _softened(matches, causes, words, moved), tuple(matches.amax(-1).tolist())
         read = () if text == prompt else checked.reading(row, prompt).words
-        missing = tuple(Missing(x.typed, x.word, causes[x.token], x.match) for x in left_out.get(row, ()))
+        left_out = looks[row].left_out if row in looks else ()
+        missing = tuple(Missing(one.typed, one.word, causes[one.token], one.match) for one in left_out)
         found.append(Explanation(prompt, softened, tuple(moved), tuple(words), largest, read, missing))
     return found
 

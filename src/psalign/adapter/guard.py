@@ -28,7 +28,7 @@ from .explain import Explanation, explain_texts
 from .prompt import PromptAdapter
 from .published import Args, Kwargs, UserTerms
 from .recognition import Found, KnownText, digests_of, live_texts, recognise
-from .second_look import LeftOut, SecondLook, with_caution
+from .second_look import Look, SecondLook, with_caution
 from .text import (
     Texts,
     accepted_by,
@@ -115,8 +115,8 @@ class AttachedAdapter:
         rows = self._with_limits(pipe, checked, options)
         if self._terms is None:
             require_one_text(prompts, options.get("prompt_2"), checked.rows.strength > 0)
-            prompts, options, left_out = self._as_seen(pipe, prompts, checked, rows, options)
-            rows = with_caution(rows, left_out)
+            prompts, options, looks = self._as_seen(pipe, prompts, checked, rows, options)
+            rows = with_caution(rows, looks)
         texts = encode_texts(pipe, prompts, negative_prompt, **options)
         self.guard(pipe)
         made = self._made(texts, rows)
@@ -169,24 +169,26 @@ class AttachedAdapter:
             raise GuardError("Only adapters of kind 'prompt' know which words they soften.")
         checked = check_users(self.adapter, users, recipe=recipe, scale=1.0, limits=limits)
         rows = self._with_limits(pipe, checked, options)
-        seen, options, left_out = self._as_seen(pipe, prompts, checked, rows, options)
-        rows = with_caution(rows, left_out)
-        return explain_texts(self.adapter, pipe, prompts, rows, checked, seen=seen, left_out=left_out, **options)
+        seen, options, looks = self._as_seen(pipe, prompts, checked, rows, options)
+        rows = with_caution(rows, looks)
+        return explain_texts(self.adapter, pipe, prompts, rows, checked, seen=seen, looks=looks, **options)
 
     def _as_seen(
         self, pipe: Any, prompts: Any, checked: CheckedUsers, rows: RowUsers, options: dict[str, Any]
-    ) -> tuple[Any, dict[str, Any], dict[int, tuple[LeftOut, ...]]]:
-        """Prompts and options of a call as the text encoders are to read them, and what was left out of which row."""
-        left_out: dict[int, tuple[LeftOut, ...]] = {}
+    ) -> tuple[Any, dict[str, Any], dict[int, Look]]:
+        """Prompts and options of a call as the text encoders are to read them, and the second looks by row."""
+        looks: dict[int, Look] = {}
+        known = _of_encoder(pipe, options)
 
         def look(row: int, text: str) -> str:
             assert self.second_look is not None
-            text, left_out[row] = self.second_look(self.adapter, pipe, text, rows[row : row + 1], _of_encoder(options))
-            return text
+            looks[row] = self.second_look(self.adapter, pipe, text, rows[row : row + 1], known)
+            return looks[row].text
 
         can_look = self.second_look is not None and getattr(pipe, "tokenizer", None) is not None
         seen, second = as_seen(prompts, options.get("prompt_2"), checked, look if can_look else None)
-        return seen, options | ({} if second is None else {"prompt_2": second}), left_out
+        more = {"device": known["device"]} | ({} if second is None else {"prompt_2": second})
+        return seen, options | more, looks
 
     def _is_inside(self, denoiser: Any, pipeline: str) -> bool:
         """Whether the adapted UNet is a pipeline's denoiser, or a part of it. Raises GuardError where it must be."""
@@ -214,7 +216,7 @@ class AttachedAdapter:
                 "These users have limits in words, and nothing was given that encodes them.",
                 hint="Pass pipe=, the pipeline whose text encoder read the prompts.",
             )
-        return with_limits(checked, self._phrases.states(pipe, phrases, _of_encoder(options)) if phrases else {})
+        return with_limits(checked, self._phrases.states(pipe, phrases, _of_encoder(pipe, options)) if phrases else {})
 
     def _made(self, texts: Texts, rows: RowUsers) -> dict[str, Any]:
         require_fit(self.adapter, texts, rows)
@@ -406,9 +408,10 @@ class BesideGuard:
         return args, kwargs
 
 
-def _of_encoder(options: dict[str, Any]) -> dict[str, Any]:
-    """Those of a call's options that are for texts of any kind."""
-    return {name: value for name, value in options.items() if name not in ("prompt_2", "negative_prompt_2")}
+def _of_encoder(pipe: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of a call's options that are for texts of any kind, and the device."""
+    known = {name: value for name, value in options.items() if name not in ("prompt_2", "negative_prompt_2")}
+    return {**known, "device": getattr(pipe, "_execution_device", None)}
 
 
 def _changed_rows(before: Texts, after: Texts) -> list[bool]:

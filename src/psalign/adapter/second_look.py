@@ -23,7 +23,7 @@ from .words import KeptStates
 
 SURE = 0.7  # match of a word by itself
 FOUND = LEAST_OF_WORDS  # match of a word within its prompt: the adapter rewrites it, and it stays
-CAUTION = 2.0  # logits, where something was left out: the adapter is not at home with such a prompt
+CAUTION = 3.0  # logits, where an adapter is not at home with a prompt
 ARTICLE = "a"  # what a word by itself is read behind, as in captions
 
 
@@ -41,6 +41,20 @@ class LeftOut:
     match: float
 
 
+@dataclass(frozen=True)
+class Look:
+    """What came of a second look at a prompt.
+
+    text: the prompt as it is to be encoded. left_out: what is missing there. is_careful: whether smaller matches of
+    what is left count too (CAUTION): something was left out, a limited word is misspelt or split, or it is both denied
+    and asked for. The adapter is not at home with such prompts.
+    """
+
+    text: str
+    left_out: tuple[LeftOut, ...] = ()
+    is_careful: bool = False
+
+
 class SecondLook:
     """Looks at each word of a prompt by itself, and leaves out those that the adapter finds there and nowhere else.
 
@@ -55,10 +69,8 @@ class SecondLook:
         self._vocabulary: tuple[Any, int, frozenset[str]] | None = None
 
     @torch.no_grad()
-    def __call__(
-        self, adapter: PromptAdapter, pipe: Any, prompt: str, user: RowUsers, options: dict[str, Any]
-    ) -> tuple[str, tuple[LeftOut, ...]]:
-        """The prompt as it is to be encoded, and what was left out. user: one row. options: of encode_prompt."""
+    def __call__(self, adapter: PromptAdapter, pipe: Any, prompt: str, user: RowUsers, options: dict[str, Any]) -> Look:
+        """user: one row. options: of encode_prompt."""
         pieces = Pieces.of(prompt)
         seen = seen_words(pieces, self._words_of(pipe.tokenizer))
 
@@ -67,18 +79,21 @@ class SecondLook:
 
         alone = match([(ARTICLE, one.word) for one in seen])
         sure = {word: found for (_, word), found in alone.items() if found[1] >= SURE}
-        suspects = [one for one in seen if one.word in sure and not pieces.is_denied(one.first)]
+        limited = [one for one in seen if one.word in sure]
+        suspects = [one for one in limited if not pieces.is_denied(one.first)]
         behind = match([(pieces.before(one.first), one.word) for one in suspects])
         suspects = [one for one in suspects if behind[pieces.before(one.first), one.word][1] > 0]
         if not suspects:
-            return prompt, ()
+            return Look(prompt)
         states = encode_texts(pipe, prompt, has_negative=False, **options).prompt_embeds
         found = _of_text(adapter, states, user).amax(-1)[0].tolist()  # [T]
         hidden = [one for one in suspects if _match_within(pipe.tokenizer, pieces, one, found) < FOUND]
         numbers = {number for one in hidden for number in range(one.first, one.last + 1)}
         surest = _surest(hidden, {word: match for word, (_, match) in sure.items()})
         left = (LeftOut(pieces.typed(one.first, one.last), one.word, *sure[one.word]) for one in surest)
-        return pieces.without(numbers) if hidden else prompt, tuple(left)
+        denied = {one.word for one in limited if pieces.is_denied(one.first)}
+        is_odd = any(one.word in denied or pieces.typed(one.first, one.last).lower() != one.word for one in suspects)
+        return Look(pieces.without(numbers) if hidden else prompt, tuple(left), bool(hidden) or is_odd)
 
     def _words_of(self, tokenizer: Any) -> frozenset[str]:
         if self._vocabulary is None or self._vocabulary[:2] != (tokenizer, len(tokenizer)):
@@ -109,11 +124,10 @@ class SecondLook:
         }
 
 
-def with_caution(users: RowUsers, left_out: Mapping[int, Sequence[LeftOut]]) -> RowUsers:
-    """The rows of users, those with caution of whose prompts something was left out. left_out: by number of the row."""
-    if not any(left_out.values()):
-        return users
-    return replace(users, caution=torch.tensor([CAUTION * bool(left_out.get(row)) for row in range(len(users))]))
+def with_caution(users: RowUsers, looks: Mapping[int, Look]) -> RowUsers:
+    """The rows of users, with caution for prompts that need it. looks: by number of the row."""
+    careful = [row in looks and looks[row].is_careful for row in range(len(users))]
+    return replace(users, caution=CAUTION * torch.tensor(careful).float()) if any(careful) else users
 
 
 def text_states(pipe: Any, texts: Sequence[str], **options: Any) -> list[torch.Tensor]:

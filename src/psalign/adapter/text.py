@@ -60,12 +60,14 @@ def encode_texts(
     negative_prompt: str | Sequence[str | None] | None = None,
     *,
     has_negative: bool = True,
+    device: torch.device | None = None,
     **options: Any,
 ) -> Texts:
     """Text states of prompts and of their negative prompts, as `pipe.encode_prompt` gives them.
 
     pipe: a pipeline of diffusers, or a modular one. negative_prompt: one for all rows or one per row; None: the
-    pipeline's own unconditional text. has_negative: whether negative prompts are needed at all. options: more of
+    pipeline's own unconditional text. has_negative: whether negative prompts are needed at all. device: that the
+    pipeline runs on, where it is known: a pipeline looks through all its layers for it. options: more of
     encode_prompt's parameters (clip_skip, lora_scale; prompt_2 and negative_prompt_2 may be one per row). Equal rows
     are encoded once.
     Raises GuardError for a pipeline whose text cannot be encoded this way, or lists that do not match.
@@ -81,7 +83,7 @@ def encode_texts(
     texts: dict[str, Any] = {"prompt": prompts, "negative_prompt": negative_prompt}
     texts |= {name: options.pop(name) for name in ("prompt_2", "negative_prompt_2") if name in options}
     columns = {name: _per_row(name, value, len(prompts)) for name, value in texts.items()}
-    encode = _encoder(pipe, [*columns, *options], has_negative=has_negative)
+    encode = _encoder(pipe, [*columns, *options], has_negative=has_negative, device=device)
     encoded: dict[tuple[str | None, ...], Texts] = {}
     rows = list(zip(*columns.values(), strict=True))
     for row in rows:
@@ -164,7 +166,7 @@ def accepted_by(pipe: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name in parameters}
 
 
-def _encoder(pipe: Any, names: Sequence[str], *, has_negative: bool) -> Callable[..., Any]:
+def _encoder(pipe: Any, names: Sequence[str], *, has_negative: bool, device: torch.device | None) -> Callable[..., Any]:
     """The pipeline's own encode_prompt, ready to take arguments of these names. Raises GuardError where it does not."""
     encode = getattr(pipe, "encode_prompt", None) or _borrowed_encoder(pipe)
     if encode is None:
@@ -173,7 +175,7 @@ def _encoder(pipe: Any, names: Sequence[str], *, has_negative: bool) -> Callable
             hint="Encode the prompts yourself and pass the states to psa.rewrite(prompt_embeds, users).",
         )
     fixed = {
-        "device": pipe._execution_device,
+        "device": pipe._execution_device if device is None else device,
         "num_images_per_prompt": 1,
         "do_classifier_free_guidance": has_negative,
         "prepare_unconditional_embeds": has_negative,  # a modular block's name for guidance
