@@ -139,9 +139,7 @@ def test_a_pipeline_without_a_tokenizer_is_not_looked_at(psa, mini_pipeline):
     assert text["prompt_embeds"].shape == plain(mini_pipeline, "a sowrd").shape
 
 
-def test_smaller_matches_count_in_prompts_where_words_are_hidden_misspelt_or_denied_and_asked_for(
-    psa, mini_pipeline, monkeypatch
-):
+def test_smaller_matches_count_in_prompts_that_an_adapter_is_not_at_home_with(psa, mini_pipeline, monkeypatch):
     """Elsewhere in the prompt and in no other row."""
     monkeypatch.setattr("psalign.adapter.second_look.CAUTION", CAUTION)
     users = psa.encode(mini_pipeline, [HIDDEN, SCENE], None, limits=LIMITS * 2)["cross_attention_kwargs"]["psa"].users
