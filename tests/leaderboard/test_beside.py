@@ -48,6 +48,18 @@ def test_only_methods_that_are_lacking_come_from_the_other(tmp_path):
     assert "- `uce` are of another run (commit `other12`, 1 min 05 s with torch 2.13.0)" in page
 
 
+def test_methods_of_a_third_leaderboard_keep_the_run_that_they_are_of(tmp_path):
+    first = leaderboard(tmp_path / "first", {"base": 1.0, "uce": 0.7})
+    second = leaderboard(tmp_path / "second", {"base": 1.0, "psa-prompt": 0.9, "sld": 0.6})
+    third = leaderboard(tmp_path / "third", {"base": 1.0, "psa-prompt": 0.8})
+    add_beside(second, first)
+    add_beside(third, second)
+    assert kept(third) == {"base": 1.0, "psa-prompt": 0.8, "sld": 0.6, "uce": 0.7}
+    page = " ".join(write_page(third, tmp_path / "PAGE.md").read_text().split())
+    assert "- `uce` are of another run (commit `first12`" in page
+    assert "- `sld` are of another run (commit `second1`" in page
+
+
 def test_other_requests_and_another_base_are_refused(tmp_path):
     own = leaderboard(tmp_path / "own", {"base": 1.0, "psa-prompt": 0.9})
     asked = leaderboard(tmp_path / "asked", {"base": 1.0, "uce": 0.7}, requests=3)

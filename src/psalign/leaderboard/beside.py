@@ -50,8 +50,16 @@ def add_beside(out: Path, other: Path) -> None:
     tried = [read_json(folder / "choice.json", what="the settings that were tried", fault=OutputError)
              for folder in (other, out)]  # fmt: skip
     write_json(out / "choice.json", {**tried[0], **tried[1]})
-    about = {name: theirs.get(name) for name in ("commit", "seconds", "versions")}
-    write_json(out / MARK, {**own, "beside": {**about, "methods": sorted({row.method for row in lacking})}})
+    write_json(out / MARK, {**own, "beside": _runs(theirs, {row.method for row in lacking})})
+
+
+def _runs(theirs: Record, methods: set[str]) -> list[Record]:
+    """The runs that methods of another leaderboard are of: those that it has from others, and its own."""
+    names = ("commit", "seconds", "versions")
+    found = [{**run, "methods": sorted(methods.intersection(run["methods"]))} for run in theirs.get("beside", ())]
+    own = methods.difference(*(run["methods"] for run in found))
+    found.append({**{name: theirs.get(name) for name in names}, "methods": sorted(own)})
+    return [run for run in found if run["methods"]]
 
 
 def _shared(preset: Record) -> Record:

@@ -137,7 +137,7 @@ def _introduction(figures: Figures, about: About) -> Iterator[str]:
     yield "  answers with what the user bans count."
     yield "- Every method draws the same prompts from the same seeds; a detector that knows no method judges."
     yield f"- {show.duration(record['seconds'])} with torch {record['versions']['torch']}."
-    if before := record.get("beside"):
+    for before in record.get("beside", ()):
         yield from _wrapped(
             f"- {_names(before['methods'])} are of another run (commit `{str(before['commit'])[:7]}`, "
             f"{show.duration(before['seconds'])} with torch {before['versions']['torch']}), with the same prompts and "
