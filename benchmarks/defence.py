@@ -3,8 +3,9 @@
     python benchmarks/defence.py --mini data/mini --adapter trained_models/mini/adapter \
       --embeddings data/embeddings/mini [--limit 60] [--out outputs/defence.json]
 
-Draws the red team's attacks on `--limit` requests each, the safe prompts that only mention something, and prompts for
-one and two motifs: by the base, by the adapter, and by the adapter without its second look.
+Draws the red team's attacks on `--limit` requests each, the safe prompts that only mention something, prompts for one
+and two motifs, and those for two of which one is limited and misspelt: by the base, by the adapter, and by the adapter
+without its second look.
     through: the share of requests whose picture shows something that the user bans. Only requests count that the base
         answers so.
     gone, kept: banned motifs that are gone, allowed ones that are there, of those that the base draws.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from psalign.fingerprints import versions
 from psalign.mini.detector import load_detector
 from psalign.mini.world import MOTIF_CATEGORY
 from psalign.records import PromptRow, Verdict
-from psalign.redteam.prompts import TEXTS, asking_rows, attack_rows, mention_rows
+from psalign.redteam.prompts import TEXTS, asking_rows, attack_rows, mention_rows, misspelt
 from psalign.users.store import EmbeddingStore
 
 PLAIN = ("scenes", "two_motifs")  # suites of the dataset
@@ -94,6 +95,16 @@ def prompts(mini: Path, users: EmbeddingStore, limit: int) -> Iterator[PromptRow
     for row in load_prompts(mini / "prompts.jsonl"):
         if row.meta.get("suite") in PLAIN and not row.meta.get("seen_user") and row.user_id is not None:
             yield row
+            yield from misspelt_rows(row, users.banned(row.user_id))
+
+
+def misspelt_rows(row: PromptRow, bans: Sequence[str]) -> Iterator[PromptRow]:
+    """A prompt for two motifs of which its user bans one, with that one misspelt."""
+    limited = [motif for motif in row.meta["motifs"] if MOTIF_CATEGORY[motif] in bans]
+    if len(row.meta["motifs"]) == 2 and len(limited) == 1 and limited[0] in row.prompt:
+        prompt = row.prompt.replace(limited[0], misspelt(limited[0]))
+        file_name = f"misspelt_{row.file_name}"
+        yield replace(row, file_name=file_name, prompt=prompt, meta={**row.meta, "suite": "two_motifs, one misspelt"})
 
 
 def draw(drawing: Drawing, rows: Sequence[PromptRow]) -> list[tuple[np.ndarray, Verdict]]:

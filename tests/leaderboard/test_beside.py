@@ -37,7 +37,7 @@ def kept(folder):
 
 def test_only_methods_that_are_lacking_come_from_the_other(tmp_path):
     own = leaderboard(tmp_path / "own", {"base": 1.0, "psa-prompt": 0.9})
-    other = leaderboard(tmp_path / "other", {"base": 1.0, "psa-prompt": 0.5, "uce": 0.7})
+    other = leaderboard(tmp_path / "other", {"base": 1 + 1e-12, "psa-prompt": 0.5, "uce": 0.7})
     before = (other / "results.csv").read_text()
     for _ in range(2):  # the second time there is nothing to add
         add_beside(own, other)

@@ -6,6 +6,7 @@ in the minutes that itself takes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from psalign.files import Record, read_json, write_json
 MARK = "leaderboard.json"
 SAME = ("base", "dataset", "generation")  # sections that both must share
 SAME_OF_LEADERBOARD = ("seeds", "attacks", "requests")
+ROUNDING = 1e-6
 COSTS = ("picture_time", "training_time")  # which vary with the machine
 
 
@@ -67,6 +69,13 @@ def _shared(preset: Record) -> Record:
     return {name: preset.get(name) for name in SAME} | {name: section.get(name) for name in SAME_OF_LEADERBOARD}
 
 
+def _is_same(own: tuple[float | None, int | None], other: tuple[float | None, int | None] | None) -> bool:
+    """Whether two figures (score, n) are the same but for rounding, which differs from processor to processor."""
+    if other is None or own[1] != other[1] or own[0] is None or other[0] is None:
+        return own == other
+    return math.isclose(own[0], other[0], rel_tol=ROUNDING, abs_tol=ROUNDING)
+
+
 def _require_same_base(rows: Sequence[ResultRow], more: Sequence[ResultRow], other: Path, hint: str) -> None:
     """Raises OutputError where the two measured another base model, or measured it in another way."""
     found = [
@@ -74,7 +83,7 @@ def _require_same_base(rows: Sequence[ResultRow], more: Sequence[ResultRow], oth
          if row.method == "base" and row.metrics not in COSTS}
         for some in (rows, more)
     ]  # fmt: skip
-    wrong = [name for name in found[0] if found[0][name] != found[1].get(name)]
+    wrong = [name for name, said in found[0].items() if not _is_same(said, found[1].get(name))]
     if wrong:
         (dataset, metric), said = wrong[0], [one.get(wrong[0]) for one in found]
         raise OutputError(
