@@ -1,10 +1,12 @@
 """Words that their surroundings hide: left out for users who limit them, and for nobody else."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from psalign.adapter.attach import attach
-from psalign.adapter.second_look import CAUTION, SURE, Look
+from psalign.adapter.second_look import CAUTION, SURE, Look, text_states
 from psalign.adapter.text import encode_texts
 from psalign.users.vectors import UserBatch
 from tiny_pipelines import PIPELINES, adapter_of_limits, random_adapter
@@ -74,6 +76,15 @@ def test_a_row_is_the_same_in_any_batch(psa, mini_pipeline):
         assert torch.equal(whole[row : row + 1], encoded(psa, mini_pipeline, prompt, [own]))
 
 
+def test_threads_give_the_same_bits(psa, mini_pipeline):
+    """They share a tokenizer, which keeps padding and truncation from call to call."""
+    prompts = [HIDDEN, f"{SCENE}, " * 9 + "a sword", "sword " * 200, "a sowrd"]
+    expected = [encoded(psa, mini_pipeline, prompt) for prompt in prompts]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda prompt: encoded(psa, mini_pipeline, prompt), prompts * 2))
+    assert all(map(torch.equal, found, expected * 2))
+
+
 @pytest.mark.parametrize("weak", [{"limits": [[("a sword", 0.5)]]}, {"scale": 0.5}, {"scale": 0.0}])
 def test_a_weak_limit_leaves_nothing_out(psa, mini_pipeline, weak):
     assert torch.equal(encoded(psa, mini_pipeline, HIDDEN, **{"limits": LIMITS, **weak}), plain(mini_pipeline, HIDDEN))
@@ -101,6 +112,21 @@ def test_a_word_is_encoded_once(psa, mini_pipeline, monkeypatch):
     for _ in range(2):
         encoded(psa, mini_pipeline, SCENE)
     assert sorted(calls) == sorted({f"a {word}" for word in ("red", "cat", "left", "meadow")})
+
+
+def test_a_prompt_is_cut_where_too_many_words_were_looked_at(psa, mini_pipeline, monkeypatch):
+    monkeypatch.setattr("psalign.adapter.second_look.MOST_WORDS", 3)
+    assert torch.equal(encoded(psa, mini_pipeline, SCENE), plain(mini_pipeline, "a red cat on the left, in a"))
+    assert torch.equal(encoded(psa, mini_pipeline, SCENE, [[]]), plain(mini_pipeline, SCENE))
+    twice = "a red cat, a red cat, a red cat"  # no more than two different words
+    assert torch.equal(encoded(psa, mini_pipeline, twice), plain(mini_pipeline, twice))
+
+
+def test_a_textual_inversion_has_a_state_for_each_vector(mini_pipeline):
+    vectors = torch.randn(3, mini_pipeline.text_encoder.config.hidden_size)
+    mini_pipeline.load_textual_inversion(vectors, token="<toy>")
+    one, two = text_states(mini_pipeline, ["a <toy>", "a red <toy> cat"])
+    assert (len(one), len(two)) == (2 + 1 + 3, 2 + 3 + 3)
 
 
 def test_a_piece_longer_than_the_text_encoder_reads(psa, mini_pipeline):

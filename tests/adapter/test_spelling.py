@@ -35,6 +35,10 @@ def test_two_known_words_may_be_one_where_neither_is_of_grammar():
     assert "padlock" in words("a pad lock")
 
 
+def test_a_sign_that_is_no_letter_is_looked_up_and_a_letter_is_not():
+    assert words("a red \U0001f52b & 3 x") == {"red", "\U0001f52b"}
+
+
 def test_a_word_of_spaced_letters_is_found_behind_an_article():
     found = [one for one in seen_words(Pieces.of("a p i t"), KNOWN) if one.word == "pit"]
     assert [(one.first, one.last) for one in found] == [(1, 3)]

@@ -66,6 +66,27 @@ def test_a_text_encoder_that_changed_encodes_anew(mini):
     assert not torch.equal(before, after)
 
 
+def test_a_text_encoder_in_another_precision_encodes_anew(mini):
+    kept = KeptStates(phrase_states)
+    try:
+        given = []
+        for dtype in (torch.float32, torch.bfloat16, torch.float32):
+            mini.text_encoder.to(dtype)
+            given.append(kept.states(mini, ["a sword"], {})["a sword"])
+    finally:
+        mini.text_encoder.float()
+    assert [states.dtype for states in given] == [torch.float32, torch.bfloat16, torch.float32]
+
+
+def test_no_more_states_are_kept_than_fit(mini, monkeypatch):
+    calls = []
+    kept = KeptStates(lambda pipe, texts: calls.append(*texts) or phrase_states(pipe, texts))
+    monkeypatch.setattr("psalign.adapter.words.MOST_KEPT", kept.states(mini, ["a rose"], {})["a rose"].numel())
+    for text in ("a sword", "a sword", "a rose"):
+        kept.states(mini, [text], {})
+    assert calls == ["a rose", "a sword", "a sword", "a rose"]
+
+
 def test_rows_with_fewer_limits_are_filled_up_with_none():
     rows = RowUsers(torch.zeros(2, 3), torch.ones(2))
     users = with_limits(CheckedUsers(rows, ((("a", 1.0), ("b", 0.5)), (("b", 1.0),))),

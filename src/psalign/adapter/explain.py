@@ -14,7 +14,7 @@ import torch
 from ..categories import category_names
 from .prompt import PromptAdapter
 from .second_look import Look
-from .text import encode_texts
+from .text import encode_texts, tokens_of
 from .users import CheckedUsers, Phrases, RowUsers
 
 VECTOR = "the user's vector"  # a source of matches that has no words
@@ -142,12 +142,12 @@ def _causes(adapter: PromptAdapter, count: int, phrases: Phrases) -> list[str]:
 def _words(pipe: Any, prompt: str, length: int) -> list[str]:
     """The word that each token belongs to; "" behind the end of the prompt."""
     tokenizer = pipe.tokenizer
-    ids = tokenizer(prompt, truncation=True, max_length=length).input_ids
+    ids = tokens_of(pipe, prompt, truncation=True, max_length=length)
     pieces = tokenizer.convert_ids_to_tokens(ids[1:-1])
-    words, begun = [], []
-    for piece in pieces:  # a CLIP word ends in </w>
+    words, begun, added = [], [], tokenizer.get_added_vocab()
+    for piece in pieces:  # a CLIP word ends in </w>, and a textual inversion is a word of its own
         begun.append(piece)
-        if piece.endswith("</w>"):
+        if piece.endswith("</w>") or piece in added:
             words += ["".join(begun).removesuffix("</w>")] * len(begun)
             begun = []
     words += ["".join(begun)] * len(begun)

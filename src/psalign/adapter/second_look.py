@@ -7,7 +7,7 @@ drawn. By itself it is found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .matching import LEAST_OF_WORDS
 from .prompt import PromptAdapter
 from .spelling import Pieces, SeenWord, seen_words, vocabulary_of
-from .text import encode_texts
+from .text import encode_texts, tokens_of
 from .users import RowUsers
 from .words import KeptStates
 
@@ -25,6 +25,7 @@ SURE = 0.7  # match of a word by itself
 FOUND = LEAST_OF_WORDS  # match of a word within its prompt: the adapter rewrites it, and it stays
 CAUTION = 3.0  # logits, where an adapter is not at home with a prompt
 ARTICLE = "a"  # what a word by itself is read behind, as in captions
+MOST_WORDS = 256  # of a prompt that are looked at, with all that they may be meant to be
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class LeftOut:
 class Look:
     """What came of a second look at a prompt.
 
-    text: the prompt as it is to be encoded. left_out: what is missing there. is_careful: whether smaller matches of
-    what is left count too (CAUTION): something was left out, a limited word is misspelt or split, or it is both denied
-    and asked for. The adapter is not at home with such prompts.
+    text: the prompt as it is to be encoded, up to where it was looked at (MOST_WORDS). left_out: what is missing there.
+    is_careful: whether smaller matches of what is left count too (CAUTION): something was left out, a limited word is
+    misspelt or split, or it is both denied and asked for. The adapter is not at home with such prompts.
     """
 
     text: str
@@ -71,8 +72,7 @@ class SecondLook:
     @torch.no_grad()
     def __call__(self, adapter: PromptAdapter, pipe: Any, prompt: str, user: RowUsers, options: dict[str, Any]) -> Look:
         """user: one row. options: of encode_prompt."""
-        pieces = Pieces.of(prompt)
-        seen = seen_words(pieces, self._words_of(pipe.tokenizer))
+        pieces, seen = _looked_at(prompt, self._words_of(pipe.tokenizer))
 
         def match(texts: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, float]]:
             return self._matches(adapter, pipe, sorted(set(texts)), user, options)
@@ -84,21 +84,24 @@ class SecondLook:
         behind = match([(pieces.before(one.first), one.word) for one in suspects])
         suspects = [one for one in suspects if behind[pieces.before(one.first), one.word][1] > 0]
         if not suspects:
-            return Look(prompt)
-        states = encode_texts(pipe, prompt, has_negative=False, **options).prompt_embeds
+            return Look(pieces.prompt)
+        states = encode_texts(pipe, pieces.prompt, has_negative=False, **options).prompt_embeds
         found = _of_text(adapter, states, user).amax(-1)[0].tolist()  # [T]
-        hidden = [one for one in suspects if _match_within(pipe.tokenizer, pieces, one, found) < FOUND]
+        hidden = [
+            one for one, match in zip(suspects, _within(pipe, pieces, suspects, found), strict=True) if match < FOUND
+        ]
         numbers = {number for one in hidden for number in range(one.first, one.last + 1)}
         surest = _surest(hidden, {word: match for word, (_, match) in sure.items()})
         left = (LeftOut(pieces.typed(one.first, one.last), one.word, *sure[one.word]) for one in surest)
         denied = {one.word for one in limited if pieces.is_denied(one.first)}
         is_odd = any(one.word in denied or pieces.typed(one.first, one.last).lower() != one.word for one in suspects)
-        return Look(pieces.without(numbers) if hidden else prompt, tuple(left), bool(hidden) or is_odd)
+        return Look(pieces.without(numbers) if hidden else pieces.prompt, tuple(left), bool(hidden) or is_odd)
 
     def _words_of(self, tokenizer: Any) -> frozenset[str]:
-        if self._vocabulary is None or self._vocabulary[:2] != (tokenizer, len(tokenizer)):
-            self._vocabulary = (tokenizer, len(tokenizer), vocabulary_of(tokenizer))
-        return self._vocabulary[2]
+        known = self._vocabulary  # another thread may exchange it meanwhile
+        if known is None or known[:2] != (tokenizer, len(tokenizer)):
+            known = self._vocabulary = (tokenizer, len(tokenizer), vocabulary_of(tokenizer))
+        return known[2]
 
     def _matches(
         self,
@@ -115,7 +118,7 @@ class SecondLook:
         states = self._states.states(pipe, whole, options)
         rows = [states[text] for text in whole]
         matches = _of_text(adapter, pad_sequence(rows, batch_first=True), user)  # [W, T, S]
-        begins = [_tokens(pipe.tokenizer, before) - 1 for before, _ in texts]  # with the start of text
+        begins = [len(tokens_of(pipe, before)) - 1 for before, _ in texts]  # with the start of text
         spans = [matches[row, begin : len(rows[row]) - 1] for row, begin in enumerate(begins)]
         best = [span.detach().amax(0).max(0) if len(span) else None for span in spans]
         return {
@@ -135,13 +138,21 @@ def text_states(pipe: Any, texts: Sequence[str], **options: Any) -> list[torch.T
     found = []
     for text in texts:
         states = encode_texts(pipe, text, has_negative=False, **options).prompt_embeds[0]
-        found.append(states[: _tokens(pipe.tokenizer, text)].clone())  # without the rest in memory
+        found.append(states[: len(tokens_of(pipe, text))].clone())  # without the rest in memory
     return found
 
 
-def _tokens(tokenizer: Any, text: str) -> int:
-    """Tokens of a text, with start and end of text."""
-    return len(tokenizer(text, verbose=False).input_ids)
+def _looked_at(prompt: str, vocabulary: frozenset[str]) -> tuple[Pieces, list[SeenWord]]:
+    """A prompt up to where it has MOST_WORDS different words, and those. The rest is cut off: nothing that was not
+    looked at is drawn, and no prompt takes more passes of the text encoder than these."""
+    pieces, words = Pieces.of(prompt), set[str]()
+    seen = seen_words(pieces, vocabulary)
+    for one in seen:
+        words.add(one.word)
+        if len(words) > MOST_WORDS:
+            pieces = Pieces.of(prompt[: pieces.spans[one.first][0]].rstrip())
+            return pieces, seen_words(pieces, vocabulary)
+    return pieces, seen
 
 
 def _surest(words: Sequence[SeenWord], match: Mapping[str, float]) -> list[SeenWord]:
@@ -160,8 +171,12 @@ def _of_text(adapter: PromptAdapter, states: torch.Tensor, user: RowUsers) -> to
     return torch.maximum(within, own) * users.strength.clamp(max=1)[:, None, None]
 
 
-def _match_within(tokenizer: Any, pieces: Pieces, word: SeenWord, found: Sequence[float]) -> float:
-    """The largest match at a word's tokens within its prompt; 0 behind what the text encoder reads."""
-    start, end = pieces.spans[word.first][0], pieces.spans[word.last][1]
-    begin, behind = (_tokens(tokenizer, pieces.prompt[:place]) - 1 for place in (start, end))
-    return max(found[begin:behind], default=0.0)
+def _within(pipe: Any, pieces: Pieces, words: Sequence[SeenWord], found: Sequence[float]) -> Iterator[float]:
+    """The largest match at each word's tokens within its prompt; 0 behind what the text encoder reads. words: in the
+    order of the prompt."""
+    begin = 0
+    for word in words:
+        if begin < len(found):  # behind that there is nothing to count
+            start, end = pieces.spans[word.first][0], pieces.spans[word.last][1]
+            begin, behind = (len(tokens_of(pipe, pieces.prompt[:place])) - 1 for place in (start, end))
+        yield max(found[begin:behind], default=0.0) if begin < len(found) else 0.0

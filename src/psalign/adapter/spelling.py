@@ -105,7 +105,8 @@ def seen_words(pieces: Pieces, vocabulary: frozenset[str]) -> list[SeenWord]:
     found = []
     for number in range(len(pieces)):
         piece = pieces.piece(number)
-        readings = {piece} if len(piece) > 1 and piece not in GRAMMAR else set()
+        is_word = len(piece) > 1 or not piece.isascii()  # a sign, as of an emoji, may be a word
+        readings = {piece} if is_word and piece not in GRAMMAR else set()
         found += [SeenWord(word, number, number) for word in sorted(readings | meant_by(piece, vocabulary))]
         found += _joined(pieces, number, vocabulary)
     return found

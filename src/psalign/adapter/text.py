@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -19,6 +20,9 @@ from ..errors import GuardError
 from .adapter import PSAAdapter
 from .prompt import PromptAdapter
 from .users import CheckedUsers, RowUsers
+
+# Tokenizers keep padding and truncation from call to call, and threads share them.
+TOKENIZERS = threading.RLock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +93,8 @@ def encode_texts(
     for row in rows:
         if row not in encoded:
             lists = [None if text is None else [text] for text in row]
-            parts = tuple(encode(**dict(zip(columns, lists, strict=True)), **options))
+            with TOKENIZERS:
+                parts = tuple(encode(**dict(zip(columns, lists, strict=True)), **options))
             if len(parts) not in (2, 4) or any(part is not None and part.ndim != 2 for part in parts[2:]):
                 raise GuardError(
                     f"encode_prompt of {type(pipe).__name__} gives {len(parts)} values of a layout that is not known "
@@ -242,6 +247,16 @@ def as_seen(
         return read, None
     others = _per_row("prompt_2", second, len(rows))
     return read, [one if other == row else other for one, other, row in zip(read, others, rows, strict=True)]
+
+
+def tokens_of(pipe: Any, text: str, **options: Any) -> list[int]:
+    """Tokens of a text as encode_prompt's first tokenizer reads it, with start and end of text: of a textual inversion
+    one for each vector. options: of the tokenizer."""
+    with TOKENIZERS:
+        convert = getattr(pipe, "maybe_convert_prompt", None)
+        whole = text if convert is None else convert(text, pipe.tokenizer)
+        found: list[int] = pipe.tokenizer(whole, verbose=False, **options).input_ids
+        return found
 
 
 def _per_row(name: str, value: str | Sequence[str | None] | None, rows: int) -> list[str | None]:
