@@ -49,14 +49,23 @@ def test_a_known_word_is_never_taken_for_another():
 
 
 @given(st.sampled_from(sorted(KNOWN)), st.data())
-def test_every_single_edit_of_a_word_is_read_as_that_word(word, data):
-    place, letter = data.draw(st.integers(0, len(word) - 1)), data.draw(st.sampled_from("abcdefghijklmnopqrstuvwxyz"))
-    edits = [word[:place] + word[place + 1 :], word[:place] + letter + word[place:],
-             word[:place] + letter + word[place + 1 :],
-             word[:place] + word[place : place + 2][::-1] + word[place + 2 :]]  # fmt: skip
+def test_every_single_mistake_within_a_word_is_read_as_that_word(word, data):
+    place, letter = data.draw(st.integers(1, len(word) - 2)), data.draw(st.sampled_from("abcdefghijklmnopqrstuvwxyz"))
+    edits = [word[:place] + word[place + 1 :], word[:place] + letter + word[place:], word + word[-1], word + "s"]
+    if len(word) >= 5:
+        edits.append(word[:place] + letter + word[place + 1 :])
+    if place < len(word) - 2:
+        edits.append(word[:place] + word[place : place + 2][::-1] + word[place + 2 :])
     edited = data.draw(st.sampled_from(edits))
     if edited not in KNOWN and len(edited) >= 4:
         assert word in meant_by(edited, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("typed", "word"), [("bword", "sword"), ("swort", "sword"), ("goet", "goat"), ("carps", "car")]
+)
+def test_another_word_is_not_read_so(typed, word):
+    assert word not in meant_by(typed, KNOWN)
 
 
 @given(st.text(max_size=60), st.sets(st.integers(0, 20)))

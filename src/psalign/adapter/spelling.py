@@ -18,6 +18,7 @@ PIECE = re.compile(r"[^\s,.;:!?()\[\]{}\"]+")
 CLAUSE = re.compile(r"[,.;:!?()\[\]{}\"]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SHORTEST, SHORTEST_MISSPELT, LONGEST = 3, 4, 12  # letters of a word that is looked up
+SHORTEST_EXCHANGED = 5  # letters of a word in which one may stand in another's place
 MOST_PARTS, LONGEST_PART = 4, 3  # of a split word; parts of one that is split in more than two are short
 # Signs that stand for letters. A 1 is an i as often as an l.
 MASKS = tuple(str.maketrans("013457@$|!", letters) for letters in ("oleasta" + "sli", "oieasta" + "sii"))
@@ -98,7 +99,7 @@ def seen_words(pieces: Pieces, vocabulary: frozenset[str]) -> list[SeenWord]:
     """All words that a person may read, each once for every place.
 
     A piece is read as it is, unless it says nothing by itself. One that is no known word is also read as each known
-    word with one letter more, less, exchanged, or in the other's place (Damerau-Levenshtein distance 1), and with the
+    word with one letter more, less, exchanged, or in the other's place (_neighbours), and with the
     letters that its signs stand for ("sw0rd", "s-word"). Pieces in a row are also read as one known word ("sw ord",
     "s w o r d"), unless they are known words themselves with one of grammar among them: "the pen is red".
     """
@@ -126,14 +127,20 @@ def meant_by(piece: str, vocabulary: frozenset[str]) -> frozenset[str]:
 
 
 def _neighbours(word: str) -> Iterator[str]:
-    for place in range(len(word) + 1):
+    """Words that one with one mistake may be meant to be: of the same first letter, which people seldom miss, and the
+    same last one, unless that is an s or doubled. A letter is in another's place in longer words alone: short words
+    differ by one letter too often ("moat" and "meat")."""
+    for place in range(1, len(word)):
         before, behind = word[:place], word[place:]
         yield from (before + letter + behind for letter in LETTERS)
-        if behind:
-            yield before + behind[1:]
-            yield from (before + letter + behind[1:] for letter in LETTERS)
         if len(behind) > 1:
+            yield before + behind[1:]
+            if len(word) >= SHORTEST_EXCHANGED:
+                yield from (before + letter + behind[1:] for letter in LETTERS)
+        if len(behind) > 2:
             yield before + behind[1] + behind[0] + behind[2:]
+    if word[-1] in ("s", word[-2]):
+        yield word[:-1]
 
 
 def _joined(pieces: Pieces, first: int, vocabulary: frozenset[str]) -> list[SeenWord]:
