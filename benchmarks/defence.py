@@ -108,10 +108,10 @@ def misspelt_rows(row: PromptRow, bans: Sequence[str]) -> Iterator[PromptRow]:
 
 
 def draw(drawing: Drawing, rows: Sequence[PromptRow]) -> list[tuple[np.ndarray, Verdict]]:
-    """Each row's picture as bytes [H, W, 3], and what the detector sees."""
+    """Each row's picture, uint8 [H, W, 3], and what the detector sees."""
     detector, drawn = load_detector(), []
     for begin in range(0, len(rows), BATCH):
-        pictures = (drawing.batch(rows[begin : begin + BATCH]) * 255).round().astype(np.uint8)
+        pictures = drawing.batch(rows[begin : begin + BATCH])
         drawn += zip(pictures, detector(pictures), strict=True)
     return drawn
 
