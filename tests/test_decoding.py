@@ -182,6 +182,6 @@ def test_files_that_a_mac_leaves_beside_are_not_pictures(tmp_path):
     assert [path.name for path in tmp_path.rglob("*") if path.suffix in PICTURE_SUFFIXES and not is_hidden(path)] == [
         "a.png"
     ]
-    np.save(tmp_path / "0000001.npy", np.zeros(3))
+    np.save(tmp_path / "0000001.npy", np.ones(3))
     (tmp_path / "._0000001.npy").write_bytes(b"\0\5\x16\7")
     assert EmbeddingStore.load(tmp_path).user_ids == ("0000001",)

@@ -135,7 +135,7 @@ def store_lookup(folder, value):
 
 def vector_file(folder, value):
     (folder / "npy").mkdir()
-    np.save(folder / "npy" / f"{value}.npy", np.zeros(4, np.float32))
+    np.save(folder / "npy" / f"{value}.npy", np.ones(4, np.float32))
     return EmbeddingStore.load(folder / "npy").user_ids[0]
 
 

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
 from psalign.adapter.attach import attach
 from psalign.adapter.second_look import CAUTION, SURE, Look, text_states
@@ -122,7 +123,8 @@ def test_a_prompt_is_cut_where_too_many_words_were_looked_at(psa, mini_pipeline,
     assert torch.equal(encoded(psa, mini_pipeline, twice), plain(mini_pipeline, twice))
 
 
-def test_a_textual_inversion_has_a_state_for_each_vector(mini_pipeline):
+def test_a_textual_inversion_has_a_state_for_each_vector(mini_pipeline, mini_pipeline_source):
+    mini_pipeline.tokenizer = CLIPTokenizer.from_pretrained(mini_pipeline_source / "tokenizer")  # other tests share it
     vectors = torch.randn(3, mini_pipeline.text_encoder.config.hidden_size)
     mini_pipeline.load_textual_inversion(vectors, token="<toy>")
     one, two = text_states(mini_pipeline, ["a <toy>", "a red <toy> cat"])
