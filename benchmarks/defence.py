@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def prompts(mini: Path, users: EmbeddingStore, limit: int) -> Iterator[PromptRow]:
-    """Rows of users of whom something is known: the attacks, the mentions, and the dataset's own."""
+    """Prompts that have a user: the attacks, the safe prompts that only mention something, and the dataset's own."""
     asked = asking_rows(mini, users=users, limit=limit)
     for name in ATTACKS:
         yield from attack_rows(name, asked)

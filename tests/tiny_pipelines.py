@@ -114,7 +114,7 @@ WHOLE = {"sd15": partial(sd15_pipeline, blocks=4), "sdxl": partial(sdxl_pipeline
 def adapter_of_limits(pipeline: Any, *, bias: float = -7.0) -> PromptAdapter:
     """For the mini base: its matcher has learned nothing but centre and spread, and finds only what is very similar.
 
-    bias: of the similarity of words; more finds more.
+    bias: is added to the similarity of words. A larger one makes the matcher find more words.
     """
     torch.manual_seed(0)
     adapter = PromptAdapter(recipe="r", words=True, rank=8, heads=2)

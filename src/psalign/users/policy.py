@@ -2,8 +2,8 @@
 
 The rules are the floor: a user, or a language model, may add categories and can never take one away.
 A limit in a person's own words that names a category ("no violence") bans it as long as the limit holds.
-A field that is not known sets off no rule; who wants to be strict there gives a ban list. What a user bans of whom
-nothing is known is unknown: every function here refuses such a profile.
+A field that is not known sets off no rule. A ban list covers what the rules then miss. Where nothing at all is known
+of a user, their bans are unknown: every function here refuses such a profile.
 """
 
 from __future__ import annotations
