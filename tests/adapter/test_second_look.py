@@ -1,4 +1,4 @@
-"""Words that their surroundings hide: left out for users who limit them, and for nobody else."""
+"""Limited words that are misspelt or hidden: spelled rightly or left out for users who limit them, for nobody else."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -33,15 +33,36 @@ def plain(pipe, prompt):
     return encode_texts(pipe, [prompt]).prompt_embeds
 
 
-@pytest.mark.parametrize("typed", ["sowrd", "sw ord", "s w o r d", "sw0rd", "swordd"])
-def test_a_misspelt_or_split_word_is_left_out(psa, mini_pipeline, typed):
+MISSPELT = ["sowrd", "sw ord", "s w o r d", "sw0rd", "swordd"]
+
+
+@pytest.mark.parametrize("typed", MISSPELT)
+def test_a_misspelt_or_split_word_is_rewritten_as_the_one_that_is_meant(psa, mini_pipeline, typed):
+    prompt = f"a {typed} and {SCENE}"
+    (found,) = psa.explain(mini_pipeline, prompt, None, limits=LIMITS)
+    assert found.lines == (f"read: '{typed}' as 'sword'", "softened: 'sword' for 'a sword'")
+    assert found.prompt == prompt
+    rightly = encoded(psa, mini_pipeline, f"a sword and {SCENE}")
+    assert torch.equal(encoded(psa, mini_pipeline, prompt), rightly)
+    assert not torch.equal(rightly, plain(mini_pipeline, f"a sword and {SCENE}"))
+
+
+@pytest.mark.parametrize("typed", MISSPELT)
+def test_a_misspelt_or_split_word_that_is_hidden_is_left_out(psa, mini_pipeline, typed):
     prompt = f"a red cat on the left with a {typed}, in a meadow"
     (found,) = psa.explain(mini_pipeline, prompt, None, limits=LIMITS)
-    assert found.lines == (f"left out: '{typed}', read as 'sword', for 'a sword'",)
+    assert found.lines == (f"read: '{typed}' as 'sword'", "left out: 'sword' for 'a sword'")
     assert SURE <= found.left_out[0].match <= 1
     assert found.prompt == prompt
-    rest = "a red cat on the left with, in a meadow"
-    assert torch.equal(encoded(psa, mini_pipeline, prompt), plain(mini_pipeline, rest))
+    assert torch.equal(encoded(psa, mini_pipeline, prompt), plain(mini_pipeline, REST))
+
+
+def test_several_misspelt_words_are_read_in_their_places(psa, mini_pipeline):
+    limits = [["a sword", "a rose"]]
+    (found,) = psa.explain(mini_pipeline, f"a Roose, a s-word and a sw ord, {SCENE}", None, limits=limits)
+    assert found.read == (("Roose", "rose"), ("s-word", "sword"), ("sw ord", "sword"))
+    both = (f"a Roose, a s-word and a sw ord, {SCENE}", f"a rose, a sword and a sword, {SCENE}")
+    assert torch.equal(*(encoded(psa, mini_pipeline, prompt, limits) for prompt in both))
 
 
 def test_a_word_that_the_adapter_finds_stays_to_be_rewritten(psa, mini_pipeline):
@@ -55,8 +76,7 @@ def test_a_word_that_is_hidden_among_others_is_left_out(psa, mini_pipeline):
     prompt = "a red cat on the left with a sword, in a meadow"
     (found,) = psa.explain(mini_pipeline, prompt, None, limits=LIMITS)
     assert found.lines == ("left out: 'sword' for 'a sword'",)
-    rest = "a red cat on the left with, in a meadow"
-    assert torch.equal(encoded(psa, mini_pipeline, prompt), plain(mini_pipeline, rest))
+    assert torch.equal(encoded(psa, mini_pipeline, prompt), plain(mini_pipeline, REST))
 
 
 @pytest.mark.parametrize("prompt", [f"{SCENE}, no sowrd", f"{SCENE} without any sw ord", SCENE])
@@ -172,8 +192,10 @@ def test_smaller_matches_count_in_prompts_that_an_adapter_is_not_at_home_with(ps
     monkeypatch.setattr("psalign.adapter.second_look.CAUTION", CAUTION)
     users = psa.encode(mini_pipeline, [HIDDEN, SCENE], None, limits=LIMITS * 2)["cross_attention_kwargs"]["psa"].users
     assert users.caution.tolist() == [CAUTION, 0]
-    for odd in ("a sowrd and a red cat", f"not without a sword: a sword and {SCENE}"):  # found, and yet not at home
-        careful = psa.encode(mini_pipeline, [odd], None, limits=LIMITS)["cross_attention_kwargs"]["psa"].users
-        assert careful.caution.tolist() == [CAUTION]
+    odd = f"not without a sword: a sword and {SCENE}"  # found, and yet not at home
+    careful = psa.encode(mini_pipeline, [odd], None, limits=LIMITS)["cross_attention_kwargs"]["psa"].users
+    assert careful.caution.tolist() == [CAUTION]
+    spelled = psa.encode(mini_pipeline, [f"a sowrd and {SCENE}"], None, limits=LIMITS)["cross_attention_kwargs"]
+    assert spelled["psa"].users.caution is None  # where the adapter is at home
     alone = psa.encode(mini_pipeline, [SCENE], None, limits=LIMITS)["cross_attention_kwargs"]["psa"].users
     assert alone.caution is None

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psalign.adapter.spelling import ARTICLES, GRAMMAR, Pieces, meant_by, seen_words, vocabulary_of
+from psalign.adapter.spelling import ARTICLES, GRAMMAR, Pieces, SeenWord, meant_by, seen_words, vocabulary_of
 
 KNOWN = frozenset(("sword", "axe", "pen", "red", "car", "pit", "goat", "padlock", "penis", "carp", "lock", "pad"))
 
@@ -74,7 +74,7 @@ def test_any_text_can_be_read_and_keeps_the_pieces_that_are_not_left_out(text, n
     assert all(one.first <= one.last < len(pieces) for one in seen_words(pieces, KNOWN))
     numbers = {number for number in numbers if number < len(pieces)}
     gone = numbers | {number - 1 for number in numbers if number and pieces.piece(number - 1) in ARTICLES}
-    rest = Pieces.of(pieces.without(numbers))
+    rest = Pieces.of(pieces.without([SeenWord("", number, number) for number in numbers]))
     kept = [pieces.piece(number) for number in range(len(pieces)) if number not in numbers]
     assert len(kept) - len(gone - numbers) - 2 <= len(rest) <= len(kept)
 
@@ -96,12 +96,20 @@ def test_a_denial_of_something_else_does_not_count(prompt):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "numbers", "rest"),
-    [("a red car with a sword, at night", {5}, "a red car with, at night"),
-     ("a sword and an axe", {1, 4}, "and"), ("the sw ord", {1, 2}, ""), ("Sword!", {0}, "!")],
+    ("prompt", "places", "rest"),
+    [("a red car with a sword, at night", [(5, 5)], "a red car with, at night"),
+     ("a sword and an axe", [(1, 1), (4, 4)], "and"), ("the sw ord", [(1, 2)], ""), ("Sword!", [(0, 0)], "!"),
+     ("a sword ", [], "a sword ")],
 )  # fmt: skip
-def test_words_go_with_their_articles(prompt, numbers, rest):
-    assert Pieces.of(prompt).without(numbers) == rest
+def test_words_go_with_their_articles(prompt, places, rest):
+    assert Pieces.of(prompt).without([SeenWord("sword", *place) for place in places]) == rest
+
+
+def test_words_are_spelled_as_they_are_read_and_the_rest_stays():
+    pieces = Pieces.of("A  Sowrd, an s w o r d!")
+    assert pieces.spelled([SeenWord("sword", 1, 1), SeenWord("sword", 3, 7)]) == "A  sword, an sword!"
+    assert pieces.spelled([]) == pieces.prompt
+    assert [pieces.is_other(SeenWord(word, 1, 1)) for word in ("sowrd", "sword")] == [False, True]
 
 
 def test_the_words_of_a_tokenizer_are_those_that_are_one_token(mini_pipeline):

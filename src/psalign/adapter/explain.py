@@ -42,18 +42,15 @@ class Softened:
 
 @dataclass(frozen=True)
 class Missing:
-    """A word that was left out of a prompt. typed: what was typed. word: what it was read as. cause, match: see
-    Softened; match is of the word by itself."""
+    """A word that was left out of a prompt. cause, match: see Softened; match is of the word by itself."""
 
-    typed: str
     word: str
     cause: str
     match: float
 
     @property
     def line(self) -> str:
-        read = "" if self.typed.lower() == self.word else f", read as '{self.word}',"
-        return f"left out: '{self.typed}'{read} for '{self.cause}'"
+        return f"left out: '{self.word}' for '{self.cause}'"
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,9 @@ class Explanation:
 
     prompt: the prompt that was given. softened: the first word of each cause, in the order of the prompt; empty where
     no text state changes. changes: [T], the distance by which each token's state moves, as a share of its length.
-    read: words in look-alike letters, each as it was typed and as it was read. left_out: words that the second look
-    (second_look.py) took out of the prompt: `words` and the rest are of what was left.
+    read: words in look-alike letters, and limited words that are misspelt or split, each as it was typed and as it was
+    read. left_out: words that the second look (second_look.py) took out of the prompt: `words` and the rest are of
+    what was left.
     """
 
     prompt: str
@@ -110,9 +108,9 @@ def explain_texts(
         causes = _causes(adapter, logits[0].shape[-1], checked.phrases[row])
         words = _words(pipe, text, len(moved))
         softened, largest = _softened(matches, causes, words, moved), tuple(matches.amax(-1).tolist())
-        read = () if text == prompt else checked.reading(row, prompt).words
-        left_out = looks[row].left_out if row in looks else ()
-        missing = tuple(Missing(one.typed, one.word, causes[one.token], one.match) for one in left_out)
+        look = looks.get(row, Look(text))
+        read = (*(() if text == prompt else checked.reading(row, prompt).words), *look.read)
+        missing = tuple(Missing(one.word, causes[one.token], one.match) for one in look.left_out)
         found.append(Explanation(prompt, softened, tuple(moved), tuple(words), largest, read, missing))
     return found
 

@@ -1,4 +1,4 @@
-"""A second look at a prompt, word by word: leaves out words that their surroundings hide from the adapter.
+"""A second look at a prompt, word by word: spells limited words rightly, and leaves out what the adapter does not find.
 
 Place on the path of data: before step 5, behind reading.py. The adapter finds words within their prompt, where it is at
 home with prompts like its training's. Behind enough other phrases, misspelt or split, a word is not found and still
@@ -7,7 +7,7 @@ drawn. By itself it is found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,16 +27,19 @@ CAUTION = 3.0  # logits, where an adapter is not at home with a prompt
 ARTICLE = "a"  # what a word by itself is read behind, as in captions
 MOST_WORDS = 256  # of a prompt that are looked at, with all that they may be meant to be
 
+# Finds for each word, behind the words before it, the user token that it falls under, and how surely.
+Matches = dict[tuple[str, str], tuple[int, float]]
+Match = Callable[[Sequence[tuple[str, str]]], Matches]
+
 
 @dataclass(frozen=True)
 class LeftOut:
     """A word that was left out of a prompt.
 
-    typed: what was typed. word: what it was read as. token: the number of the user token that it falls under. match:
-    how surely it falls under it by itself, 0 to 1.
+    word: as it was read. token: the number of the user token that it falls under. match: how surely it falls under it
+    by itself, 0 to 1.
     """
 
-    typed: str
     word: str
     token: int
     match: float
@@ -46,23 +49,45 @@ class LeftOut:
 class Look:
     """What came of a second look at a prompt.
 
-    text: the prompt as it is to be encoded, up to where it was looked at (MOST_WORDS). left_out: what is missing there.
-    is_careful: whether smaller matches of what is left count too (CAUTION): something was left out, a limited word is
-    misspelt or split, or it is both denied and asked for. The adapter is not at home with such prompts.
+    text: the prompt as it is to be encoded, up to where it was looked at (MOST_WORDS). read: limited words that were
+    typed otherwise, each as it was typed and as it is spelled. left_out: what is missing in the text. is_careful:
+    whether smaller matches of what is left count too (CAUTION): something was left out, or a limited word is both
+    denied and asked for. The adapter is not at home with such prompts.
     """
 
     text: str
+    read: tuple[tuple[str, str], ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     is_careful: bool = False
 
 
-class SecondLook:
-    """Looks at each word of a prompt by itself, and leaves out those that the adapter finds there and nowhere else.
+@dataclass(frozen=True)
+class Limited:
+    """The words of a prompt that fall under a limit by themselves (SURE), and still do behind the words just before
+    them, which may give them another meaning. asked: those that nothing denies. denied: the others, by name. sure: the
+    user token and the match of each by itself."""
 
-    A word, or what it may be meant to be (spelling.py), is left out where all of this holds: by itself it surely falls
-    under what its user does not want to see (SURE); so it does behind the words just before it, which may give it
-    another meaning; the adapter does not find it within the whole prompt (FOUND); and nothing before it denies it.
-    A limit counts by its strength, and a user by theirs. States of words are kept, as those of limits.
+    pieces: Pieces
+    asked: tuple[SeenWord, ...]
+    denied: frozenset[str]
+    sure: dict[str, tuple[int, float]]
+
+    def surest(self, words: Sequence[SeenWord]) -> list[SeenWord]:
+        """One word for each place: the longest, and of those the one that matches best."""
+        kept: list[SeenWord] = []
+        for one in sorted(words, key=lambda one: (one.first, -one.last, -self.sure[one.word][1])):
+            if not kept or one.first > kept[-1].last:
+                kept.append(one)
+        return kept
+
+
+class SecondLook:
+    """Looks at each word of a prompt by itself.
+
+    A limited word that is misspelt, split or masked (spelling.py) is spelled rightly, as the adapter knows it. One that
+    the adapter then does not find within the whole prompt (FOUND) is left out. Both take a word that surely falls under
+    what its user does not want to see (SURE), also behind the words just before it, and that nothing denies. A limit
+    counts by its strength, and a user by theirs. States of words are kept, as those of limits.
     """
 
     def __init__(self) -> None:
@@ -72,30 +97,32 @@ class SecondLook:
     @torch.no_grad()
     def __call__(self, adapter: PromptAdapter, pipe: Any, prompt: str, user: RowUsers, options: dict[str, Any]) -> Look:
         """user: one row. options: of encode_prompt."""
-        pieces, seen = _looked_at(prompt, self._words_of(pipe.tokenizer))
 
-        def match(texts: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, float]]:
+        def match(texts: Sequence[tuple[str, str]]) -> Matches:
             return self._matches(adapter, pipe, sorted(set(texts)), user, options)
 
-        alone = match([(ARTICLE, one.word) for one in seen])
-        sure = {word: found for (_, word), found in alone.items() if found[1] >= SURE}
-        limited = [one for one in seen if one.word in sure]
-        suspects = [one for one in limited if not pieces.is_denied(one.first)]
-        behind = match([(pieces.before(one.first), one.word) for one in suspects])
-        suspects = [one for one in suspects if behind[pieces.before(one.first), one.word][1] > 0]
-        if not suspects:
-            return Look(pieces.prompt)
-        states = encode_texts(pipe, pieces.prompt, has_negative=False, **options).prompt_embeds
+        vocabulary = self._words_of(pipe.tokenizer)
+        limited = _limited(prompt, vocabulary, match)
+        pieces = limited.pieces
+        misspelt = limited.surest([one for one in limited.asked if pieces.is_other(one)])
+        read = tuple((pieces.typed(one.first, one.last), one.word) for one in misspelt)
+        if misspelt:
+            limited = _limited(pieces.spelled(misspelt), vocabulary, match)
+        if not limited.asked:
+            return Look(limited.pieces.prompt, read)
+        hidden = self._hidden(adapter, pipe, limited, user, options)
+        left_out = tuple(LeftOut(one.word, *limited.sure[one.word]) for one in limited.surest(hidden))
+        is_careful = bool(hidden) or any(one.word in limited.denied for one in limited.asked)
+        return Look(limited.pieces.without(hidden), read, left_out, is_careful)
+
+    def _hidden(
+        self, adapter: PromptAdapter, pipe: Any, limited: Limited, user: RowUsers, options: dict[str, Any]
+    ) -> list[SeenWord]:
+        """The words that the adapter does not find within the whole prompt."""
+        states = encode_texts(pipe, limited.pieces.prompt, has_negative=False, **options).prompt_embeds
         found = _of_text(adapter, states, user).amax(-1)[0].tolist()  # [T]
-        hidden = [
-            one for one, match in zip(suspects, _within(pipe, pieces, suspects, found), strict=True) if match < FOUND
-        ]
-        numbers = {number for one in hidden for number in range(one.first, one.last + 1)}
-        surest = _surest(hidden, {word: match for word, (_, match) in sure.items()})
-        left = (LeftOut(pieces.typed(one.first, one.last), one.word, *sure[one.word]) for one in surest)
-        denied = {one.word for one in limited if pieces.is_denied(one.first)}
-        is_odd = any(one.word in denied or pieces.typed(one.first, one.last).lower() != one.word for one in suspects)
-        return Look(pieces.without(numbers) if hidden else pieces.prompt, tuple(left), bool(hidden) or is_odd)
+        within = _within(pipe, limited.pieces, limited.asked, found)
+        return [one for one, match in zip(limited.asked, within, strict=True) if match < FOUND]
 
     def _words_of(self, tokenizer: Any) -> frozenset[str]:
         known = self._vocabulary  # another thread may exchange it meanwhile
@@ -142,6 +169,18 @@ def text_states(pipe: Any, texts: Sequence[str], **options: Any) -> list[torch.T
     return found
 
 
+def _limited(prompt: str, vocabulary: frozenset[str], match: Match) -> Limited:
+    pieces, seen = _looked_at(prompt, vocabulary)
+    alone = match([(ARTICLE, one.word) for one in seen])
+    sure = {word: found for (_, word), found in alone.items() if found[1] >= SURE}
+    limited = [one for one in seen if one.word in sure]
+    asked = [one for one in limited if not pieces.is_denied(one.first)]
+    behind = match([(pieces.before(one.first), one.word) for one in asked])
+    denied = frozenset(one.word for one in limited if pieces.is_denied(one.first))
+    asked = [one for one in asked if behind[pieces.before(one.first), one.word][1] > 0]
+    return Limited(pieces, tuple(asked), denied, sure)
+
+
 def _looked_at(prompt: str, vocabulary: frozenset[str]) -> tuple[Pieces, list[SeenWord]]:
     """A prompt up to where it has MOST_WORDS different words, and those. The rest is cut off: nothing that was not
     looked at is drawn, and no prompt takes more passes of the text encoder than these."""
@@ -153,15 +192,6 @@ def _looked_at(prompt: str, vocabulary: frozenset[str]) -> tuple[Pieces, list[Se
             pieces = Pieces.of(prompt[: pieces.spans[one.first][0]].rstrip())
             return pieces, seen_words(pieces, vocabulary)
     return pieces, seen
-
-
-def _surest(words: Sequence[SeenWord], match: Mapping[str, float]) -> list[SeenWord]:
-    """One word for each place: the longest, and of those the one that matches best."""
-    kept: list[SeenWord] = []
-    for one in sorted(words, key=lambda one: (one.first, -one.last, -match[one.word])):
-        if not kept or one.last > kept[-1].last:
-            kept.append(one)
-    return kept
 
 
 def _of_text(adapter: PromptAdapter, states: torch.Tensor, user: RowUsers) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The words that a person reads in a prompt: as they are typed, and as misspelt, split or masked words are meant.
 
 Place on the path of data: before step 5, for the second look (second_look.py). What is meant is looked up among the
-words that the text encoder knows, so there is no word list here, and nothing is changed.
+words that the text encoder knows, so there is no word list here.
 """
 
 from __future__ import annotations
@@ -78,11 +78,26 @@ class Pieces:
         words = self.before(number).split()
         return any(word in DENIALS or word.endswith(("n't", "n\u2019t")) for word in words)
 
-    def without(self, numbers: set[int]) -> str:
-        """The prompt without these pieces and the articles before them."""
-        for number in sorted(numbers, reverse=True):
+    def is_other(self, one: SeenWord) -> bool:
+        """Whether a word was typed otherwise than it is read."""
+        return self.typed(one.first, one.last).lower() != one.word
+
+    def spelled(self, words: Sequence[SeenWord]) -> str:
+        """The prompt with these words as they are read. words: in their order, none within another."""
+        text, begin = "", 0
+        for one in words:
+            text += self.prompt[begin : self.spans[one.first][0]] + one.word
+            begin = self.spans[one.last][1]
+        return text + self.prompt[begin:]
+
+    def without(self, words: Sequence[SeenWord]) -> str:
+        """The prompt without these words and the articles before them."""
+        numbers = {number for one in words for number in range(one.first, one.last + 1)}
+        for number in sorted(numbers):
             if number and self.piece(number - 1) in ARTICLES and self.is_row(number - 1, number):
-                numbers = numbers | {number - 1}
+                numbers.add(number - 1)
+        if not numbers:
+            return self.prompt
         text, begin = "", 0
         for start, end in (self.spans[number] for number in sorted(numbers)):
             text, begin = text + self.prompt[begin:start], end
