@@ -40,7 +40,7 @@ from psalign.files import Record, write_json
 from psalign.fingerprints import versions
 from psalign.mini import dataset
 from psalign.training.objective import Objective
-from psalign.training.run import RowSource, load_captions, load_pairs, train_adapter, training_config
+from psalign.training.run import RowSource, TrainingData, load_captions, load_pairs, train_adapter, training_config
 from psalign.training.trainer import Trainer
 from psalign.users.language_model import MINILM, TransformersEmbedder
 from psalign.users.views import VectorsAlone
@@ -101,7 +101,7 @@ class Bench:
         source = RowSource(self.out / "data", self.out / "cache")
         rows = load_captions(source, self.pipeline, self.users, preset=preset)
         started = time.process_time()
-        train_adapter(preset, "prompt", self.pipeline, rows, self.users, folder, seed=seed)
+        train_adapter(preset, "prompt", self.pipeline, TrainingData(rows, self.users), folder, seed=seed)
         if self.polish and name.startswith("polished"):
             self._polish(folder, preset, seed)
         seconds = time.process_time() - started

@@ -53,7 +53,7 @@ from psalign.mini import dataset
 from psalign.records import PromptRow
 from psalign.training.caption_objective import CaptionObjective, CaptionTotals
 from psalign.training.captions import CaptionBatch
-from psalign.training.run import RowSource, load_captions, train_adapter, training_config
+from psalign.training.run import RowSource, TrainingData, load_captions, train_adapter, training_config
 from psalign.users.language_model import MINILM, TransformersEmbedder
 from psalign.users.profile import UserProfile, load_profiles
 from psalign.users.store import EmbeddingStore
@@ -170,7 +170,7 @@ def train(out: Path, name: str, preset: Record, pipeline: Any, users: EmbeddingS
         return
     rows = load_captions(RowSource(out / "data", out / "cache"), pipeline, users, preset=preset)
     started = time.process_time()
-    train_adapter(preset, "prompt", pipeline, rows, users, folder, seed=seed)
+    train_adapter(preset, "prompt", pipeline, TrainingData(rows, users), folder, seed=seed)
     write_json(folder / "seconds.json", {"cpu_seconds": round(time.process_time() - started, 1)})
 
 

@@ -38,7 +38,7 @@ from psalign.evaluation.statistics import wilson
 from psalign.files import Record
 from psalign.mini import dataset, world
 from psalign.records import PromptRow
-from psalign.training.run import RowSource, load_captions, train_adapter
+from psalign.training.run import RowSource, TrainingData, load_captions, train_adapter
 
 SIZES = [f"dataset.{name}={value}" for name, value in DATASET.items()]
 SUITES = ("scenes", "two_motifs", "motifs", "user of six bans")
@@ -109,7 +109,7 @@ class Bench:
         source = RowSource(self.out / "data", self.out / "cache")
         rows = load_captions(source, self.pipeline, self.users, preset=preset)
         started = time.process_time()
-        train_adapter(preset, "prompt", self.pipeline, rows, self.users, folder, seed=seed)
+        train_adapter(preset, "prompt", self.pipeline, TrainingData(rows, self.users), folder, seed=seed)
         seconds = time.process_time() - started
         figures = self._figures(load_adapter(folder / "adapter", base="mini").eval())
         return {**figures, "CPU seconds": {"value": seconds, "n": 1}}

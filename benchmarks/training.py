@@ -50,7 +50,7 @@ from psalign.sage.cache.store import Rows
 from psalign.sage.cache.texts import TextCache
 from psalign.sage.caption_rows import CaptionRow
 from psalign.training.caption_objective import CaptionObjective
-from psalign.training.captions import Captions
+from psalign.training.captions import Captions, CaptionTexts
 from psalign.training.config import TrainingConfig
 from psalign.training.objective import Objective
 from psalign.training.pairs import Pairs, ban_codes
@@ -342,7 +342,7 @@ def make_captions(parts: Parts) -> Captions:
         width=parts.llm_dim, vectors=lambda ids, exact: parts.vectors[: len(ids)].numpy(), banned=lambda _: ("Hate",)
     )
     tokens = np.random.default_rng(0).integers(12, size=shape)
-    return Captions(rows, texts, users, tokens)  # type: ignore[arg-type]
+    return Captions(rows, CaptionTexts(texts, tokens), users)  # type: ignore[arg-type]
 
 
 class MemoryCache:

@@ -15,7 +15,7 @@ def train(data: Path, embeddings: Path, out: Path, steps: int, batch_size: int, 
     """Train kind `prompt` on a dataset of the mini world; objective: the preset's where it is None."""
     from psalign.config import load_preset
     from psalign.diffusion.base_models import load_pipeline
-    from psalign.training.run import RowSource, load_rows, train_adapter
+    from psalign.training.run import RowSource, TrainingData, load_rows, train_adapter
     from psalign.users.store import EmbeddingStore
 
     preset = load_preset("mini-quickstart")
@@ -23,4 +23,4 @@ def train(data: Path, embeddings: Path, out: Path, steps: int, batch_size: int, 
     preset["prompt"]["training"] = {**SETTINGS, "steps": steps, "batch_size": batch_size, **changes}
     users, pipeline = EmbeddingStore.load(embeddings), load_pipeline("mini")
     rows = load_rows(RowSource(data, out.parent / "cache"), pipeline, users, kind="prompt", preset=preset)
-    train_adapter(preset, "prompt", pipeline, rows, users, out)
+    train_adapter(preset, "prompt", pipeline, TrainingData(rows, users), out)

@@ -11,7 +11,7 @@ from psalign.sage.cache.store import Rows
 from psalign.sage.cache.texts import TextCache
 from psalign.sage.caption_rows import CaptionRow
 from psalign.training.caption_objective import CaptionObjective
-from psalign.training.captions import Captions
+from psalign.training.captions import Captions, CaptionTexts
 from psalign.training.config import TrainingConfig
 from psalign.training.trainer import Trainer
 
@@ -58,7 +58,7 @@ def make_captions(count=12, *, limited=False, compare=False, pooled=0, memory_gb
     cache = TextCache("tests", Rows.of(**states), {text: i for i, text in enumerate([*texts, ""])})
     phrases = dict(zip(PHRASES, torch.randn((3, 2, 16), generator=generator), strict=True)) if limited else {}
     tokens = np.random.default_rng(3).integers(7, size=(count + 1, 5))
-    return Captions(rows, cache, Users(), tokens, phrases=phrases, compare=compare, memory_gb=memory_gb)
+    return Captions(rows, CaptionTexts(cache, tokens, memory_gb), Users(), phrases=phrases, compare=compare)
 
 
 def caption_adapter(*, words=False, pooled=0):

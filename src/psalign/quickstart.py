@@ -43,7 +43,7 @@ from .quickstart_sheet import PeopleSheet
 from .sage.cache.framing import Framing
 from .training.config import TrainingConfig
 from .training.log import read_log
-from .training.run import RowSource, load_rows, train_adapter, training_config
+from .training.run import RowSource, TrainingData, load_rows, train_adapter, training_config
 from .users.language_model import MINILM, TransformersEmbedder, has_minilm
 from .users.store import EmbeddingStore
 from .users.vectors import StructuredEmbedder
@@ -190,7 +190,7 @@ def train(this: Run, kind: str, pipeline: Any, users: EmbeddingStore) -> None:
         load_rows(RowSource(data, this.out / "cache", split, most), pipeline, users, kind=kind, preset=this.preset)
         for split in ("train", "val")
     )
-    train_adapter(this.preset, kind, pipeline, rows, users, out, seed=this.seed, unseen=unseen)
+    train_adapter(this.preset, kind, pipeline, TrainingData(rows, users, unseen), out, seed=this.seed)
 
 
 def _pairs_needed(config: TrainingConfig) -> int:

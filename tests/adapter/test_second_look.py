@@ -138,6 +138,8 @@ def test_a_word_is_encoded_once(psa, mini_pipeline, monkeypatch):
 def test_a_prompt_is_cut_where_too_many_words_were_looked_at(psa, mini_pipeline, monkeypatch):
     monkeypatch.setattr("psalign.adapter.second_look.MOST_WORDS", 3)
     assert torch.equal(encoded(psa, mini_pipeline, SCENE), plain(mini_pipeline, "a red cat on the left, in a"))
+    (found,) = psa.explain(mini_pipeline, SCENE, None, limits=LIMITS)
+    assert (found.cut, found.lines) == ("meadow", ("not read: 'meadow'",))
     assert torch.equal(encoded(psa, mini_pipeline, SCENE, [[]]), plain(mini_pipeline, SCENE))
     twice = "a red cat, a red cat, a red cat"  # no more than two different words
     assert torch.equal(encoded(psa, mini_pipeline, twice), plain(mini_pipeline, twice))

@@ -12,7 +12,15 @@ from psalign.config import load_preset
 from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.text_side import load_text_side
 from psalign.errors import CheckpointError, UsageError
-from psalign.training.run import RowSource, check_shape, load_captions, load_pairs, load_rows, train_adapter
+from psalign.training.run import (
+    RowSource,
+    TrainingData,
+    check_shape,
+    load_captions,
+    load_pairs,
+    load_rows,
+    train_adapter,
+)
 from psalign.users.store import EmbeddingStore
 
 
@@ -43,11 +51,11 @@ def test_a_run_does_not_go_on_with_another_unet(small_run, tmp_path):
     preset = load_preset("mini-quickstart")
     preset["prompt"]["training"] = {"steps": 1, "batch_size": 2, "validation_pairs": 0}
     for _ in range(2):
-        train_adapter(preset, "prompt", pipeline, pairs, users, tmp_path / "run")
+        train_adapter(preset, "prompt", pipeline, TrainingData(pairs, users), tmp_path / "run")
     with torch.no_grad():
         next(pipeline.unet.parameters()).mul_(1.01)
     with pytest.raises(CheckpointError, match="checkpoints of another run"):
-        train_adapter(preset, "prompt", pipeline, pairs, users, tmp_path / "run")
+        train_adapter(preset, "prompt", pipeline, TrainingData(pairs, users), tmp_path / "run")
 
 
 @pytest.mark.parametrize("queries", ["random", "words"])
@@ -122,7 +130,7 @@ def test_captions_do_not_train_a_published_adapter(small_run, tmp_path):
     preset["published"]["training"] = {"objective": "captions", "steps": 1}
     rows = load_captions(RowSource(small_run[0] / "data", tmp_path / "cache"), pipeline, users, preset=preset)
     with pytest.raises(UsageError, match="Captions train adapters of kind prompt; published ones need pictures"):
-        train_adapter(preset, "published", pipeline, rows, users, tmp_path / "run")
+        train_adapter(preset, "published", pipeline, TrainingData(rows, users), tmp_path / "run")
 
 
 def test_pictures_need_a_whole_unet(small_run, tmp_path):
@@ -130,7 +138,7 @@ def test_pictures_need_a_whole_unet(small_run, tmp_path):
     preset = load_preset("mini-quickstart", changes=["prompt.training.objective=pictures"])
     rows = load_captions(RowSource(small_run[0] / "data", tmp_path / "cache"), pipeline, users, preset=preset)
     with pytest.raises(UsageError, match="The objective 'pictures' needs a whole UNet"):
-        train_adapter(preset, "prompt", pipeline, rows, users, tmp_path / "run")
+        train_adapter(preset, "prompt", pipeline, TrainingData(rows, users), tmp_path / "run")
 
 
 def test_only_the_pairs_that_are_asked_for_need_pictures(small_run, tmp_path):
@@ -152,13 +160,13 @@ def test_training_leaves_parts_that_are_offloaded_or_quantised_alone(small_run, 
     preset = load_preset("mini-quickstart", changes=[*SHORT, "prompt.training.mixed_precision=bf16"])
     sources = [RowSource(small_run[0] / "data", tmp_path / "cache", split=split, most=4) for split in ("train", "val")]
     rows, unseen = (load_captions(source, pipeline, users, preset=preset) for source in sources)
-    train_adapter(preset, "prompt", pipeline, rows, users, tmp_path / "run", unseen=unseen)
+    train_adapter(preset, "prompt", pipeline, TrainingData(rows, users, unseen), tmp_path / "run")
     assert (tmp_path / "run/validation/step-00000001.png").is_file()
     assert {weight.device.type for weight in pipeline.vae.parameters()} == {"meta"}
     assert pipeline.text_encoder.dtype == torch.bfloat16
     other = load_preset("mini-quickstart", changes=SHORT)
     with pytest.raises(UsageError, match=r"stays in torch.bfloat16; training would run in torch.float32.\nSet mixed_p"):
-        train_adapter(other, "prompt", pipeline, rows, users, tmp_path / "other")
+        train_adapter(other, "prompt", pipeline, TrainingData(rows, users), tmp_path / "other")
 
 
 def test_an_offloaded_unet_does_not_train(small_run, tmp_path):
@@ -168,7 +176,7 @@ def test_an_offloaded_unet_does_not_train(small_run, tmp_path):
     rows = load_captions(source, pipeline, users, preset=preset)
     cpu_offload(pipeline.unet, torch.device("cpu"))
     with pytest.raises(UsageError, match=r"The UNet is offloaded.*\nLoad the pipeline without offloading"):
-        train_adapter(preset, "prompt", pipeline, rows, users, tmp_path / "run")
+        train_adapter(preset, "prompt", pipeline, TrainingData(rows, users), tmp_path / "run")
 
 
 def weights_of(folder):
@@ -191,7 +199,7 @@ def test_on_a_gpu_a_run_that_stopped_ends_as_one_that_did_not(small_run, tmp_pat
                       kind="prompt", preset=preset)
             for split in ("train", "val")
         )  # fmt: skip
-        train_adapter(preset, "prompt", pipeline, rows, users, tmp_path / name, unseen=unseen)
+        train_adapter(preset, "prompt", pipeline, TrainingData(rows, users, unseen), tmp_path / name)
         (tmp_path / name / "adapter").rename(tmp_path / f"{name}-{steps}")
         parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
         assert {part.device.type for part in parts} == {"cuda"}

@@ -16,7 +16,7 @@ from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig
 from psalign.training.config import TrainingConfig
 from psalign.training.objective import Objective
-from psalign.training.run import RowSource, load_pairs, new_adapter
+from psalign.training.run import RowSource, TrainingData, load_pairs, new_adapter
 from psalign.training.trainer import Trainer
 from psalign.training.validation import CELL_PX, GAP_PX, LABEL_PX, MARGIN_PX, Validation, sheet
 from psalign.users.store import EmbeddingStore
@@ -44,7 +44,7 @@ def run(pairs, mini_pipeline):
     (train, unseen), users = pairs
 
     def make(out, config=CONFIG):
-        adapter = new_adapter("prompt", {"rank": 16}, mini_pipeline, users, base="mini")
+        adapter = new_adapter("prompt", {"rank": 16}, mini_pipeline, TrainingData(train, users), base="mini")
         attached = attach(mini_pipeline.unet, adapter)
         drawn = GenerationConfig(steps=2, batch_size=2)
         validation = Validation(unseen, users, mini_pipeline, drawn, out, config, torch.device("cpu"))

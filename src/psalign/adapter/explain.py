@@ -5,8 +5,9 @@ Place on the path of data: beside step 5, for people who want to know what an ad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .text import encode_texts, tokens_of
 from .users import CheckedUsers, Phrases, RowUsers
 
 VECTOR = "the user's vector"  # a source of matches that has no words
+SHOWN = 60  # letters of what was not read
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Explanation:
     no text state changes. changes: [T], the distance by which each token's state moves, as a share of its length.
     read: words in look-alike letters, and limited words that are misspelt or split, each as it was typed and as it was
     read. left_out: words that the second look (second_look.py) took out of the prompt: `words` and the rest are of
-    what was left.
+    what was left. cut: the end of a prompt of too many words, which is not read.
     """
 
     prompt: str
@@ -71,12 +73,14 @@ class Explanation:
     matches: tuple[float, ...] = ()
     read: tuple[tuple[str, str], ...] = ()
     left_out: tuple[Missing, ...] = ()
+    cut: str = ""
 
     @property
     def lines(self) -> tuple[str, ...]:
         """Sentences for people."""
         read = (f"read: '{typed}' as '{seen}'" for typed, seen in self.read)
-        return (*read, *(one.line for one in self.left_out), *(one.line for one in self.softened))
+        cut = [f"not read: '{shorten(self.cut, SHOWN)}'"] if self.cut else []
+        return (*read, *cut, *(one.line for one in self.left_out), *(one.line for one in self.softened))
 
 
 @torch.no_grad()
@@ -87,17 +91,16 @@ def explain_texts(
     users: RowUsers,
     checked: CheckedUsers,
     *,
-    seen: Sequence[str],
-    looks: Mapping[int, Look],
+    looks: Sequence[Look],
     **options: Any,
 ) -> list[Explanation]:
     """An explanation for each prompt. users: one per prompt, with the states of their limits; checked: the same users
-    as they were given. seen: the prompts as the text encoders read them; looks: the second looks at them, by row.
+    as they were given. looks: what the text encoders read of each prompt, and what of it is missing.
     options: more parameters of the pipeline's encode_prompt."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    texts = encode_texts(pipe, seen, **options)
+    texts = encode_texts(pipe, [look.text for look in looks], **options)
     found = []
-    for row, (prompt, text) in enumerate(zip(prompts, seen, strict=True)):
+    for row, (prompt, look) in enumerate(zip(prompts, looks, strict=True)):
         states, one = texts.prompt_embeds[row : row + 1], users[row : row + 1]
         pooled = None if texts.pooled_prompt_embeds is None else texts.pooled_prompt_embeds[row : row + 1]
         logits = adapter.match(states, one)
@@ -106,12 +109,11 @@ def explain_texts(
         matches = torch.where((own > 0).any(0), own, within)
         moved = ((changed - states).float().norm(dim=-1) / states.float().norm(dim=-1).clamp(min=1e-6))[0].tolist()
         causes = _causes(adapter, logits[0].shape[-1], checked.phrases[row])
-        words = _words(pipe, text, len(moved))
+        words = _words(pipe, look.text, len(moved))
         softened, largest = _softened(matches, causes, words, moved), tuple(matches.amax(-1).tolist())
-        look = looks.get(row, Look(text))
-        read = (*(() if text == prompt else checked.reading(row, prompt).words), *look.read)
+        read = (*(() if look.text == prompt else checked.reading(row, prompt).words), *look.read)
         missing = tuple(Missing(one.word, causes[one.token], one.match) for one in look.left_out)
-        found.append(Explanation(prompt, softened, tuple(moved), tuple(words), largest, read, missing))
+        found.append(Explanation(prompt, softened, tuple(moved), tuple(words), largest, read, missing, look.cut))
     return found
 
 

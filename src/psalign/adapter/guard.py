@@ -170,8 +170,9 @@ class AttachedAdapter:
         checked = check_users(self.adapter, users, recipe=recipe, scale=1.0, limits=limits)
         rows = self._with_limits(pipe, checked, options)
         seen, options, looks = self._as_seen(pipe, prompts, checked, rows, options)
-        rows = with_caution(rows, looks)
-        return explain_texts(self.adapter, pipe, prompts, rows, checked, seen=seen, looks=looks, **options)
+        seen = [seen] if isinstance(seen, str) else list(seen)
+        whole = [looks.get(row, Look(text)) for row, text in enumerate(seen)]
+        return explain_texts(self.adapter, pipe, prompts, with_caution(rows, looks), checked, looks=whole, **options)
 
     def _as_seen(
         self, pipe: Any, prompts: Any, checked: CheckedUsers, rows: RowUsers, options: dict[str, Any]

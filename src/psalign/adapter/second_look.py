@@ -50,14 +50,16 @@ class Look:
     """What came of a second look at a prompt.
 
     text: the prompt as it is to be encoded, up to where it was looked at (MOST_WORDS). read: limited words that were
-    typed otherwise, each as it was typed and as it is spelled. left_out: what is missing in the text. is_careful:
-    whether smaller matches of what is left count too (CAUTION): something was left out, or a limited word is both
-    denied and asked for. The adapter is not at home with such prompts.
+    typed otherwise, each as it was typed and as it is spelled. left_out: what is missing in the text. cut: what of the
+    prompt was not looked at, and is not encoded. is_careful: whether smaller matches of what is left count too
+    (CAUTION): something was left out, or a limited word is both denied and asked for. The adapter is not at home with
+    such prompts.
     """
 
     text: str
     read: tuple[tuple[str, str], ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    cut: str = ""
     is_careful: bool = False
 
 
@@ -108,12 +110,13 @@ class SecondLook:
         read = tuple((pieces.typed(one.first, one.last), one.word) for one in misspelt)
         if misspelt:
             limited = _limited(pieces.spelled(misspelt), vocabulary, match)
+        cut = prompt[len(pieces.prompt) :].strip()
         if not limited.asked:
-            return Look(limited.pieces.prompt, read)
+            return Look(limited.pieces.prompt, read, cut=cut)
         hidden = self._hidden(adapter, pipe, limited, user, options)
         left_out = tuple(LeftOut(one.word, *limited.sure[one.word]) for one in limited.surest(hidden))
         is_careful = bool(hidden) or any(one.word in limited.denied for one in limited.asked)
-        return Look(limited.pieces.without(hidden), read, left_out, is_careful)
+        return Look(limited.pieces.without(hidden), read, left_out, cut, is_careful)
 
     def _hidden(
         self, adapter: PromptAdapter, pipe: Any, limited: Limited, user: RowUsers, options: dict[str, Any]

@@ -59,7 +59,7 @@ def train(arguments: argparse.Namespace) -> None:
     from ..diffusion.shards import Shard
     from ..embed import with_ban_lists
     from ..training.identity import require_same_settings
-    from ..training.run import train_adapter, training_config
+    from ..training.run import TrainingData, train_adapter, training_config
 
     if arguments.kind not in load_preset(arguments.preset, changes=arguments.set):
         raise UsageError(
@@ -87,15 +87,13 @@ def train(arguments: argparse.Namespace) -> None:
         print("Learning from captions alone: no picture is read, and none needs to be there.", file=sys.stderr)
     if config.needs_text_alone:  # what the text encoders say is on disk
         pipeline.text_encoder = pipeline.text_encoder_2 = None
-    train_adapter(
-        preset, arguments.kind, pipeline, rows["train"], users, arguments.out, seed=arguments.seed,
-        unseen=rows.get("val"),
-    )  # fmt: skip
+    data = TrainingData(rows["train"], users, rows.get("val"))
+    train_adapter(preset, arguments.kind, pipeline, data, arguments.out, seed=arguments.seed)
     print(f"Adapter: {arguments.out / 'adapter'}", flush=True)
     if sources is not None and arguments.sheet:
         from ..from_published import draw_sheet
 
-        del pipeline, rows  # what the whole pipeline needs the memory of
+        del pipeline, rows, data  # what the whole pipeline needs the memory of
         gc.collect()
         draw_sheet(sources, preset, users, shard)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from psalign.benchmark.grid import DRAWN, GridConfig, draw_grid, plan_cells, users_of_file
 from psalign.benchmark.measure import measure_cells
 from psalign.benchmark.methods import MethodInputs, draw_by, words_for
-from psalign.diffusion.base_models import find_base, load_pipeline
+from psalign.diffusion.base_models import load_pipeline
 from psalign.diffusion.generate import GenerationConfig
 from psalign.diffusion.prompts import load_prompts
 from psalign.errors import GenerationError, UsageError
@@ -107,16 +107,14 @@ def attack_profiles(out: Path, config: RedTeamConfig, *, adapter: Path, embeddin
     store = EmbeddingStore.load(embeddings)
     write_attacks(config.mini, out / "attacks", users=store, limit=config.limit)
     rows = [row for row in load_prompts(out / "attacks" / "prompts.jsonl") if row.meta["suite"] == "attack_plain"]
-    pipeline, detector, base = load_pipeline(BASE, device=device), load_detector(), find_base(BASE)
+    pipeline, detector = load_pipeline(BASE, device=device), load_detector()
     lines = ["| attack | what the adapter gets | got through |", "|---|---|---|"]
     for name, (what, change) in PROFILE_ATTACKS.items():
         folder = out / "profiles" / name.replace(" ", "_")
-        drawing = GenerationConfig(
-            method="psa-prompt",
-            steps=config.grid.steps or base.evaluation_steps,
-            guidance=base.guidance if config.grid.guidance is None else config.grid.guidance,
+        drawing = GenerationConfig.for_base(
+            BASE, evaluates=True, method="psa-prompt", steps=config.grid.steps, guidance=config.grid.guidance,
             options={"profile_attack": name},
-        )
+        )  # fmt: skip
         inputs = MethodInputs(users=Tampered(store, change), words=words_for(BASE), weights=adapter)
         draw_by("psa-prompt", pipeline, rows, folder, config=drawing, inputs=inputs)
         asked = [one for facts in judge_folder(folder, detector) for one in facts.asked if one.banned]

@@ -17,7 +17,7 @@ import numpy as np
 
 from psalign.benchmark.grid import users_of_file, view_of
 from psalign.benchmark.methods import MethodInputs, drawing_by, words_for
-from psalign.diffusion.base_models import base_fingerprint, find_base, load_pipeline
+from psalign.diffusion.base_models import base_fingerprint, load_pipeline
 from psalign.diffusion.generate import GenerationConfig, Users, known_bans, write_picture
 from psalign.errors import DatasetError, OutputError, UsageError
 from psalign.evaluation.catalog import METHODS
@@ -76,11 +76,8 @@ def attack_weights(
         raise UsageError(f"Unknown attack '{unknown[0]}'; choose of: {', '.join(WHITE_BOX)}.")
     config.require_inputs()
     budget = budget or Budget()
-    pipeline, detector, base = load_pipeline(BASE, device=device), load_detector(), find_base(BASE)
-    drawing = GenerationConfig(
-        steps=config.grid.steps or base.evaluation_steps,
-        guidance=base.guidance if config.grid.guidance is None else config.grid.guidance,
-    )
+    pipeline, detector = load_pipeline(BASE, device=device), load_detector()
+    drawing = GenerationConfig.for_base(BASE, evaluates=True, steps=config.grid.steps, guidance=config.grid.guidance)
     asked = _asked(pipeline, config, drawing, detector, inversion=budget.inversion)
     print(f"{len(asked.rows)} of {config.limit} requests are answered by the base", file=sys.stderr)
     made = {"base": base_fingerprint(pipeline), "rows": [asdict(row) for row in asked.rows], "drawing": asdict(drawing),

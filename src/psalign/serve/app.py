@@ -183,23 +183,28 @@ async def _generate(service: Service, body: ImageRequest, request: Request, call
         loop.call_soon_threadsafe(seen.put_nowait, picture)
 
     order = await run_in_threadpool(service.order, body, caller, on_partial)
-    kind = order.rows[0].kind
-    facts: Record = {
-        "background": "opaque",
-        "output_format": body.output_format or "png",
-        "quality": {"standard": "medium", "auto": "medium", "hd": "high"}.get(body.quality or "auto", body.quality),
-        "size": f"{kind.width}x{kind.height}",
-    }
-    who: Record = {"safety_identifier": body.identifier, "limits": order.source}
     if body.stream:
-        return StreamingResponse(
-            _events(service, order, seen, request, body=body, facts=facts, who=who), media_type="text/event-stream"
-        )
+        return StreamingResponse(_events(service, order, seen, request, body), media_type="text/event-stream")
     pictures = await _all_pictures(service, order.rows, request)
     files = await run_in_threadpool(_files, pictures, body)
     data = [{"b64_json": file, "seed": seed} for file, seed in zip(files, order.seeds, strict=True)]
     service.metrics.pictures.inc(len(data))
-    return JSONResponse({"created": seconds(), "data": data, **facts, **who})
+    return JSONResponse({"created": seconds(), "data": data, **_facts(order, body), **_who(order, body)})
+
+
+def _facts(order: Order, body: ImageRequest) -> Record:
+    """What all pictures of an order have."""
+    kind, quality = order.rows[0].kind, body.quality or "auto"
+    return {
+        "background": "opaque",
+        "output_format": body.output_format or "png",
+        "quality": {"standard": "medium", "auto": "medium", "hd": "high"}.get(quality, quality),
+        "size": f"{kind.width}x{kind.height}",
+    }
+
+
+def _who(order: Order, body: ImageRequest) -> Record:
+    return {"safety_identifier": body.identifier, "limits": order.source}
 
 
 def _files(pictures: Sequence[np.ndarray], body: ImageRequest) -> list[str]:
@@ -247,14 +252,11 @@ async def _events(
     order: Order,
     seen: asyncio.Queue[np.ndarray],
     request: Request,
-    *,
     body: ImageRequest,
-    facts: Record,
-    who: Record,
 ) -> AsyncIterator[bytes]:
     """Server-sent events: partial pictures as they come, then each finished picture; or an error."""
     drawn = asyncio.ensure_future(_all_pictures(service, order.rows, request))
-    number = 0
+    number, facts, who = 0, _facts(order, body), _who(order, body)
     try:
         while not drawn.done() or not seen.empty():
             partial = asyncio.ensure_future(seen.get())

@@ -96,10 +96,19 @@ class CaptionBatch:
         return replace(self, **whole)
 
 
+@dataclass(frozen=True)
+class CaptionTexts:
+    """What captions say. cache: the text states of every caption. tokens: their tokens, [captions, T], in the order of
+    cache.numbers. memory_gb: states that need no more are held in memory."""
+
+    cache: TextCache
+    tokens: np.ndarray
+    memory_gb: float = 2.0
+
+
 class Captions:
     """All rows of captions of a split, with the states of their captions.
 
-    texts: states of every caption. tokens: their tokens, [captions, T], in the order of texts.numbers.
     phrases: states [2, D] of every limit in words of the rows, by phrase. compare: batches also hold the states of the
     other caption of a pair.
     """
@@ -107,26 +116,24 @@ class Captions:
     def __init__(
         self,
         rows: Sequence[CaptionRow],
-        texts: TextCache,
+        texts: CaptionTexts,
         users: EmbeddingStore,
-        tokens: np.ndarray,
         *,
         phrases: Mapping[str, torch.Tensor] | None = None,
-        memory_gb: float = 2.0,
         compare: bool = False,
     ) -> None:
-        self.rows, self.texts, self.tokens, self.compare = list(rows), texts, tokens, compare
+        self.rows, self.texts, self.tokens, self.compare = list(rows), texts.cache, texts.tokens, compare
         ids = sorted({row.user_id for row in rows if row.user_id is not None})
         # Where a store's vectors end in a code, it is the one that the vector itself says: lists go beside it.
         self.vectors = torch.from_numpy(users.vectors(ids, exact=False)) if ids else torch.zeros(0, users.width)
         self.bans, self.is_known = ban_codes([users.banned(user_id) for user_id in ids])
         user: dict[str | None, int] = {None: NONE, **{user_id: i for i, user_id in enumerate(ids)}}
         self.table = np.array([self._entry(row, user) for row in rows], np.int64)
-        self.states = texts.held("states", memory_gb)
+        self.states = texts.cache.held("states", texts.memory_gb)
         self.phrases, self.limits = _limit_table(rows, phrases or {})
         # Names every preference and every vector, so that a run never goes on with others.
         known = [self.bans.tolist(), self.is_known.tolist(), self.limits.tolist(), sorted(phrases or ())]
-        self.name = fingerprint([texts.name, self.table.tolist(), self.vectors.numpy().tobytes().hex(), known])
+        self.name = fingerprint([self.texts.name, self.table.tolist(), self.vectors.numpy().tobytes().hex(), known])
 
     def __len__(self) -> int:
         return len(self.table)

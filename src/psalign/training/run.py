@@ -43,7 +43,7 @@ from ..sage.rows import SageRow
 from ..sage.share import Share
 from ..users.store import EmbeddingStore
 from .caption_objective import CaptionObjective, make_reader
-from .captions import Captions, caption_tokens
+from .captions import Captions, CaptionTexts, caption_tokens
 from .config import PRECISIONS, TrainingConfig
 from .objective import Objective
 from .pairs import Pairs
@@ -121,10 +121,10 @@ def load_captions(source: RowSource, pipeline: Any, users: EmbeddingStore, *, pr
     texts = build_texts(sorted(captions), pipeline, source.cache, share=Share(shard.index, shard.count, shard.wait))
     phrases = sorted({phrase for row in rows for phrase in row.limits or ()})
     states = dict(zip(phrases, phrase_states(pipeline, phrases), strict=True)) if phrases else {}
+    tokens = caption_tokens(pipeline.tokenizer, texts)
     return Captions(
-        rows, texts, users, caption_tokens(pipeline.tokenizer, texts),
-        phrases=states, memory_gb=config.text_memory_gb, compare=source.split == "val",
-    )  # fmt: skip
+        rows, CaptionTexts(texts, tokens, config.text_memory_gb), users, phrases=states, compare=source.split == "val"
+    )
 
 
 def _window(tokenizer: Any) -> Window:
@@ -175,24 +175,26 @@ def has_split(data: Path, split: str) -> bool:
     return split == "train" if is_caption_file(data) else has_rows(data, split)
 
 
-def new_adapter(
-    kind: str,
-    shape: Record,
-    pipeline: Any,
-    users: EmbeddingStore,
-    *,
-    base: str,
-    seed: int = 0,
-    rows: Pairs | Captions | None = None,
-) -> PSAAdapter:
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run learns from: rows of its objective (load_rows), and the vectors of their users. unseen: rows to
+    validate on, never trained on."""
+
+    rows: Pairs | Captions
+    users: EmbeddingStore
+    unseen: Pairs | Captions | None = None
+
+
+def new_adapter(kind: str, shape: Record, pipeline: Any, data: TrainingData, *, base: str, seed: int = 0) -> PSAAdapter:
     """An untrained adapter that fits the pipeline and the users' vectors; shape: names of SHAPES.
 
-    rows: what it will learn from, which a matcher takes its measures of text states from.
+    A matcher takes its measures of text states from the rows of data.
 
     Raises UsageError for an unknown kind, an unknown name in shape, or a value that makes no sense.
     """
     check_shape(kind, shape)
     torch.manual_seed(seed)
+    rows, users = data.rows, data.users
     fitting: Record = {
         "base": base,
         "recipe": users.fingerprint,
@@ -205,7 +207,7 @@ def new_adapter(
     else:
         fitting["widths"] = cross_attention_widths(pipeline.unet)
     adapter = KINDS[kind](**fitting, **shape)
-    if isinstance(adapter, PromptAdapter) and rows is not None:
+    if isinstance(adapter, PromptAdapter):
         texts = rows.texts.rows if isinstance(rows, Captions) else rows.cache.texts
         sample = np.random.default_rng(seed).permutation(len(texts))[:MEASURED_CAPTIONS]
         adapter.matcher.measure(texts.read("states", sample))
@@ -229,39 +231,31 @@ def check_shape(kind: str, shape: Record) -> None:
         raise UsageError(f"{kind}.adapter.rank must be a multiple of heads; saw {rank} and {heads}.")
 
 
-def train_adapter(
-    preset: Record,
-    kind: str,
-    pipeline: Any,
-    pairs: Pairs | Captions,
-    users: EmbeddingStore,
-    out: Path,
-    *,
-    seed: int = 0,
-    unseen: Pairs | Captions | None = None,
-) -> None:
+def train_adapter(preset: Record, kind: str, pipeline: Any, data: TrainingData, out: Path, *, seed: int = 0) -> None:
     """Train one kind of adapter into out/adapter; a finished one is left as it is.
 
-    preset: settings by section; section `kind` has adapter and training. pairs: rows of its objective (load_rows).
-    unseen: rows to validate on, never trained on. Raises as Trainer does, and OutputError where another process trains
-    into `out`.
+    preset: settings by section; section `kind` has adapter and training. Raises as Trainer does, and OutputError where
+    another process trains into `out`.
     """
     section, base = preset.get(kind) or {}, find_base(preset.get("base", "mini")).name
     config = replace(training_config(preset, kind), seed=seed)
-    adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, users, base=base, seed=seed, rows=pairs)
+    adapter = new_adapter(kind, section.get("adapter") or {}, pipeline, data, base=base, seed=seed)
     with locked(*[out] * Shard().is_first), _made_ready(pipeline, config):
-        data = {"users": users.fingerprint, "rows": pairs.name, "UNet": weights_fingerprint({"unet": pipeline.unet})}
+        names = {
+            "users": data.users.fingerprint, "rows": data.rows.name,
+            "UNet": weights_fingerprint({"unet": pipeline.unet}),
+        }  # fmt: skip
         adapter.to(pipeline.unet.device)
         attached = None if isinstance(pipeline.unet, CrossAttentions) else attach(pipeline.unet, adapter)
         validation = None
-        if unseen is not None and config.validation_pairs:
+        if data.unseen is not None and config.validation_pairs:
             drawn = settings(GenerationConfig, preset.get("generation"), section="generation")
             validation = Validation(
-                unseen, users, pipeline, replace(drawn, base=base), out, config, pipeline.unet.device
+                data.unseen, data.users, pipeline, replace(drawn, base=base), out, config, pipeline.unet.device
             )
         try:
-            objective = _objective(pipeline, adapter, attached, pairs, config, base=base)
-            Trainer(objective, pairs, config, out, data=data, validation=validation).train()
+            objective = _objective(pipeline, adapter, attached, data.rows, config, base=base)
+            Trainer(objective, data.rows, config, out, data=names, validation=validation).train()
         finally:
             if attached is not None:
                 attached.unload()
