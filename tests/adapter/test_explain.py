@@ -94,5 +94,10 @@ def test_both_layouts_say_category_vector_and_phrase(base):
     assert text["prompt_embeds"].isfinite().all()
 
 
+def test_as_many_users_as_prompts_are_needed(psa, mini_pipeline):
+    with pytest.raises(GuardError, match="1 users for 2 prompts"):
+        psa.explain(mini_pipeline, [PROMPT, PROMPT], None, limits=[["a sword"]])
+
+
 def test_a_line_for_people():
     assert Softened("spider", 5, "spiders", 0.9, 0.2).line == "softened: 'spider' for 'spiders'"

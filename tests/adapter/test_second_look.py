@@ -145,6 +145,22 @@ def test_a_prompt_is_cut_where_too_many_words_were_looked_at(psa, mini_pipeline,
     assert torch.equal(encoded(psa, mini_pipeline, twice), plain(mini_pipeline, twice))
 
 
+def test_a_word_counts_again_behind_other_words(psa, mini_pipeline, monkeypatch):
+    """It is read behind them, so that a prompt of one limited word could take any number of passes."""
+    monkeypatch.setattr("psalign.adapter.second_look.MOST_WORDS", 3)
+    (found,) = psa.explain(mini_pipeline, "sword, in a sword, on the sword, at a sword, of it", None, limits=LIMITS)
+    assert found.cut == "sword, of it"
+
+
+def test_a_word_behind_more_than_the_text_encoder_reads_is_looked_at(psa, mini_pipeline):
+    """The long word before it is left out, and the encoder then reads it."""
+    (found,) = psa.explain(
+        mini_pipeline, f"a red cat on the left with a sword-{'x' * 80} sword, in a meadow", None, limits=LIMITS
+    )
+    assert [one.word[:6] for one in found.left_out] == ["sword-", "sword"]
+    assert "sword" not in found.words
+
+
 def test_a_textual_inversion_has_a_state_for_each_vector(mini_pipeline, mini_pipeline_source):
     mini_pipeline.tokenizer = CLIPTokenizer.from_pretrained(mini_pipeline_source / "tokenizer")  # other tests share it
     vectors = torch.randn(3, mini_pipeline.text_encoder.config.hidden_size)

@@ -44,6 +44,19 @@ def test_a_word_of_spaced_letters_is_found_behind_an_article():
     assert [(one.first, one.last) for one in found] == [(1, 3)]
 
 
+@pytest.mark.parametrize(
+    ("typed", "word"),
+    [("he'll", "hell"), ("she\u2019ll", "shell"), ("we'd", "wed"), ("pen't", "pent"), ("sword's", "swords")],
+)
+def test_a_short_form_is_not_read_as_another_word(typed, word):
+    assert words(f"{typed} go", KNOWN | {word}) == {typed}
+
+
+@pytest.mark.parametrize("typed", ["s'word", "swor'd", "sw'ord"])
+def test_an_apostrophe_within_a_word_does_not_hide_it(typed):
+    assert "sword" in words(typed)
+
+
 def test_a_known_word_is_never_taken_for_another():
     assert all(not meant_by(word, KNOWN) for word in KNOWN)
 

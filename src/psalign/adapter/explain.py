@@ -15,7 +15,7 @@ import torch
 from ..categories import category_names
 from .prompt import PromptAdapter
 from .second_look import Look
-from .text import encode_texts, tokens_of
+from .text import encode_texts, require_fit, tokens_of
 from .users import CheckedUsers, Phrases, RowUsers
 
 VECTOR = "the user's vector"  # a source of matches that has no words
@@ -99,6 +99,7 @@ def explain_texts(
     options: more parameters of the pipeline's encode_prompt."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     texts = encode_texts(pipe, [look.text for look in looks], **options)
+    require_fit(adapter, texts, users)
     found = []
     for row, (prompt, look) in enumerate(zip(prompts, looks, strict=True)):
         states, one = texts.prompt_embeds[row : row + 1], users[row : row + 1]

@@ -27,8 +27,9 @@ CAUTION = 3.0  # logits, where an adapter is not at home with a prompt
 ARTICLE = "a"  # what a word by itself is read behind, as in captions
 MOST_WORDS = 256  # of a prompt that are looked at, with all that they may be meant to be
 
-# Finds for each word, behind the words before it, the user token that it falls under, and how surely.
-Matches = dict[tuple[str, str], tuple[int, float]]
+# Finds for each word, behind the words before it, the user token that it falls under, and how surely. None where the
+# words before it are so long that the text encoder does not come to it.
+Matches = dict[tuple[str, str], tuple[int, float] | None]
 Match = Callable[[Sequence[tuple[str, str]]], Matches]
 
 
@@ -65,9 +66,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Limited:
-    """The words of a prompt that fall under a limit by themselves (SURE), and still do behind the words just before
-    them, which may give them another meaning. asked: those that nothing denies. denied: the others, by name. sure: the
-    user token and the match of each by itself."""
+    """The words of a prompt that fall under a limit by themselves (SURE).
+
+    asked: those that nothing denies, and that still fall under it behind the words just before them, which may give
+    them another meaning. denied: names of those that are denied. sure: the user token and the match of each word by
+    itself.
+    """
 
     pieces: Pieces
     asked: tuple[SeenWord, ...]
@@ -87,9 +91,9 @@ class SecondLook:
     """Looks at each word of a prompt by itself.
 
     A limited word that is misspelt, split or masked (spelling.py) is spelled rightly, as the adapter knows it. One that
-    the adapter then does not find within the whole prompt (FOUND) is left out. Both take a word that surely falls under
-    what its user does not want to see (SURE), also behind the words just before it, and that nothing denies. A limit
-    counts by its strength, and a user by theirs. States of words are kept, as those of limits.
+    the adapter then does not find within the whole prompt (FOUND) is left out. Both happen only to a word that surely
+    falls under what its user does not want to see (SURE), still does so behind the words just before it, and is not
+    denied. A limit counts by its strength, and a user by theirs. States of words are kept, as those of limits.
     """
 
     def __init__(self) -> None:
@@ -108,9 +112,10 @@ class SecondLook:
         pieces = limited.pieces
         misspelt = limited.surest([one for one in limited.asked if pieces.is_other(one)])
         read = tuple((pieces.typed(one.first, one.last), one.word) for one in misspelt)
+        text, rest = pieces.spelled(misspelt), prompt[len(pieces.prompt) :]
         if misspelt:
-            limited = _limited(pieces.spelled(misspelt), vocabulary, match)
-        cut = prompt[len(pieces.prompt) :].strip()
+            limited = _limited(text, vocabulary, match)
+        cut = (text + rest)[len(limited.pieces.prompt) :].strip()
         if not limited.asked:
             return Look(limited.pieces.prompt, read, cut=cut)
         hidden = self._hidden(adapter, pipe, limited, user, options)
@@ -140,8 +145,7 @@ class SecondLook:
         texts: Sequence[tuple[str, str]],
         user: RowUsers,
         options: dict[str, Any],
-    ) -> dict[tuple[str, str], tuple[int, float]]:
-        """For each word, with the words before it: the user token that it falls under, and how surely."""
+    ) -> Matches:
         if not texts:
             return {}
         whole = [f"{before} {word}".strip() for before, word in texts]
@@ -152,7 +156,7 @@ class SecondLook:
         spans = [matches[row, begin : len(rows[row]) - 1] for row, begin in enumerate(begins)]
         best = [span.detach().amax(0).max(0) if len(span) else None for span in spans]
         return {
-            text: (0, 0.0) if one is None else (int(one.indices), float(one.values))
+            text: None if one is None else (int(one.indices), float(one.values))
             for text, one in zip(texts, best, strict=True)
         }
 
@@ -175,22 +179,23 @@ def text_states(pipe: Any, texts: Sequence[str], **options: Any) -> list[torch.T
 def _limited(prompt: str, vocabulary: frozenset[str], match: Match) -> Limited:
     pieces, seen = _looked_at(prompt, vocabulary)
     alone = match([(ARTICLE, one.word) for one in seen])
-    sure = {word: found for (_, word), found in alone.items() if found[1] >= SURE}
+    sure = {word: found for (_, word), found in alone.items() if found is not None and found[1] >= SURE}
     limited = [one for one in seen if one.word in sure]
     asked = [one for one in limited if not pieces.is_denied(one.first)]
     behind = match([(pieces.before(one.first), one.word) for one in asked])
     denied = frozenset(one.word for one in limited if pieces.is_denied(one.first))
-    asked = [one for one in asked if behind[pieces.before(one.first), one.word][1] > 0]
+    asked = [one for one in asked if (found := behind[pieces.before(one.first), one.word]) is None or found[1] > 0]
     return Limited(pieces, tuple(asked), denied, sure)
 
 
 def _looked_at(prompt: str, vocabulary: frozenset[str]) -> tuple[Pieces, list[SeenWord]]:
-    """A prompt up to where it has MOST_WORDS different words, and those. The rest is cut off: nothing that was not
-    looked at is drawn, and no prompt takes more passes of the text encoder than these."""
-    pieces, words = Pieces.of(prompt), set[str]()
+    """A prompt up to where it has MOST_WORDS words, and those. A word counts once behind the same words. The rest is
+    cut off: nothing that was not looked at is drawn, and each of these words takes two passes of the text encoder at
+    most: by itself, and behind the words before it."""
+    pieces, words = Pieces.of(prompt), set[tuple[str, str]]()
     seen = seen_words(pieces, vocabulary)
     for one in seen:
-        words.add(one.word)
+        words.add((pieces.before(one.first), one.word))
         if len(words) > MOST_WORDS:
             pieces = Pieces.of(prompt[: pieces.spans[one.first][0]].rstrip())
             return pieces, seen_words(pieces, vocabulary)

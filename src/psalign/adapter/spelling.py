@@ -15,7 +15,6 @@ from typing import Any
 
 END_OF_WORD = "</w>"  # in CLIP's vocabularies
 PIECE = re.compile(r"[^\s,.;:!?()\[\]{}\"]+")
-CLAUSE = re.compile(r"[,.;:!?()\[\]{}\"]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SHORTEST, SHORTEST_MISSPELT, LONGEST = 3, 4, 12  # letters of a word that is looked up
 SHORTEST_EXCHANGED = 5  # letters of a word in which one may stand in another's place
@@ -29,6 +28,7 @@ up us very was we were what when where which who will with without you your
 """
 GRAMMAR = frozenset(OF_GRAMMAR.split())  # words that say nothing by themselves
 DENIALS = frozenset(("no", "not", "without", "never", "neither", "nor", "none", "minus", "except", "cannot"))
+ENDING = re.compile("['\u2019](?:s|t|re|ve|m|ll|d)$")  # as in "he'll": CLIP reads it as a word of its own
 REACH = 3  # words before a word that tell what it means
 ARTICLES = frozenset(("a", "an", "the"))
 
@@ -71,7 +71,10 @@ class Pieces:
 
     def before(self, number: int) -> str:
         """The words just before a piece, in small letters: REACH of them, of the same clause."""
-        return " ".join(CLAUSE.split(self.prompt[: self.spans[number][0]])[-1].lower().split()[-REACH:])
+        first = number
+        while first > max(0, number - REACH) and self.is_row(first - 1, first):
+            first -= 1
+        return " ".join(self.piece(one) for one in range(first, number))
 
     def is_denied(self, number: int) -> bool:
         """Whether a word just before a piece denies it: "no sword", "without any swords"."""
@@ -130,8 +133,9 @@ def seen_words(pieces: Pieces, vocabulary: frozenset[str]) -> list[SeenWord]:
 
 @lru_cache(maxsize=4096)
 def meant_by(piece: str, vocabulary: frozenset[str]) -> frozenset[str]:
-    """Known words that a piece in small letters may be meant to be; none for a known word."""
-    if piece in vocabulary:
+    """Known words that a piece in small letters may be meant to be; none for a known word, also with an ENDING."""
+    stem = ENDING.sub("", piece)
+    if stem in vocabulary or stem in GRAMMAR:
         return frozenset()
     if piece.isalpha():
         return frozenset(_neighbours(piece)) & vocabulary if SHORTEST_MISSPELT <= len(piece) <= LONGEST else frozenset()
