@@ -5,8 +5,9 @@ Place on the path of data: steps 2 to 6 for the leaderboard. What is there alrea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from psalign.quickstart import ADAPTER_OF, Run, read_seconds, stores_of, train, 
 from psalign.redteam.prompts import write_attacks
 from psalign.users.store import EmbeddingStore
 
-from .config import baseline_section, read_config, sld_strength
+from .config import LeaderboardConfig, baseline_section, read_config, sld_strength
 
 PROMPTS = ("mini_scenes", "mini_two_motifs")  # drawn from the dataset
 ATTACKS = ("mini_attacks", OVER_REFUSAL)  # drawn from the attacks
+Task = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -90,24 +92,41 @@ def repetition(out: Path, preset: Record, number: int, chosen: Mapping[str, Reco
     return Repetition(out, {**preset, "dataset": sizes}, number, chosen)
 
 
-def make(this: Repetition, *, device: str = "cpu") -> None:
-    """Make what a repetition lacks. Raises GenerationError where a method cannot draw."""
-    config = read_config(this.preset)
-    methods = config.compared
-    stores = prepare(this)
-    write_attacks(
-        this.out / "data", this.attacks, users=stores["prompt"], limit=config.requests, attacks=config.attacks
-    )
+def stages(repetitions: Sequence[Repetition], config: LeaderboardConfig, *, device: str = "cpu") -> list[list[Task]]:
+    """What makes repetitions, in stages, each of which needs the ones before it. Tasks of a stage may run side by side,
+    in processes of their own; the longest come first. A task makes what is not there, and raises GenerationError where
+    a method cannot draw.
+    """
+    kinds = dict.fromkeys(ADAPTER_OF[name] for name in config.compared if name in ADAPTER_OF)
+    families = [family for one in repetitions[:1] for family in one.trained(config.compared)]
+    return [
+        [partial(write_prompts, one) for one in repetitions],
+        [partial(train_part, one, name, device) for name in (*kinds, *reversed(families)) for one in repetitions],
+        [partial(draw_method, one, method, device) for method in config.compared for one in repetitions],
+    ]
+
+
+def write_prompts(this: Repetition) -> None:
+    """Dataset, user vectors and attacks."""
+    config, users = read_config(this.preset), prepare(this)["prompt"]
+    write_attacks(this.out / "data", this.attacks, users=users, limit=config.requests, attacks=config.attacks)
+
+
+def train_part(this: Repetition, name: str, device: str = "cpu") -> None:
+    """Train a kind of adapter, or a family of baselines."""
     pipeline = load_pipeline(this.base, device=device)
-    for kind in dict.fromkeys(ADAPTER_OF[name] for name in methods if name in ADAPTER_OF):
-        with this.run.part(f"training {kind}"):
-            train(this.run, kind, pipeline, stores[kind])
-    for family in this.trained(methods):
-        train_family(this, family, pipeline)
-    for method in methods:
-        with this.run.part(f"pictures {method}"):
-            draw(this, method, PROMPTS, this.out / "data", pipeline)
-            draw(this, method, ATTACKS, this.attacks, pipeline)
+    if name not in ADAPTER_OF.values():
+        return train_family(this, name, pipeline)
+    with this.run.part(f"training {name}"):
+        train(this.run, name, pipeline, stores_of(this.run)[name])
+
+
+def draw_method(this: Repetition, method: str, device: str = "cpu") -> None:
+    """The pictures of a method."""
+    pipeline = load_pipeline(this.base, device=device)
+    with this.run.part(f"pictures {method}"):
+        draw(this, method, PROMPTS, this.out / "data", pipeline)
+        draw(this, method, ATTACKS, this.attacks, pipeline)
 
 
 def prepare(this: Repetition) -> dict[str, EmbeddingStore]:

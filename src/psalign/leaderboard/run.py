@@ -6,7 +6,8 @@ Place on the path of data: all of it; `psalign eval leaderboard` calls `make_lea
 from __future__ import annotations
 
 import time
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from psalign.categories import require_default
@@ -15,7 +16,7 @@ from psalign.errors import OutputError, UsageError
 from psalign.evaluation.results import read_results
 from psalign.files import Record, write_json, write_text
 from psalign.fingerprints import versions
-from psalign.processes import call_all
+from psalign.processes import Workers
 
 from . import pool
 from .beside import MARK, add_beside, read_mark
@@ -24,7 +25,7 @@ from .config import read_config
 from .costs import add_costs
 from .figure import write_figure
 from .page import About, Figures, page
-from .repetition import make, repetition
+from .repetition import repetition, stages
 
 BASE = "mini"  # whose detector says what a picture shows
 HINT = "Choose another --out, or remove that folder."
@@ -37,8 +38,8 @@ def make_leaderboard(
 ) -> Path:
     """Make what is missing of a leaderboard in out. Returns its page, out/LEADERBOARD.md.
 
-    workers: processes that share the repetitions and the settings to try. beside: another leaderboard's folder, which
-    has the rows of methods that are not made here.
+    workers: processes that share trainings, pictures and the settings to try. beside: another leaderboard's folder,
+    which has the rows of methods that are not made here.
     Raises UsageError for another base than mini; OutputError where out holds a leaderboard of other settings, or
     `beside` one that cannot stand beside it.
     """
@@ -49,16 +50,19 @@ def make_leaderboard(
             f"The leaderboard of {preset['base']} cannot be measured: only mini has a detector of what pictures show.",
             hint="Draw and measure the other bases with psalign eval generate, run and judge.",
         )
-    started = time.perf_counter()
     _open(out, preset)
-    trials = choose(out, preset, workers=workers, device=device)
+    with _counted(out):
+        trials = choose(out, preset, workers=workers, device=device)
     chosen = {family: trial.settings for family, trial in trials.items()}
     repetitions = [repetition(out / f"seed-{number}", preset, number, chosen) for number in range(config.seeds)]
-    call_all([partial(make, one, device=device) for one in repetitions], workers=workers)
-    cells = pool.pool(out, repetitions)
-    pool.measure(out, cells, config, repetitions)
-    add_costs(out, config, repetitions, device=device)
-    _add_seconds(out, time.perf_counter() - started)
+    with Workers(workers) as shared:
+        for stage in stages(repetitions, config, device=device):
+            with _counted(out):
+                shared.call_all(stage)
+    with _counted(out):
+        cells = pool.pool(out, repetitions)
+        pool.measure(out, cells, config, repetitions)
+        add_costs(out, config, repetitions, device=device)
     if beside is not None:
         add_beside(out, beside)
     return write_page(out, out / "LEADERBOARD.md")
@@ -97,6 +101,12 @@ def _decides(preset: Record) -> Record:
     return {**preset, "leaderboard": section}
 
 
-def _add_seconds(out: Path, seconds: float) -> None:
-    record = read_mark(out, hint=HINT)
-    write_json(out / MARK, {**record, "seconds": round(record["seconds"] + seconds, 1)})
+@contextmanager
+def _counted(out: Path) -> Iterator[None]:
+    """Adds the seconds of a part to those of the leaderboard, also where an error ends it."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        record = read_mark(out, hint=HINT)
+        write_json(out / MARK, {**record, "seconds": round(record["seconds"] + time.perf_counter() - started, 1)})
