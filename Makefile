@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow check format bench clean
+.PHONY: help setup quickstart test test-slow test-long check format bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -35,8 +35,11 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --di
 test: $(STAMP)  ## the tests (offline, CPU)
 	$(PYTEST) $(ARGS)
 
-test-slow: $(STAMP)  ## the tests that take minutes: many kills, long fuzzing, every published command, a browser
-	$(PYTEST) -m slow $(ARGS)
+test-slow: $(STAMP)  ## whole commands, several processes, many inputs
+	$(PYTEST) -m "slow and not long and not gpu and not network" $(ARGS)
+
+test-long: $(STAMP)  ## the tests that take minutes: many kills, long fuzzing, every published command, a browser
+	$(PYTEST) -m long $(ARGS)
 
 check: $(STAMP)  ## lint, format and types, without changing anything
 	$(BIN)/ruff check .

@@ -472,6 +472,7 @@ def before(world):
     return state(world)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "status", "message"), TRIES, ids=[line[:70] for line, _, _ in TRIES])
 def test_a_try_ends_in_one_message_and_changes_nothing(line, status, message, world, before, capsys, monkeypatch):
     import re

@@ -232,6 +232,7 @@ def changed_at(value, path, other=GONE):
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_refused_by_name_or_read_as_it_stands(name, tmp_path, monkeypatch):
     monkeypatch.setattr("psalign.users.store_reader.LOAD_PAUSE_S", 0)

@@ -55,6 +55,7 @@ def train(base, pipelines, *more):
                  *more])  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", PIPELINES)
 def test_one_command_from_nothing_to_a_sheet(base, pipelines, mirror, capsys):
     if base == "sd15":
@@ -187,6 +188,7 @@ def test_vectors_of_another_language_model(pipelines, mirror, capsys, monkeypatc
     assert "holds vectors of backend structured, not of Qwen" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sheet_that_does_not_fit_loses_nothing(pipelines, mirror, capsys, monkeypatch):
     class Little:
         available = 1_000_000
@@ -245,7 +247,7 @@ def start(mirror, *command, **more):
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_between_stages_and_started_again(pipelines, mirror, monkeypatch, tmp_path):
     """The base comes from the hub too. Killed at four places, the run ends as one that was never killed."""
     mirror.models["some/tiny"] = pipelines["sd15"]
@@ -282,7 +284,7 @@ def test_killed_between_stages_and_started_again(pipelines, mirror, monkeypatch,
     assert Path("trained_models/psa-sd15/adapter/diffusion_pytorch_model.safetensors").read_bytes() == weights
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_launcher_bare(pipelines, mirror, tmp_path):
     """Nothing is there: the launcher fetches, trains and draws; started again it goes on; then infer's runs bare."""
     python = tmp_path / "python"

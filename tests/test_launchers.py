@@ -19,6 +19,8 @@ from taxonomies import CATEGORIES
 from tiny_language_model import save_language_model
 from tiny_pipelines import LLM_DIM, PIPELINES, WHOLE, random_adapter, save_with_adapter
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 LAUNCHERS = sorted(path.stem for path in (ROOT / "launchers").glob("infer_*.sh"))
 
@@ -114,7 +116,7 @@ def test_every_launcher_runs(name, folder, launch):
         assert set(rows[0]["banned"]) == {"Hate", "Violence", "Self-Harm", "Sexuality", "Shocking", *stored}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_launcher_with_two_processes_from_first_to_last(folder):
     """The second process has its users' vectors from the first."""
     done = start("infer_sdxl_psa_llm", folder, NUM_PROCESSES=2, OUT="two")

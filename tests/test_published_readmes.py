@@ -26,7 +26,7 @@ from psalign.users import EmbeddingStore
 from test_train_launchers import rows_of
 from tiny_pipelines import WHOLE, save_pipeline
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]
 CLONED = ("launchers", "evaluation", "utils", "train.py", "infer.py", "environment.yaml")
 DATASETS = ("debug", "coco_10k", "i2p_4073", "CoProv2_test", "sage_unseen", "ud_1434")

@@ -119,6 +119,7 @@ def copy_of_run(small_run, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(copy_of_run, small_preset):
     before = rates_of(read_results(copy_of_run / "results.csv"))
     picture = copy_of_run / "pictures/mini_scenes/psa-prompt/mini/scenes_00000.png"
@@ -238,7 +239,7 @@ def test_unknown_users_and_other_recipes_are_refused(copy_of_run, mini_pipeline)
         generate(Drawing(mini_pipeline, GenerationConfig(), other, attached), known, copy_of_run / "y")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_side_by_side_make_the_same_run(small_run, small_preset, tmp_path):
     out, rows = small_run
     beside = run(tmp_path / "run", small_preset, workers=2)

@@ -55,6 +55,7 @@ def test_make_targets_exist_and_do_what_the_readme_says():
     assert "psalign quickstart --out outputs/quickstart" in makefile  # which tests/test_quickstart.py runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("psalign ")])
 def test_commands_run_in_order(command, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)

@@ -104,6 +104,7 @@ def test_a_published_form_carries_the_taxonomy(in_use, tmp_path):
         load_adapter(tmp_path / "seven.safetensors")
 
 
+@pytest.mark.slow
 def test_the_detector_of_the_mini_world_is_refused(in_use, tmp_path):
     """It would see nothing of what is banned here, and every picture would be clean. What needs no verdict works."""
     pictures, message = np.zeros((1, 64, 64, 3), np.uint8), "detector of the mini world has the categories of the def"

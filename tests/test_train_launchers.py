@@ -109,7 +109,7 @@ def test_a_launcher_trains_an_adapter_of_its_base(base, folder, launch):
     assert not (out / "validation").exists()  # whose pictures would need the whole UNet
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_launcher_trains_on_pictures_where_that_is_asked_for(folder, launch):
     changes = ("objective=pictures", "mixed_precision=bf16", "validation_pictures=1")
     flags = [part for change in changes for part in ("--set", f"prompt.training.{change}")]
@@ -142,7 +142,7 @@ def test_flags_win_over_the_environment(folder, launch):
 
 
 def test_several_processes_are_started_by_accelerate(folder, tmp_path):
-    """By a config of accelerate, or by their number; the tests marked slow train so."""
+    """By a config of accelerate, or by their number; the tests marked long train so."""
     recorder, notes = tmp_path / "python", tmp_path / "notes"
     recorder.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$NOTES"\n')
     recorder.chmod(0o755)
@@ -173,12 +173,12 @@ def losses_of_two_processes(folder, name):
     return read_losses(folder / name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_by_a_config_of_accelerate(folder):
     assert losses_of_two_processes(folder, "cpus_2")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_by_fsdp_train_as_two_processes_do(folder):
     assert losses_of_two_processes(folder, "fsdp_4") == pytest.approx(
         losses_of_two_processes(folder, "cpus_2"), rel=1e-6

@@ -63,9 +63,9 @@ def winner_of(ended, out):
     return winner
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_two_generates_with_other_steps_one_draws(tmp_path):
-    """About half a minute: python -m pytest -m slow tests/test_two_at_once.py."""
+    """About half a minute: python -m pytest -m long tests/test_two_at_once.py."""
     rows = [{"file_name": f"{i}.png", "prompt": f"a red cat {'left ' * i}", "seed": i} for i in range(12)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -82,9 +82,9 @@ def test_of_two_generates_with_other_steps_one_draws(tmp_path):
     assert contents(tmp_path / "drawn") == contents(tmp_path / "alone")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_two_trainings_with_other_rates_one_trains(tmp_path):
-    """About half a minute: python -m pytest -m slow tests/test_two_at_once.py."""
+    """About half a minute: python -m pytest -m long tests/test_two_at_once.py."""
     save_profiles(tmp_path / "users.csv", PEOPLE)
     EmbeddingStore.build(PEOPLE, StructuredEmbedder(8)).save(tmp_path / "vectors")
     rows = [{"caption": f"a red cat with a sword {'left ' * i}", "chosen_caption": f"a red cat {'left ' * i}",

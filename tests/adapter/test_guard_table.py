@@ -136,7 +136,7 @@ def expected():
 # To compile takes seconds, by either way the same. By default one way here; test_pipelines.py compiles the whole UNet.
 COMPILES = [("`unet.compile_repeated_blocks()`", "published")]
 KEPT = [
-    pytest.param(call, kind, marks=[pytest.mark.slow] * ("compile" in call and (call, kind) not in COMPILES))
+    pytest.param(call, kind, marks=[pytest.mark.long] * ("compile" in call and (call, kind) not in COMPILES))
     for call in KEEPS
     for kind in ("prompt", "published")
 ]

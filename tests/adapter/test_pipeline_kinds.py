@@ -463,6 +463,7 @@ def modular_sdxl(stock, guider):
     return pipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["prompt", "published"])
 @pytest.mark.parametrize("guider", GUIDERS)
 def test_modular_sdxl(guider, kind):

@@ -68,7 +68,7 @@ def alone(pipe, psa, i, **more):
         pytest.param(PIPELINES["sd15"], 4.0, id="sd15-4"),
         pytest.param(PIPELINES["sd15"], 1.0, id="sd15-1"),
         pytest.param(PIPELINES["sdxl"], 4.0, id="sdxl-4"),
-        *(pytest.param(make, 4.0, id=f"whole {base}", marks=pytest.mark.slow) for base, make in WHOLE.items()),
+        *(pytest.param(make, 4.0, id=f"whole {base}", marks=pytest.mark.long) for base, make in WHOLE.items()),
     ],
 )
 def test_a_batch_of_users_is_the_users_one_by_one(make, kind, guidance):
@@ -223,11 +223,12 @@ def test_any_scheduler(kind, scheduler):
         torch.testing.assert_close(drawn[i], alone(pipe, psa, i), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["prompt", "published"])
 @pytest.mark.parametrize(
     ("base", "dtype"),
     [
-        pytest.param("sd15", torch.float16, marks=pytest.mark.slow),
+        pytest.param("sd15", torch.float16, marks=pytest.mark.long),
         ("sd15", torch.bfloat16),
         ("sdxl", torch.float16),
     ],
@@ -349,6 +350,7 @@ def test_an_ip_adapter_loaded_before_keeps_its_picture_prompt(kind):
     torch.testing.assert_close(draw(pipe, psa, users(), scale=0.0, **more), plain, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["prompt", "published"])
 def test_compiled_once_for_every_scale_and_user(kind):
     """One graph (fullgraph), and neither another scale nor another user compiles again or gives stale pictures."""

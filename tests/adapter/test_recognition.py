@@ -173,7 +173,7 @@ def test_each_row_reads_the_text_of_its_user_or_the_call_raises(example):
     play(example)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(deadline=None, max_examples=10_000)
 @given(plays())
 def test_each_row_reads_the_text_of_its_user_or_the_call_raises_often(example):

@@ -13,7 +13,7 @@ from tiny_pipelines import PIPELINES, draw
 PREFIXES = ("", "unet.", "model.diffusion_model.")
 
 
-@pytest.fixture(scope="module", params=["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["sd15", pytest.param("sdxl", marks=pytest.mark.long)])
 def pipeline(request):
     return PIPELINES[request.param]()
 

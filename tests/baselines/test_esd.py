@@ -31,7 +31,7 @@ def test_x_trains_the_cross_attentions_and_u_all_else(mini):
     assert all(".attn2." in name for name in x)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_moves_towards_the_target_and_leaves_the_base_as_it_was(mini, tmp_path):
     before = {name: weight.clone() for name, weight in mini.unet.state_dict().items()}
     config = EsdConfig(steps=12, batch_size=2, lr=2e-3, sampling_steps=2, ways=2)
@@ -46,7 +46,7 @@ def test_training_moves_towards_the_target_and_leaves_the_base_as_it_was(mini, t
     assert (trained - target).square().mean() < 0.8 * (told - target).square().mean()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_and_resumed_ends_with_the_same_weights(mini, tmp_path, monkeypatch):
     whole = train_esd(mini, ["sword"], FEW, cross=True, steps=6, place=Place(tmp_path / "whole", "run", "x"))
     made = []
@@ -70,7 +70,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(mini, tmp_path, monkeypat
     assert all(torch.equal(again[name], whole[name]) for name in whole)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("base", ["sd15", "sdxl"])
 def test_it_trains_on_the_layouts_of_sd15_and_sdxl(base, tmp_path):
     pipe = PIPELINES[base]()

@@ -14,8 +14,8 @@ from tiny_pipelines import PIPELINES, draw, save_lora
     ("base", "by_file"),
     [
         ("sd15", False),
-        pytest.param("sd15", True, marks=pytest.mark.slow),
-        pytest.param("sdxl", False, marks=pytest.mark.slow),
+        pytest.param("sd15", True, marks=pytest.mark.long),
+        pytest.param("sdxl", False, marks=pytest.mark.long),
     ],
 )
 def test_loaded_and_unloaded_bit_for_bit(base, by_file, tmp_path):

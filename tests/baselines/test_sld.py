@@ -12,7 +12,7 @@ AT_ONCE = Strength(scale=5000, warm_up=0, threshold=1.0, momentum_scale=0.5, mom
 CONCEPTS = ["a red cat", "a boat at night"]
 
 
-@pytest.fixture(scope="module", params=["sd15", pytest.param("sdxl", marks=pytest.mark.slow), "mini"])
+@pytest.fixture(scope="module", params=["sd15", pytest.param("sdxl", marks=pytest.mark.long), "mini"])
 def pipeline(request):
     return load_pipeline("mini") if request.param == "mini" else PIPELINES[request.param]()
 

@@ -97,7 +97,7 @@ def test_unknown_settings():
         check_settings({"uce": {"power": 2}})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", GIVEN)
 def test_files_of_a_folder(folders, method):
     usual, out = TRAINED_BY[method].usual, folders / method
@@ -110,7 +110,7 @@ def test_files_of_a_folder(folders, method):
     assert not (out / "training").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stock_diffusers_loads_all_of_them(folders):
     base = picture(load_pipeline("mini"))
     for method in ("uce", "rece", "esdx"):
@@ -129,7 +129,7 @@ def test_stock_diffusers_loads_all_of_them(folders):
         torch.testing.assert_close(picture(other, f"a red cat with a sword {word_of(None)}"), own)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_pipeline_is_left_as_it_was(folders, pipe):
     base, weights = picture(pipe), {name: w.clone() for name, w in pipe.unet.state_dict().items()}
     esd, dpo = (expert_files(folders / method, method) for method in ("esdx", "safetydpo"))
@@ -153,7 +153,7 @@ def test_a_pipeline_is_left_as_it_was(folders, pipe):
     assert all(torch.equal(w, weights[name]) for name, w in pipe.unet.state_dict().items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_experts_add_their_changes_up(folders, pipe):
     files = expert_files(folders / "esdx", "esdx")
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
@@ -174,7 +174,7 @@ def test_a_merge_of_loras_is_the_sum_of_their_changes():
     assert (one["a.lora.up.weight"] @ one["a.lora.down.weight"]).tolist() == [[6.0], [22.0]]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_finished_part_stays_and_another_training_is_refused(folders, source, monkeypatch):
     def never(*_):
         raise AssertionError("trained again")
@@ -186,7 +186,7 @@ def test_a_finished_part_stays_and_another_training_is_refused(folders, source, 
         train_baseline("esdx", source, out, base="mini", given={**GIVEN["esdx"], "lr": 0.5})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_cannot_be_trained(source, tmp_path, folders):
     with pytest.raises(UsageError, match="Nothing is trained for 'sld'; choose one of: uce, rece"):
         train_baseline("sld", source, tmp_path, base="mini", given={})

@@ -17,6 +17,7 @@ def parts(arguments):
     return Parts(arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*VARIANTS, *ON_CAPTIONS])
 def test_a_variant_takes_a_step_and_leaves_the_base_as_it_was(name, parts, arguments):
     before = {key: weight.clone() for key, weight in parts.unet.state_dict().items()}

@@ -109,7 +109,7 @@ def test_both_commands_say_it_as_json(folder, tmp_path, capsys):
     assert json.loads(run(capsys, *measure, "--json")[1]) == []
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_the_mini_world_drawn_and_measured(workers, mini, tmp_path, capsys):
     results = tmp_path / "results.csv"
     command = ("eval", "run", "--images", mini / "eval_images", "--output", results, "--cache", tmp_path / "cache",
@@ -198,7 +198,7 @@ def test_the_same_seed_and_settings_for_every_method(mini):
     assert len({tuple(run[name] for name in shared) for run in runs}) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_seed_scripts(folder, tmp_path):
     """run_gen.sh starts two processes, which write what one writes; run_eval.py is eval run."""
     flags = ["--prompts", folder / "prompts", "--model", folder / "sd15", "--limit", 4, "--steps", 1, "--batch-size",

@@ -64,6 +64,7 @@ def several(folder, out, *, fail="nothing fails"):
     return statuses, said.read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_files_of_one(folder, whole):
     statuses, said = several(folder, "two")
     assert statuses == [0, 0], said

@@ -19,6 +19,7 @@ def folder(tmp_path, capsys, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_many_users_end_to_end_without_a_model(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for command in (

@@ -58,7 +58,7 @@ def test_ray_is_an_extra_and_workers_are_at_least_one(monkeypatch):
     assert RayWorkers(load, 1)([], None) == []  # nothing is left to draw: no cluster is asked
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_on_two_nodes_write_the_files_of_one_process(tmp_path, capsys, monkeypatch):
     """In the second run a worker is killed: Ray starts another one, which draws what is not on disk."""
     lines = [f"a {colour} {animal} with a sword,anna" for colour in ("red", "blue") for animal in ("cat", "dog", "owl")]

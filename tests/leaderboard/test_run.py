@@ -9,6 +9,8 @@ from psalign.config import load_preset
 from psalign.errors import OutputError, UsageError
 from psalign.leaderboard.run import make_leaderboard, write_page
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     "dataset.limit_rows=14",
     "dataset.train_users=12",

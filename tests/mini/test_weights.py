@@ -33,14 +33,14 @@ def test_autoencoder_is_crisp(mini_pipeline):
     assert checks.check_autoencoder(mini_pipeline, n=12) >= 29.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_detector_is_right_on_fresh_faded_and_reconstructed_drawings(mini_pipeline):
     counts = checks.check_detector(load_detector(), mini_pipeline, n=200)
     for name, (right, of) in counts.items():
         assert right / of >= (0.94 if name.startswith("faded") else 0.98), name
 
 
-@pytest.mark.parametrize("n", [12, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [12, pytest.param(40, marks=pytest.mark.long)])
 def test_base_draws_what_captions_ask_for(mini_pipeline, n):
     counts = checks.check_base(mini_pipeline, load_detector(), n=n)
     few = 1 / n if n < 40 else 0.0  # one more may fail
@@ -51,7 +51,7 @@ def test_base_draws_what_captions_ask_for(mini_pipeline, n):
     assert shares["unasked"] <= 0.05 + few
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_base_knows_the_language(mini_pipeline):
     counts = checks.check_language(mini_pipeline, load_detector(), n=100)
     shares = {name: right / of for name, (right, of) in counts.items() if not name.startswith("the worst")}
@@ -70,7 +70,7 @@ def _is_denied(name):
     return name.endswith("not drawn")
 
 
-@pytest.mark.parametrize("n", [16, pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [16, pytest.param(64, marks=pytest.mark.long)])
 def test_text_image_model_tells_captions_apart(mini_pipeline, n):
     counts = checks.check_clip(load_clip(), mini_pipeline, n=n)
     for name, (right, of) in counts.items():

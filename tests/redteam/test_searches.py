@@ -21,6 +21,8 @@ from psalign.redteam.searches import Budget, NoiseSearch, StateSearch, TokenSear
 from psalign.redteam.victim import Victim
 from psalign.users.vectors import UserBatch
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 CONFIG = GenerationConfig(steps=STEPS)
 META = {"background": "night", "subject": "cat", "colour": "red", "side": "left", "motifs": ["sword"]}
@@ -93,7 +95,7 @@ def test_the_bases_own_text_reaches_the_goal_at_every_step(mini_pipeline, tmp_pa
             assert search.losses([1, 0], step, texts, {}).min() > 1e-4  # of the other's request
 
 
-@pytest.mark.parametrize("kind", [StateSearch, pytest.param(WordSearch, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [StateSearch, pytest.param(WordSearch, marks=pytest.mark.long)])
 def test_a_gradient_search_lowers_the_loss_of_the_rows_it_is_asked_for(mini_pipeline, tmp_path, requests, goal, kind):
     with victim_of("uce-user", mini_pipeline, tmp_path) as victim:
         search = kind(victim, ROWS, requests, goal, Budget(steps=3, looks=1))

@@ -40,7 +40,7 @@ def test_an_unknown_attack_is_refused(tmp_path):
         attack_weights(tmp_path, RedTeamConfig(tmp_path, ("base",), GridConfig()), attacks=["mirror"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weak_methods_break_and_a_run_goes_on_from_disk(tmp_path, small_run):
     config = RedTeamConfig(
         small_run[0] / "data", ("base", "uce-user", "sld-user"), GridConfig(steps=6, sld="max"), limit=6

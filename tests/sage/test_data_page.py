@@ -21,6 +21,7 @@ SMALLER = {
 }
 
 
+@pytest.mark.slow
 def test_commands_run_in_order(tmp_path, monkeypatch, capsys):
     """Building comes first, whatever the order on the page: the others read what it writes."""
     monkeypatch.chdir(tmp_path)

@@ -40,7 +40,7 @@ def server():
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked, server.cut = [], None
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     server.url = f"http://127.0.0.1:{server.server_port}/file"
     yield server
     server.shutdown()
@@ -94,7 +94,7 @@ def test_a_chunk_that_is_cut_short(tmp_path):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         with pytest.raises(DatasetError, match="cannot be downloaded"):
             fetch(f"http://127.0.0.1:{server.server_port}/file", tmp_path / "a")
         server.shutdown()

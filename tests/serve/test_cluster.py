@@ -89,7 +89,7 @@ def expected_pictures(adapter):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_replicas_draw_for_two_people_and_one_is_killed(tmp_path):
     """kill -9 of a replica: each request in flight has an error or its own picture, and then the service goes on."""
     adapter = tmp_path / "adapter"

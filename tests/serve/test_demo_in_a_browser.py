@@ -1,6 +1,6 @@
 """The demo in a real browser, at two widths, on the mini base and offline.
 
-Run with: make test ARGS="-m slow tests/serve/test_demo_in_a_browser.py" (extra `demo`, playwright, chromium)
+Run with: make test ARGS="-m long tests/serve/test_demo_in_a_browser.py" (extra `demo`, playwright, chromium)
 PSALIGN_SCREENSHOTS=folder keeps the screenshots, to be looked at.
 """
 
@@ -18,7 +18,7 @@ from psalign.serve.artist import Artist
 from psalign.serve.requests import Offer
 from serving import random_adapter
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = (1280, 400)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]

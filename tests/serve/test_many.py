@@ -140,9 +140,9 @@ def storm(place, keys, plans, expected):
     ("make", "asked", "requests"),
     [
         (Marker, ASKED, 40),
-        pytest.param(Marker, ASKED, 2000, marks=pytest.mark.slow),
+        pytest.param(Marker, ASKED, 2000, marks=pytest.mark.long),
         # Random weights rewrite nearly alike for any limit in words, so that here only people are told apart.
-        pytest.param(mini, ASKED[:1], 2000, marks=pytest.mark.slow),
+        pytest.param(mini, ASKED[:1], 2000, marks=pytest.mark.long),
     ],
     ids=["marker-40", "marker-2000", "mini-2000"],
 )
@@ -177,7 +177,7 @@ def release(service, artist):
 
 
 @pytest.mark.parametrize(
-    "examples", [pytest.param(60, id="60"), pytest.param(10_000, id="10000", marks=pytest.mark.slow)]
+    "examples", [pytest.param(60, id="60"), pytest.param(10_000, id="10000", marks=pytest.mark.long)]
 )
 def test_the_document_of_the_interface_holds_and_nothing_breaks_it(tmp_path, examples):
     """schemathesis makes requests from /openapi.json, valid and broken ones: none has a 5xx or a traceback as its

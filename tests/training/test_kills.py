@@ -24,7 +24,8 @@ def finish(process):
     assert processes.finish(process) == 0
 
 
-@pytest.mark.parametrize(("kills", "steps"), [(2, 24), pytest.param(20, 160, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "steps"), [(2, 24), pytest.param(20, 160, marks=pytest.mark.long)])
 def test_kills_at_random_moments_end_with_the_same_bits(small_run, tmp_path, kills, steps):
     """Kills fall in loading, steps, checkpoint writing and log writing: the moments come from a seeded generator."""
     data, embeddings = small_run[0] / "data", small_run[0] / "embeddings"
@@ -65,6 +66,7 @@ def losses(folder):
         return [float(row["loss"]) for row in csv.DictReader(stream)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["pictures", "captions"])
 def test_two_processes_give_the_losses_of_one(small_run, tmp_path, objective):
     """Two processes of two pairs each, and one of four: the same global batch."""

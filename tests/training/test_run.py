@@ -151,6 +151,7 @@ def test_only_the_pairs_that_are_asked_for_need_pictures(small_run, tmp_path):
 SHORT = ["prompt.training.steps=1", "prompt.training.batch_size=2", "prompt.training.validation_pictures=2"]
 
 
+@pytest.mark.slow
 def test_training_leaves_parts_that_are_offloaded_or_quantised_alone(small_run, tmp_path):
     """VAE by accelerate's hooks; the text encoder as bitsandbytes leaves it, which refuses to be moved and cast."""
     users, pipeline = EmbeddingStore.load(small_run[0] / "embeddings"), load_pipeline("mini", dtype="bf16")

@@ -56,6 +56,7 @@ def finished(tmp_path_factory):
     return lambda out: shutil.copytree(run, out, dirs_exist_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "loss"), [("adamw", "sigmoid"), ("adafactor", "ipo")])
 def test_training_lowers_the_loss_of_a_step(tmp_path, optimizer, loss):
     trainer = new_trainer(tmp_path, steps=20, batch_size=12, lr=3e-3, user_dropout=0.0, caption_dropout=0.0,
@@ -253,9 +254,9 @@ def test_a_moving_average_is_what_is_saved(tmp_path):
         assert torch.equal(kept, own)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_compiled_unet_takes_the_same_steps(tmp_path):
-    """About a minute: python -m pytest -m slow tests/training."""
+    """About a minute: python -m pytest -m long tests/training."""
     plain = new_trainer(tmp_path / "plain", steps=2).train().state_dict()
     compiled = new_trainer(tmp_path / "compiled", steps=2)
     compiled.attached.unload()

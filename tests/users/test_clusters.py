@@ -63,6 +63,7 @@ def test_groups_of_fewer_than_five_are_not_described():
     assert {small[name] for name in ("centre", *CATEGORIES)} == {""}
 
 
+@pytest.mark.slow
 def test_pictures(store, tmp_path):
     draw_clusters(cluster_users(store), store, tmp_path / "clusters.png")
     draw_levels([(f"level {i}", bans) for i, bans in enumerate(level_bans())], tmp_path / "levels.png")

@@ -157,6 +157,7 @@ def run_some(commands) -> list[int]:
         return [main(command.split()) for command in commands]
 
 
+@pytest.mark.slow
 def test_four_at_once_over_two_thousand_users_leave_nobody_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     people = sample_profiles(2000, seed=1)
@@ -210,7 +211,8 @@ def on_disk():
     return users, numbers(EmbeddingStore.load(Path("vectors")).user_ids), numbers(set().union(*splits.values()))
 
 
-@pytest.mark.parametrize("seed", [pytest.param(i, marks=[pytest.mark.slow] * (i > 3)) for i in range(24)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [pytest.param(i, marks=[pytest.mark.long] * (i > 3)) for i in range(24)])
 def test_any_interleaving_ends_as_some_order(seed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     people = sample_profiles(20, seed=1)

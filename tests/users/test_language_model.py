@@ -170,6 +170,7 @@ def test_equal_texts_are_read_once_and_given_out_in_order(model):
     assert np.array_equal(vectors, vectors[[0, 1] * 4])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_minilm(), reason="needs the extra minilm")
 def test_vectors_of_an_installed_encoder_tell_bans_and_are_found_again():
     """A pretrained encoder: the ban code that its vectors tell has the right sign for people it was not fitted on."""

@@ -152,7 +152,7 @@ def test_an_endpoint_that_is_no_judge_is_told_in_two_lines(body, kind, folder, c
             pass
 
     with HTTPServer(("127.0.0.1", 0), Page) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         usual = ("--mode", "evaluate", "--dataset", "sage_seen", "--judge-model", "m", "--yes", "--max-retries", "0")
         status, _, err = run(capsys, *usual, "--endpoint", f"http://127.0.0.1:{server.server_port}/v1")
         server.shutdown()

@@ -70,7 +70,7 @@ def kept(folder):
     return [json.loads(line)["key"] for line in content[: content.rfind(b"\n") + 1].splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kill_9_loses_nothing_and_pays_for_nothing_twice(folder):
     """Only questions whose reply was not on disk yet, at most `concurrency` of them, are asked again after a kill."""
     known: set = set()

@@ -1,6 +1,6 @@
 """The page as a reader's browser draws it: Chromium without a window, at a desk's width and at a phone's.
 
-Run with: make test ARGS="-m slow tests/evaluation/report/test_in_a_browser.py" (Debian: apt-get install chromium)
+Run with: make test ARGS="-m long tests/evaluation/report/test_in_a_browser.py" (Debian: apt-get install chromium)
 """
 
 import html
@@ -19,7 +19,7 @@ from psalign.evaluation.report.page import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
 ]
 FLAGS = (

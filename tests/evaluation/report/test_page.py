@@ -263,6 +263,7 @@ def test_a_sheet_s_png_blurs_what_is_veiled(tmp_path):
 # --- figures and the command ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_figures_are_there_as_png_and_pdf(boards, tmp_path):
     pytest.importorskip("matplotlib")
     written = {path.name for path in figures.write_figures(tmp_path, boards[:1])}

@@ -26,7 +26,7 @@ TINY = BaseConfig(
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_train_base_writes_a_stock_pipeline_and_its_record(tmp_path):
     train_base(tmp_path / "base", TINY, work=tmp_path / "work")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "base", safety_checker=None)
@@ -45,7 +45,7 @@ def weights(folder, part):
     return next((folder / part).glob("*.safetensors")).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kept_autoencoder_is_the_same_file_and_its_record_is_told(tmp_path):
     train_base(tmp_path / "base", TINY, work=tmp_path / "work", kept=Kept(mini_folder()))
     assert weights(tmp_path / "base", "vae") == weights(mini_folder(), "vae")
@@ -55,6 +55,7 @@ def test_a_kept_autoencoder_is_the_same_file_and_its_record_is_told(tmp_path):
     assert set(record["seconds"]) == {"text encoder and UNet", "language"}
 
 
+@pytest.mark.slow
 def test_the_command_keeps_a_unet_and_trains_the_language(tmp_path, capsys):
     arguments = ["--keep-unet", mini_folder(), "--language-steps", 1, "--out", tmp_path / "b", "--work", tmp_path / "w"]
     assert main(["mini", "train-base", *map(str, arguments)]) == 0

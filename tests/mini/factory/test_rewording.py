@@ -63,6 +63,7 @@ def test_texts_have_a_caption_of_the_dataset_that_asks_for_the_same():
         assert {world.MOTIF_CATEGORY[motif] for motif in row.meaning.motifs} <= set(row.meaning.kinds)
 
 
+@pytest.mark.slow
 def test_the_unet_and_the_old_text_encoder_are_left_as_they_were(mini_pipeline, tokenizer, tmp_path):
     before = [p.clone() for part in (mini_pipeline.unet, mini_pipeline.text_encoder) for p in part.parameters()]
     trained, _ = train_language(mini_pipeline, tokenizer, TINY, seed=3, work=tmp_path)
