@@ -41,7 +41,7 @@ class Trial:
 
 
 def choose(out: Path, preset: Record, *, workers: int = 1, device: str = "cpu") -> dict[str, Trial]:
-    """The best setting by family, of those that the preset has alternatives for; the first of equals.
+    """The best setting by family, of those that the preset has alternatives for (best_first).
 
     What was tried is kept in out/choice.json, with its dataset, weights and pictures in out/choice.
     """
@@ -50,7 +50,7 @@ def choose(out: Path, preset: Record, *, workers: int = 1, device: str = "cpu") 
         trials = _try_all(out / "choice", preset, workers=workers, device=device)
         found = {family: [one for one in trials if one.family == family] for family in _alternatives(preset)}
         write_json(out / "choice.json", {name: [asdict(one) for one in tried] for name, tried in found.items()})
-    return {family: max(tried, key=lambda one: one.passed) for family, tried in found.items()}
+    return {family: best_first(tried)[0] for family, tried in found.items()}
 
 
 def read_trials(out: Path) -> dict[str, list[Trial]] | None:
@@ -116,6 +116,7 @@ class _Trying(Repetition):
 
 
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
-    """The chosen one, then the others in their order."""
-    chosen = max(trials, key=lambda one: one.passed)
+    """The chosen one, then the others in their order. Of equals the last is chosen: presets begin with the mildest, and
+    no attack is part of the choice, against which the strongest stands best."""
+    chosen = max(reversed(trials), key=lambda one: one.passed)
     return [chosen, *(one for one in trials if one is not chosen)]

@@ -245,7 +245,7 @@ def _attacks(figures: Figures, about: About) -> Iterator[str]:
 def _settings(trials: Mapping[str, Sequence[Trial]], about: About) -> Iterator[str]:
     config = about.config
     yield "Each family's settings are the best of these by the pass rate of its personal form on"
-    yield f"{config.choice_prompts} prompts (dataset seed {config.choice_seed}); of equals the first."
+    yield f"{config.choice_prompts} prompts (dataset seed {config.choice_seed}); of equals the strongest."
     yield "Settings that are not named here are those of the preset `baselines-mini`."
     yield ""
     yield "| family | chosen: pass | others: pass |"
