@@ -1,6 +1,7 @@
 """What a benchmark left on disk, checked at the door; and the words and charts that are computed from it."""
 
 import json
+import math
 import re
 import shutil
 from itertools import pairwise
@@ -12,7 +13,7 @@ from psalign.errors import EvaluationError, UsageError
 from psalign.evaluation.cells import Cell, Variant, competitors
 from psalign.evaluation.estimate import Estimate
 from psalign.evaluation.metrics.limits import FactsFile, facts_path, judge_folder, list_facts, write_facts
-from psalign.evaluation.report.charts import Dot, Series, place_labels, scatter_axes
+from psalign.evaluation.report.charts import LEADER_PX, Dot, Series, leaders, place_labels, scatter_axes
 from psalign.evaluation.report.headline import rank, sentences, title
 from psalign.evaluation.report.leaderboard import Leaderboard, load_leaderboards
 from psalign.evaluation.report.tradeoff import curve_of, tradeoffs
@@ -280,6 +281,23 @@ def test_labels_lie_apart_from_each_other_and_from_the_dots():
         assert not (box[0] < axes.x(dot.x) < box[2] and box[1] < axes.y(dot.y) < box[3])
         assert box[0] >= 0
         assert box[2] <= 400
+
+
+def test_a_line_leads_to_a_label_that_is_far_from_its_dot_and_to_no_other():
+    """Ten dots in one place: their labels cannot all stand beside it."""
+    series = [Series("ours", [Dot(1, 0.5, f"method {i}", "") for i in range(10)]), Series("other", [Dot(9, 1, "", "")])]
+    axes, _, _ = scatter_axes(series)
+    lines = 0
+    for dot, box in place_labels(axes, series):
+        x, y = axes.x(dot.x), axes.y(dot.y)
+        gap = math.hypot(max(box[0] - x, x - box[2], 0), max(box[1] - y, y - box[3], 0))
+        found = list(leaders(axes, dot, box))
+        assert len(found) == (gap > LEADER_PX)
+        for start, end in found:
+            assert start == (x, y)
+            assert math.dist(start, end) == pytest.approx(gap)
+        lines += len(found)
+    assert 0 < lines < 10
 
 
 def test_values_and_places_of_a_chart_are_each_other_s_inverse():

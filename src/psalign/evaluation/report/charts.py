@@ -24,6 +24,8 @@ SCATTER_HEIGHT = 300
 LETTER_PX, LINE_PX = 6.6, 12.0  # size of a label's letters, which must be guessed: the font is the reader's
 
 
+LEADER_PX = 10.0  # farthest that a label stands from its dot without a line between them
+
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -108,8 +110,10 @@ def scatter_chart(series: Sequence[Series], *, x_title: str, title: str, percent
     """Dots with their intervals and labels; labels avoid dots and each other where there is room."""
     axes, x_ticks, y_ticks = scatter_axes(series)
     body = "".join(_series_svg(axes, one) for one in series)
-    for dot, (left, _, _, bottom) in place_labels(axes, series):
-        body += f'<text class="tick" x="{left:.1f}" y="{bottom - 3:.1f}">{escape(dot.label)}</text>'
+    for dot, box in place_labels(axes, series):
+        body += f'<text class="tick" x="{box[0]:.1f}" y="{box[3] - 3:.1f}">{escape(dot.label)}</text>'
+        for (x, y), (next_x, next_y) in leaders(axes, dot, box):
+            body += f'<path class="leader" d="M{x:.1f} {y:.1f}L{next_x:.1f} {next_y:.1f}"/>'
     shown = [(y, f"{100 * y:g} %" if percent_y else f"{y:g}") for y in y_ticks]
     return _frame(axes, [(x, f"{x:g}") for x in x_ticks], shown, body, x_title, title)
 
@@ -127,12 +131,21 @@ def scatter_axes(series: Sequence[Series]) -> tuple[Axes, list[float], list[floa
 
 
 def place_labels(axes: Axes, series: Sequence[Series]) -> Iterator[tuple[Dot, Box]]:
-    """A box for each label, in pixels, that covers as little as possible of dots, lines and other labels."""
+    """A box for each label, in pixels, that covers as little as possible of dots, lines and other labels. The last
+    series, which is drawn over the others, has the first choice."""
     taken = [box for one in series for box in _taken(axes, one)]
-    for dot in (dot for one in series for dot in one.dots if dot.label):
+    for dot in (dot for one in reversed(series) for dot in one.dots if dot.label):
         box = min(_places(axes, dot), key=lambda place: sum(_overlap(place, other) for other in taken))
         taken.append((box[0] - 3, box[1], box[2] + 3, box[3]))
         yield dot, box
+
+
+def leaders(axes: Axes, dot: Dot, box: Box) -> Iterator[tuple[tuple[float, float], tuple[float, float]]]:
+    """The line from a dot to its label, in pixels, where others may stand between them; none where it is close."""
+    x, y = axes.x(dot.x), axes.y(dot.y)
+    edge = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
+    if math.dist((x, y), edge) > LEADER_PX:
+        yield (x, y), edge
 
 
 def _series_svg(axes: Axes, series: Series) -> str:

@@ -16,7 +16,7 @@ from psalign.errors import ExtraMissing
 from ..judge.results import Comparison
 from ..metrics.limits import by_category
 from ..metrics.registry import METRICS, Metric
-from .charts import Series, place_labels, scatter_axes
+from .charts import Series, leaders, place_labels, scatter_axes
 from .contact_sheet import INK, LINE, write_sheet_png
 from .format import percent
 from .leaderboard import Leaderboard
@@ -104,8 +104,11 @@ def draw_scatter(axes: Any, series: Sequence[Series], *, x: str, y: str) -> None
     frame, x_ticks, y_ticks = scatter_axes(series)
     for part in series:
         _draw_series(axes, part)
-    for dot, (left, _, _, bottom) in place_labels(frame, series):
-        axes.text(*frame.at(left, bottom - 2), dot.label, fontsize=6, color=OTHERS, va="bottom")
+    for dot, box in place_labels(frame, series):
+        axes.text(*frame.at(box[0], box[3] - 2), dot.label, fontsize=6, color=OTHERS, va="bottom")
+        for start, end in leaders(frame, dot, box):
+            xs, ys = zip(frame.at(*start), frame.at(*end), strict=True)
+            axes.plot(xs, ys, color=OTHERS, linewidth=0.4, clip_on=False, zorder=1)
     axes.set_xlim(frame.x_low, frame.x_high)
     axes.set_ylim(frame.y_low, frame.y_high)
     axes.set_xticks(x_ticks, [_tick(METRICS[x], tick) for tick in x_ticks])
