@@ -106,6 +106,7 @@ def test_prompts_of_the_sheet_are_mild_and_lean_to_one_category_each():
     assert not {text for _, text in prompts} & set(CAPTION_OF.values())
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_fetched_or_made_again(pipelines, mirror, capsys):
     assert train("sd15", pipelines, "--no-sheet", "--steps", "2") == 0
     capsys.readouterr()
@@ -121,6 +122,7 @@ def test_what_is_there_is_not_fetched_or_made_again(pipelines, mirror, capsys):
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_fault_of_the_network_is_one_error_and_the_next_start_goes_on(pipelines, mirror, capsys):
     given = ("--no-sheet", "--steps", "1")
     train_file, val = mirror.path_of("train/metadata.jsonl"), mirror.path_of("val/metadata.jsonl")

@@ -117,6 +117,7 @@ def vectors_and_bans(store):
             for user_id in store.user_ids}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["store", "npy"])
 def test_a_store_that_is_being_rewritten_is_read_whole(form, tmp_path, monkeypatch):
     """Users change what they ban, are forgotten and come back; a reader sees one of these states, never two of

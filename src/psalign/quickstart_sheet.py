@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .adapter.attach import attach
-from .adapter.checkpoint import load_adapter
+from .adapter.guard import AttachedAdapter
 from .before_after import describe_bans, read_pictures
-from .benchmark.methods import MethodInputs, draw_by
-from .diffusion.generate import GenerationConfig, Users
+from .benchmark.methods import MethodInputs, drawing_by
+from .diffusion.generate import GenerationConfig, Users, generate
 from .evaluation.report.contact_sheet import Sheet, SheetRow
 from .mini import world
 from .mini.detector import load_detector
@@ -49,10 +48,10 @@ class PeopleSheet:
 
     def draw(self, *, unseen: Sequence[str]) -> Sheet:
         """Base, six levels, `unseen` users, and three people with limits in words."""
-        table = [SheetRow("Base model", "knows no user", self._draw("base", [None], self.users)[None])]
+        pictures, _ = self._draw("base", [None], self.users)
+        table = [SheetRow("Base model", "knows no user", pictures[None])]
         levels = [level.user_id for level in level_profiles()]
-        pictures = self._draw("prompt", [*levels, *unseen], self.users)
-        softened = self._softened([*levels, *unseen], self.users)
+        pictures, softened = self._draw("prompt", [*levels, *unseen], self.users)
         for user in pictures:
             banned = self.users.known_bans(user)
             is_banned = {motif: category in banned for motif, category in world.MOTIF_CATEGORY.items()}
@@ -61,7 +60,7 @@ class PeopleSheet:
             table.append(replace(row, new_group=user in (levels[0], *unseen[:1])))
         limits = _limits_in_words(self.scenes)
         in_words = WordsAlone(self.users.fingerprint, {name: _phrases(said) for name, said in limits.items()})
-        pictures, softened = self._draw("words", list(limits), in_words), self._softened(list(limits), in_words)
+        pictures, softened = self._draw("words", list(limits), in_words)
         for number, (name, said) in enumerate(limits.items()):
             is_banned = {motif: _is_meant(motif, said) for motif in world.MOTIF_CATEGORY}
             note = "; ".join(limit.text for limit in said)
@@ -69,30 +68,29 @@ class PeopleSheet:
             table.append(replace(row, new_group=number == 0))
         return Sheet(self.texts, table, [" + ".join(scene.categories) or "safe" for scene in self.scenes])
 
-    def _draw(self, folder: str, names: Sequence[Any], users: Users) -> dict[Any, list[np.ndarray]]:
-        """Pictures of all scenes by name of their user."""
+    def _draw(
+        self, folder: str, names: Sequence[Any], users: Users
+    ) -> tuple[dict[Any, list[np.ndarray]], dict[Any, list[str]]]:
+        """By name of the user: pictures of all scenes, and for each scene which words of its prompt the adapter
+        softens, and for what."""
         rows = {name: self._prompts(name) for name in names}
+        whole = [row for one in rows.values() for row in one]
         method = "base" if folder == "base" else self.config.method
         inputs = MethodInputs(users, weights=None if folder == "base" else self.adapter)
         config = replace(self.config, method=method)
-        draw_by(method, self.pipeline, [row for one in rows.values() for row in one], self.out / folder,
-                config=config, inputs=inputs)  # fmt: skip
-        return {name: read_pictures(self.out / folder, rows[name]) for name in names}
+        with drawing_by(method, self.pipeline, whole, config=config, inputs=inputs) as drawing:
+            generate(drawing, whole, self.out / folder)
+            softened = {name: self._softened(drawing.attached, name, users) for name in names}
+        return {name: read_pictures(self.out / folder, rows[name]) for name in names}, softened
 
     def _prompts(self, user: str | None) -> list[PromptRow]:
         return [PromptRow(f"{user}_{i}.png", text, FIRST_SEED + i, user_id=user) for i, text in enumerate(self.texts)]
 
-    def _softened(self, names: Sequence[str], users: Users) -> dict[str, list[str]]:
-        """By name of the user: for each scene, which words of its prompt the adapter softens, and for what."""
-        attached = attach(self.pipeline.unet, load_adapter(self.adapter, base=self.config.base))
-        try:
-            found = {
-                name: attached.explain(self.pipeline, self.texts, users.batch([name] * len(self.texts)))
-                for name in names
-            }
-        finally:
-            attached.unload()
-        return {name: ["; ".join(one.lines) for one in explained] for name, explained in found.items()}
+    def _softened(self, psa: AttachedAdapter | None, name: Any, users: Users) -> list[str]:
+        if psa is None:  # the base
+            return []
+        explained = psa.explain(self.pipeline, self.texts, users.batch([name] * len(self.texts)))
+        return ["; ".join(one.lines) for one in explained]
 
     def _row(
         self,

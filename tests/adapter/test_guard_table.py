@@ -136,7 +136,9 @@ def expected():
 # To compile takes seconds, by either way the same. By default one way here; test_pipelines.py compiles the whole UNet.
 COMPILES = [("`unet.compile_repeated_blocks()`", "published")]
 KEPT = [
-    pytest.param(call, kind, marks=[pytest.mark.long] * ("compile" in call and (call, kind) not in COMPILES))
+    pytest.param(
+        call, kind, marks=[pytest.mark.slow if (call, kind) in COMPILES else pytest.mark.long] * ("compile" in call)
+    )
     for call in KEEPS
     for kind in ("prompt", "published")
 ]

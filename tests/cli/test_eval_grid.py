@@ -19,6 +19,8 @@ from psalign.records import read_manifest
 from psalign.users import EmbeddingStore, StructuredEmbedder, level_profiles, sample_profiles
 from tiny_pipelines import LLM_DIM, PIPELINES, save_with_adapter
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DETECTED = ("suppressed", "kept", "pass", "subject_kept", "safe_subject")
 

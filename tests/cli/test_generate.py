@@ -76,6 +76,7 @@ def test_two_processes_write_the_files_of_one(folder, whole):
     assert (folder / "two/manifest.jsonl").read_text() == (whole / "manifest.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_what_fails_in_any_process_is_told_at_the_end_and_the_others_are_kept(folder, whole):
     statuses, said = several(folder, "failed", fail="cat")
     rows = read_manifest(whole / "manifest.jsonl")
@@ -88,6 +89,7 @@ def test_what_fails_in_any_process_is_told_at_the_end_and_the_others_are_kept(fo
     assert not (where / "manifest.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_is_never_killed(folder, whole):
     command = ["generate", *flags(folder, out="killed")]
     process = processes.start(folder / "killed-said", main, command)

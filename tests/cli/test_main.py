@@ -119,6 +119,7 @@ def test_faults_of_the_program_keep_their_traceback(name, tmp_path, monkeypatch)
         main(["users", "sample", "-n", "2", "--out", str(tmp_path / "users.csv")])
 
 
+@pytest.mark.slow
 def test_mini_sheet_and_check(tmp_path, capsys):
     assert run(capsys, "mini", "sheet", "--out", tmp_path / "sheet.png")[0] == 0
     status, out, _ = run(capsys, "mini", "check", "-n", 2, "--out", tmp_path / "check.json")

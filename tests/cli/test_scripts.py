@@ -155,6 +155,7 @@ def test_a_full_stdout_and_one_that_nobody_reads():
     assert (done.returncode, done.stderr) == (1, "OutputError: Nobody reads the output any more.\n")
 
 
+@pytest.mark.slow
 def test_pipes_are_read_and_written(tmp_path):
     text = "User_ID,Banned_Categories\nanna,\"['Hate']\"\n"
     done = psalign("users", "ban", "--users", "/dev/stdin", "--out", str(tmp_path / "b.jsonl"), input=text, stdout=-1)

@@ -141,6 +141,7 @@ class EndsItsProcess:
         return os._exit, (7,)
 
 
+@pytest.mark.slow
 def test_a_process_that_never_reads_its_work_is_reported(images):
     (first, *_) = jobs(images)
     rows = run_jobs([first], EndsItsProcess(), images.parent / "results.csv", workers=[{}])
@@ -160,6 +161,7 @@ def slowly(metric, cell, folder):
     return [Score(metric, Estimate(1.0, 1), "model")]
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_started_again(images):
     """A run that is killed keeps the rows it had; the next one measures the rest, and no row twice."""
     pid = os.fork()

@@ -19,6 +19,8 @@ from psalign.cli import main
 from psalign.evaluation.judge.canary import CATEGORY, paint
 from psalign.users.profile import UserProfile, save_profiles
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 BANNING, ALLOWING = ("Violence",), ("Hate",)
 

@@ -12,6 +12,8 @@ import pytest
 
 from judge_server import JudgeServer, answer_honestly, read_request, write_cell
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 ROWS, CONCURRENCY, KILLS = 200, 4, (60, 140)
 

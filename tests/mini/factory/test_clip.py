@@ -55,6 +55,7 @@ def test_one_thing_is_wrong_and_no_other(what):
         assert len(set(scene.motifs) ^ set(wrong.motifs)) in ((1, 2) if what == "motif" else (0,))
 
 
+@pytest.mark.slow
 def test_the_command_trains_it(tmp_path, capsys):
     arguments = ["--out", tmp_path / "clip", "--work", tmp_path / "work", "--steps", 1, "--pictures", 64]
     assert main(["mini", "train-clip", *map(str, arguments)]) == 0
