@@ -13,6 +13,12 @@ from filelock import FileLock
 gc.disable()  # until everything is imported: see pytest_collection_finish
 
 
+def pytest_collection_modifyitems(items):
+    """The first file that needs the small run comes first: nobody waits for that run, which one process makes."""
+    first = next((item.path for item in items if "small_run" in getattr(item, "fixturenames", ())), None)
+    items.sort(key=lambda item: item.path != first)
+
+
 def pytest_collection_finish():
     """What is imported stays, some 3,000 modules: no garbage collection of a test looks through it again."""
     gc.freeze()

@@ -13,6 +13,8 @@ from psalign.diffusion.prompts import derive_seed
 from psalign.errors import UnknownUser, UsageError
 from psalign.mini.detector import load_detector
 
+pytestmark = pytest.mark.slow
+
 FAST = {"base": "mini", "num_inference_steps": 2, "device": "cpu"}
 PROMPTS = ["a red cat on the left, at night", "a blue house on the right, in a meadow"]
 

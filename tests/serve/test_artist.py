@@ -18,6 +18,8 @@ from psalign.users.profile import UserProfile
 from psalign.users.views import batch_of
 from serving import random_adapter
 
+pytestmark = pytest.mark.slow
+
 KIND = Kind(64, 64, 3, 4.0)
 PEOPLE = [
     UserProfile(user_id="a", banned=("Violence",)),

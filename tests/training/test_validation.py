@@ -23,6 +23,8 @@ from psalign.users.store import EmbeddingStore
 from sage_rows import make_row
 from training_pairs import randomise
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TrainingConfig(
     steps=4, batch_size=4, save_every=2, log_every=2, validate_every=2, validation_pairs=10, validation_pictures=3,
     anchor="caption", dpo_weight=0.0,

@@ -104,7 +104,7 @@ def picture_uri(picture: Picture) -> str:
     if max(image.size) > MAX_SHOWN_PX:
         image.thumbnail((MAX_SHOWN_PX, MAX_SHOWN_PX), Image.Resampling.LANCZOS)
         kind = "jpeg"
-    content = encode(image, "JPEG", quality=86) if kind == "jpeg" else encode(image, optimize=True)
+    content = encode(image, "JPEG", quality=86) if kind == "jpeg" else encode(image)
     return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")
 
 
@@ -134,7 +134,7 @@ def write_sheet_png(path: Path, sheet: Sheet, *, reveal: bool = False) -> None:
             _draw_cell(image, row, column, (_column_left(column), row_top), veiled=veiled[column])
     for number, line in enumerate(legend):
         draw.text((_column_left(0), tops[-1] + 2 + 24 * number), line, SOFT, small)
-    write_bytes(path, encode(image, optimize=True))
+    write_bytes(path, encode(image))
 
 
 def _legend(sheet: Sheet, *, revealed: bool) -> list[str]:

@@ -42,7 +42,7 @@ def write_pairs_sheet(path: Path, pairs: Sequence[SheetPair]) -> None:
         line, column = divmod(number, COLUMNS)
         left = MARGIN_PX + column * (_PAIR_PX[0] + 3 * GAP_PX)
         _draw_pair(image, pen, pair, left, MARGIN_PX + line * (_PAIR_PX[1] + GAP_PX))
-    write_bytes(path, encode(image, optimize=True))
+    write_bytes(path, encode(image))
 
 
 def _draw_pair(image: Image.Image, pen: ImageDraw.ImageDraw, pair: SheetPair, left: int, top: int) -> None:
