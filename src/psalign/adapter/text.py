@@ -95,15 +95,19 @@ def encode_texts(
             lists = [None if text is None else [text] for text in row]
             with TOKENIZERS:
                 parts = tuple(encode(**dict(zip(columns, lists, strict=True)), **options))
-            if len(parts) not in (2, 4) or any(part is not None and part.ndim != 2 for part in parts[2:]):
-                raise GuardError(
-                    f"encode_prompt of {type(pipe).__name__} gives {len(parts)} values of a layout that is not known "
-                    "here.",
-                    hint="Pass the text states to psa.rewrite(prompt_embeds, users).",
-                )
-            encoded[row] = Texts(*parts)
+            encoded[row] = _texts_of(pipe, parts)
     stacked = [[getattr(encoded[row], field.name) for row in rows] for field in fields(Texts)]
     return Texts(*(None if column[0] is None else torch.cat(column) for column in stacked))  # type: ignore[arg-type]
+
+
+def _texts_of(pipe: Any, parts: tuple[Any, ...]) -> Texts:
+    """What encode_prompt gave. Raises GuardError where that is something else."""
+    if len(parts) not in (2, 4) or any(part is not None and part.ndim != 2 for part in parts[2:]):
+        raise GuardError(
+            f"encode_prompt of {type(pipe).__name__} gives {len(parts)} values of a layout that is not known here.",
+            hint="Pass the text states to psa.rewrite(prompt_embeds, users).",
+        )
+    return Texts(*parts)
 
 
 @torch.no_grad()
