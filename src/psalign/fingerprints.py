@@ -44,7 +44,7 @@ def file_digest(path: Path, digest: Any = None) -> str:
 def weights_fingerprint(modules: Mapping[str, torch.nn.Module | None]) -> str:
     """The fingerprint of weights as they are in memory, also of those that are offloaded layer by layer.
 
-    modules: by name; one that is None is left out.
+    modules: the modules by their names; a module that is None is left out.
     """
     import torch
 

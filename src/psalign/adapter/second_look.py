@@ -37,8 +37,8 @@ Match = Callable[[Sequence[tuple[str, str]]], Matches]
 class LeftOut:
     """A word that was left out of a prompt.
 
-    word: as it was read. token: the number of the user token that it falls under. match: how surely it falls under it
-    by itself, 0 to 1.
+    word: the word that was read, spelled rightly. token: number of the user token whose limit it falls under. match:
+    how well it matches that limit when it is read by itself, 0 to 1.
     """
 
     word: str
@@ -189,9 +189,9 @@ def _limited(prompt: str, vocabulary: frozenset[str], match: Match) -> Limited:
 
 
 def _looked_at(prompt: str, vocabulary: frozenset[str]) -> tuple[Pieces, list[SeenWord]]:
-    """A prompt up to where it has MOST_WORDS words, and those. A word counts once behind the same words. The rest is
-    cut off: nothing that was not looked at is drawn, and each of these words takes two passes of the text encoder at
-    most: by itself, and behind the words before it."""
+    """The beginning of a prompt, with at most MOST_WORDS words, and those words. A word that comes again behind the
+    same words counts once. The rest of the prompt is cut off, because nothing may be drawn that was not looked at. The
+    text encoder reads each word at most twice: by itself, and behind the words before it."""
     pieces, words = Pieces.of(prompt), set[tuple[str, str]]()
     seen = seen_words(pieces, vocabulary)
     for one in seen:
