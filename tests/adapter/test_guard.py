@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import copy
+import functools
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -541,3 +542,15 @@ def test_a_raw_prompt_that_a_users_call_left_unchanged_is_not_known():
     with pytest.raises(GuardError, match="called without users"):
         pipe("a red cat", num_inference_steps=1)
     pipe(**made, num_inference_steps=1)
+
+
+def test_an_encode_prompt_that_gives_other_values_is_refused(mini_pipeline, monkeypatch):
+    whole = mini_pipeline.encode_prompt
+
+    @functools.wraps(whole)
+    def with_a_mask(*given, **named):
+        return (*whole(*given, **named), None)
+
+    monkeypatch.setattr(mini_pipeline, "encode_prompt", with_a_mask)
+    with pytest.raises(GuardError, match=r"gives 3 values of a layout that is not known here.\nPass the text states"):
+        encode_texts(mini_pipeline, "a red cat")

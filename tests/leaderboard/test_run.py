@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 
 import pytest
 
@@ -85,6 +86,18 @@ def test_other_settings_are_refused_with_what_differs(made, preset):
     other = {**preset, "generation": {**preset["generation"], "steps": 2}}
     with pytest.raises(OutputError, match=r"generation\.steps: 1 -> 2"):
         make_leaderboard(made, other)
+
+
+def test_the_time_of_a_run_that_an_error_ends_counts(tmp_path, preset, monkeypatch):
+    def fail(*_, **__):
+        time.sleep(0.2)
+        raise OutputError("no space left")
+
+    monkeypatch.setattr("psalign.leaderboard.run.choose", fail)
+    for times in (1, 2):
+        with pytest.raises(OutputError, match="no space left"):
+            make_leaderboard(tmp_path, preset)
+        assert json.loads((tmp_path / "leaderboard.json").read_text())["seconds"] >= 0.2 * times
 
 
 def test_the_page_can_be_written_elsewhere_with_its_picture_beside_it(made, tmp_path):

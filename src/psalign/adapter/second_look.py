@@ -177,6 +177,7 @@ def text_states(pipe: Any, texts: Sequence[str], **options: Any) -> list[torch.T
 
 
 def _limited(prompt: str, vocabulary: frozenset[str], match: Match) -> Limited:
+    """The limited words of a prompt, up to where it is looked at."""
     pieces, seen = _looked_at(prompt, vocabulary)
     alone = match([(ARTICLE, one.word) for one in seen])
     sure = {word: found for (_, word), found in alone.items() if found is not None and found[1] >= SURE}
