@@ -33,7 +33,7 @@ def plain(pipe, prompt):
     return encode_texts(pipe, [prompt]).prompt_embeds
 
 
-MISSPELT = ["sowrd", "sw ord", "s w o r d", "sw0rd", "swordd"]
+MISSPELT = ["sowrd", "sw ord", "s w o r d", "sw0rd", "swordd", "sw.ord", "sw*rd"]
 
 
 @pytest.mark.parametrize("typed", MISSPELT)
@@ -76,6 +76,15 @@ def test_a_word_that_is_hidden_among_others_is_left_out(psa, mini_pipeline):
     prompt = "a red cat on the left with a sword, in a meadow"
     (found,) = psa.explain(mini_pipeline, prompt, None, limits=LIMITS)
     assert found.lines == ("left out: 'sword' for 'a sword'",)
+    assert torch.equal(encoded(psa, mini_pipeline, prompt), plain(mini_pipeline, REST))
+
+
+def test_what_is_left_is_looked_at_again(psa, mini_pipeline):
+    """A word around another that is left out is one then."""
+    prompt = "a red cat on the left with a s s w sowrd o r d w o r d, in a meadow"
+    (found,) = psa.explain(mini_pipeline, prompt, None, limits=LIMITS)
+    assert found.read == (("sowrd", "sword"), *[("s w o r d", "sword")] * 2)
+    assert [one.word for one in found.left_out] == ["sword"] * 3
     assert torch.equal(encoded(psa, mini_pipeline, prompt), plain(mini_pipeline, REST))
 
 

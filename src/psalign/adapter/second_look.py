@@ -63,6 +63,12 @@ class Look:
     cut: str = ""
     is_careful: bool = False
 
+    def then(self, later: Look) -> Look:
+        """This look and one at its text, as one."""
+        read, left_out = (*self.read, *later.read), (*self.left_out, *later.left_out)
+        cut = f"{later.cut} {self.cut}".strip()
+        return Look(later.text, read, left_out, cut, self.is_careful or later.is_careful)
+
 
 @dataclass(frozen=True)
 class Limited:
@@ -102,8 +108,15 @@ class SecondLook:
 
     @torch.no_grad()
     def __call__(self, adapter: PromptAdapter, pipe: Any, prompt: str, user: RowUsers, options: dict[str, Any]) -> Look:
-        """user: one row. options: of encode_prompt."""
+        """user: one row. options: of encode_prompt. What is left of a prompt is looked at again, because its words have
+        others beside them then, and parts of a word may have met."""
+        whole = look = self._once(adapter, pipe, prompt, user, options)
+        while look.left_out:
+            look = self._once(adapter, pipe, whole.text, user, options)
+            whole = whole.then(look)
+        return whole
 
+    def _once(self, adapter: PromptAdapter, pipe: Any, prompt: str, user: RowUsers, options: dict[str, Any]) -> Look:
         def match(texts: Sequence[tuple[str, str]]) -> Matches:
             return self._matches(adapter, pipe, sorted(set(texts)), user, options)
 

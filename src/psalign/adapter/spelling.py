@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 END_OF_WORD = "</w>"  # in CLIP's vocabularies
@@ -18,6 +18,7 @@ PIECE = re.compile(r"[^\s,.;:!?()\[\]{}\"]+")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SHORTEST, SHORTEST_MISSPELT, LONGEST = 3, 4, 12  # letters of a word that is looked up
 SHORTEST_EXCHANGED = 5  # letters of a word in which one may stand in another's place
+MOST_UNKNOWN = 2  # signs within a word that stand for any letters
 MOST_PARTS, LONGEST_PART = 4, 3  # of a split word; parts of one that is split in more than two are short
 # Signs that stand for letters. A 1 is an i as often as an l.
 MASKS = tuple(str.maketrans("013457@$|!", letters) for letters in ("oleasta" + "sli", "oieasta" + "sii"))
@@ -69,6 +70,10 @@ class Pieces:
         pairs = pairwise(self.spans[first : last + 1])
         return not any(self.prompt[end:start].strip() for (_, end), (start, _) in pairs)
 
+    def is_tight(self, first: int, last: int) -> bool:
+        """Whether no space is between these pieces."""
+        return not any(map(str.isspace, self.typed(first, last)))
+
     def before(self, number: int) -> str:
         """The words just before a piece, in small letters: REACH of them, of the same clause."""
         first = number
@@ -118,8 +123,9 @@ def seen_words(pieces: Pieces, vocabulary: frozenset[str]) -> list[SeenWord]:
 
     A piece is read as it is, unless it says nothing by itself. One that is no known word is also read as each known
     word with one letter more, less, exchanged, or in the other's place (_neighbours), and with the
-    letters that its signs stand for ("sw0rd", "s-word"). Pieces in a row are also read as one known word ("sw ord",
-    "s w o r d"), unless they are known words themselves with one of grammar among them: "the pen is red".
+    letters that its signs stand for ("sw0rd", "s-word", "sw*rd"). Pieces in a row are also read as one known word
+    ("sw ord", "s w o r d"), and those without a space between them as one piece with signs ("sw.ord", "k!ll"), unless
+    they are known words themselves with one of grammar among them: "the pen is red".
     """
     found = []
     for number in range(len(pieces)):
@@ -139,10 +145,29 @@ def meant_by(piece: str, vocabulary: frozenset[str]) -> frozenset[str]:
         return frozenset()
     if piece.isalpha():
         return frozenset(_neighbours(piece)) & vocabulary if SHORTEST_MISSPELT <= len(piece) <= LONGEST else frozenset()
-    if not any(character.isalpha() for character in piece):
-        return frozenset()
-    unmasked = ("".join(filter(str.isalpha, piece.translate(mask))) for mask in MASKS)
-    return frozenset((*unmasked, "".join(filter(str.isalpha, piece)))) & vocabulary
+    return frozenset(_unmasked(piece)) & vocabulary if any(map(str.isalpha, piece)) else frozenset()
+
+
+def _unmasked(piece: str) -> Iterator[str]:
+    """Words with letters for the signs of a piece: those that a sign looks like (MASKS), none, or any letter for one
+    that is within the word. Hyphens and apostrophes stand for none."""
+    for text in (piece, *(piece.translate(mask) for mask in MASKS)):
+        yield "".join(filter(str.isalpha, text))
+        yield from _filled(re.sub("['\u2019-]", "", text))
+
+
+def _filled(text: str) -> Iterator[str]:
+    """Words with each letter for up to MOST_UNKNOWN signs within a text. A digit is no such sign: "f/1.8"."""
+    signs = [place for place, character in enumerate(text) if not character.isalpha()]
+    if not 0 < len(signs) <= MOST_UNKNOWN or not SHORTEST_MISSPELT <= len(text) <= LONGEST:
+        return
+    if 0 in signs or len(text) - 1 in signs or any(character.isdigit() for character in text):
+        return
+    characters = list(text)
+    for letters in product(LETTERS, repeat=len(signs)):
+        for place, letter in zip(signs, letters, strict=True):
+            characters[place] = letter
+        yield "".join(characters)
 
 
 def _neighbours(word: str) -> Iterator[str]:
@@ -167,12 +192,22 @@ def _joined(pieces: Pieces, first: int, vocabulary: frozenset[str]) -> list[Seen
     found, parts = [], [pieces.piece(first)]
     for last in range(first + 1, min(len(pieces), first + LONGEST)):
         parts.append(pieces.piece(last))
-        word = "".join(parts)
-        if len(word) > LONGEST or not parts[-1].isalpha() or not pieces.is_row(last - 1, last):
+        if len("".join(parts)) > LONGEST or not _is_next(pieces, last):
             break
-        if word in vocabulary and _may_be_one(parts, vocabulary):
-            found.append(SeenWord(word, first, last))
+        if _may_be_one(parts, vocabulary):
+            words = {"".join(parts)} & vocabulary
+            if pieces.is_tight(first, last):
+                words |= meant_by(pieces.typed(first, last).lower(), vocabulary)
+            found += [SeenWord(word, first, last) for word in sorted(words)]
     return found
+
+
+def _is_next(pieces: Pieces, number: int) -> bool:
+    """Whether a piece may belong to the same word as the one before it."""
+    piece = pieces.piece(number)
+    if pieces.is_tight(number - 1, number):
+        return any(map(str.isalpha, piece))
+    return piece.isalpha() and pieces.is_row(number - 1, number)
 
 
 def _may_be_one(parts: Sequence[str], vocabulary: frozenset[str]) -> bool:

@@ -2,7 +2,17 @@
 
 import pytest
 
-from psalign.evaluation.report.charts import curve_chart, nice_ticks
+from psalign.evaluation.report.charts import (
+    Axes,
+    Dot,
+    Series,
+    curve_chart,
+    label_anchor,
+    nice_ticks,
+    place_labels,
+    scatter_axes,
+    scatter_chart,
+)
 
 
 def test_curve_chart_survives_a_flat_and_a_short_curve():
@@ -16,3 +26,24 @@ def test_curve_chart_survives_a_flat_and_a_short_curve():
 )
 def test_ticks_are_round_numbers_that_enclose_the_range(low, high, ticks):
     assert nice_ticks(low, high) == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(
+    ("box", "anchor"),
+    [((100, 90, 140, 102), (100, "start")), ((10, 90, 60, 102), (60, "end")), ((60, 70, 120, 82), (90, "middle"))],
+)
+def test_a_label_is_fixed_where_it_is_next_to_its_dot(box, anchor):
+    axes = Axes(0.0, 1.0, 0.0, 1.0)
+    at, _ = axes.at(90, 0)
+    assert label_anchor(axes, Dot(at, 0.5, "name", ""), box) == anchor
+
+
+def test_a_chart_anchors_its_labels_so():
+    """Ten dots in one place have labels on all sides."""
+    series = [Series("ours", [Dot(x, 0.5, f"name {x}", "") for x in [1] * 10]), Series("other", [Dot(9, 1, "", "")])]
+    axes, _, _ = scatter_axes(series)
+    chart = scatter_chart(series, x_title="x", title="t")
+    anchors = [label_anchor(axes, dot, box)[1] for dot, box in place_labels(axes, series)]
+    assert set(anchors) == {"start", "middle", "end"}
+    for one in set(anchors):
+        assert chart.count(f'text-anchor="{one}">name') == anchors.count(one)

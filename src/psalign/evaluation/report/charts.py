@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,9 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 40
 MAX_POINTS = 240  # of a curve: more do not show at this width
 SCATTER_HEIGHT = 300
 LETTER_PX, LINE_PX = 6.6, 12.0  # size of a label's letters, which must be guessed: the font is the reader's
-
-
 LEADER_PX = 10.0  # farthest that a label stands from its dot without a line between them
 
+Anchor = Literal["start", "middle", "end"]  # of a text, as SVG calls it
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -111,7 +111,9 @@ def scatter_chart(series: Sequence[Series], *, x_title: str, title: str, percent
     axes, x_ticks, y_ticks = scatter_axes(series)
     body = "".join(_series_svg(axes, one) for one in series)
     for dot, box in place_labels(axes, series):
-        body += f'<text class="tick" x="{box[0]:.1f}" y="{box[3] - 3:.1f}">{escape(dot.label)}</text>'
+        left, anchor = label_anchor(axes, dot, box)
+        place = f'x="{left:.1f}" y="{box[3] - 3:.1f}" text-anchor="{anchor}"'
+        body += f'<text class="tick" {place}>{escape(dot.label)}</text>'
         for (x, y), (next_x, next_y) in leaders(axes, dot, box):
             body += f'<path class="leader" d="M{x:.1f} {y:.1f}L{next_x:.1f} {next_y:.1f}"/>'
     shown = [(y, f"{100 * y:g} %" if percent_y else f"{y:g}") for y in y_ticks]
@@ -138,6 +140,16 @@ def place_labels(axes: Axes, series: Sequence[Series]) -> Iterator[tuple[Dot, Bo
         box = min(_places(axes, dot), key=lambda place: sum(_overlap(place, other) for other in taken))
         taken.append((box[0] - 3, box[1], box[2] + 3, box[3]))
         yield dot, box
+
+
+def label_anchor(axes: Axes, dot: Dot, box: Box) -> tuple[float, Anchor]:
+    """Where a label is fixed in its box, in pixels, and which part of it: the one that is next to its dot. Boxes are
+    wide enough for wide letters."""
+    if box[2] <= axes.x(dot.x):
+        return box[2], "end"
+    if box[0] >= axes.x(dot.x):
+        return box[0], "start"
+    return (box[0] + box[2]) / 2, "middle"
 
 
 def leaders(axes: Axes, dot: Dot, box: Box) -> Iterator[tuple[tuple[float, float], tuple[float, float]]]:

@@ -16,7 +16,7 @@ from psalign.errors import ExtraMissing
 from ..judge.results import Comparison
 from ..metrics.limits import by_category
 from ..metrics.registry import METRICS, Metric
-from .charts import Series, leaders, place_labels, scatter_axes
+from .charts import Series, label_anchor, leaders, place_labels, scatter_axes
 from .contact_sheet import INK, LINE, write_sheet_png
 from .format import percent
 from .leaderboard import Leaderboard
@@ -25,6 +25,7 @@ from .tradeoff import Tradeoff, tradeoffs
 
 OURS, OTHERS, PUBLISHED = "#0b62a8", "#59616b", "#c2500a"
 COLOURS = {"ours": OURS, "other": OTHERS, "published": PUBLISHED, "static": OTHERS}
+ALIGNED = {"start": "left", "middle": "center", "end": "right"}  # of a text, as matplotlib calls it
 HOLLOW = ("published", "static")
 WIDTH_IN = 3.4  # one column of a two-column page
 CATEGORY_IN = 0.4  # width of a column of the figure of categories
@@ -105,7 +106,8 @@ def draw_scatter(axes: Any, series: Sequence[Series], *, x: str, y: str) -> None
     for part in series:
         _draw_series(axes, part)
     for dot, box in place_labels(frame, series):
-        axes.text(*frame.at(box[0], box[3] - 2), dot.label, fontsize=6, color=OTHERS, va="bottom")
+        left, anchor = label_anchor(frame, dot, box)
+        axes.text(*frame.at(left, box[3] - 2), dot.label, fontsize=6, color=OTHERS, va="bottom", ha=ALIGNED[anchor])
         for start, end in leaders(frame, dot, box):
             xs, ys = zip(frame.at(*start), frame.at(*end), strict=True)
             axes.plot(xs, ys, color=OTHERS, linewidth=0.4, clip_on=False, zorder=1)
