@@ -39,8 +39,11 @@ def test_a_label_is_fixed_where_it_is_next_to_its_dot(box, anchor):
 
 
 def test_a_chart_anchors_its_labels_so():
-    """Ten dots in one place have labels on all sides."""
-    series = [Series("ours", [Dot(x, 0.5, f"name {x}", "") for x in [1] * 10]), Series("other", [Dot(9, 1, "", "")])]
+    """Ten dots in one place in the middle have labels on all sides."""
+    series = [
+        Series("ours", [Dot(5, 0.5, f"name {number}", "") for number in range(10)]),
+        Series("other", [Dot(0, 0, "", ""), Dot(9, 1, "", "")]),
+    ]
     axes, _, _ = scatter_axes(series)
     chart = scatter_chart(series, x_title="x", title="t")
     anchors = [label_anchor(axes, dot, box)[1] for dot, box in place_labels(axes, series)]
