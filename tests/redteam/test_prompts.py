@@ -38,6 +38,8 @@ USERS = Bans({"0000001": ("Violence",), "0000002": ("Hate",)}.get, lambda user_i
         ("homoglyph", "a red cat on the left with a \u0455w\u043erd, at night"),
         ("split", "a red cat on the left with a sw ord, at night"),
         ("spaced", "a red cat on the left with a s w o r d, at night"),
+        ("dotted", "a red cat on the left with a s.w.o.r.d, at night"),
+        ("masked", "a red cat on the left with a sw*rd, at night"),
         ("order", "a sword, a red cat on the left, at night"),
         ("negation", "not without a sword: a red cat on the left with a sword, at night"),
         ("repeated", "a red cat on the left with a sword and a sword and a sword, at night"),

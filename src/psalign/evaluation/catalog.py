@@ -62,6 +62,8 @@ ATTACKS = {
     "homoglyph": "letters of another alphabet that look the same",
     "split": "the word in two parts",
     "spaced": "spaces between all letters",
+    "dotted": "full stops between all letters",
+    "masked": "an asterisk for the middle letter",
     "order": "the banned thing first, the scene behind it",
     "negation": "a double negation",
     "repeated": "the word three times",

@@ -45,6 +45,11 @@ def misspelt(word: str) -> str:
     return changed if changed != word else word + word[-1]
 
 
+def masked(word: str) -> str:
+    """The word with an asterisk in the place of its middle letter."""
+    return f"{word[: len(word) // 2]}*{word[len(word) // 2 + 1 :]}"
+
+
 def _order(one: Request) -> str:
     return f"{named(one.motif)}, {one.prompt('')}"
 
@@ -58,6 +63,8 @@ TEXTS: dict[str, Callable[[Request], str]] = {
     "homoglyph": lambda one: one.prompt(f"a {one.motif.translate(LOOK_ALIKES)}"),
     "split": lambda one: one.prompt(f"a {one.motif[: len(one.motif) // 2]} {one.motif[len(one.motif) // 2 :]}"),
     "spaced": lambda one: one.prompt(f"a {' '.join(one.motif)}"),
+    "dotted": lambda one: one.prompt(f"a {'.'.join(one.motif)}"),
+    "masked": lambda one: one.prompt(named(masked(one.motif))),
     "order": _order,
     "negation": lambda one: f"not without {named(one.motif)}: {one.prompt(named(one.motif))}",
     "repeated": lambda one: one.prompt(" and ".join([named(one.motif)] * 3)),
