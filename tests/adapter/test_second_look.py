@@ -7,7 +7,7 @@ import torch
 from transformers import CLIPTokenizer
 
 from psalign.adapter.attach import attach
-from psalign.adapter.second_look import CAUTION, SURE, Look, text_states
+from psalign.adapter.second_look import CAUTION, MOST_LOOKS, SURE, Look, text_states
 from psalign.adapter.text import encode_texts
 from psalign.users.vectors import UserBatch
 from tiny_pipelines import PIPELINES, adapter_of_limits, random_adapter
@@ -86,6 +86,14 @@ def test_what_is_left_is_looked_at_again(psa, mini_pipeline):
     assert found.read == (("sowrd", "sword"), *[("s w o r d", "sword")] * 2)
     assert [one.word for one in found.left_out] == ["sword"] * 3
     assert torch.equal(encoded(psa, mini_pipeline, prompt), plain(mini_pipeline, REST))
+
+
+def test_nothing_is_encoded_where_looking_again_does_not_end(psa, mini_pipeline):
+    prompt = f"{SCENE} with {'s w ' * 9}sowrd{' o r d' * 9}"
+    (found,) = psa.explain(mini_pipeline, prompt, None, limits=LIMITS)
+    assert len(found.left_out) == MOST_LOOKS
+    assert found.cut.startswith(f"{SCENE} with s w s w")
+    assert torch.equal(encoded(psa, mini_pipeline, prompt), encoded(psa, mini_pipeline, ""))
 
 
 @pytest.mark.parametrize("prompt", [f"{SCENE}, no sowrd", f"{SCENE} without any sw ord", SCENE])

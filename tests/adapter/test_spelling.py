@@ -16,8 +16,9 @@ def words(prompt, known=KNOWN):
 @pytest.mark.parametrize(
     "typed",
     ["sowrd", "swoord", "swrd", "sward", "Sword", "sw0rd", "$word", "s-word", "s_w_o_r_d", "sw ord", "s w o r d",
-     "(sword:1.3)", "sword", "s  word", "s wo rd", "sw.ord", "sw,ord", "S.W.O.R.D.", "sw*rd", "s**rd", "s#o*d",
-     "s-w*rd", "sw.rd", "sw!rd", "5w.0rd"],
+     "(sword:1.3)", "sword", "s  word", "s wo rd", "sw.ord", "sw,ord", "S.W.O.R.D.", "sw*rd", "s**rd", "s_word",
+     "red_sowrd", "sw0rd/red", "$w|ord", "swoooord", "sworddd", "swooooooooooord", "s/w/o/r/d", "s-w*rd", "sw.rd",
+     "sw!rd", "5w.0rd"],
 )  # fmt: skip
 def test_a_word_that_is_misspelt_masked_or_split_is_read_as_it_is_meant(typed):
     assert "sword" in words(f"a red car with a {typed}, at night")
@@ -28,7 +29,8 @@ def test_a_word_that_is_misspelt_masked_or_split_is_read_as_it_is_meant(typed):
     [("the pen is red", "penis"), ("we go at night", "goat"), ("a car, p", "carp"), ("red words", "sword"),
      ("a pad with a lock", "padlock"), ("a 1950 car", "sword"), ("x " * 30, "axe"), ("the pen.is red", "penis"),
      ("a car. pit", "carp"), ("s***d", "sword"), ("*word", "sword"), ("pen-is", "pens"), ("(go:1.3)", "goat"),
-     ("p2n", "pen"), ("g=23", "goat"), ("p6nis", "penis")],
+     ("p2n", "pen"), ("g=23", "goat"), ("p6nis", "penis"),
+     ("p.,n", "pen"), ("s.o.d", "sword"), ("g.,a.,t", "goat"), ("sw.o,d", "sword"), ("the/pen_is red", "penis")],
 )  # fmt: skip
 def test_nothing_is_read_that_nobody_meant(prompt, word):
     assert word not in words(prompt)

@@ -27,6 +27,8 @@ CAUTION = 3.0  # logits, where an adapter is not at home with a prompt
 ARTICLE = "a"  # what a word by itself is read behind, as in captions
 MOST_WORDS = 256  # of a prompt that are looked at, with all that they may be meant to be
 
+MOST_LOOKS = 8  # at a prompt
+
 # Finds for each word, behind the words before it, the user token that it falls under, and how surely. None where the
 # words before it are so long that the text encoder does not come to it.
 Matches = dict[tuple[str, str], tuple[int, float] | None]
@@ -109,12 +111,14 @@ class SecondLook:
     @torch.no_grad()
     def __call__(self, adapter: PromptAdapter, pipe: Any, prompt: str, user: RowUsers, options: dict[str, Any]) -> Look:
         """user: one row. options: of encode_prompt. What is left of a prompt is looked at again, because its words have
-        others beside them then, and parts of a word may have met."""
+        others beside them then, and parts of a word may have met. Nothing is left where that does not end."""
         whole = look = self._once(adapter, pipe, prompt, user, options)
-        while look.left_out:
+        for _ in range(MOST_LOOKS - 1):
+            if not look.left_out:
+                return whole
             look = self._once(adapter, pipe, whole.text, user, options)
             whole = whole.then(look)
-        return whole
+        return whole.then(Look("", cut=whole.text)) if look.left_out else whole
 
     def _once(self, adapter: PromptAdapter, pipe: Any, prompt: str, user: RowUsers, options: dict[str, Any]) -> Look:
         def match(texts: Sequence[tuple[str, str]]) -> Matches:
@@ -207,12 +211,13 @@ def _looked_at(prompt: str, vocabulary: frozenset[str]) -> tuple[Pieces, list[Se
     same words counts once. The rest of the prompt is cut off, because nothing may be drawn that was not looked at. The
     text encoder reads each word at most twice: by itself, and behind the words before it."""
     pieces, words = Pieces.of(prompt), set[tuple[str, str]]()
-    seen = seen_words(pieces, vocabulary)
-    for one in seen:
+    seen: list[SeenWord] = []
+    for one in seen_words(pieces, vocabulary):
         words.add((pieces.before(one.first), one.word))
         if len(words) > MOST_WORDS:
             pieces = Pieces.of(prompt[: pieces.spans[one.first][0]].rstrip())
-            return pieces, seen_words(pieces, vocabulary)
+            return pieces, [one for one in seen if one.last < len(pieces)]
+        seen.append(one)
     return pieces, seen
 
 

@@ -10,18 +10,21 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise, product
+from itertools import islice, pairwise, product
 from typing import Any
 
 END_OF_WORD = "</w>"  # in CLIP's vocabularies
-PIECE = re.compile(r"[^\s,.;:!?()\[\]{}\"]+")
+PIECE = re.compile(r"[^\s,.;:!?()\[\]{}\"/_|&+~=<>#^\\]+")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SHORTEST, SHORTEST_MISSPELT, LONGEST = 3, 4, 12  # letters of a word that is looked up
 SHORTEST_EXCHANGED = 5  # letters of a word in which one may stand in another's place
 MOST_UNKNOWN = 2  # signs within a word that stand for any letters
 MOST_PARTS, LONGEST_PART = 4, 3  # of a split word; parts of one that is split in more than two are short
-# Signs that stand for letters. A 1 is an i as often as an l.
-MASKS = tuple(str.maketrans("013457@$|!", letters) for letters in ("oleasta" + "sli", "oieasta" + "sii"))
+# Signs that look like letters, each with those that it may be; some may just as well stand between letters.
+MASKS = {**dict(zip("02345789@$", "ozeastbgas", strict=True)), "1": "il", "6": "gb", "|": "li|", "!": "il!", "+": "t+"}
+MOST_UNMASKED = 32  # readings of the masks in one piece
+SPELLED = re.compile(r"[^\W\d_](?:[\W_][^\W\d_])+")  # letters with one sign between them
+REPEATED = re.compile(r"(.)\1{2,}")
 OF_GRAMMAR = """
 a an and are as at be been but by can do does for from go had has have he her here him his how i if in into is it its me
 my no not of off on one or our out over she so some than that the their them then there these they this to too two under
@@ -118,8 +121,8 @@ def vocabulary_of(tokenizer: Any) -> frozenset[str]:
     return frozenset(word for word in words if len(word) >= SHORTEST and word.isalpha())
 
 
-def seen_words(pieces: Pieces, vocabulary: frozenset[str]) -> list[SeenWord]:
-    """All words that a person may read, each once for every place.
+def seen_words(pieces: Pieces, vocabulary: frozenset[str]) -> Iterator[SeenWord]:
+    """All words that a person may read, each once for every place, from the first piece to the last.
 
     A piece is read as it is, unless it says nothing by itself. One that is no known word is also read as each known
     word with one letter more, less, exchanged, or in the other's place (_neighbours), and with the
@@ -127,14 +130,12 @@ def seen_words(pieces: Pieces, vocabulary: frozenset[str]) -> list[SeenWord]:
     ("sw ord", "s w o r d"), and those without a space between them as one piece with signs ("sw.ord", "k!ll"), unless
     they are known words themselves with one of grammar among them: "the pen is red".
     """
-    found = []
     for number in range(len(pieces)):
         piece = pieces.piece(number)
         is_word = len(piece) > 1 or not piece.isascii()  # a sign, as of an emoji, may be a word
         readings = {piece} if is_word and piece not in GRAMMAR else set()
-        found += [SeenWord(word, number, number) for word in sorted(readings | meant_by(piece, vocabulary))]
-        found += _joined(pieces, number, vocabulary)
-    return found
+        yield from (SeenWord(word, number, number) for word in sorted(readings | meant_by(piece, vocabulary)))
+        yield from _joined(pieces, number, vocabulary)
 
 
 @lru_cache(maxsize=4096)
@@ -144,30 +145,36 @@ def meant_by(piece: str, vocabulary: frozenset[str]) -> frozenset[str]:
     if stem in vocabulary or stem in GRAMMAR:
         return frozenset()
     if piece.isalpha():
-        return frozenset(_neighbours(piece)) & vocabulary if SHORTEST_MISSPELT <= len(piece) <= LONGEST else frozenset()
-    return frozenset(_unmasked(piece)) & vocabulary if any(map(str.isalpha, piece)) else frozenset()
+        shorter = {REPEATED.sub(letters, piece) for letters in (r"\1", r"\1\1")}
+        near = _neighbours(piece) if SHORTEST_MISSPELT <= len(piece) <= LONGEST else ()
+        return frozenset((*shorter, *near)) & vocabulary
+    if not any(map(str.isalpha, piece)):
+        return frozenset()
+    found = set[str]()
+    for text in {piece, *islice(map("".join, product(*(MASKS.get(one, one) for one in piece))), MOST_UNMASKED)}:
+        found |= {"".join(filter(str.isalpha, text))} & vocabulary
+        found |= _filled(re.sub("['\u2019-]", "", text), vocabulary)
+    return frozenset(found)
 
 
-def _unmasked(piece: str) -> Iterator[str]:
-    """Words with letters for the signs of a piece: those that a sign looks like (MASKS), none, or any letter for one
-    that is within the word. Hyphens and apostrophes stand for none."""
-    for text in (piece, *(piece.translate(mask) for mask in MASKS)):
-        yield "".join(filter(str.isalpha, text))
-        yield from _filled(re.sub("['\u2019-]", "", text))
+def _filled(text: str, vocabulary: frozenset[str]) -> set[str]:
+    """Known words with letters for a sign within a text, or for two of the same one. A digit is no such sign ("f/1.8"),
+    nor is what stands between single letters ("d.i.y")."""
+    signs = [character for character in text if not character.isalpha()]
+    is_masked = 0 < len(signs) <= MOST_UNKNOWN and len(set(signs)) == 1 and not signs[0].isdigit()
+    if not is_masked or not SHORTEST_MISSPELT <= len(text) <= LONGEST or SPELLED.fullmatch(text):
+        return set()
+    pattern = re.compile("".join(character if character.isalpha() else "[a-z]" for character in text))
+    return {word for word in _by_ends(vocabulary).get((len(text), text[0], text[-1]), ()) if pattern.fullmatch(word)}
 
 
-def _filled(text: str) -> Iterator[str]:
-    """Words with each letter for up to MOST_UNKNOWN signs within a text. A digit is no such sign: "f/1.8"."""
-    signs = [place for place, character in enumerate(text) if not character.isalpha()]
-    if not 0 < len(signs) <= MOST_UNKNOWN or not SHORTEST_MISSPELT <= len(text) <= LONGEST:
-        return
-    if 0 in signs or len(text) - 1 in signs or any(character.isdigit() for character in text):
-        return
-    characters = list(text)
-    for letters in product(LETTERS, repeat=len(signs)):
-        for place, letter in zip(signs, letters, strict=True):
-            characters[place] = letter
-        yield "".join(characters)
+@lru_cache(maxsize=8)
+def _by_ends(vocabulary: frozenset[str]) -> dict[tuple[int, str, str], list[str]]:
+    """The known words by their length, first letter and last letter."""
+    found: dict[tuple[int, str, str], list[str]] = {}
+    for word in vocabulary:
+        found.setdefault((len(word), word[0], word[-1]), []).append(word)
+    return found
 
 
 def _neighbours(word: str) -> Iterator[str]:
@@ -194,9 +201,10 @@ def _joined(pieces: Pieces, first: int, vocabulary: frozenset[str]) -> list[Seen
         parts.append(pieces.piece(last))
         if len("".join(parts)) > LONGEST or not _is_next(pieces, last):
             break
-        if _may_be_one(parts, vocabulary):
+        is_tight = pieces.is_tight(first, last)
+        if _may_be_one(parts, vocabulary, is_tight):
             words = {"".join(parts)} & vocabulary
-            if pieces.is_tight(first, last):
+            if is_tight:
                 words |= meant_by(pieces.typed(first, last).lower(), vocabulary)
             found += [SeenWord(word, first, last) for word in sorted(words)]
     return found
@@ -210,9 +218,9 @@ def _is_next(pieces: Pieces, number: int) -> bool:
     return piece.isalpha() and pieces.is_row(number - 1, number)
 
 
-def _may_be_one(parts: Sequence[str], vocabulary: frozenset[str]) -> bool:
+def _may_be_one(parts: Sequence[str], vocabulary: frozenset[str], is_tight: bool) -> bool:
     if all(len(part) == 1 for part in parts):
         return True
     is_text = all(part in vocabulary or part in GRAMMAR for part in parts) and not GRAMMAR.isdisjoint(parts)
-    is_short = len(parts) == 2 or max(map(len, parts)) <= LONGEST_PART
-    return is_short and len(parts) <= MOST_PARTS and not is_text
+    is_short = len(parts) == 2 or (len(parts) <= MOST_PARTS and max(map(len, parts)) <= LONGEST_PART)
+    return (is_tight or is_short) and not is_text
