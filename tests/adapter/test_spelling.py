@@ -18,7 +18,7 @@ def words(prompt, known=KNOWN):
     ["sowrd", "swoord", "swrd", "sward", "Sword", "sw0rd", "$word", "s-word", "s_w_o_r_d", "sw ord", "s w o r d",
      "(sword:1.3)", "sword", "s  word", "s wo rd", "sw.ord", "sw,ord", "S.W.O.R.D.", "sw*rd", "s**rd", "s_word",
      "red_sowrd", "sw0rd/red", "$w|ord", "swoooord", "sworddd", "swooooooooooord", "s/w/o/r/d", "s-w*rd", "sw.rd",
-     "sw!rd", "5w.0rd"],
+     "sw!rd", "5w.0rd", "<sw*rd>", "*sw*rd*"],
 )  # fmt: skip
 def test_a_word_that_is_misspelt_masked_or_split_is_read_as_it_is_meant(typed):
     assert "sword" in words(f"a red car with a {typed}, at night")
@@ -60,6 +60,14 @@ def test_a_short_form_is_not_read_as_another_word(typed, word):
 @pytest.mark.parametrize("typed", ["s'word", "swor'd", "sw'ord"])
 def test_an_apostrophe_within_a_word_does_not_hide_it(typed):
     assert "sword" in words(typed)
+
+
+@pytest.mark.parametrize("name", ["<my_style>", "my_toy", "<a/b>", "<sw0rd-toy>"])
+def test_the_name_of_a_textual_inversion_is_read_as_it_is(name):
+    pieces = Pieces.of(f"a cat in {name.title()}, at night")
+    (one,) = [one for one in seen_words(pieces, KNOWN | {name}) if one.word == name]
+    assert pieces.typed(one.first, one.last) == name.title()
+    assert not pieces.is_other(one)
 
 
 def test_a_known_word_is_never_taken_for_another():
@@ -133,7 +141,9 @@ def test_words_are_spelled_as_they_are_read_and_the_rest_stays():
 def test_the_words_of_a_tokenizer_are_those_that_are_one_token(mini_pipeline):
     known = vocabulary_of(mini_pipeline.tokenizer)
     assert {"sword", "meadow", "night"} <= known
-    assert not any(len(word) < 3 or not word.isalpha() for word in known)
+    assert not any(
+        len(word) < 3 or not word.isalpha() for word in known - set(mini_pipeline.tokenizer.get_added_vocab())
+    )
     assert all(len(mini_pipeline.tokenizer(word).input_ids) == 3 for word in ("sword", "meadow"))
 
 
@@ -141,6 +151,9 @@ def test_a_tokenizer_without_ends_of_words_has_none():
     class Tokenizer:
         def get_vocab(self):
             return {"\u2581sword": 0, "axe": 1}
+
+        def get_added_vocab(self):
+            return {}
 
     assert vocabulary_of(Tokenizer()) == frozenset()
 

@@ -14,7 +14,7 @@ from itertools import islice, pairwise, product
 from typing import Any
 
 END_OF_WORD = "</w>"  # in CLIP's vocabularies
-PIECE = re.compile(r"[^\s,.;:!?()\[\]{}\"/_|&+~=<>#^\\]+")
+PIECE = re.compile(r"[^\s,.;:!?()\[\]{}\"/_|&+]+")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SHORTEST, SHORTEST_MISSPELT, LONGEST = 3, 4, 12  # letters of a word that is looked up
 SHORTEST_EXCHANGED = 5  # letters of a word in which one may stand in another's place
@@ -24,6 +24,7 @@ MOST_PARTS, LONGEST_PART = 4, 3  # of a split word; parts of one that is split i
 MASKS = {**dict(zip("02345789@$", "ozeastbgas", strict=True)), "1": "il", "6": "gb", "|": "li|", "!": "il!", "+": "t+"}
 MOST_UNMASKED = 32  # readings of the masks in one piece
 SPELLED = re.compile(r"[^\W\d_](?:[\W_][^\W\d_])+")  # letters with one sign between them
+EDGES = "<>#^~=%*'\u2019-"  # signs around a word, not in it
 REPEATED = re.compile(r"(.)\1{2,}")
 OF_GRAMMAR = """
 a an and are as at be been but by can do does for from go had has have he her here him his how i if in into is it its me
@@ -116,9 +117,10 @@ class Pieces:
 
 
 def vocabulary_of(tokenizer: Any) -> frozenset[str]:
-    """Words that are one token; empty for tokenizers that do not mark the ends of words."""
+    """Words that are one token, where the tokenizer marks the ends of words, and names of textual inversions."""
     words = (token.removesuffix(END_OF_WORD) for token in tokenizer.get_vocab() if token.endswith(END_OF_WORD))
-    return frozenset(word for word in words if len(word) >= SHORTEST and word.isalpha())
+    names = (name.lower() for name in tokenizer.get_added_vocab())
+    return frozenset((*(word for word in words if len(word) >= SHORTEST and word.isalpha()), *names))
 
 
 def seen_words(pieces: Pieces, vocabulary: frozenset[str]) -> Iterator[SeenWord]:
@@ -153,7 +155,7 @@ def meant_by(piece: str, vocabulary: frozenset[str]) -> frozenset[str]:
     found = set[str]()
     for text in {piece, *islice(map("".join, product(*(MASKS.get(one, one) for one in piece))), MOST_UNMASKED)}:
         found |= {"".join(filter(str.isalpha, text))} & vocabulary
-        found |= _filled(re.sub("['\u2019-]", "", text), vocabulary)
+        found |= _filled(re.sub("['\u2019-]", "", text.strip(EDGES)), vocabulary)
     return frozenset(found)
 
 
@@ -205,7 +207,8 @@ def _joined(pieces: Pieces, first: int, vocabulary: frozenset[str]) -> list[Seen
         if _may_be_one(parts, vocabulary, is_tight):
             words = {"".join(parts)} & vocabulary
             if is_tight:
-                words |= meant_by(pieces.typed(first, last).lower(), vocabulary)
+                typed = pieces.typed(first, last).lower()
+                words |= {typed} & vocabulary or meant_by(typed, vocabulary)
             found += [SeenWord(word, first, last) for word in sorted(words)]
     return found
 
