@@ -181,7 +181,7 @@ def bits(states):
 
 
 def test_text_alone_in_the_order_of_another_layout_is_taken_for_it():
-    """Two pictures for each of two users with their inner rows of text exchanged: as in perturbed-attention guidance."""
+    """Two pictures for each of two users, inner rows of text exchanged: the order of perturbed-attention guidance."""
     example = {"prompts": [0, 0], "users": [0, 0], "negatives": [0, 0], "strength": [0.0, 1.0], "pooled": 0,
                "calls": [("c", 2, [("swap", 1, 2, "text")])], "with_call": False}  # fmt: skip
     assert play(example) == 1
