@@ -5,11 +5,10 @@
     python benchmarks/spelling.py --words words.txt [--tokenizer openai/clip-vit-large-patch14] [--out FILE]
 
 The first two lines make a list of frequent words, which the last one reads.
-    read: of words that people often limit (LIMITED), the share that is still read as meant when it is typed otherwise,
-        each at every place within the word where it can be typed so. Forms that are known words themselves do not
-        count, because they are read as they are.
-    by mistake: how many other words are read as one of them: frequent English words (of letters alone, 4 to 12, more
-        frequent ones first) that the tokenizer does not have as one token.
+    read: words that people often limit (LIMITED) are typed wrongly in several ways. The figure is the share of wrong
+        spellings that the second look reads as the right word. Spellings that are words of the tokenizer do not count.
+    by mistake: frequent English words of 4 to 12 letters that the tokenizer does not have as one token. The figure is
+        the number of them that the second look reads as a limited word.
 """
 
 from __future__ import annotations
@@ -106,6 +105,8 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="openai/clip-vit-large-patch14", help="name or folder")
     parser.add_argument("--out", type=Path, default=Path("outputs/spelling.json"))
     arguments = parser.parse_args()
+    if not arguments.words.is_file():
+        parser.error(f"--words: there is no file {arguments.words}; --help tells how to make it")
     vocabulary = vocabulary_of(CLIPTokenizer.from_pretrained(arguments.tokenizer))
     limited = sorted(set(LIMITED.split()) & vocabulary)
     read = {name: asdict(share_read(typed, limited, vocabulary)) for name, typed in FORMS.items()}

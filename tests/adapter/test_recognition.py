@@ -154,7 +154,7 @@ def play(example):
         except GuardError:
             continue
         accepted += 1
-        # Text alone that was brought into the order of another layout cannot be told from it (docs/GUARD.md).
+        # The guard does not see whose latents are whose: it accepts text in the order of any layout (docs/GUARD.md).
         if changes and changes[0][3] == "text" and is_laid_out(read, text):
             continue
         for row, (kind, user) in enumerate(owners):
